@@ -1,0 +1,66 @@
+# The README's commands, from a fresh checkout on: `make sample` draws pictures, `make test` checks everything.
+# Both build .venv where it is missing, and again when pyproject.toml or constraints.txt changed.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+START := $(shell date +%s)
+
+# What the tests need: `dev` and every extra whose feature exists.
+EXTRAS := dev,tb,perceptual,data
+
+INSTALLED := $(VENV)/.installed
+INSTALLED_DEV := $(VENV)/.installed-dev
+SOURCES := pyproject.toml constraints.txt
+
+.PHONY: help sample test soak bench format clean
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make sample   draw samples.png with the embedded model, or with the newest of your runs"
+	@echo "make test     lint, types, fast and slow tests"
+	@echo "make soak     the long tests"
+	@echo "make bench    measure speed on this machine"
+	@echo "make format   format, and mend what the linter can"
+	@echo "make clean    remove .venv and caches; runs stay"
+	@echo "PYTHON=python3.12 before or after any of them picks another Python (3.11 or newer)"
+
+sample: $(INSTALLED)
+	@$(BIN)/spherectl sample --out samples.png
+	@echo "The picture is $(CURDIR)/samples.png"
+
+test: $(INSTALLED_DEV)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "fast or slow"
+	@seconds=$$(($$(date +%s) - $(START))); echo "make test took $$((seconds / 60)) min $$((seconds % 60)) s in all"
+
+soak: $(INSTALLED_DEV)
+	$(BIN)/pytest -m soak
+
+bench: $(INSTALLED_DEV)
+	$(BIN)/python benchmarks/speed.py
+
+format: $(INSTALLED_DEV)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spherectl needs Python 3.11 or newer; this is %s. Try: make PYTHON=python3.12 sample" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(INSTALLED): $(SOURCES) | $(BIN)/python
+	@echo "Installing spherectl into $(VENV); PyTorch is large, so the first time takes minutes."
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(INSTALLED_DEV): $(SOURCES) | $(BIN)/python
+	@echo "Installing spherectl and its tools into $(VENV); PyTorch is large, so the first time takes minutes."
+	$(PIP) install --quiet -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $(INSTALLED) $@

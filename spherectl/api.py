@@ -1,0 +1,347 @@
+"""What `import spherectl` offers: load a model, encode, decode, reconstruct, generate.
+
+Images are float (B, 3, H, W) in [0, 1] here; latents are points on the sphere, (B, N, d); labels are class numbers.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spherectl import zoo
+from spherectl.classes import parse_classes
+from spherectl.errors import UsageError
+from spherectl.model import sampler, seeding, weights
+from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
+from spherectl.model.sampler import Guide, Strength
+from spherectl.model.sphere import SphereEncoder
+from spherectl.recipe import Recipe, SampleSpec
+from spherectl.settings import load_settings
+
+__all__ = [
+    "Draws",
+    "Generated",
+    "LossWeights",
+    "Losses",
+    "Model",
+    "SampleSpec",
+    "draw",
+    "generate",
+    "load",
+    "objective",
+]
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One finished batch.
+
+    Attributes:
+        images: (B, 3, H, W) in [0, 1], float32, on the CPU.
+        labels: (B,) class numbers, the null class being `num_classes`; None for unconditional models.
+        indices: (B,) each image's number in the run, which with the seed decides its noise.
+    """
+
+    images: Tensor
+    labels: Tensor | None
+    indices: Tensor
+
+
+class Model:
+    """A loaded Sphere Encoder.
+
+    Attributes:
+        network: the bare networks, which speak [-1, 1].
+        name: of the zoo entry, run or file.
+        recipe: from the header; its [sample] table holds the defaults of `generate`.
+        class_names: empty where there are none.
+        header: everything the file says of itself.
+        device, dtype: where and in what it computes.
+        weights: "ema" or "raw", the set in use.
+    """
+
+    def __init__(
+        self,
+        network: SphereEncoder,
+        header: dict[str, Any],
+        *,
+        name: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        weights_kind: Literal["ema", "raw"] = "ema",
+    ) -> None:
+        self.network = network.to(device, dtype)
+        self.weights: Literal["ema", "raw"] = "raw" if header.get("weights", "raw") == "raw" else weights_kind
+        self.name, self.header, self.device, self.dtype = name, header, device, dtype
+        self.recipe: Recipe = weights.Package(header, {}).recipe
+        self.class_names: tuple[str, ...] = tuple(header.get("class_names", ()))
+        self._hash: Future[str] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Classes without the null class; 0 for an unconditional model."""
+        return self.network.num_classes
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the file the model came from; empty for a model that came from none."""
+        return self._hash.result() if self._hash is not None else ""
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
+        """Points on the sphere of images.
+
+        Args:
+            images: (B, 3, H, W) in [0, 1], at the model's size.
+            classes: one for each image, numbers or names; None: the null class.
+
+        Returns:
+            (B, N, d) float32.
+        """
+        self._check_images(images)
+        x = (images.to(self.device) * 2 - 1).to(self.dtype)
+        return self.network.encode(x, self.labels(classes, len(images)))
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
+        """Images of points on the sphere.
+
+        Args:
+            latents: (B, N, d).
+            classes: as for `encode`.
+
+        Returns:
+            (B, 3, H, W) float32 in [0, 1].
+        """
+        if tuple(latents.shape[1:]) != self.network.latent_shape:
+            raise UsageError(
+                f"Expected latents of shape (B, {', '.join(map(str, self.network.latent_shape))}), got {tuple(latents.shape)}."
+            )
+        return sampler.to_unit(
+            self.network.decode(latents.to(self.device, self.dtype), self.labels(classes, len(latents)))
+        )
+
+    def reconstruct(self, images: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
+        """Encode and decode without noise: (B, 3, H, W) in [0, 1] to the same."""
+        return self.decode(self.encode(images, classes), classes)
+
+    def labels(self, classes: Sequence[str | int] | Tensor | None, batch: int) -> Tensor | None:
+        """(B,) label tensor on the model's device; None for unconditional models.
+
+        Raises:
+            UsageError: an unknown class, or another number of classes than images.
+        """
+        if classes is None or self.num_classes == 0:
+            return self.network.null_labels(batch, self.device)
+        numbers = classes.tolist() if isinstance(classes, Tensor) else list(classes)
+        chosen = [self._number(c) for c in numbers]
+        if len(chosen) != batch:
+            raise UsageError(f"Expected one class for each of {batch} images, got {len(chosen)}.")
+        return torch.tensor(chosen, device=self.device)
+
+    def _number(self, one: str | int) -> int:
+        return one if one == self.num_classes else parse_classes([one], self.class_names, self.num_classes, self.name)[0]  # type: ignore[return-value]
+
+    def _check_images(self, images: Tensor) -> None:
+        side = self.recipe.model.image_size
+        if images.dim() != 4 or tuple(images.shape[1:]) != (3, side, side):
+            raise UsageError(f"Expected images of shape (B, 3, {side}, {side}), got {tuple(images.shape)}.")
+        if not images.is_floating_point() or not (-TOLERANCE <= float(images.min()) <= float(images.max()) <= 1 + TOLERANCE):
+            raise UsageError(f"Expected float images in [0, 1], got {images.dtype} from {images.min()} to {images.max()}.")
+
+
+def load(
+    model: str | Path | None = None,
+    *,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    weights_kind: Literal["ema", "raw"] = "ema",
+) -> Model:
+    """Load a model.
+
+    Args:
+        model: a zoo name, a model file, a run folder or a published checkpoint folder; None: the setting, else the newest
+            run, else the embedded model.
+        device: auto, cpu, cuda, cuda:1, mps.
+        dtype: "auto" is bfloat16 on CUDA, float32 elsewhere.
+        weights_kind: averaged weights where there are any, or those of the last step.
+
+    Raises:
+        UsageError, FileError: no such model, or one that cannot be read.
+    """
+    found = zoo.find_model(None if model is None else str(model), load_settings())
+    return load_found(found, device=device, dtype=dtype, weights_kind=weights_kind)
+
+
+def load_found(
+    found: zoo.Found, *, device: str = "auto", dtype: Dtype = "auto", weights_kind: Literal["ema", "raw"] = "ema"
+) -> Model:
+    """`load` for a model that `zoo.find_model` found."""
+    package = weights.read_package(found.path)
+    if weights_kind == "raw" and package.raw is None and found.kind == "run":
+        package = weights.Package(package.header, package.weights, _newest_raw(found.path.parent))
+    where = choose_device(device)
+    network = weights.instantiate(package, weights_kind)
+    precision = choose_dtype(dtype, where)
+    loaded = Model(
+        network, package.header, name=found.name, device=where, dtype=precision, weights_kind=weights_kind
+    )
+    loaded._hash = ThreadPoolExecutor(1).submit(_sha256, found.path)  # beside the first forward, not before it
+    return loaded
+
+
+def generate(
+    model: Model,
+    count: int = 16,
+    *,
+    classes: Sequence[str | int] | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    guide: Guide | None = None,
+    noise: Literal["shared", "fresh"] | None = None,
+    strength: Strength | None = None,
+    seed: int = 0,
+    batch: int = 64,
+) -> Iterator[Generated]:
+    """Draw images, in finished batches.
+
+    Image i depends on the seed, i, its class and the settings; in float32 on a CPU not on `batch` or `count`.
+
+    Args:
+        model: from `load`.
+        count: images in all.
+        classes: numbers or names, taken in turn; None: all classes in turn.
+        steps, guidance, guide, noise, strength: None takes the model's own [sample] table.
+        seed: 64-bit seed.
+        batch: images computed together.
+
+    Yields:
+        `Generated` batches in order.
+
+    Raises:
+        UsageError: an unknown class, or a setting out of range; before anything is drawn.
+    """
+    given = {"steps": steps, "guidance": guidance, "guide": guide, "noise": noise, "strength": strength}
+    settings = sample_settings(model, **{key: value for key, value in given.items() if value is not None})
+    if count < 1 or batch < 1 or not 0 <= seed < 2**64:
+        raise UsageError(f"count and batch must be at least 1, seed in [0, 2^64); got {count}, {batch}, {seed}.")
+    labels = spread_classes(model, count, classes)
+    return _batches(model, labels, count, settings, seed, batch)
+
+
+def sample_settings(model: Model, **changes: Any) -> SampleSpec:
+    """The model's [sample] table with some keys changed, checked."""
+    settings: SampleSpec = model.recipe.replace(sample=changes).sample
+    if settings.guidance != 1.0 and model.num_classes == 0:
+        raise UsageError(f"{model.name} is unconditional: guidance needs classes.", "Leave --guidance at 1.")
+    return settings
+
+
+def spread_classes(model: Model, count: int, classes: Sequence[str | int] | None) -> Tensor | None:
+    """(count,) labels: the asked classes in turn, so that they share the images evenly; None where there are none."""
+    asked = ["all" if model.num_classes else "none"] if classes is None else classes
+    numbers = parse_classes(asked, model.class_names, model.num_classes, model.name)
+    if model.num_classes == 0:
+        return None
+    return torch.tensor(numbers)[torch.arange(count) % len(numbers)]
+
+
+def _batches(
+    model: Model, labels: Tensor | None, count: int, settings: SampleSpec, seed: int, batch: int
+) -> Iterator[Generated]:
+    for start in range(0, count, batch):
+        indices = torch.arange(start, min(start + batch, count))
+        chosen = None if labels is None else labels[indices]
+        yield Generated(sample_indices(model, indices, chosen, settings, seed), chosen, indices)
+
+
+@torch.no_grad()
+def sample_indices(model: Model, indices: Tensor, labels: Tensor | None, settings: SampleSpec, seed: int) -> Tensor:
+    """Images of given numbers in a run.
+
+    Args:
+        model: from `load`.
+        indices: (B,) image numbers.
+        labels: (B,) classes, or None.
+        settings: steps, guidance, noise.
+        seed: of the run.
+
+    Returns:
+        (B, 3, H, W) float32 in [0, 1] on the CPU.
+    """
+    where, shape = indices.to(model.device), model.network.latent_shape
+    y = None if labels is None else labels.to(model.device)
+
+    @functools.cache
+    def round_noise(k: int) -> Tensor:
+        return seeding.noise(seed, seeding.ROUND, where, shape, k)
+
+    networks: tuple[sampler.Network, sampler.Network] = (model.network.encoder, model.network.decoder)
+    if y is not None:
+        networks = sampler.guided(*networks, torch.full_like(y, model.num_classes), settings.guidance, settings.guide)
+    images = sampler.generate(
+        *networks,
+        seeding.noise(seed, seeding.INITIAL, where, shape),
+        y,
+        steps=settings.steps,
+        sigma_max=model.recipe.noise.sigma_max,
+        noise=lambda k: round_noise(1 if settings.noise == "shared" else k),
+        strength=settings.strength,
+    )
+    return images.cpu()
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The torch device of a name; "auto" is CUDA, else MPS, else the CPU.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    if name == "auto":
+        available = (kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available())
+        return torch.device(next(available, "cpu"))
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UsageError(f"There is no device {name!r} here.", "Use --device auto, or see `spherectl doctor`.") from None
+    return device
+
+
+def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
+    """The dtype of a name; "auto" is bfloat16 on CUDA, float32 elsewhere.
+
+    Raises:
+        UsageError: bfloat16 on MPS, which this project runs in float32.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name == "bfloat16" and device.type == "mps":
+        raise UsageError("On MPS models run in float32.", "Leave --dtype at auto.")
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
+
+
+def _newest_raw(run: Path) -> dict[str, Tensor] | None:
+    from spherectl.training import checkpoint  # only this one question needs it
+
+    found = checkpoint.checkpoints(run / "checkpoints")
+    return checkpoint.read_raw(found[-1]) if found else None
+
+
+def _sha256(path: Path) -> str:
+    file = weights.newest_checkpoint(path) if path.is_dir() else path
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+

@@ -1,0 +1,135 @@
+"""The command `spherectl`: its options, its commands in order, its exit codes.
+
+Importing this file must stay quick: help and completion load neither torch nor pydantic, so every command imports
+what it needs in its body.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperArgument, TyperGroup, TyperOption
+
+from spherectl.cli import console, doctor, features, recipes, sample, train, zoo
+
+COMPLETE = "_SPHERECTL_COMPLETE"  # set by the shell when it asks for completions
+ORDER = ("train", "sample", "zoo", "recipes", "features", "doctor")
+
+EXAMPLES = """
+Examples:
+
+spherectl sample --class sneaker --count 16 --out sneakers.png
+spherectl train recipes/fashion-mnist.toml
+spherectl train folder32 --data my/pictures
+spherectl recipes show imagenet256
+spherectl doctor
+"""
+
+
+class Group(TyperGroup):
+    """A command of commands, whose own options are flags alone."""
+
+    def get_params(self, ctx: typer.Context) -> list[Any]:  # type: ignore[override]
+        """Its options. Typer's own flags come without a default, and pydantic would be loaded to convert that None."""
+        params = super().get_params(ctx)
+        for flag in params:
+            flag.default = bool(flag.default)
+        return params
+
+
+class Root(Group):
+    """The group of all commands; every way out of a command passes its `main`."""
+
+    def list_commands(self, ctx: typer.Context) -> list[str]:  # type: ignore[override]  # noqa: ARG002
+        """Names in the order of `ORDER`, not groups first."""
+        return sorted(self.commands, key=ORDER.index)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,  # noqa: ARG002
+        complete_var: str | None = None,
+        standalone_mode: bool = True,  # noqa: ARG002
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> NoReturn:
+        """Run a command line and exit: with its code, or with that of the error it ended by."""
+        given, debug = _take_debug(sys.argv[1:] if args is None else list(args))
+        try:
+            with _raw_values() if COMPLETE in os.environ else contextlib.nullcontext():
+                result = super().main(
+                    given,
+                    prog_name="spherectl",
+                    complete_var=complete_var,
+                    standalone_mode=False,
+                    windows_expand_args=windows_expand_args,
+                    **extra,
+                )
+            sys.stdout.flush()
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, a sentence tells it
+            sys.exit(console.report(error, debug=debug))
+        sys.exit(result if isinstance(result, int) else 0)
+
+
+app = typer.Typer(
+    cls=Root,
+    no_args_is_help=True,
+    epilog=EXAMPLES,
+    context_settings={"help_option_names": ["--help", "-h"]},
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        from spherectl import __version__
+
+        console.show(f"spherectl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error as well.")] = False,
+) -> None:
+    """Sphere Encoder image models: train them, draw images with them, look after them."""
+
+
+app.command()(train.train)
+app.command()(sample.sample)
+app.add_typer(zoo.app, name="zoo", cls=Group)
+app.add_typer(recipes.app, name="recipes", cls=Group)
+app.add_typer(features.app, name="features", cls=Group)
+app.command()(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of the installed command and of `python -m spherectl`."""
+    app()
+
+
+def _take_debug(args: list[str]) -> tuple[list[str], bool]:
+    """Arguments without --debug, and whether it was there: an error asks for it, so it may stand anywhere."""
+    end = args.index("--") if "--" in args else len(args)
+    return [arg for arg in args[:end] if arg != "--debug"] + args[end:], "--debug" in args[:end]
+
+
+@contextlib.contextmanager
+def _raw_values() -> Iterator[None]:
+    """Leave values as typed, while the shell asks for completions: to convert them Typer would load pydantic."""
+    kinds = (TyperOption, TyperArgument)
+    for kind in kinds:
+        kind.process_value = lambda _self, _ctx, value: value  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            del kind.process_value

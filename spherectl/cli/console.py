@@ -1,0 +1,240 @@
+"""What the command line says and where: results on stdout, story, bars and errors on stderr.
+
+`report` is the one map from exceptions to sentences and exit codes: 2 for a mistake in what was asked, 1 for a failure
+in the world, 130 for Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+
+from spherectl.errors import SpherectlError
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+
+QUIET_S = 2.0  # what takes less shows no bar
+WIDE = 10_000  # columns of a pipe or file: whole lines, however long, not lines cut to a screen
+LINE_EVERY_S = 30.0  # without a terminal, a line of text so often
+
+
+def say(text: str) -> None:
+    """One line of narration on stderr."""
+    _stderr().print(_plain(text), soft_wrap=True)
+
+
+def show(result: RenderableType) -> None:
+    """A result on stdout: a line of text as it is, or something rich draws, such as a table."""
+    console = _stdout()
+    if isinstance(result, str):
+        console.print(_plain(result), soft_wrap=True)
+    else:
+        console.print(result)
+
+
+def show_json(result: Any) -> None:
+    """A result on stdout for machines: one JSON document, keys in the order given."""
+    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def show_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
+    """A table on stdout: the keys of the rows are its heads; columns named in `right` are aligned right."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for number, head in enumerate(rows[0] if rows else ()):
+        table.add_column(head, justify="right" if head in right else "left", overflow="fold", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(_plain(cell) for cell in row.values()))
+    _stdout().print(table)
+
+
+def is_terminal() -> bool:
+    """Whether stdout is a person's screen."""
+    return _stdout().is_terminal
+
+
+def report(error: BaseException, *, debug: bool) -> int:
+    """Tell an error in a sentence on stderr, with a hint on a line of its own.
+
+    Args:
+        error: what ended the command.
+        debug: whether its traceback is shown as well.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, BrokenPipeError):
+        # The reader went away, as `head` does. What is still buffered must not fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if debug:
+        traceback.print_exception(error)
+    message, hint, code = _explain(error)
+    if message:
+        _stderr().print(_labelled("error", "bold red", message), soft_wrap=True)
+    if hint:
+        _stderr().print(_labelled("hint", "bold", hint), soft_wrap=True)
+    return code
+
+
+@contextlib.contextmanager
+def progress(label: str, total: int | None = None, unit: str = "") -> Iterator[Bar]:
+    """A bar on stderr, gone when it is done; nothing at all for what takes less than two seconds.
+
+    Args:
+        label: what is going on.
+        total: of what is counted, if it is known.
+        unit: "B" for bytes; else a word such as "images".
+
+    Yields:
+        A function to call with the count so far, and if they changed with a new total and a word on how it goes.
+    """
+    bar = Bar(label, total, unit)
+    timer = threading.Timer(QUIET_S, bar.appear)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield bar
+    finally:
+        timer.cancel()
+        bar.vanish()
+
+
+class Bar:
+    """Progress of one task: a bar on a terminal, now and then a line elsewhere. Made by `progress`."""
+
+    def __init__(self, label: str, total: int | None, unit: str) -> None:
+        self._label, self._unit = label, unit
+        self._done, self._total, self._note = 0, total, ""
+        self._lock = threading.Lock()
+        self._ended = False
+        self._rich: Progress | None = None
+        self._next_line = time.monotonic() + QUIET_S
+
+    def __call__(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say how far it is.
+
+        Args:
+            done: count so far.
+            total: replaces the total if given and not 0.
+            note: a word on how it goes.
+        """
+        with self._lock:
+            self._done, self._total, self._note = done, total or self._total, note
+            if self._rich is not None:
+                self._rich.update(
+                    self._rich.task_ids[0], completed=done, total=self._total, amount=self._amount(), note=note
+                )
+            elif not _stderr().is_terminal and time.monotonic() >= self._next_line:
+                self._next_line = time.monotonic() + LINE_EVERY_S
+                say(f"{self._label}: {self._amount()} {self._note}".rstrip())
+
+    def appear(self) -> None:
+        """Start drawing, if this is a terminal and the task has not ended."""
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        with self._lock:
+            if self._ended or not _stderr().is_terminal:
+                return
+            text = functools.partial(TextColumn, markup=False)
+            columns = (
+                text("{task.description}"),
+                BarColumn(),
+                text("{task.fields[amount]}"),
+                text("{task.fields[note]}"),
+                TimeRemainingColumn(),
+            )
+            self._rich = Progress(*columns, console=_stderr(), transient=True)
+            self._rich.add_task(
+                self._label, completed=self._done, total=self._total, amount=self._amount(), note=self._note
+            )
+            self._rich.start()
+
+    def vanish(self) -> None:
+        """End: take the bar away."""
+        with self._lock:
+            self._ended = True
+            if self._rich is not None:
+                self._rich.stop()
+
+    def _amount(self) -> str:
+        """The count, the total if it is known, the unit: 128 of 50,000 images, 3.1 of 18.6 MB."""
+        if self._unit == "B":
+            numbers, unit = [f"{n / 1e6:.1f}" for n in (self._done, self._total) if n is not None], "MB"
+        else:
+            numbers, unit = [f"{n:,}" for n in (self._done, self._total) if n is not None], self._unit
+        return f"{' of '.join(numbers)} {unit}".rstrip()
+
+
+def _explain(error: BaseException) -> tuple[str, str, int]:
+    """Message, hint, exit code."""
+    if isinstance(error, SpherectlError):
+        return error.message, error.hint, error.exit_code
+    if isinstance(error, typer.TyperException):
+        # Typer's own, about options and arguments. Its message is empty where it has shown the help instead.
+        message = " ".join(error.format_message().split())
+        context = getattr(error, "ctx", None)
+        return (
+            _sentence(message),
+            f"See `{context.command_path} --help`." if context and message else "",
+            error.exit_code,
+        )
+    if isinstance(error, typer.Abort):
+        return "Aborted.", "", 1
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return "There is not enough memory for this.", "A smaller --batch, or a smaller model.", 1
+    if isinstance(error, OSError) and error.strerror:
+        return _sentence(f"{error.strerror}: {error.filename}" if error.filename else error.strerror), "", 1
+    what = " ".join(f"{type(error).__name__}: {error}".split())
+    return _sentence(f"Unexpected error: {what}"), "Run again with --debug to see where it happened.", 1
+
+
+def _sentence(text: str) -> str:
+    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _plain(text: str) -> RenderableType:
+    """Text that rich draws as it is: square brackets are not markup, numbers are not coloured."""
+    from rich.text import Text
+
+    return Text(text)
+
+
+def _labelled(label: str, style: str, text: str) -> RenderableType:
+    from rich.text import Text
+
+    return Text.assemble((f"{label}:", style), f" {text}")
+
+
+def _stdout() -> Console:
+    return _console(getattr(sys.stdout, "rich_proxied_file", sys.stdout))
+
+
+def _stderr() -> Console:
+    return _console(getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+
+
+@functools.lru_cache(maxsize=2)
+def _console(stream: TextIO) -> Console:
+    """One console a stream, so that text finds its place above a bar; made anew when a test swaps the stream."""
+    from rich.console import Console
+
+    console = Console(file=stream, highlight=False)
+    if not console.is_terminal:
+        console.width = WIDE
+    return console

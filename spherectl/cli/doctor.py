@@ -1,0 +1,162 @@
+"""`spherectl doctor`: what this machine has, what is in force, and what would be used."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spherectl.cli import console, options
+
+if TYPE_CHECKING:
+    from spherectl.settings import Settings
+
+Facts = dict[str, str | int]
+
+# Distributions whose version matters when something differs between machines.
+PACKAGES = (
+    "torch", "torchvision", "xformers", "numpy", "pillow", "safetensors", "pydantic", "pydantic-settings", "pooch",
+    "torch-fidelity", "lpips", "typer", "rich", "tensorboard",
+)  # fmt: skip
+
+
+def doctor(as_json: options.Json = False) -> None:
+    """Show what this machine has and what spherectl would use: versions, device, attention, settings, data, model.
+
+    Worth pasting into a report of a problem; it contains paths, but nothing secret.
+    """
+    from spherectl.settings import load_settings
+
+    settings = load_settings()
+    report = {section.__name__.strip("_"): _told(section, settings) for section in SECTIONS}
+    if as_json:
+        console.show_json(report)
+        return
+    for name, facts in report.items():
+        console.show(name)
+        width = max(map(len, facts), default=0)
+        for key, fact in facts.items():
+            console.show(f"  {key:{width}}  {fact}")
+
+
+def _told(section: Callable[[Settings], Facts], settings: Settings) -> Facts:
+    """A section, or in its place what keeps it from being told: one broken thing must not hide the others."""
+    from spherectl.errors import SpherectlError
+
+    try:
+        return section(settings)
+    except SpherectlError as error:
+        return {"error": str(error)}
+
+
+def _versions(_settings: Settings) -> Facts:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from spherectl import __version__
+
+    versions: Facts = {"spherectl": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+def _machine(settings: Settings) -> Facts:
+    import torch
+
+    from spherectl.api import choose_device
+
+    device = choose_device(settings.device)
+    return {
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "not available",
+        "bfloat16": _bfloat16(device.type),
+        "cache_free": _free(settings.cache),
+        "runs_free": _free(settings.runs),
+    }
+
+
+def _bfloat16(device: str) -> str:
+    """Whether products in bfloat16 are fast here."""
+    import torch
+
+    if device == "cuda":
+        return "in hardware" if torch.cuda.is_bf16_supported(including_emulation=False) else "emulated, slow"
+    if device == "mps":
+        return "not used; models run in float32 on MPS"
+    if not torch.backends.mkldnn.is_available():
+        return "slow: this torch has no oneDNN"
+    if torch.cpu._is_amx_tile_supported():  # noqa: SLF001 - torch has no public question
+        return "fast: oneDNN with AMX"
+    if torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001
+        return "fast: oneDNN with AVX512-BF16"
+    return "slow: this processor has no instructions for it"
+
+
+def _free(folder: Path) -> str:
+    """Room on the disk where a folder is or would be."""
+    existing = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    return f"{shutil.disk_usage(existing).free / 1e9:.1f} GB"
+
+
+def _attention(settings: Settings) -> Facts:
+    from spherectl.api import choose_device
+    from spherectl.model.attention import explain
+
+    return dict(explain(choose_device(settings.device)))
+
+
+def _settings(settings: Settings) -> Facts:
+    """Each setting, and where it comes from."""
+    from spherectl.settings import config_path, origin
+
+    facts: Facts = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        words = os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
+        facts[name] = f"{words or None} ({origin(name)})"
+    path = config_path()
+    return {**facts, "config": f"{path}" if path.is_file() else f"{path} (no such file)"}
+
+
+def _data(settings: Settings) -> Facts:
+    """Where `train` would find each data set without --data; nothing is fetched and no picture is decoded."""
+    from spherectl.data import formats
+    from spherectl.data.datasets import SYSTEM_DATA
+    from spherectl.data.folders import holds_pictures
+
+    def find_folder(place: Path) -> Path | None:
+        return place if holds_pictures(place) else None
+
+    finders: dict[str, Callable[[Path], Path | None]] = {
+        "fashion-mnist": formats.find_fashion_mnist,
+        "cifar10": formats.find_cifar10,
+        "flowers102": formats.find_flowers102,
+        "animal-faces": find_folder,
+        "imagenet": find_folder,
+    }
+    facts: Facts = {}
+    for kind, find in finders.items():
+        places = (settings.data / kind, settings.data, SYSTEM_DATA / kind)
+        facts[kind] = str(next((found for found in map(find, places) if found), "not found"))
+    return facts
+
+
+def _model(settings: Settings) -> Facts:
+    from spherectl.zoo import find_model
+
+    found = find_model(None, settings)
+    return {"default": found.reason.removeprefix("model: "), "file": str(found.path)}
+
+
+SECTIONS = (_versions, _machine, _attention, _settings, _data, _model)

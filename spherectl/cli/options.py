@@ -1,0 +1,91 @@
+"""Options that several commands share, each declared once.
+
+A command writes `model: options.Model = None`; the default of each is said beside it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DeviceName(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class DtypeName(StrEnum):
+    """In what to compute."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+class WeightsName(StrEnum):
+    """Which of a model's two sets of weights."""
+
+    EMA = "ema"
+    RAW = "raw"
+
+
+Model = Annotated[  # default None
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help="A zoo name, a model file, a run folder or a published checkpoint folder.",
+        show_default="the setting, else the newest run, else the zoo's",
+    ),
+]
+Device = Annotated[  # default None
+    DeviceName | None,
+    typer.Option(
+        "--device",
+        help="Where to compute; auto takes CUDA, else MPS, else the CPU.",
+        show_default="the setting, else auto",
+    ),
+]
+Dtype = Annotated[  # default DtypeName.AUTO
+    DtypeName, typer.Option("--dtype", help="Precision; auto is bfloat16 on CUDA and float32 elsewhere.")
+]
+Seed = Annotated[  # default 0
+    int,
+    typer.Option("--seed", min=0, max=2**64 - 1, help="Decides all that is random; the same seed, the same images."),
+]
+Out = Annotated[  # default None
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="Where to write; replaces what is there.",
+        show_default="a new name",
+    ),
+]
+Batch = Annotated[  # default 64
+    int, typer.Option("--batch", min=1, help="Images computed together; changes speed and memory, not the images.")
+]
+Weights = Annotated[  # default WeightsName.EMA
+    WeightsName, typer.Option("--weights", help="Averaged weights where the model has them, or those of the last step.")
+]
+Threads = Annotated[  # default None
+    int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default="one a core")
+]
+Json = Annotated[  # default False
+    bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
+]
+Data = Annotated[  # default None
+    Path | None,
+    typer.Option(
+        "--data", metavar="PATH", help="Folder of pictures or data set.", show_default="the recipe's, else the setting"
+    ),
+]

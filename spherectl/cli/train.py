@@ -1,0 +1,213 @@
+"""`spherectl train`: train a recipe, go on with a run, or try one out."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shlex
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spherectl.cli import console, options
+from spherectl.errors import SpherectlError
+
+if TYPE_CHECKING:
+    from spherectl.data.datasets import PictureSet
+    from spherectl.model.weights import Package
+    from spherectl.recipe import Recipe
+    from spherectl.training.loop import Outcome
+
+EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a TOML file.")],
+    data: options.Data = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, as in optim.lr=2e-4; repeatable."),
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="PATH", help="The run folder.", show_default="runs/NAME")
+    ] = None,
+    from_: Annotated[
+        str | None, typer.Option("--from", metavar="MODEL", help="Start from the weights of this model (fine-tuning).")
+    ] = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="3 real steps at the recipe's resolution with the smallest networks.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say how large the training is; train nothing, write nothing.")
+    ] = False,
+    device: options.Device = None,
+    threads: options.Threads = None,
+) -> None:
+    """Train a model. The same command again goes on where it stopped; Ctrl-C saves first.
+
+    Examples:
+
+    spherectl train fashion-mnist
+
+    spherectl train folder32 --data my/pictures --set run.length_epochs=200
+
+    spherectl train recipes/imagenet256.toml --smoke
+    """
+    import torch
+
+    from spherectl import api, zoo
+    from spherectl import recipe as recipes
+    from spherectl.data.datasets import open_dataset
+    from spherectl.settings import load_settings
+    from spherectl.training.loop import train as train_loop
+    from spherectl.training.plan import resolve
+    from spherectl.training.plan import smoke as smoke_of
+
+    settings = load_settings()
+    if threads:
+        torch.set_num_threads(threads)
+    where = api.choose_device(device or settings.device)
+    wanted = recipes.load(zoo.find_recipe(recipe), recipes.parse_overrides(set_ or []))
+    if smoke:
+        if wanted.loss.perceptual == "lpips+convnext":
+            console.say("smoke: without the perceptual part, whose networks would have to be fetched")
+        wanted = smoke_of(wanted)
+    if dry_run:
+        _dry_run(wanted, data, where)
+        return
+    pictures = open_dataset(wanted.data, wanted.model.image_size, root=data, progress=console.say)
+    resolved = resolve(wanted, pictures, where)
+    folder = run or settings.runs / resolved.name
+    start, parent = _start(from_)
+    console.say(f"data: {pictures.name}, {len(pictures):,} pictures, {len(pictures.class_names) or 'no'} classes")
+    console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}")
+    with _stop_signals() as stopped, console.progress(resolved.name, resolved.run.length_images, "images") as bar:
+        outcome = train_loop(
+            resolved,
+            pictures,
+            folder,
+            device=where,
+            start=start,
+            parent=parent,
+            on_step=_Narration(bar, resolved),
+            should_stop=lambda: bool(stopped),
+        )
+    _tell_end(outcome, resolved)
+    if not outcome.finished and stopped:
+        raise typer.Exit(EXIT_CODES[stopped[0]])
+
+
+class _Narration:
+    """Turns a step's metrics into a bar's note: loss and speed, both smoothed over some twenty steps."""
+
+    def __init__(self, bar: Any, recipe: Recipe) -> None:
+        self._bar, self._total = bar, recipe.run.length_images
+        self._loss = self._speed = 0.0
+        self._steps = 0
+
+    def __call__(self, line: dict[str, float]) -> None:
+        self._steps += 1
+        share = max(1 / self._steps, 0.05)
+        self._loss += share * (line["loss"] - self._loss)
+        self._speed += share * (line["images_per_s"] - self._speed)
+        left_s = max((self._total or 0) - line["images_seen"], 0) / max(self._speed, 1e-9)
+        note = f"loss {self._loss:.4f}, {self._speed:.1f} images/s, {_duration(left_s)} left"
+        self._bar(min(int(line["images_seen"]), self._total or 0), note=note)
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
+
+
+def _start(model: str | None) -> tuple[Package | None, str]:
+    """The package to start from, and its hash."""
+    if model is None:
+        return None, ""
+    from spherectl import zoo
+    from spherectl.model.weights import newest_checkpoint, read_package
+    from spherectl.settings import load_settings
+
+    found = zoo.find_model(model, load_settings())
+    console.say(f"from: {found.reason}")
+    file = newest_checkpoint(found.path) if found.path.is_dir() else found.path
+    return read_package(found.path), hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _tell_end(outcome: Outcome, recipe: Recipe) -> None:
+    path, seen = outcome.run.path, f"{outcome.images_seen:,} images"
+    if not outcome.finished:
+        console.say(f"saved at {seen} in {path}; go on with: {shlex.join(['spherectl', *sys.argv[1:]])}")
+    elif outcome.steps_now == 0:
+        console.say(f"{path} is finished: {seen} seen; --run another folder trains anew")
+    else:
+        console.say(f"finished: {seen} seen; samples in {outcome.run.samples}")
+    if outcome.finished:
+        hint = "" if recipe.run.default else f" --model {shlex.quote(str(path))}"
+        console.say(f"draw images with it: spherectl sample{hint}")
+    console.show(str(outcome.run.model))
+
+
+def _dry_run(recipe: Recipe, data: Path | None, where: Any) -> None:
+    from spherectl.data.datasets import open_dataset
+    from spherectl.training.plan import plan, resolve
+
+    pictures: PictureSet | None = None
+    absent = ""
+    try:
+        pictures = open_dataset(recipe.data, recipe.model.image_size, root=data, download=False)
+    except SpherectlError as error:
+        if recipe.model.num_classes == "auto":
+            raise
+        absent = error.message
+    if pictures is not None:
+        resolved = resolve(recipe, pictures, where)
+        about = f"{len(pictures):,} pictures of {pictures.name}, {len(pictures.class_names) or 'no'} classes"
+    elif recipe.run.length_images is None:
+        resolved, about = recipe.resolve(0, recipe.model.classes), f"not here ({absent})"
+    else:
+        resolved, about = recipe.resolve(1, recipe.model.classes), f"not here ({absent})"
+    size = plan(resolved.replace(run={"length_images": resolved.run.length_images or 1}))
+    known = pictures is not None or recipe.run.length_images is not None
+    spec = resolved.model
+    console.show_rows(
+        [
+            {"what": what, "value": value}
+            for what, value in (
+                ("recipe", resolved.name),
+                ("parameters", f"{size.parameters:,} (E and D, size {spec.size})"),
+                ("tokens", f"{size.tokens:,} of {spec.patch} x {spec.patch} px"),
+                ("latent size", f"{size.latent_size:,} ({spec.channels_per_token} channels a token)"),
+                ("memory, about", f"{size.memory_bytes / 1e9:.1f} GB, without the perceptual networks"),
+                ("data", about),
+                ("images", f"{size.images:,}" if known else f"{recipe.run.length_epochs:g} epochs"),
+                ("steps", f"{size.steps:,} of {resolved.run.batch_size}" if known else "not known without the data"),
+            )
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect the first SIGINT or SIGTERM instead of dying from it; a second Ctrl-C ends at once."""
+    stopped: list[int] = []
+
+    def note(number: int, _frame: Any) -> None:
+        if stopped and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not stopped:
+            console.say("stopping: this step is finished and saved first (Ctrl-C again stops at once, unsaved)")
+        stopped.append(number)
+
+    before = {number: signal.signal(number, note) for number in EXIT_CODES}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

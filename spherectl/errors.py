@@ -1,0 +1,40 @@
+"""The errors a person meets: one sentence, a hint with the next command, an exit code.
+
+A mistake in what was asked for exits with 2; a failure in the world (network, disk, a bad file) exits with 1.
+Library code raises these; only the command line turns them into text.
+"""
+
+from __future__ import annotations
+
+
+class SpherectlError(Exception):
+    """Base of every error spherectl raises on purpose.
+
+    Args:
+        message: one sentence that says what was expected, what was found, and what follows.
+        hint: what to do next, with a command where there is one; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class UsageError(SpherectlError):
+    """The request itself cannot be met: an unknown name, a value out of range, a wrong combination."""
+
+    exit_code = 2
+
+
+class FileError(SpherectlError):
+    """A file or folder is missing, damaged, of another kind, or cannot be written."""
+
+
+class TrainingError(SpherectlError):
+    """Training had to stop: a loss that is not finite, a run that another process holds."""

@@ -1,0 +1,199 @@
+"""Training a small feature network as a classifier of one data set, and measuring it.
+
+Data order and shifts come from `spherectl.model.seeding` with the network's own seed, so the pictures a network sees in
+step k depend on nothing else; its first weights come from torch's generator with that seed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.transforms import to_float
+from spherectl.features.networks import build_network, fold
+from spherectl.model import seeding
+from spherectl.recipe import DataSpec
+
+Progress = Callable[[int, int, str], None]  # images seen, images in all, what to say
+
+
+# What the plans below learn from: 28 px padded to 32, never flipped (garments have a side), grey in three channels.
+DATA = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
+IMAGE_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class FitPlan:
+    """How one feature network is made.
+
+    Attributes:
+        kind: a key of `spherectl.features.networks.KINDS`.
+        arguments: of that class, without `num_classes` and `norm`.
+        seed: of the first weights, the order and the shifts.
+        epochs: passes over the training set.
+        batch_size: pictures a step.
+        lr: highest learning rate, reached after a fifth of the steps; falls to 0 along a cosine.
+        weight_decay: of AdamW.
+        shift_px: each picture is moved by up to this many pixels in each direction, the gap filled with black.
+        label_smoothing: of the cross-entropy.
+        use: what the network is for, "loss" or "scores"; one network is never both for one model.
+    """
+
+    kind: str
+    arguments: dict[str, Any]
+    seed: int
+    epochs: int
+    use: str
+    batch_size: int = 128
+    lr: float = 4e-3
+    weight_decay: float = 0.05
+    shift_px: int = 2
+    label_smoothing: float = 0.0
+
+
+# The networks of the zoo. Both must classify at least 92% of the 10,000 test images.
+PLANS: dict[str, FitPlan] = {
+    "fashion-features": FitPlan(
+        kind="plain",
+        arguments={"widths": [32, 64, 128], "convolutions": [1, 2, 2]},
+        seed=1,
+        epochs=6,
+        use="loss",
+    ),
+    "fashion-scorer": FitPlan(
+        kind="residual",
+        arguments={"widths": [32, 64, 128], "blocks": [2, 2, 2]},
+        seed=2,
+        epochs=10,
+        use="scores",
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """A trained network, folded and in eval mode, and what making it took."""
+
+    network: nn.Module
+    arguments: dict[str, Any]
+    images_seen: int
+    minutes: float
+
+
+def fit(plan: FitPlan, pictures: PictureSet, progress: Progress | None = None) -> Fitted:
+    """Train a network by a plan, on the CPU: bfloat16 autocast, float32 weights, AdamW, one cycle of learning rate.
+
+    Args:
+        plan: what to train, and how.
+        pictures: the training set; its size must be that of the test pictures.
+        progress: called after each step.
+    """
+    started = time.monotonic()
+    arguments = {"num_classes": len(pictures.class_names), **plan.arguments}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        network, folded = build_network(plan.kind, arguments, norm=True), build_network(plan.kind, arguments)
+    network.train()
+
+    count = len(pictures)
+    steps_per_epoch = count // plan.batch_size
+    total = steps_per_epoch * plan.epochs
+    optimiser = torch.optim.AdamW(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.lr, total_steps=total, pct_start=0.2)
+
+    for step in range(total):
+        epoch, within = divmod(step, steps_per_epoch)
+        if within == 0:
+            order = seeding.permutation(plan.seed, seeding.ORDER, epoch, count)  # (n,)
+        seen = torch.arange(plan.batch_size) + step * plan.batch_size  # (B,)
+        chosen = order[within * plan.batch_size : (within + 1) * plan.batch_size]  # (B,)
+        images = pictures.gather(chosen)  # uint8 (B, 3, H, W)
+        moved = shift(images, offsets(plan.seed, seen, plan.shift_px))  # uint8 (B, 3, H, W)
+
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = network(to_float(moved))  # (B, K)
+        loss = F.cross_entropy(logits.float(), pictures.labels[chosen], label_smoothing=plan.label_smoothing)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if progress is not None:
+            progress((step + 1) * plan.batch_size, total * plan.batch_size, f"loss {loss.item():.3f}")
+
+    fold(network.eval(), folded).requires_grad_(False)
+    return Fitted(folded, arguments, total * plan.batch_size, (time.monotonic() - started) / 60)
+
+
+def shift(images: Tensor, offsets: Tensor) -> Tensor:
+    """Move each picture down and right by its own whole number of pixels, filling with black.
+
+    Args:
+        images: (B, C, H, W).
+        offsets: int64 (B, 2), rows and columns; negative is up and left.
+    """
+    _, channels, height, width = images.shape
+    margin = int(offsets.abs().max())
+    padded = F.pad(images, (margin, margin, margin, margin))  # (B, C, H + 2m, W + 2m)
+    rows = torch.arange(height) + margin - offsets[:, :1]  # (B, H)
+    columns = torch.arange(width) + margin - offsets[:, 1:]  # (B, W)
+    picture = torch.arange(len(images))[:, None, None, None]
+    channel = torch.arange(channels)[:, None, None]
+    return padded[picture, channel, rows[:, None, :, None], columns[:, None, None, :]]  # (B, C, H, W)
+
+
+def offsets(seed: int, images: Tensor, limit_px: int) -> Tensor:
+    """By how much to move the pictures with these numbers (n,) in the run: int64 (n, 2), each from -limit to limit."""
+    uniform = seeding.uniform(seed, seeding.AUGMENT, images, 2)  # (n, 2)
+    return (uniform * (2 * limit_px + 1)).floor().long() - limit_px
+
+
+@torch.no_grad()
+def measure_accuracy(
+    network: nn.Module, pictures: PictureSet, batch_size: int = 500, progress: Progress | None = None
+) -> float:
+    """Share of pictures whose largest logit is their label's, in eval mode and float32, from 0 to 1."""
+    device = next(network.parameters()).device
+    correct = 0
+    for start in range(0, len(pictures), batch_size):
+        chosen = torch.arange(start, min(start + batch_size, len(pictures)))
+        logits = cast("Tensor", network(to_float(pictures.gather(chosen)).to(device)))  # (B, K)
+        correct += int((logits.argmax(1).cpu() == pictures.labels[chosen]).sum())
+        if progress is not None:
+            progress(int(chosen[-1]) + 1, len(pictures), "measuring")
+    return correct / len(pictures)
+
+
+def open_pictures(split: Literal["train", "test"], root: Path | None = None) -> PictureSet:
+    """The data set of the plans, from `root` or from where it usually is."""
+    return open_dataset(DATA, IMAGE_SIZE, root=root, split=split)
+
+
+def describe(
+    name: str, plan: FitPlan, fitted: Fitted, pictures: PictureSet, accuracy: float, test_images: int
+) -> dict[str, Any]:
+    """What the file of a network made by `plan` says of it, for `save_feature_network`."""
+    return {
+        "name": name,
+        "use": plan.use,
+        "class_names": list(pictures.class_names),
+        "data": DATA.kind,
+        "licence": "Apache-2.0",
+        "data_licence": pictures.licence,
+        "image_size": IMAGE_SIZE,
+        "channels": DATA.channels,
+        "accuracy": accuracy,
+        "test_images": test_images,
+        "images_seen": fitted.images_seen,
+        "minutes": round(fitted.minutes, 1),
+        "plan": dataclasses.asdict(plan),
+        "command": f"spherectl features train {name}" + (f" --epochs {plan.epochs}" if plan != PLANS.get(name) else ""),
+        "versions": {"torch": torch.__version__},
+    }

@@ -1,0 +1,151 @@
+"""Pictures out: grids and strips, PNG files that say how they were made, arrays for the ADM evaluation suite.
+
+Letters: B pictures, H height, W width.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngImageFile, PngInfo
+from torch import Tensor
+
+import spherectl
+from spherectl.data.transforms import to_uint8
+from spherectl.errors import FileError, UsageError
+from spherectl.files import replacing
+
+_WHITE = 255
+_KEY = "spherectl"
+
+# IPTC photo metadata 2023.1, "Digital Source Type", as the XMP packet that a PNG carries (XMP part 3, section 1.1.5).
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP_KEY = "XML:com.adobe.xmp"
+_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+   Iptc4xmpExt:DigitalSourceType="{DIGITAL_SOURCE_TYPE}"/>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="w"?>"""
+
+
+def grid(images: Tensor, columns: int | None = None, padding: int = 2) -> Tensor:
+    """Pictures row by row on white.
+
+    Args:
+        images: (B, 3, H, W) floats in [0, 1].
+        columns: pictures a row; by default nearly a square, with full rows where B allows it (10 is 2 rows of 5).
+        padding: white pixels between neighbours; none around the whole.
+
+    Returns:
+        uint8 (3, rows (H + padding) - padding, columns (W + padding) - padding). Unused places are white.
+
+    Raises:
+        UsageError: no pictures, or values out of range.
+    """
+    if images.ndim != 4 or len(images) == 0:
+        raise UsageError(f"A grid needs images of shape (B, 3, H, W) with B > 0, got {tuple(images.shape)}.")
+    pixels = to_uint8(images)  # (B, 3, H, W)
+    count, channels, height, width = pixels.shape
+    columns = min(columns or _square_columns(count), count)
+    rows = -(-count // columns)
+    shape = (channels, rows * (height + padding) - padding, columns * (width + padding) - padding)
+    sheet = torch.full(shape, _WHITE, dtype=torch.uint8, device=pixels.device)
+    for i, picture in enumerate(pixels):
+        top, left = (i // columns) * (height + padding), (i % columns) * (width + padding)
+        sheet[:, top : top + height, left : left + width] = picture
+    return sheet
+
+
+def strip(images: Tensor, padding: int = 2) -> Tensor:
+    """Pictures (B, 3, H, W) in [0, 1] as a grid of one row: uint8 (3, H, B (W + padding) - padding)."""
+    return grid(images, columns=len(images), padding=padding)
+
+
+def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> None:
+    """Write a picture as PNG; the same picture and provenance give the same bytes.
+
+    Args:
+        path: written whole or not at all.
+        image: uint8 (3, H, W), on any device.
+        provenance: what decides the pixels, JSON-able. It is stored under the key "spherectl", beside the software's
+            name and version and the IPTC mark for generated media. None: the file holds pixels and nothing else.
+
+    Raises:
+        UsageError: not a uint8 (3, H, W) tensor.
+        FileError: the place cannot be written.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise UsageError(
+            f"A PNG is made from uint8 of shape (3, H, W), got {image.dtype} of shape {tuple(image.shape)}."
+        )
+    text = PngInfo()
+    if provenance is not None:
+        text.add_text(_KEY, json.dumps(provenance, sort_keys=True, separators=(",", ":"), allow_nan=False))
+        text.add_text("Software", f"spherectl {spherectl.__version__}")
+        text.add_itxt(_XMP_KEY, _XMP)
+    pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()  # (H, W, 3)
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
+
+
+def read_provenance(path: Path) -> dict[str, Any] | None:
+    """What `save_png` stored about a picture, or None where the PNG carries nothing of ours.
+
+    Raises:
+        FileError: the file is missing, no PNG, damaged, or its provenance is not the JSON table that we write.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            assert isinstance(picture, PngImageFile)
+            text = picture.text.get(_KEY)
+    # Pillow raises SyntaxError, ValueError and others for damaged chunks.
+    except Exception as error:  # noqa: BLE001
+        reason = getattr(error, "strerror", None) or "it is not a whole PNG file"
+        raise FileError(f"Cannot read how {path} was made: {reason}.") from None
+    if text is None:
+        return None
+    try:
+        provenance = json.loads(text)
+    except ValueError:
+        provenance = None
+    if not isinstance(provenance, dict):
+        raise FileError(f'Cannot read how {path} was made: its text "{_KEY}" is not a JSON table.')
+    return provenance
+
+
+def save_npz(path: Path, images: Tensor, labels: Tensor | None = None) -> None:
+    """Write pictures as the ADM evaluation suite reads them: arr_0 uint8 (n, H, W, 3), arr_1 int64 (n,) if given.
+
+    Args:
+        path: written whole or not at all.
+        images: uint8 (n, 3, H, W).
+        labels: (n,) class numbers.
+
+    Raises:
+        UsageError: images are not uint8 (n, 3, H, W), or labels are not one a picture.
+        FileError: the place cannot be written.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+        raise UsageError(f"An .npz is made from uint8 of shape (n, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
+    if labels is not None and labels.shape != (len(images),):
+        raise UsageError(f"Expected {len(images)} labels, one a picture, got shape {tuple(labels.shape)}.")
+    arrays = [images.permute(0, 2, 3, 1).contiguous().cpu().numpy()]  # (n, H, W, 3)
+    if labels is not None:
+        arrays.append(labels.long().cpu().numpy())
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, *arrays)
+
+
+def _square_columns(count: int) -> int:
+    """The smallest divisor of `count` from its root to twice that, else the root rounded up."""
+    root = math.isqrt(count - 1) + 1
+    return next((columns for columns in range(root, 2 * root) if count % columns == 0), root)

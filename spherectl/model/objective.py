@@ -1,0 +1,230 @@
+"""The training objective of section 4, over any encode and decode callables.
+
+Shapes: B batch (all processes together), images (B, 3, H, W), latents (B, ...) whose entries after the first axis form
+one point of the sphere. Images are in [0, 1] here; the callables see and return [-1, 1].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from spherectl.errors import UsageError
+from spherectl.model import seeding
+from spherectl.model.geometry import at_least_float32, perturb, spherify
+from spherectl.model.sampler import Network
+
+COSINE_GUARD = 1e-8
+
+
+class Perceptual(Protocol):
+    """A perceptual distance whose target side is computed once, without gradient."""
+
+    def targets(self, images: Tensor) -> Any:
+        """Whatever `distance` needs of (B, 3, H, W) target images in [0, 1]."""
+
+    def distance(self, images: Tensor, targets: Any) -> Tensor:
+        """Mean distance of (B, 3, H, W) images in [0, 1] from their targets, a scalar."""
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the five parts, in the order of section 4."""
+
+    rec: float = 1.0
+    rec_perceptual: float = 1.0
+    con: float = 0.5
+    con_perceptual: float = 0.5
+    latent: float = 0.1
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random in one training step.
+
+    Attributes:
+        large: (B,) r_large, in units of sigma_max.
+        small: (B,) r_small.
+        noise: (B, ...) e, shaped like the latents.
+        labels_encode: (B,) labels after dropout for z = E(x, y); None for unconditional networks.
+        labels_decode: (2 B,) the same for D([v_large; v_small]).
+        labels_again: (B,) the same for z_large = E(x_large, y).
+    """
+
+    large: Tensor
+    small: Tensor
+    noise: Tensor
+    labels_encode: Tensor | None = None
+    labels_decode: Tensor | None = None
+    labels_again: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Weighted parts, their sum, and what they were computed from.
+
+    Attributes:
+        total, rec, rec_perceptual, con, con_perceptual, latent: scalars; the parts sum to `total`.
+        x_large, x_small: (B, 3, H, W) decoded images in [-1, 1].
+        z_large, z_clean: (B, ...) latents before f; `z_clean` without gradient.
+    """
+
+    total: Tensor
+    rec: Tensor
+    rec_perceptual: Tensor
+    con: Tensor
+    con_perceptual: Tensor
+    latent: Tensor
+    x_large: Tensor
+    x_small: Tensor
+    z_large: Tensor
+    z_clean: Tensor
+
+
+def objective(
+    encode: Network,
+    decode: Network,
+    images: Tensor,
+    draws: Draws,
+    *,
+    sigma_max: float,
+    weights: LossWeights | None = None,
+    perceptual: Perceptual | None = None,
+) -> Losses:
+    """One step's loss; call `.total.backward()`.
+
+    Args:
+        encode: (B, 3, H, W) in [-1, 1] and labels to latents before f.
+        decode: points on the sphere and labels to images in [-1, 1].
+        images: (B, 3, H, W) in [0, 1].
+        draws: from `draw`, or one's own.
+        sigma_max: tan(angle_max).
+        weights: defaults to those of the CIFAR-10 recipe.
+        perceptual: distance P; None leaves both perceptual parts out.
+    """
+    w = weights or LossWeights()
+    # 1. z = E(x, y); v = f(z)
+    z = encode(images * 2 - 1, draws.labels_encode)
+    v = spherify(z)
+    z_clean = z.detach()
+    # 3. v_large = f(v + r_large sigma_max e); v_small with the same e
+    v_large = perturb(v, draws.large * sigma_max, draws.noise.to(v.dtype))
+    v_small = perturb(v, draws.small * sigma_max, draws.noise.to(v.dtype))
+    # 4. x_large, x_small = D([v_large; v_small], [y; y])
+    x_large, x_small = decode(torch.cat((v_large, v_small)), draws.labels_decode).chunk(2)
+    # 5. z_large = E(x_large, y)
+    z_large = encode(x_large, draws.labels_again)
+    # 6. the five parts, on images in [0, 1], in float32 at least
+    large01, small01 = at_least_float32(x_large) / 2 + 0.5, at_least_float32(x_small) / 2 + 0.5
+    target01 = at_least_float32(images).to(small01.dtype)
+    zero = small01.new_zeros(())
+    rec = w.rec * F.smooth_l1_loss(small01, target01)
+    con = w.con * F.smooth_l1_loss(large01, small01.detach())
+    rec_p = con_p = zero
+    if perceptual is not None and w.rec_perceptual:
+        rec_p = w.rec_perceptual * perceptual.distance(small01, perceptual.targets(target01))
+    if perceptual is not None and w.con_perceptual:
+        con_p = w.con_perceptual * perceptual.distance(large01, perceptual.targets(small01.detach()))
+    latent = w.latent * (1 - cosine(z_large, z_clean)).mean()
+    total = rec + rec_p + con + con_p + latent
+    return Losses(total, rec, rec_p, con, con_p, latent, x_large, x_small, z_large, z_clean)
+
+
+# a.b / max(|a| |b|, 1e-8), over the whole latent: at the start values z is exactly 0
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """(B,) cosines between (B, ...) latents."""
+    a, b = at_least_float32(a).flatten(1), at_least_float32(b).flatten(1)
+    # sqrt has no finite gradient at 0, where the guard decides anyway: keep the product of squares away from it.
+    norms = (a.square().sum(-1) * b.square().sum(-1)).clamp_min(COSINE_GUARD**2).sqrt()
+    return (a * b).sum(-1) / norms
+
+
+# {(i + u_i) / (B - 2)} for i = 0 .. B - 3, one exact 1, one exact 0, shuffled; u_i in [0.001, 1)
+def stratified(u: Tensor, order: Tensor) -> Tensor:
+    """Radii in [0, 1], stratified over the batch.
+
+    Args:
+        u: (B,) uniforms in (0, 1); the first B - 2 are used.
+        order: (B,) permutation.
+
+    Returns:
+        (B,) in the dtype of `u`.
+    """
+    inner = len(u) - 2
+    steps = (torch.arange(inner, device=u.device) + (0.001 + 0.999 * u[:inner])) / inner
+    return torch.cat((steps, u.new_tensor([1.0, 0.0])))[order]
+
+
+# r = 1 + u (tan(angle_hard) / sigma_max - 1) with probability p; the same u decides and places, unless a second is given
+def with_hard_cases(r: Tensor, u: Tensor, hard_ratio: float, probability: float, place: Tensor | None = None) -> Tensor:
+    """Replace some radii by ones beyond 1.
+
+    Args:
+        r: (B,) radii.
+        u: (B,) uniforms that decide.
+        hard_ratio: tan(angle_hard) / sigma_max.
+        probability: share of hard cases.
+        place: (B,) uniforms that place; None: `u`, as in the published implementation.
+    """
+    return torch.where(u <= probability, 1 + (u if place is None else place) * (hard_ratio - 1), r)
+
+
+def draw(
+    seed: int,
+    first_image: int,
+    labels: Tensor | None,
+    *,
+    batch: int,
+    latent_shape: tuple[int, ...],
+    hard_ratio: float,
+    num_classes: int = 0,
+    hard_probability: float = 0.1,
+    hard_cases: str = "reference",
+    label_dropout: float = 0.1,
+    device: torch.device | str = "cpu",
+) -> Draws:
+    """Everything random in the step that starts at image `first_image`, by SPEC 11: the same on any device or process.
+
+    Args:
+        seed: of the run.
+        first_image: images seen before this step, over all processes.
+        labels: (B,) class labels, or None for unconditional networks.
+        batch: B, at least 3.
+        latent_shape: shape of one latent, (N, d).
+        hard_ratio: tan(angle_hard) / sigma_max.
+        num_classes: the null class's label.
+        hard_probability: share of hard cases.
+        hard_cases: "reference" (one draw decides and places) or "full" (two draws).
+        label_dropout: probability of the null class, drawn for each call of a network.
+        device: where to draw.
+
+    Raises:
+        UsageError: a batch under 3, which has no room for the two exact radii and a third.
+    """
+    if batch < 3:
+        raise UsageError(f"The global batch must be at least 3 to stratify the noise; got {batch}.")
+    images = torch.arange(first_image, first_image + batch, device=device)
+
+    def radii(stream: int, shuffle_round: int) -> Tensor:
+        u = seeding.uniform(seed, stream, images, 1)[:, 0]
+        order = seeding.permutation(seed, seeding.SHUFFLE, first_image, batch, shuffle_round).to(device)
+        return stratified(u, order)
+
+    r = radii(seeding.RADII, 0)
+    small = 0.5 * r * radii(seeding.ANCHOR, 1)
+    u = seeding.uniform(seed, seeding.HARD, images, 2)
+    large = with_hard_cases(r, u[:, 0], hard_ratio, hard_probability, u[:, 1] if hard_cases == "full" else None)
+    noise = seeding.noise(seed, seeding.TRAINING, images, latent_shape)
+    if labels is None or num_classes == 0:
+        return Draws(large, small, noise)
+
+    def dropped(stream: int, word: int) -> Tensor:
+        u = seeding.uniform(seed, stream, images, 2)[:, word]
+        return torch.where(u < label_dropout, num_classes, labels)
+
+    decode_labels = torch.cat((dropped(seeding.DROP_D, 0), dropped(seeding.DROP_D, 1)))
+    return Draws(large, small, noise, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))

@@ -1,0 +1,278 @@
+"""Encoder and Decoder: plain vision transformers between images and latents (section 3 of the method).
+
+Shapes: B batch, C = 3 channels, H = W image size, p patch size, G = H / p grid, N = G^2 tokens, D width, d token
+channels, k in-context tokens. Images are in [-1, 1] here. Parameter names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spherectl.model.geometry import spherify
+from spherectl.model.layers import Block, Mixer, Modulation, OutputLinear, position_embedding, rotary_table
+
+CHANNELS = 3
+CONV_HEAD_CHANNELS = 32
+
+# Modulations of so many classes are computed in one call of this shape, whatever the batch asks for: a product's last
+# bits may depend on its number of rows, and an image must not depend on its neighbours.
+CLASSES_PER_CALL = 16
+CACHED_CALLS = 16
+
+
+@functools.lru_cache(maxsize=32)
+def _rotary(grid: int, head_width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return rotary_table(grid, head_width).to(device, dtype)
+
+
+class ClassEmbedding(nn.Module):
+    """Embeddings of the classes, and of the null class in the last row."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.embedding_table = nn.Embedding(num_classes + 1, width)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """(B,) int64 -> (B, D)."""
+        out: Tensor = self.embedding_table(y)
+        return out
+
+
+class Trunk(nn.Module):
+    """What Encoder and Decoder share: position embedding, class, in-context tokens, blocks, output linear.
+
+    Args:
+        grid: G, tokens along one side.
+        width: D.
+        blocks: number of transformer blocks.
+        heads: attention heads.
+        num_classes: 0 for an unconditional network; labels run to `num_classes`, which is the null class.
+        in_context_tokens: k extra tokens put in front from block `in_context_start` on.
+        in_context_start: counts from 0.
+        out_channels: channels of the output linear.
+        spherify_blocks: put the image tokens on the sphere after every block but the last.
+    """
+
+    def __init__(
+        self,
+        *,
+        grid: int,
+        width: int,
+        blocks: int,
+        heads: int,
+        num_classes: int,
+        in_context_tokens: int,
+        in_context_start: int,
+        out_channels: int,
+        spherify_blocks: bool = False,
+    ) -> None:
+        super().__init__()
+        conditional = num_classes > 0
+        self.grid, self.width, self.heads, self.num_classes = grid, width, heads, num_classes
+        self.in_context_tokens, self.in_context_start = in_context_tokens, in_context_start
+        self.spherify_blocks = spherify_blocks
+        self.pos_embed = nn.Parameter(position_embedding(grid, width), requires_grad=False)
+        self.y_embedder = ClassEmbedding(num_classes, width) if conditional else None
+        if in_context_tokens:
+            self.inctx_pos_embed = nn.Parameter(torch.zeros(1, in_context_tokens, width))
+            if not conditional:
+                self.inctx_embed = nn.Parameter(torch.zeros(1, in_context_tokens, width))
+        self.blocks = nn.ModuleList(Block(width, heads, conditional) for _ in range(blocks))
+        self.ffn = OutputLinear(width, out_channels, conditional)
+        self._tables: dict[int, list[Tensor]] = {}
+        self._tables_of: tuple[object, ...] = ()
+
+    def run(self, x: Tensor, y: Tensor | None) -> Tensor:
+        """Tokens (B, N, D) and labels (B,) -> (B, N, out_channels)."""
+        modulations = self.modulations(y)
+        table = _rotary(self.grid, self.width // self.heads, x.device, x.dtype)
+        x, extra = x + self.pos_embed, 0  # (B, N, D)
+        for i, block in enumerate(self.blocks):
+            if self.in_context_tokens and i == self.in_context_start:
+                x, extra = torch.cat((self.in_context(y, len(x)), x), dim=1), self.in_context_tokens  # (B, k + N, D)
+            x = block(x, table, modulations[i])  # (B, k + N, D)
+            if self.spherify_blocks and i + 1 < len(self.blocks):
+                x = torch.cat((x[:, :extra], spherify(x[:, extra:]).to(x.dtype)), dim=1)  # (B, k + N, D)
+        return self.ffn(x[:, extra:], modulations[-1])  # type: ignore[no-any-return]  # (B, N, out_channels)
+
+    def in_context(self, y: Tensor | None, batch: int) -> Tensor:
+        """The k tokens in front, (B, k, D): the class repeated, or learned tokens, plus learned positions."""
+        if self.y_embedder is None:
+            return (self.inctx_embed + self.inctx_pos_embed).expand(batch, -1, -1)
+        return self.y_embedder(self._labels(y))[:, None] + self.inctx_pos_embed  # type: ignore[no-any-return]
+
+    def modulations(self, y: Tensor | None) -> list[Tensor | None]:
+        """Modulation of every block and of the output linear: (B, 6 D) each and (B, 2 D), or None.
+
+        With gradients each is computed from the labels' embeddings; without, looked up in a table of the classes.
+        """
+        if self.y_embedder is None:
+            return [None] * (len(self.blocks) + 1)
+        y = self._labels(y)
+        if torch.is_grad_enabled():
+            c = self.y_embedder(y)  # (B, D)
+            return [layer(c) for layer in self._modulation_layers()]
+        calls, position = torch.unique(y // CLASSES_PER_CALL, return_inverse=True)
+        tables = [self._class_table(call) for call in calls.tolist()]
+        rows = position * CLASSES_PER_CALL + y % CLASSES_PER_CALL  # (B,)
+        return [torch.cat(parts)[rows] for parts in zip(*tables, strict=True)]
+
+    def _labels(self, y: Tensor | None) -> Tensor:
+        if y is None:
+            raise ValueError("a class-conditional network needs labels; the null class is num_classes")
+        return y
+
+    def _modulation_layers(self) -> list[Modulation]:
+        return [layer for block in [*self.blocks, self.ffn] if (layer := block.adaLN_modulation) is not None]
+
+    def _class_table(self, call: int) -> list[Tensor]:
+        """Modulations of classes 16 call .. 16 call + 15, kept until a weight, the device or the dtype changes."""
+        assert self.y_embedder is not None
+        layers = self._modulation_layers()
+        parameters = [*self.y_embedder.parameters(), *(p for layer in layers for p in layer.parameters())]
+        device = parameters[0].device.type
+        state = (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),)
+        key = (*state, *((p.data_ptr(), p._version, p.dtype) for p in parameters))
+        if key != self._tables_of:
+            self._tables.clear()
+            self._tables_of = key
+        if call not in self._tables:
+            while len(self._tables) >= CACHED_CALLS:
+                del self._tables[next(iter(self._tables))]
+            classes = torch.arange(call * CLASSES_PER_CALL, (call + 1) * CLASSES_PER_CALL, device=parameters[0].device)
+            c = self.y_embedder(classes.clamp(max=self.num_classes))  # (16, D)
+            self._tables[call] = [layer(c) for layer in layers]
+        return self._tables[call]
+
+
+class Encoder(Trunk):
+    """Images (B, 3, H, W) in [-1, 1] to latents (B, N, d), not yet on the sphere."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        token_channels: int,
+        width: int,
+        blocks: int,
+        heads: int,
+        num_classes: int = 0,
+        in_context_tokens: int = 0,
+        in_context_start: int = 0,
+        mixer_blocks: int = 0,
+        mixer_norm_scale: bool = True,
+    ) -> None:
+        grid = image_size // patch_size
+        super().__init__(
+            grid=grid,
+            width=width,
+            blocks=blocks,
+            heads=heads,
+            num_classes=num_classes,
+            in_context_tokens=in_context_tokens,
+            in_context_start=in_context_start,
+            out_channels=token_channels,
+        )
+        self.patch_size = patch_size
+        self.x_embedder = nn.Sequential(
+            nn.Conv2d(CHANNELS, width, patch_size, patch_size, bias=False), nn.Conv2d(width, width, 1)
+        )
+        self.out = Mixer(grid**2, token_channels, mixer_blocks, mixer_norm_scale) if mixer_blocks else nn.Identity()
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, 3, H, W), (B,) -> (B, N, d)."""
+        out: Tensor = self.out(self.run(self.embed(x), y))  # (B, N, d)
+        return out
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Both convolutions as products over patches, (B, N, D): they do not overlap, and products keep rows apart."""
+        p, g = self.patch_size, self.grid
+        patches = x.reshape(-1, CHANNELS, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), g * g, -1)
+        patch, point = self.x_embedder[0], self.x_embedder[1]
+        x = F.linear(patches.to(patch.weight.dtype), patch.weight.flatten(1))  # (B, N, D)
+        return F.linear(x, point.weight.flatten(1), point.bias)  # (B, N, D)
+
+
+class Decoder(Trunk):
+    """Points of the sphere (B, N, d) to images (B, 3, H, W) in [-1, 1]."""
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        patch_size: int,
+        token_channels: int,
+        width: int,
+        blocks: int,
+        heads: int,
+        num_classes: int = 0,
+        in_context_tokens: int = 0,
+        in_context_start: int = 0,
+        mixer_blocks: int = 0,
+        mixer_norm_scale: bool = True,
+        pixel_head: str = "linear",
+        spherify_blocks: bool = False,
+    ) -> None:
+        grid = image_size // patch_size
+        super().__init__(
+            grid=grid,
+            width=width,
+            blocks=blocks,
+            heads=heads,
+            num_classes=num_classes,
+            in_context_tokens=in_context_tokens,
+            in_context_start=in_context_start,
+            out_channels=CHANNELS * patch_size**2 if pixel_head == "linear" else CONV_HEAD_CHANNELS,
+            spherify_blocks=spherify_blocks,
+        )
+        linear = nn.Linear(token_channels, width)
+        self.x_embedder: nn.Module = linear
+        if mixer_blocks:
+            self.x_embedder = nn.Sequential(linear, Mixer(grid**2, width, mixer_blocks, mixer_norm_scale))
+        self.out = PixelHead(pixel_head, grid, patch_size)
+
+    def forward(self, v: Tensor, y: Tensor | None = None) -> Tensor:
+        """(B, N, d), (B,) -> (B, 3, H, W)."""
+        v = v.to(self.pos_embed.dtype)
+        out: Tensor = self.out(self.run(self.x_embedder(v), y))  # (B, 3, H, W)
+        return out
+
+
+class ToPixels(nn.Module):
+    """Tokens (B, N, c q^2) to a map (B, c, G q, G q), features in the order channel, row, column."""
+
+    def __init__(self, grid: int, side: int) -> None:
+        super().__init__()
+        self.grid, self.side = grid, side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, c q^2) -> (B, c, G q, G q)."""
+        g, q = self.grid, self.side
+        x = x.reshape(len(x), g, g, -1, q, q).permute(0, 3, 1, 4, 2, 5)  # (B, c, G, q, G, q)
+        return x.reshape(len(x), -1, g * q, g * q)
+
+
+class PixelHead(nn.Sequential):
+    """Tokens to pixels in [-1, 1]: `linear` unfolds patches, `conv` upsamples a map of 32 channels."""
+
+    def __init__(self, kind: str, grid: int, patch_size: int) -> None:
+        if kind == "linear":
+            conv = nn.Conv2d(CHANNELS, CHANNELS, 3)
+            parts = [ToPixels(grid, patch_size), nn.ReflectionPad2d(1), conv, nn.Tanh()]
+        else:
+            c = CONV_HEAD_CHANNELS
+            up = nn.ConvTranspose2d(c, CHANNELS, patch_size + 2, patch_size, padding=1)
+            parts = [ToPixels(grid, 1), nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), nn.SiLU(), up, nn.Tanh()]
+        super().__init__(*parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, K) -> (B, 3, H, W). On CPUs without gradients one image at a time, so that its bits are its own."""
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            out: Tensor = super().forward(x)
+            return out
+        return torch.cat([super(PixelHead, self).forward(one) for one in x.split(1)])

@@ -1,0 +1,521 @@
+"""Recipes: what to train, on what, how. Frozen and closed: unknown keys are errors, all reported at once.
+
+A recipe is a TOML file of seven tables, read here into frozen pydantic models. `resolve` turns what depends on the
+data (epochs, the number of classes) into plain numbers; the resolved recipe is what a run folder and a model's header
+keep. Section numbers refer to the method's description (arXiv 2602.15030).
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import tomllib
+import types
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from spherectl.errors import FileError, UsageError
+
+Positive = Annotated[int, Field(gt=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+
+
+class Size(NamedTuple):
+    """Dimensions of one vision transformer; both networks use one unless the recipe says otherwise."""
+
+    width: int
+    blocks: int
+    heads: int
+    in_context_start: int
+
+
+# `small` and above are the paper's; those below it are ours, for CPUs and tests.
+SIZES: dict[str, Size] = {
+    #             width blocks heads in-context start
+    "nano":   Size(  32,     3,    2,  1),  # tests, --smoke, --debug
+    "micro":  Size( 128,     6,    4,  2),  # a laptop CPU in an hour
+    "tiny":   Size( 256,     8,    4,  2),  # a laptop CPU in a day
+    "small":  Size( 512,     8,    8,  2),
+    "base":   Size( 768,    12,   12,  4),
+    "large":  Size(1024,    24,   16,  8),
+    "xlarge": Size(1152,    28,   16,  8),
+    "huge":   Size(1280,    32,   16, 10),
+    "giant":  Size(1664,    40,   16, 12),
+}  # fmt: skip
+
+# Patch size at "low" latent resolution; "high" halves it.
+LOW_RESOLUTION_PATCH = {32: 4, 64: 4, 128: 8, 256: 16, 512: 32}
+
+# Where pictures come from. All but the first read a data set of that name.
+DataKind = Literal["folder", "fashion-mnist", "cifar10", "flowers102", "animal-faces", "imagenet"]
+
+RADIANS_PER_DEGREE = math.pi / 180
+
+# Characters of a bad value that an error repeats.
+MAX_SHOWN = 60
+
+
+class Spec(BaseModel):
+    """Common settings of every table: frozen, closed to unknown keys, no silent conversions of infinities."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelSpec(Spec):
+    """The two networks."""
+
+    image_size: Positive = 32
+    size: str = "base"
+    decoder_size: str | None = None  # None: as `size`
+    patch_size: Positive | None = None  # None: from image_size and latent_resolution
+    latent_resolution: Literal["low", "high"] = "high"
+    compression_ratio: Annotated[float, Field(gt=0)] = 1.5
+    token_channels: Positive | None = None  # None: floor(3 patch^2 / compression_ratio)
+    num_classes: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"  # 0: unconditional
+    in_context_tokens: Annotated[int, Field(ge=0)] = 0
+    pixel_head: Literal["linear", "conv"] = "linear"
+    encoder_mixer_blocks: Annotated[int, Field(ge=0)] = 2
+    decoder_mixer_blocks: Annotated[int, Field(ge=0)] = 2
+    mixer_norm_scale: bool = True
+    spherify_decoder_blocks: bool = False
+    halve_depth: bool = False
+    attention: Literal["auto", "xformers", "sdpa", "math"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelSpec:
+        problems = [
+            f"model.{key}: no size {value!r}; sizes are {', '.join(SIZES)}"
+            for key, value in (("size", self.size), ("decoder_size", self.decoder_size))
+            if value is not None and value not in SIZES
+        ]
+        if self.patch_size is None and self.image_size not in LOW_RESOLUTION_PATCH:
+            known = ", ".join(map(str, LOW_RESOLUTION_PATCH))
+            problems.append(f"model.image_size: {self.image_size} px needs model.patch_size (known without: {known})")
+        elif self.image_size % self.patch:
+            problems.append(f"model.patch_size: {self.patch} does not divide model.image_size = {self.image_size}")
+        elif self.channels_per_token < 1:
+            problems.append(f"model.compression_ratio: {self.compression_ratio} leaves no channel in a token")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def patch(self) -> int:
+        """Patch side p in pixels."""
+        if self.patch_size is not None:
+            return self.patch_size
+        return LOW_RESOLUTION_PATCH[self.image_size] // (2 if self.latent_resolution == "high" else 1)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens N = (H / p)^2."""
+        return (self.image_size // self.patch) ** 2
+
+    @property
+    def channels_per_token(self) -> int:
+        """Token channels d = floor(3 p^2 / compression ratio)."""
+        if self.token_channels is not None:
+            return self.token_channels
+        return math.floor(3 * self.patch**2 / self.compression_ratio)
+
+    @property
+    def latent_size(self) -> int:
+        """Latent size L = N d."""
+        return self.tokens * self.channels_per_token
+
+    @property
+    def classes(self) -> int:
+        """The number of classes once it is known; 0 is unconditional."""
+        if self.num_classes == "auto":
+            raise UsageError('model.num_classes is still "auto": it is set when the data has been seen.')
+        return self.num_classes
+
+
+class DataSpec(Spec):
+    """The pictures and how they are fitted to the model."""
+
+    kind: DataKind = "folder"
+    root: str | None = None  # None: --data, the settings' data folder, or where the system keeps the set
+    fit: Literal["crop", "pad"] = "crop"
+    flip: bool = True
+    channels: Literal["rgb", "grey"] = "rgb"
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+
+
+class NoiseSpec(Spec):
+    """The noise of training, as angles (section 2 and 4 of the description)."""
+
+    angle_deg: Annotated[float, Field(gt=0, lt=90)] = 80.0
+    hard_case_probability: Probability = 0.1
+    hard_cases: Literal["reference", "full"] = "reference"  # one draw decides and places, or two
+
+    @property
+    def sigma_max(self) -> float:
+        """Largest usual strength, tan(angle_max)."""
+        return math.tan(self.angle_deg * RADIANS_PER_DEGREE)
+
+    @property
+    def hard_ratio(self) -> float:
+        """Strength at angle_hard = min(angle_max + 5, 89) degrees, in units of sigma_max; at least 1."""
+        hard_deg = max(min(self.angle_deg + 5.0, 89.0), self.angle_deg)
+        return math.tan(hard_deg * RADIANS_PER_DEGREE) / self.sigma_max
+
+
+class LossSpec(Spec):
+    """Weights of the five parts, and the perceptual distance."""
+
+    perceptual: str = "lpips+convnext"  # or "features:NAME" (a frozen network of the zoo), or "none"
+    rec: Annotated[float, Field(ge=0)] = 1.0
+    rec_perceptual: Annotated[float, Field(ge=0)] = 1.0
+    con: Annotated[float, Field(ge=0)] = 0.5
+    con_perceptual: Annotated[float, Field(ge=0)] = 0.5
+    latent: Annotated[float, Field(ge=0)] = 0.1
+    label_dropout: Probability = 0.1
+
+    @model_validator(mode="after")
+    def _check(self) -> LossSpec:
+        if self.perceptual not in ("lpips+convnext", "none") and not self.features:
+            raise ValueError(
+                f"loss.perceptual: {self.perceptual!r} is none of "
+                "lpips+convnext, features:NAME (a network in the zoo), none"
+            )
+        return self
+
+    @property
+    def features(self) -> str:
+        """Name of the zoo network the perceptual part uses, or the empty string."""
+        prefix, _, name = self.perceptual.partition(":")
+        return name if prefix == "features" else ""
+
+
+class OptimSpec(Spec):
+    """AdamW, its schedule and the moving average. Lengths are in images; epochs are resolved away."""
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4  # of the decoder, for a batch of lr_batch_size; scaled linearly
+    lr_batch_size: Positive = 256
+    min_lr: Annotated[float, Field(ge=0)] = 1e-6  # scaled alike
+    encoder_lr_ratio: Annotated[float, Field(gt=0)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    warmup_images: Annotated[int, Field(ge=0)] | None = None
+    betas: tuple[Probability, Probability] = (0.9, 0.95)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    ema_half_life_images: Positive = 591_396  # 0.9997 a step at batch 256
+    ema_ramp_ratio: Annotated[float, Field(ge=0)] = 0.0  # half-life at most this share of images seen; 0: off
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimSpec:
+        problems = []
+        if self.warmup_epochs is not None and self.warmup_images is not None:
+            problems.append("optim.warmup_epochs, optim.warmup_images: give one of the two")
+        if self.min_lr > self.lr:
+            problems.append(f"optim.min_lr: {self.min_lr:g}, the end of the schedule, is above optim.lr = {self.lr:g}")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class RunSpec(Spec):
+    """Length, batch, precision, and what a run leaves behind."""
+
+    length_epochs: Annotated[float, Field(gt=0)] | None = None
+    length_images: Positive | None = None
+    batch_size: Annotated[int, Field(ge=3)] = 256  # over all processes
+    dtype: Literal["auto", "bfloat16", "float32", "float64"] = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    default: bool = True  # whether `sample` without --model may pick this run
+    checkpoint_images: Positive = 50_000
+    sample_images: Positive = 50_000
+    keep_checkpoints: Positive = 2
+
+    @model_validator(mode="after")
+    def _check(self) -> RunSpec:
+        if (self.length_epochs is None) == (self.length_images is None):
+            raise ValueError("run.length_epochs, run.length_images: give one of the two")
+        return self
+
+
+class SampleSpec(Spec):
+    """How the model likes to be sampled: the defaults of `spherectl sample`."""
+
+    steps: Positive = 4
+    guidance: Annotated[float, Field(ge=1)] = 1.0
+    guide: Literal["both", "encoder", "decoder"] = "both"
+    noise: Literal["shared", "fresh"] = "shared"
+    strength: Literal["constant", "decaying"] = "constant"
+
+
+class Recipe(Spec):
+    """A whole recipe."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+    summary: str = ""
+    model: ModelSpec = ModelSpec()
+    data: DataSpec = DataSpec()
+    noise: NoiseSpec = NoiseSpec()
+    loss: LossSpec = LossSpec()
+    optim: OptimSpec = OptimSpec()
+    run: RunSpec = RunSpec(length_epochs=1)
+    sample: SampleSpec = SampleSpec()
+
+    def to_table(self) -> dict[str, Any]:
+        """Plain nested dict for TOML or JSON; keys without a value are left out."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self) -> str:
+        """The recipe as TOML text; `loads` reads it back equal."""
+        return tomli_w.dumps(self.to_table())
+
+    def replace(self, **tables: dict[str, Any]) -> Recipe:
+        """A copy with some keys of some tables changed, validated anew: `replace(run={"seed": 1})`.
+
+        None takes a key away, so that its default counts again. A length given in epochs replaces one in images, and
+        the other way round.
+
+        Raises:
+            UsageError: a key is unknown, or a value is not allowed.
+        """
+        merged = _merge(self.to_table(), tables)
+        return parse(_without_none(merged), source=f"recipe {self.name}")
+
+    def resolve(self, images: int, num_classes: int) -> Recipe:
+        """Replace epochs by images and "auto" by what the data has.
+
+        Args:
+            images: pictures in the training set.
+            num_classes: classes in the training set; 0 where it has no labels.
+
+        Raises:
+            UsageError: the recipe names another number of classes than the data has.
+        """
+        wanted = self.model.num_classes
+        if wanted not in ("auto", 0, num_classes):
+            raise UsageError(
+                f"The recipe {self.name} expects {wanted} classes (model.num_classes); the data has {num_classes}.",
+                "Give --data a folder with one sub-folder a class, or --set model.num_classes=auto.",
+            )
+        length, warmup = self.run.length_images, self.optim.warmup_images
+        if length is None:
+            length = max(1, round((self.run.length_epochs or 0) * images))
+        if warmup is None:
+            warmup = round((self.optim.warmup_epochs or 0) * images)
+        return self.replace(
+            model={"num_classes": num_classes if wanted == "auto" else wanted},
+            run={"length_epochs": None, "length_images": length},
+            optim={"warmup_epochs": None, "warmup_images": warmup},
+        )
+
+
+def parse(table: dict[str, Any], source: str) -> Recipe:
+    """Validate a nested dict as a recipe.
+
+    Args:
+        table: the tables as `tomllib` reads them.
+        source: where they come from, a path or "recipe NAME"; the error begins with it.
+
+    Raises:
+        UsageError: names every unknown key and every bad value at once, each with its dotted path.
+    """
+    known, problems = _split_unknown(table, Recipe)
+    recipe = None
+    try:
+        recipe = Recipe.model_validate(known)
+    except ValidationError as error:
+        problems += _describe(error)
+    if problems or recipe is None:
+        hint = "`spherectl recipes show imagenet256` prints one to compare with."
+        raise UsageError(f"{source}: {'; '.join(problems)}.", hint)
+    return recipe
+
+
+def loads(text: str, source: str = "recipe", overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe from TOML text, with `--set` overrides merged in before it is checked."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source} is not valid TOML: {error}.") from None
+    return parse(_merge(table, overrides or {}), source)
+
+
+def load(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
+    """A recipe from a TOML file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"Cannot read the recipe {path}: {error}.") from None
+    return loads(text, str(path), overrides)
+
+
+def parse_overrides(items: list[str]) -> dict[str, Any]:
+    """`["optim.lr=2e-4", "data.flip=false"]` as a nested dict; values are read as TOML, else taken as text.
+
+    Raises:
+        UsageError: an item without "=" or with an empty part in its key.
+    """
+    nested: dict[str, Any] = {}
+    for item in items:
+        dotted, equals, text = item.partition("=")
+        parts = dotted.strip().split(".")
+        if not equals or not all(parts):
+            raise UsageError(f"--set {item!r}: expected KEY=VALUE with a dotted key, as in --set optim.lr=2e-4.")
+        level = nested
+        for part in parts[:-1]:
+            level = level.setdefault(part, {})
+            if not isinstance(level, dict):
+                raise UsageError(f"--set {item!r}: {part!r} was already given a value.")
+        if isinstance(level.get(parts[-1]), dict):
+            raise UsageError(f"--set {item!r}: keys below {parts[-1]!r} were already given values.")
+        level[parts[-1]] = _toml_value(text)
+    return nested
+
+
+def differing_keys(a: Recipe, b: Recipe) -> list[str]:
+    """Dotted paths at which two recipes differ, sorted."""
+    flat_a, flat_b = _flatten(a.to_table()), _flatten(b.to_table())
+    return sorted(key for key in flat_a.keys() | flat_b.keys() if flat_a.get(key) != flat_b.get(key))
+
+
+# A length given one way replaces the other way of giving it.
+_ALTERNATIVES = {
+    "length_epochs": "length_images",
+    "length_images": "length_epochs",
+    "warmup_epochs": "warmup_images",
+    "warmup_images": "warmup_epochs",
+}
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        other = _ALTERNATIVES.get(key)
+        if other and value is not None and other not in changes:
+            merged.pop(other, None)
+        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both_tables else value
+    return merged
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _without_none(table: dict[str, Any]) -> dict[str, Any]:
+    """A copy without the keys whose value is None, at every level; TOML has no such value."""
+    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
+
+
+def _toml_value(text: str) -> Any:
+    """A value as TOML reads it (`3e-4`, `true`, `[1, 2]`); what is not one TOML value is text, quotes or not."""
+    try:
+        table = tomllib.loads(f"x = {text}")
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    return table["x"] if len(table) == 1 else text.strip()
+
+
+def _table_spec(spec: type[Spec], key: Any) -> type[Spec] | None:
+    """The spec of the table under `key`, or None where the key holds a plain value or does not exist."""
+    field = spec.model_fields.get(key)
+    annotation = field.annotation if field else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Spec) else None
+
+
+def _split_unknown(table: dict[str, Any], spec: type[Spec], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
+    """The known part of `table`, and a phrase for each unknown key with the nearest known one where one is near.
+
+    pydantic could name unknown keys itself, but would then skip the checks of whole tables.
+    """
+    known: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in table.items():
+        below = _table_spec(spec, key)
+        if key not in spec.model_fields:
+            near = difflib.get_close_matches(key, spec.model_fields, n=1)
+            problems.append(f"unknown key {prefix}{key}" + (f" (did you mean {prefix}{near[0]}?)" if near else ""))
+        elif below is not None and isinstance(value, dict):
+            known[key], deeper = _split_unknown(value, below, f"{prefix}{key}.")
+            problems += deeper
+        else:
+            known[key] = value
+    return known, problems
+
+
+# What a value should have been, by pydantic's error type; the text in braces comes from the error's context.
+_EXPECTED = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+    "model_type": "a table",
+    "string_pattern_mismatch": "lower-case letters, digits, '.', '_' or '-', with a letter or digit first",
+    "string_type": 'text in "quotes"',
+    "too_long": "{max_length} values",
+    "tuple_type": "a list",
+}
+
+
+def _describe(error: ValidationError) -> list[str]:
+    """A phrase for each bad value: "dotted.path: expected what, got what", alternatives of one value joined."""
+    whole: list[str] = []  # about no single value
+    expected: dict[str, list[str]] = {}  # by path: pydantic reports each branch of "a number or 'auto'" on its own
+    got: dict[str, Any] = {}
+    for item in error.errors(include_url=False):
+        path = _dotted(item["loc"])
+        if item["type"] == "value_error":  # raised by a spec's own check, which names the keys
+            whole.append(item["msg"].removeprefix("Value error, "))
+        elif item["type"] == "missing":
+            whole.append(f"{path} is missing")
+        else:
+            template = _EXPECTED.get(item["type"])
+            text = template.format(**item.get("ctx", {})) if template else item["msg"]
+            expected.setdefault(path, []).append(text)
+            got[path] = item["input"]
+    values = [f"{path}: expected {' or '.join(texts)}, got {_show(got[path])}" for path, texts in expected.items()]
+    return values + whole
+
+
+def _dotted(loc: tuple[str | int, ...]) -> str:
+    """A key's dotted path: table names, the key, and the number of an entry in a list.
+
+    What pydantic puts after them ("literal['auto']", "constrained-int") names the branch of a union, not a place.
+    """
+    spec: type[Spec] | None = Recipe
+    parts: list[str] = []
+    for part in loc:
+        if spec is not None:
+            parts.append(str(part))
+            spec = _table_spec(spec, part)
+        elif isinstance(part, int):
+            parts.append(str(part))
+    return ".".join(parts)
+
+
+def _show(value: Any) -> str:
+    """A value as the reader typed it, cut where it is long."""
+    text = str(value).lower() if isinstance(value, bool) else repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def choices(spec: type[Spec], key: str) -> tuple[str, ...]:
+    """The literal values a key may take, for help texts; empty where it is not a choice."""
+    annotation = spec.model_fields[key].annotation
+    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    return tuple(str(v) for m in members if get_origin(m) is Literal for v in get_args(m))

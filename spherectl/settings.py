@@ -1,0 +1,182 @@
+"""Settings: where things are kept and what is used when a command does not say.
+
+Each comes from the environment (SPHERECTL_CACHE, SPHERECTL_DATA, ...), else from `config.toml` in the user's
+configuration folder (SPHERECTL_CONFIG names another file), else from the defaults below. A misspelt name in either
+place is an error, not a setting that silently does nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import platformdirs
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from spherectl.errors import FileError, UsageError
+
+PREFIX = "SPHERECTL_"
+CONFIG = "SPHERECTL_CONFIG"  # the one variable that is no setting: it says where the settings are
+
+
+def _split(value: object) -> object:
+    """A list of paths in one variable, separated as in PATH."""
+    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+
+
+Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+
+
+class Settings(BaseSettings):
+    """What is in force. Relative paths are relative to the folder the command is run in; `~` is the user's home.
+
+    Attributes:
+        cache: what was fetched (zoo models, weights of perceptual networks); may be deleted at any time.
+        data: data sets, one folder each; sets that may be fetched are put here. By default in the user's data folder,
+            so that a set is fetched once, whatever folder the work is in.
+        runs: training runs, one folder each.
+        device: where to compute; "auto" takes CUDA, else MPS, else the CPU.
+        model: the model used where a command names none, as --model takes it; None: the newest run, else the zoo's own.
+        zoo_index: further index files beside the zoo's own; in the environment separated as in PATH.
+        offline: never open a connection.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True)
+
+    cache: Folder = Field(default_factory=lambda: platformdirs.user_cache_path("spherectl"))
+    data: Folder = Field(default_factory=lambda: platformdirs.user_data_path("spherectl") / "data")
+    runs: Folder = Path("runs")
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    model: str | None = None
+    zoo_index: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_split)] = ()
+    offline: bool = False
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then the environment, then config.toml; no .env files and no secrets."""
+        return init_settings, env_settings, _ConfigFile(settings_cls)
+
+
+class _ConfigFile(PydanticBaseSettingsSource):
+    """The values of config.toml; unlike pydantic's own source it looks for the file when settings are made."""
+
+    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
+        """One value, by pydantic-settings' protocol: value, key, whether it needs decoding."""
+        return read_config().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """All values."""
+        return read_config()
+
+
+def load_settings() -> Settings:
+    """The settings in force now. Nothing is kept between calls.
+
+    Raises:
+        UsageError: unknown SPHERECTL_ variables, unknown keys in config.toml, or values that do not fit; all at once.
+        FileError: config.toml cannot be read.
+    """
+    problems = _unknown_variables() + _unknown_keys()
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        problems += [_describe(item) for item in error.errors(include_url=False) if item["type"] != "extra_forbidden"]
+    if problems:
+        raise UsageError(
+            f"Settings: {'; '.join(problems)}.", "`spherectl doctor` shows all settings once these are right."
+        )
+    return settings
+
+
+def origin(name: str) -> str:
+    """Where the value of a setting comes from: a variable's name, the configuration file's path, or "default"."""
+    variables = {variable.upper() for variable, value in os.environ.items() if value}
+    if f"{PREFIX}{name}".upper() in variables:
+        return f"{PREFIX}{name}".upper()
+    return str(config_path()) if name in read_config() else "default"
+
+
+def config_path() -> Path:
+    """Where config.toml is looked for: SPHERECTL_CONFIG, else the user's configuration folder."""
+    named = os.environ.get(CONFIG)
+    return Path(named).expanduser() if named else platformdirs.user_config_path("spherectl") / "config.toml"
+
+
+def read_config() -> dict[str, Any]:
+    """The table in config.toml; empty where there is no such file.
+
+    Raises:
+        FileError: it cannot be read, or SPHERECTL_CONFIG names no file.
+        UsageError: it is not valid TOML.
+    """
+    path = config_path()
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if os.environ.get(CONFIG):
+            raise FileError(f"{CONFIG} names {path}, which does not exist.", "Unset it, or write the file.") from None
+        return {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"Cannot read the settings in {path}: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"The settings in {path} are not valid TOML: {error}.") from None
+
+
+def packaged(name: Literal["recipes", "zoo"]) -> Path:
+    """A folder of data that travels with the package: inside the installed package, else at the checkout's top.
+
+    Raises:
+        FileError: there is no such folder; the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "_data" / name, package.parent / name):
+        if folder.is_dir():
+            return folder
+    raise FileError(f"The folder {name!r} that belongs to spherectl is missing.", "Install spherectl again.")
+
+
+def _unknown_variables() -> list[str]:
+    """A line for every SPHERECTL_ variable that is no setting."""
+    known = [CONFIG, *(f"{PREFIX}{name}".upper() for name in Settings.model_fields)]
+    found = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return [f"unknown variable {name}{_nearest(name.upper(), known)}" for name in found]
+
+
+def _unknown_keys() -> list[str]:
+    """A line for every key of config.toml that is no setting."""
+    known = list(Settings.model_fields)
+    path = config_path()
+    return [f"unknown key {key} in {path}{_nearest(key, known)}" for key in read_config() if key not in known]
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
+
+
+# Where pydantic's own words speak of Python.
+_EXPECTED = {
+    "path_type": "expected a path",
+    "tuple_type": "expected a list of paths",
+    "bool_parsing": "expected true or false",
+}
+
+
+def _describe(item: Any) -> str:
+    """One pydantic error as "place: what was expected, got what"."""
+    name = str(item["loc"][0])
+    place = origin(name)
+    where = place if place.startswith(PREFIX) else f"{name} in {place}"
+    message = _EXPECTED.get(item["type"], str(item["msg"]))
+    return f"{where}: {message[0].lower()}{message[1:]}, got {item['input']!r}"

@@ -1,0 +1,48 @@
+"""AdamW with one group a network, and its schedule in images seen (section 4 of the method)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from spherectl.model.sphere import SphereEncoder
+from spherectl.recipe import OptimSpec, Recipe
+
+
+def build_optimiser(model: SphereEncoder, optim: OptimSpec) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters; the group's `ratio` multiplies the scheduled rate."""
+    groups = [
+        {"params": [p for p in model.decoder.parameters() if p.requires_grad], "ratio": 1.0},
+        {"params": [p for p in model.encoder.parameters() if p.requires_grad], "ratio": optim.encoder_lr_ratio},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+
+
+# warm-up: lr (t + 1) / (n + 1), t < n; then min + (lr - min) (1 + cos(pi (t - n) / (T - 1 - n))) / 2
+def learning_rate(step: int, recipe: Recipe) -> float:
+    """The decoder's learning rate at a step; the encoder's is `encoder_lr_ratio` of it, floor included.
+
+    Args:
+        step: t, counted from 0; the cosine reaches its floor at the last step, T - 1.
+        recipe: resolved, so that lengths are in images.
+    """
+    optim, batch = recipe.optim, recipe.run.batch_size
+    scale = batch / optim.lr_batch_size
+    top, floor = optim.lr * scale, optim.min_lr * scale
+    warmup, steps = round((optim.warmup_images or 0) / batch), total_steps(recipe)
+    if step < warmup:
+        return top * (step + 1) / (warmup + 1)
+    turn = (step - warmup) / max(steps - 1 - warmup, 1)
+    return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * min(turn, 1.0)))
+
+
+def total_steps(recipe: Recipe) -> int:
+    """Optimiser steps of a resolved recipe: its images over the batch, rounded up."""
+    return -(-(recipe.run.length_images or 0) // recipe.run.batch_size)
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group its share of `lr`."""
+    for group in optimiser.param_groups:
+        group["lr"] = lr * group["ratio"]

@@ -1,0 +1,143 @@
+"""The perceptual part P of the training loss (section 4 of the method's description), chosen by `loss.perceptual`.
+
+A distance here is a module with three calls, all on float pictures (B, 3, H, W) in [0, 1]:
+
+    targets(images)             what `distance` needs of the pictures to compare with; no gradient, so compute it once
+    distance(images, targets)   a scalar, the mean over the batch; gradients flow to `images` alone
+    forward(a, b)               distance(a, targets(b))
+
+The frozen networks run in whatever autocast is on. All that follows them is float32, or float64 where the pictures are
+(then the module must be in float64 too).
+
+Letters: B batch, C channels, h and w feature sides.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from spherectl.errors import UsageError
+from spherectl.features import imagenet
+from spherectl.features.networks import FeatureNetwork, normalise_channels
+from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
+from spherectl.recipe import LossSpec
+
+
+class PerceptualDistance(nn.Module):
+    """Base of the distances: features of both sides, and a distance of features."""
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What is compared, of pictures (B, 3, H, W) in [0, 1]; the first axis of each is B."""
+        raise NotImplementedError
+
+    def compare(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
+        """Mean distance over the batch, a scalar."""
+        raise NotImplementedError
+
+    def targets(self, images: Tensor) -> list[Tensor]:
+        """Features of the pictures to compare with, without gradients."""
+        with torch.no_grad():
+            return self.features(_at_least_float32(images))
+
+    def distance(self, images: Tensor, targets: list[Tensor]) -> Tensor:
+        """Mean distance of `images` to the pictures whose `targets` these are: a scalar."""
+        return self.compare(self.features(_at_least_float32(images)), targets)
+
+    def forward(self, images: Tensor, others: Tensor) -> Tensor:
+        """Mean distance of `images` to `others`, which get no gradient: a scalar."""
+        return self.distance(images, self.targets(others))
+
+
+class FeatureDistance(PerceptualDistance):
+    """Distance in a small frozen network: LPIPS without learned weights.
+
+    With f_s the output of stage s, brought to length 1 over its channels at each position,
+    P(a, b) = mean over stages s, images and positions of |f_s(a) - f_s(b)|^2, from 0 to 4.
+
+    Args:
+        network: a frozen `FeatureNetwork`.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Unit features of each stage, (B, C, h, w)."""
+        stages = cast("FeatureNetwork", self.network).stages(images)
+        return [normalise_channels(stage.to(images.dtype)) for stage in stages]
+
+    def compare(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
+        """Squared distances, averaged over stages."""
+        return torch.stack([_squared(a, b) for a, b in zip(features, others, strict=True)]).mean()
+
+
+class ImageNetDistance(PerceptualDistance):
+    """P = (1.0 LPIPS + 0.1 mean squared difference of ConvNeXt-Small logits) / 1.1, as published.
+
+    Args:
+        lpips: the five stages of LPIPS.
+        logits: ConvNeXt-Small.
+    """
+
+    LPIPS_WEIGHT, LOGITS_WEIGHT = 1.0, 0.1
+
+    def __init__(self, lpips: imagenet.LpipsFeatures, logits: imagenet.ConvNextLogits) -> None:
+        super().__init__()
+        self.lpips, self.logits = lpips, logits
+
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Five stages (B, C, h, w), then logits (B, 1000)."""
+        return [*self.lpips(images), self.logits(images)]
+
+    def compare(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
+        """The weighted mean of the two distances."""
+        lpips = torch.stack([_squared(a, b) for a, b in zip(features[:-1], others[:-1], strict=True)]).sum()
+        logits = (features[-1] - others[-1]).square().mean()
+        return (self.LPIPS_WEIGHT * lpips + self.LOGITS_WEIGHT * logits) / (self.LPIPS_WEIGHT + self.LOGITS_WEIGHT)
+
+
+def build_perceptual(loss: LossSpec, image_size: int, device: torch.device | str) -> PerceptualDistance | None:
+    """The distance that a recipe's `loss.perceptual` names, frozen and on the device; None for "none".
+
+    Args:
+        loss: the recipe's [loss] table.
+        image_size: side of the model's pictures in pixels.
+        device: where the networks go.
+
+    Raises:
+        UsageError: the zoo has no such feature network, or it cannot take pictures of this size.
+        FileError: weights cannot be fetched or read.
+    """
+    if loss.perceptual == "none":
+        return None
+    distance: PerceptualDistance
+    if loss.features:
+        path = find_feature_network(loss.features)
+        trained_px = read_feature_header(path)["image_size"]
+        if trained_px != image_size:
+            raise UsageError(
+                f"loss.perceptual: {loss.features} was trained on {trained_px} px; model.image_size is {image_size}.",
+                "Use --set loss.perceptual=lpips+convnext, which takes any size.",
+            )
+        distance = FeatureDistance(load_feature_network(path))
+    else:
+        if image_size < imagenet.SMALLEST_PX:
+            raise UsageError(
+                f"loss.perceptual: LPIPS needs at least {imagenet.SMALLEST_PX} px; model.image_size is {image_size}.",
+                "Use --set loss.perceptual=none.",
+            )
+        distance = ImageNetDistance(*imagenet.load_published())
+    return distance.requires_grad_(False).eval().to(device)
+
+
+def _squared(a: Tensor, b: Tensor) -> Tensor:
+    """Squared differences of (B, C, h, w), summed over channels, averaged over images and positions."""
+    return (a - b).square().sum(1).mean()
+
+
+def _at_least_float32(images: Tensor) -> Tensor:
+    return images if images.dtype == torch.float64 else images.float()

@@ -1,0 +1,109 @@
+"""What a training will be, before it starts: the resolved recipe, a smoke run, the size of things."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from spherectl.data.datasets import PictureSet
+from spherectl.model.sphere import build, parameter_count
+from spherectl.recipe import Recipe
+from spherectl.training.optimiser import total_steps
+
+SMOKE_STEPS = 3
+SMOKE_BATCH = 4
+
+# float32 weight, gradient, two moments and average: what each parameter holds while it trains.
+BYTES_PER_PARAMETER = 4 * 5
+
+# Values a block keeps for its backward pass, in widths a token: norms, modulated input, q, k, v, attention's output and
+# projection (about 12), and the gated feed-forward part with its hidden width of 8/3 (about 14).
+KEPT_WIDTHS = 26
+
+# Passes that keep activations in one step: E(x), D on two latents an image, E(x_large).
+KEPT_PASSES = {"encoder": 2, "decoder": 2}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The size of a training.
+
+    Attributes:
+        parameters: of both networks, fixed position embeddings counted in.
+        tokens: N.
+        latent_size: L = N d.
+        memory_bytes: estimate for weights, gradients, moments, average and activations; without the perceptual networks.
+        images: to be seen.
+        steps: of the optimiser.
+    """
+
+    parameters: int
+    tokens: int
+    latent_size: int
+    memory_bytes: int
+    images: int
+    steps: int
+
+
+def resolve(recipe: Recipe, pictures: PictureSet, device: torch.device) -> Recipe:
+    """The recipe with everything that the data and the machine decide filled in.
+
+    Raises:
+        UsageError: the data has another number of classes than the recipe.
+    """
+    resolved = recipe.resolve(len(pictures), len(pictures.class_names))
+    dtype = resolved.run.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if has_fast_bfloat16(device) else "float32"
+    return resolved.replace(run={"dtype": dtype}, data={"root": str(pictures.root)})
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 is worth it: CUDA, or a CPU with AVX512-BF16 or AMX; on others it is far slower than float32."""
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return device.type == "cuda"
+
+
+def smoke(recipe: Recipe) -> Recipe:
+    """Three real steps of a recipe at its own resolution and latent size, with the smallest networks.
+
+    Fetched perceptual networks are left out, so that it runs anywhere; the run is named NAME-smoke.
+    """
+    perceptual = recipe.loss.perceptual
+    table = recipe.to_table()
+    table["name"] = f"{recipe.name}-smoke"
+    table["model"] = {**table["model"], "size": "nano"}
+    table["model"].pop("decoder_size", None)
+    table["loss"]["perceptual"] = perceptual if recipe.loss.features else "none"
+    images = SMOKE_STEPS * SMOKE_BATCH
+    for key in ("length_epochs", "warmup_epochs"):
+        table["run"].pop(key, None)
+        table["optim"].pop(key, None)
+    table["run"] |= {"length_images": images, "batch_size": SMOKE_BATCH, "dtype": "float32"}
+    table["run"] |= {"checkpoint_images": images, "sample_images": images}
+    table["optim"]["warmup_images"] = SMOKE_BATCH
+    return Recipe.model_validate(table)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """The size of a resolved recipe's training; nothing is allocated."""
+    spec = recipe.model
+    with torch.device("meta"):
+        model = build(spec)
+    per_value = {"bfloat16": 2, "float64": 8}.get(recipe.run.dtype, 4)
+    kept = sum(
+        KEPT_PASSES[side] * trunk.width * len(trunk.blocks)
+        for side, trunk in (("encoder", model.encoder), ("decoder", model.decoder))
+    )
+    activations = recipe.run.batch_size * spec.tokens * kept * KEPT_WIDTHS * per_value
+    parameters = parameter_count(model)
+    return Plan(
+        parameters=parameters,
+        tokens=spec.tokens,
+        latent_size=spec.latent_size,
+        memory_bytes=parameters * BYTES_PER_PARAMETER + activations,
+        images=total_steps(recipe) * recipe.run.batch_size,
+        steps=total_steps(recipe),
+    )

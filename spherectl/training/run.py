@@ -1,0 +1,138 @@
+"""The run folder: its lock, its recipe, its metrics, and what it says of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+
+from spherectl import recipe as recipes
+from spherectl.errors import FileError, TrainingError, UsageError
+from spherectl.files import write_text
+from spherectl.recipe import Recipe
+
+VERSIONED = ("spherectl", "torch", "numpy", "safetensors")
+
+
+class Run:
+    """One training's folder.
+
+    Attributes:
+        path: the folder.
+        checkpoints, samples, metrics, model: where its parts are.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.checkpoints = self.path / "checkpoints"
+        self.samples = self.path / "samples"
+        self.metrics = self.path / "metrics.jsonl"
+        self.model = self.path / "model.safetensors"
+        self.recipe = self.path / "recipe.toml"
+        self.info = self.path / "run.json"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; the lock falls with the process, however that ends.
+
+        Raises:
+            TrainingError: another process holds it.
+            FileError: the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = filelock.FileLock(self.path / ".lock")
+            with lock.acquire(blocking=False):
+                yield
+        except filelock.Timeout:
+            raise TrainingError(f"Another process is training in {self.path}.", "Wait for it, or give --run.") from None
+        except PermissionError as error:
+            raise FileError(f"Cannot write the run folder {self.path}: {error.strerror}.", "Give --run.") from None
+
+    def claim(self, recipe: Recipe, parent: str, device: torch.device) -> None:
+        """Write the resolved recipe and run.json, or check that the folder is this recipe's.
+
+        Args:
+            recipe: resolved.
+            parent: hash of the model the weights start from; empty for fresh weights.
+            device: what it trains on.
+
+        Raises:
+            UsageError: the folder holds another recipe's run, or one from another start; names the keys that differ.
+        """
+        if self.recipe.exists():
+            differing = recipes.differing_keys(recipes.load(self.recipe), recipe)
+            if self.parent() != parent and not differing:
+                differing = ["--from"]
+            if differing:
+                raise UsageError(
+                    f"{self.path} holds a run that differs in {', '.join(differing)}.",
+                    "Give --run another folder, or the same settings to go on.",
+                )
+        else:
+            write_text(self.recipe, recipe.to_toml())
+        info = {"parent": parent, "device": describe_device(device), "versions": versions()}
+        write_text(self.info, json.dumps(info, indent=2, sort_keys=True) + "\n")
+
+    def parent(self) -> str:
+        """Hash of the model this run's weights started from; empty for fresh weights."""
+        try:
+            return str(json.loads(self.info.read_text(encoding="utf-8"))["parent"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return ""
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop the lines after `step`, which a resumed training writes again, and a line cut short."""
+        kept = []
+        if self.metrics.exists():
+            for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
+                try:
+                    if not line.endswith("\n") or json.loads(line)["step"] > step:
+                        break
+                except (ValueError, KeyError):
+                    break
+                kept.append(line)
+        write_text(self.metrics, "".join(kept))
+
+    @contextlib.contextmanager
+    def metrics_writer(self) -> Iterator[MetricsWriter]:
+        """Append to metrics.jsonl; each line reaches the system as it is written."""
+        try:
+            with self.metrics.open("a", encoding="utf-8", buffering=1) as file:
+                yield MetricsWriter(file)
+        except OSError as error:
+            raise FileError(f"Cannot write {self.metrics}: {error.strerror or error}.") from None
+
+
+class MetricsWriter:
+    """One JSON object a line."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, values: dict[str, float]) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(values) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions that decide a result."""
+    found = {"python": platform.python_version()}
+    for name in VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def describe_device(device: torch.device) -> str:
+    """ "cpu, 2 threads" or the GPU's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type

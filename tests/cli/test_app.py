@@ -1,0 +1,229 @@
+"""The command line as a whole: order and help of its commands, its exit codes, completion."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from spherectl import __version__, zoo
+from spherectl.cli.app import app
+from spherectl.errors import FileError, TrainingError, UsageError
+
+RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
+COMMANDS = ["train", "sample", "zoo", "recipes", "features", "doctor"]  # in the design's order
+
+
+def run(*arguments: str):
+    return RUNNER.invoke(app, list(arguments))
+
+
+def commands(group, path=()):
+    """All commands below a group, with the words that lead to them."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from commands(command, (*path, name))
+        yield (*path, name), command
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Lets `spherectl zoo ls` end by an error."""
+
+    def fail_by(error: BaseException) -> None:
+        def index(_settings):
+            raise error
+
+        monkeypatch.setattr(zoo, "index", index)
+
+    return fail_by
+
+
+@pytest.mark.fast
+def test_commands_are_listed_in_the_designs_order():
+    help_page = run("--help").stdout
+    places = [help_page.index(f"│ {name} ") for name in COMMANDS]
+    assert places == sorted(places)
+    assert list(typer.main.get_command(app).commands.keys() - set(COMMANDS)) == []
+
+
+@pytest.mark.fast
+def test_every_command_option_and_argument_says_what_it_is():
+    for path, command in commands(typer.main.get_command(app)):
+        assert command.help, path
+        for parameter in command.params:
+            assert parameter.help, (path, parameter.name)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("arguments", [(), ("zoo",), ("recipes",), ("features",)])
+def test_without_a_command_help_is_shown(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: spherectl" in result.stdout
+    assert result.stderr == ""
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_gives_examples(option):
+    result = run(option)
+    assert result.exit_code == 0
+    assert "spherectl sample --class sneaker" in result.stdout
+
+
+@pytest.mark.fast
+def test_the_version_is_the_packages():
+    result = run("--version")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, f"spherectl {__version__}\n", "")
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        (["zo"], "No such command 'zo'. Did you mean 'zoo'?", "See `spherectl --help`."),
+        (["zoo", "shw"], "No such command 'shw'. Did you mean 'show'?", "See `spherectl zoo --help`."),
+        (["zoo", "ls", "--jsn"], "No such option: --jsn (Possible options: --json).", "See `spherectl zoo ls --help`."),
+        (["--bogus"], "No such option: --bogus", "See `spherectl --help`."),
+        (["zoo", "show"], "Missing argument 'NAME'.", "See `spherectl zoo show --help`."),
+        (["zoo", "ls", "more"], "Got unexpected extra argument(s) (more).", "See `spherectl zoo ls --help`."),
+    ],
+)
+def test_a_slip_on_the_command_line_is_a_sentence(arguments, message, hint):
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    told, help_line = result.stderr.splitlines()
+    assert told.startswith(f"error: {message}")
+    assert help_line == f"hint: {hint}"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("error", "code", "stderr"),
+    [
+        (UsageError("Not so.", "Do this."), 2, "error: Not so.\nhint: Do this.\n"),
+        (FileError("A [bold]file[/] of (1, 3) [/x]."), 1, "error: A [bold]file[/] of (1, 3) [/x].\n"),
+        (TrainingError("a :smile: b"), 1, "error: a :smile: b\n"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.png"), 1, "error: No space left on device: a.png.\n"),
+        (
+            MemoryError(),
+            1,
+            "error: There is not enough memory for this.\nhint: A smaller --batch, or a smaller model.\n",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+        (typer.Abort(), 1, "error: Aborted.\n"),
+        (typer.Exit(3), 3, ""),
+        (
+            RuntimeError("boom\n  [at] a place"),
+            1,
+            "error: Unexpected error: RuntimeError: boom [at] a place.\n"
+            "hint: Run again with --debug to see where it happened.\n",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_every_end_has_its_exit_code_and_sentence(failing, error, code, stderr):
+    failing(error)
+    result = run("zoo", "ls")
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", stderr)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("arguments", [("--debug", "zoo", "ls"), ("zoo", "ls", "--debug")])
+def test_debug_shows_where_it_happened_wherever_it_stands(failing, arguments):
+    failing(UsageError("Not so."))
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback (most recent call last)" in result.stderr
+    assert result.stderr.endswith("error: Not so.\n")
+
+
+@pytest.mark.fast
+def test_after_two_dashes_debug_is_a_name_like_any_other():
+    result = run("zoo", "show", "--", "--debug")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: There is no '--debug' in the zoo.")
+
+
+@pytest.mark.fast
+def test_a_misspelt_setting_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("SPHERECTL_MODLE", "x")
+    result = run("zoo", "ls")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(
+        "error: Settings: unknown variable SPHERECTL_MODLE (did you mean SPHERECTL_MODEL?).\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_error_to_tell(cli):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as closed:
+        ended = subprocess.run(
+            [sys.executable, "-m", "spherectl", "zoo", "ls"],
+            env=cli.environment(),
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device /dev/full")
+def test_a_full_disk_is_a_sentence(cli):
+    with open("/dev/full", "w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "spherectl", "zoo", "ls"],
+            env=cli.environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, ended.stderr) == (1, "error: No space left on device.\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("line", "word", "expected"),
+    [
+        ("spherectl ", 1, COMMANDS),
+        ("spherectl rec", 1, ["recipes"]),
+        ("spherectl zoo ", 2, ["ls", "show", "fetch", "verify"]),
+        ("spherectl zoo ls --", 3, ["--json", "--help"]),
+    ],
+)
+def test_bash_completes(cli, line, word, expected):
+    asked = {"_SPHERECTL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(word)}
+    ended = cli(env=asked)
+    assert ended.returncode == 0
+    assert ended.stdout.split() == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_other_shells_complete(cli, shell):
+    asked = {
+        f"_SPHERECTL_COMPLETE": f"complete_{shell}",
+        "_TYPER_COMPLETE_ARGS": "spherectl rec",
+        "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+    }
+    assert "recipes" in cli(env=asked).stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish", "powershell"])
+def test_shells_get_a_script(cli, shell):
+    ended = cli(env={"_SPHERECTL_COMPLETE": f"source_{shell}"})
+    assert ended.returncode == 0
+    assert "_SPHERECTL_COMPLETE" in ended.stdout

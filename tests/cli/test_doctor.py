@@ -1,0 +1,130 @@
+"""`spherectl doctor`: it tells what is so, and one broken thing does not hide the others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from spherectl.cli.app import app
+from spherectl.model.attention import explain
+from spherectl.settings import Settings
+
+pytestmark = pytest.mark.fast
+
+RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
+
+
+def run(*arguments: str):
+    return RUNNER.invoke(app, ["doctor", *arguments])
+
+
+def report() -> dict:
+    result = run("--json")
+    assert (result.exit_code, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def test_it_has_all_sections_in_both_forms():
+    sections = ["versions", "machine", "attention", "settings", "data", "model"]
+    assert list(report()) == sections
+    lines = run().stdout.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == sections
+
+
+def test_versions_are_those_installed():
+    versions = report()["versions"]
+    assert versions["python"] == platform.python_version()
+    assert versions["torch"] == importlib.metadata.version("torch")
+    assert versions["typer"] == importlib.metadata.version("typer")
+
+
+def test_a_missing_package_is_told(monkeypatch):
+    def version(name: str) -> str:
+        if name == "xformers":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert (report()["versions"]["xformers"], report()["versions"]["rich"]) == ("not installed", "1.0")
+
+
+def test_settings_are_told_with_their_origin(monkeypatch, tmp_path):
+    (tmp_path / "config.toml").write_text('device = "cpu"\n', encoding="utf-8")
+    monkeypatch.setenv("SPHERECTL_CONFIG", str(tmp_path / "config.toml"))
+    monkeypatch.setenv("SPHERECTL_RUNS", "elsewhere")
+    settings = report()["settings"]
+    assert settings.keys() == Settings.model_fields.keys() | {"config"}
+    assert settings["device"] == f"cpu ({tmp_path / 'config.toml'})"
+    assert settings["runs"] == "elsewhere (SPHERECTL_RUNS)"
+    assert settings["offline"] == "False (default)"
+    assert settings["config"] == str(tmp_path / "config.toml")
+
+
+def test_the_machine_is_told(monkeypatch):
+    monkeypatch.setenv("SPHERECTL_DEVICE", "cpu")
+    machine = report()["machine"]
+    assert (machine["device"], machine["threads"]) == ("cpu", torch.get_num_threads())
+    assert 1 <= machine["cores"] <= (os.cpu_count() or 1)
+    assert machine["cache_free"].endswith(" GB")  # of the disk it would be on: the folder itself does not exist yet
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "mkldnn", "words"),
+    [
+        (True, True, True, "fast: oneDNN with AMX"),
+        (False, True, True, "fast: oneDNN with AVX512-BF16"),
+        (False, False, True, "slow: this processor has no instructions for it"),
+        (True, True, False, "slow: this torch has no oneDNN"),
+    ],
+)
+def test_bfloat16_is_told_by_hardware(monkeypatch, amx, avx512, mkldnn, words):
+    monkeypatch.setenv("SPHERECTL_DEVICE", "cpu")
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: mkldnn)
+    assert report()["machine"]["bfloat16"] == words
+
+
+def test_attention_backends_are_explained(monkeypatch):
+    monkeypatch.setenv("SPHERECTL_DEVICE", "cpu")
+    assert report()["attention"] == explain(torch.device("cpu"))
+
+
+def test_data_sets_are_told_where_train_would_find_them(monkeypatch, tmp_path, fashion_excerpt):
+    (tmp_path / "fashion-mnist").symlink_to(fashion_excerpt, target_is_directory=True)
+    monkeypatch.setenv("SPHERECTL_DATA", str(tmp_path))
+    data = report()["data"]
+    assert Path(data["fashion-mnist"]).resolve() == fashion_excerpt
+    assert data["cifar10"] == "not found"
+
+
+def test_the_model_that_would_be_used_is_told_with_its_reason(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPHERECTL_RUNS", str(tmp_path))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.safetensors").touch()
+    assert report()["model"] == {
+        "default": f"{tmp_path / 'mine'} (newest run)",
+        "file": str(tmp_path / "mine" / "model.safetensors"),
+    }
+
+
+def test_one_broken_thing_does_not_hide_the_others(monkeypatch):
+    monkeypatch.setenv("SPHERECTL_MODEL", "no-such-model")
+    found = report()
+    assert found["model"]["error"].startswith("There is no model 'no-such-model'")
+    assert found["versions"]["torch"] == importlib.metadata.version("torch")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is needed")
+def test_a_device_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setenv("SPHERECTL_DEVICE", "cuda")
+    found = report()
+    assert found["machine"]["error"].startswith("There is no device 'cuda' here.")
+    assert found["settings"]["device"] == "cuda (SPHERECTL_DEVICE)"

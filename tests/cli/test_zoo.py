@@ -1,0 +1,181 @@
+"""`spherectl zoo`: what each command prints where, and its exit code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+
+import pytest
+from typer.testing import CliRunner
+
+from spherectl import zoo
+from spherectl.cli.app import app
+from spherectl.settings import packaged
+
+pytestmark = pytest.mark.fast
+
+RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
+
+INDEX = """
+[[entry]]
+name = "one"
+kind = "model"
+file = "one.safetensors"
+sha256 = "{sha256}"
+bytes = {bytes}
+default = true
+licence = "MIT"
+summary = "A model of [anything]."
+channels = "rgb"
+image_size = 32
+classes = 10
+scores = [{{ metric = "fid", value = 4.5, command = "spherectl evaluate one" }}]
+
+[[entry]]
+name = "far"
+kind = "model"
+urls = ["https://example.org/far.safetensors"]
+sha256 = "{sha256}"
+bytes = {bytes}
+licence = "CC BY-NC 4.0"
+summary = "A model elsewhere."
+channels = "rgb"
+image_size = 256
+classes = 0
+
+[[entry]]
+name = "rumour"
+kind = "model"
+page = "https://example.org"
+licence = "unknown"
+summary = "A model somewhere."
+channels = "rgb"
+image_size = 256
+classes = 1000
+"""
+
+
+def run(*arguments: str):
+    return RUNNER.invoke(app, ["zoo", *arguments])
+
+
+@pytest.fixture
+def own_zoo(tmp_path, monkeypatch):
+    """One model that is here, one to fetch, one that is only known of."""
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    header = json.dumps({"class_names": ["a", "b"], "images_seen": 12, "recipe": {"name": "r"}})
+    text = json.dumps({"__metadata__": {"spherectl": header}}).encode()
+    content = len(text).to_bytes(8, "little") + text
+    (folder / "one.safetensors").write_bytes(content)
+    (folder / "one.md").write_text("# One\n\nA [card] of *one*.\n", encoding="utf-8")
+    facts = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    (folder / "index.toml").write_text(INDEX.format(**facts), encoding="utf-8")
+    monkeypatch.setattr(zoo, "packaged", lambda _: folder)
+    return folder
+
+
+def test_ls_lists_all_entries(own_zoo):
+    result = run("ls")
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = [line.split() for line in result.stdout.splitlines()]
+    assert rows == [
+        ["name", "kind", "px", "classes", "size", "licence", "where"],
+        ["one", "model", "32", "10", "0.0", "MB", "MIT", "here,", "default"],
+        ["far", "model", "256", "none", "0.0", "MB", "CC", "BY-NC", "4.0", "remote"],
+        ["rumour", "model", "256", "1000", "unknown", "unknown", "not", "verified"],
+    ]
+
+
+def test_ls_for_machines_has_every_fact(own_zoo):
+    result = run("ls", "--json")
+    one, far, rumour = json.loads(result.stdout)
+    assert (one["name"], one["state"], one["path"]) == ("one", "here", str(own_zoo / "one.safetensors"))
+    assert one["scores"] == [{"metric": "fid", "value": 4.5, "command": "spherectl evaluate one"}]
+    assert (far["state"], far["urls"]) == ("remote", ["https://example.org/far.safetensors"])
+    assert (rumour["state"], rumour["path"]) == ("not verified", None)
+
+
+def test_the_shipped_zoo_can_be_listed():
+    names = [entry["name"] for entry in json.loads(run("ls", "--json").stdout)]
+    assert names == list(zoo.index())
+
+
+def test_show_tells_index_header_and_card(own_zoo):
+    lines = run("show", "one").stdout.splitlines()
+    assert "summary: A model of [anything]." in lines
+    assert "scores: metric=fid value=4.5 command=spherectl evaluate one" in lines
+    assert "class_names: a, b" in lines
+    assert "images_seen: 12" in lines
+    assert lines[-3:] == ["# One", "", "A [card] of *one*."]  # in a pipe the card is as it is written
+
+
+def test_show_for_machines_has_the_whole_header(own_zoo):
+    shown = json.loads(run("show", "one", "--json").stdout)
+    assert shown["header"] == {"class_names": ["a", "b"], "images_seen": 12, "recipe": {"name": "r"}}
+    assert shown["card"] == "# One\n\nA [card] of *one*.\n"
+
+
+def test_show_tells_what_is_not_here(own_zoo):
+    result = run("show", "rumour")
+    assert result.exit_code == 0
+    assert {"page: https://example.org", "licence: unknown", "state: not verified"} <= set(result.stdout.splitlines())
+
+
+def test_an_unknown_name_is_a_sentence(own_zoo):
+    result = run("show", "On")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[0] == "error: There is no 'On' in the zoo."
+
+
+def test_fetch_prints_where_the_file_is(own_zoo, tmp_path, monkeypatch):
+    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "cache"))
+    there = tmp_path / "cache" / "zoo" / "far.safetensors"
+    there.parent.mkdir(parents=True)
+    shutil.copy(own_zoo / "one.safetensors", there)  # the same hash: nothing is asked of the network
+    result = run("fetch", "far")
+    assert (result.exit_code, result.stdout) == (0, f"{there}\n")
+    assert result.stderr == "far: licence CC BY-NC 4.0\n"
+
+
+def test_fetch_does_not_pretend(own_zoo):
+    result = run("fetch", "rumour")
+    assert (result.exit_code, result.stdout) == (2, "")
+    told, hint = result.stderr.splitlines()
+    assert told == (
+        "error: rumour is known but not verified: its file, hash and licence were never checked, so this version does not "
+        "fetch it."
+    )
+    assert hint == "hint: Read https://example.org, download the folder yourself and give its path to --model."
+
+
+def test_fetch_offline_is_a_sentence(own_zoo, monkeypatch):
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
+    result = run("fetch", "far")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "far.safetensors is missing, and it is not fetched because SPHERECTL_OFFLINE says" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_verify_finds_nothing_wrong(own_zoo):
+    result = run("verify")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == ["one: ok", "far: not here", "rumour: not here"]
+
+
+def test_verify_finds_a_changed_byte(own_zoo):
+    file = own_zoo / "one.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    result = run("verify")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[0].startswith(f"one: {file} has {len(content)} bytes and SHA-256 ")
+    assert result.stderr.splitlines()[0] == "error: Not as the index says: one."
+
+
+def test_the_shipped_cards_belong_to_entries():
+    assert packaged("zoo").name == "zoo"
+    for card in packaged("zoo").glob("*.md"):
+        assert run("show", card.stem).exit_code == 0

@@ -1,0 +1,185 @@
+"""What all tests share: one speed for each, no quiet skips in CI, and a command line without surroundings."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SPEEDS = ("fast", "slow", "gpu", "soak")
+
+# Variables that decide where programs keep things, all replaced by folders of the test's own.
+HOMES = {
+    "HOME": "home",
+    "USERPROFILE": "home",
+    "XDG_CACHE_HOME": "home/cache",
+    "XDG_CONFIG_HOME": "home/config",
+    "XDG_DATA_HOME": "home/data",
+    "TORCH_HOME": "home/cache/torch",
+    "APPDATA": "home/config",
+    "LOCALAPPDATA": "home/data",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse tests without a speed, or with two: `make test` selects by them, and would silently leave a test out."""
+    wrong = []
+    for item in items:
+        speeds = [speed for speed in SPEEDS if item.get_closest_marker(speed)]
+        if len(speeds) != 1:
+            wrong.append(f"{item.nodeid} has {' and '.join(speeds) or 'none'}")
+    if wrong:
+        raise pytest.UsageError(f"Every test needs exactly one of the marks {', '.join(SPEEDS)}: " + "; ".join(wrong))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip gpu tests where there is no CUDA device."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI a test that skips because a package is missing has failed: CI installs everything but a GPU."""
+    report = yield
+    if not item.get_closest_marker("gpu"):
+        _fail_if_package_missing(report, call)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a whole file that skips at its `importorskip`."""
+    report = yield
+    _fail_if_package_missing(report, getattr(report, "call", None))
+    return report
+
+
+def _fail_if_package_missing(
+    report: pytest.TestReport | pytest.CollectReport, call: pytest.CallInfo[Any] | None
+) -> None:
+    """Turn a skip into a failure if `pytest.importorskip` raised it and the variable CI is set."""
+    if not os.environ.get("CI") or not report.skipped or call is None or call.excinfo is None:
+        return
+    if any(entry.frame.code.name == "importorskip" for entry in call.excinfo.traceback):
+        report.outcome = "failed"
+        report.longrepr = f"{call.excinfo.value}\nCI must have this package: add it to what `make test` installs."
+
+
+@pytest.fixture(autouse=True)
+def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings, caches or models of whoever runs it."""
+    for name, place in _surroundings(tmp_path).items():
+        monkeypatch.setenv(name, place)
+    for name in [name for name in os.environ if name.startswith("SPHERECTL_")]:
+        monkeypatch.delenv(name)
+
+
+def _surroundings(folder: Path) -> dict[str, str]:
+    return {name: str(folder / place) for name, place in HOMES.items()}
+
+
+class Cli:
+    """`python -m spherectl` in a process of its own, whose home, settings, caches and ./runs lie below `folder`.
+
+    Args:
+        folder: where the command runs, unless a call says otherwise.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(
+        self,
+        *arguments: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 900,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it to its end, whatever the exit code, and keep both outputs.
+
+        Args:
+            arguments: what follows `spherectl`.
+            cwd: where to run; a relative --out and ./runs are relative to it.
+            env: further variables, such as SPHERECTL_DATA.
+            stdin: what the command reads; never a terminal.
+            timeout: seconds until it is killed and the test fails.
+        """
+        return subprocess.run(
+            [sys.executable, "-m", "spherectl", *map(str, arguments)],
+            cwd=cwd or self.folder,
+            env=self.environment(env),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout,
+            check=False,
+        )
+
+    def start(
+        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start it and return at once, for tests that send signals."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "spherectl", *map(str, arguments)],
+            cwd=cwd or self.folder,
+            env=self.environment(env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The process's variables: this one's without SPHERECTL_*, plain output, 120 columns, folders of its own."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SPHERECTL_")}
+        kept.pop("FORCE_COLOR", None)
+        plain = {
+            "COLUMNS": "120",
+            "TERMINAL_WIDTH": "120",
+            "NO_COLOR": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "PYTHONPATH": str(ROOT),
+            "_TYPER_FORCE_DISABLE_TERMINAL": "1",
+        }
+        return kept | plain | _surroundings(self.folder) | dict(extra or {})
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """`cli("sample", "--steps", 1)`: the command line below this test's own folder."""
+    return Cli(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def make_cli() -> type[Cli]:
+    """`make_cli(folder)`, for fixtures of a whole file that train once and look many times."""
+    return Cli
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The reference vectors of section 9 of the method's description."""
+    return ROOT / "tests" / "reference"
+
+
+@pytest.fixture(scope="session")
+def fashion_excerpt() -> Path:
+    """A few hundred pictures of Fashion-MNIST in its own format, for `--data`."""
+    return ROOT / "tests" / "data" / "fashion-excerpt"

@@ -1,0 +1,156 @@
+"""Listings of folders built here: order, classes, splits, and one sentence for each wrong layout."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+from spherectl.data.folders import holds_pictures, list_pictures
+from spherectl.errors import FileError, UsageError
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Empty files under a root: listing never opens one."""
+
+    def make(*names: str):
+        for name in names:
+            path = tmp_path / "root" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        return tmp_path / "root"
+
+    return make
+
+
+def listed(listing) -> list[str]:
+    return [listing.path(i).relative_to(listing.folder).as_posix() for i in range(len(listing.names))]
+
+
+def test_flat_folder_is_sorted_and_unconditional(make):
+    root = make(
+        "b.png", "a10.jpg", "a2.JPEG", "B.webp", "c.gif", "d.bmp", "e.tif", "f.TIFF", "notes.txt", ".hidden.png"
+    )
+    listing = list_pictures(root)
+    # Code points: digits, capitals, small letters; the same on every system.
+    assert listed(listing) == ["B.webp", "a10.jpg", "a2.JPEG", "b.png", "c.gif", "d.bmp", "e.tif", "f.TIFF"]
+    assert listing.class_names == ()
+    assert torch.equal(listing.labels, torch.zeros(8, dtype=torch.int64))
+
+
+def test_class_folders_are_numbered_by_name(make):
+    listing = list_pictures(
+        make("dog/2.png", "dog/1.png", "cat/9.png", "README.md", ".git/x.png", "Ape/1.png", "Ape/x.txt")
+    )
+    assert listed(listing) == ["Ape/1.png", "cat/9.png", "dog/1.png", "dog/2.png"]
+    assert listing.class_names == ("Ape", "cat", "dog")
+    assert listing.labels.tolist() == [0, 1, 2, 2]
+    assert listing.labels.dtype == torch.int64
+
+
+def test_folders_without_pictures_beside_flat_pictures_do_not_matter(make):
+    assert listed(list_pictures(make("1.png", "notes/text.txt"))) == ["1.png"]
+
+
+def test_names_outside_ascii(make):
+    listing = list_pictures(make("Käse/müde.png", "чай/茶.png"))
+    assert listing.class_names == ("Käse", "чай")
+    assert listed(listing) == ["Käse/müde.png", "чай/茶.png"]
+
+
+def test_symbolic_links_are_followed_and_broken_ones_kept(make, tmp_path):
+    root = make("cat/1.png")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "7.png").touch()
+    (root / "dog").symlink_to(tmp_path / "elsewhere")
+    (root / "cat" / "0.png").symlink_to(tmp_path / "nowhere.png")
+    assert listed(list_pictures(root)) == ["cat/0.png", "cat/1.png", "dog/7.png"]
+
+
+def test_splits(make):
+    root = make(
+        "train/cat/1.png", "train/dog/1.png", "train/dog/2.png", "val/dog/3.png", "LICENSE.txt", "devkit/data.bin"
+    )
+    assert listed(list_pictures(root)) == ["cat/1.png", "dog/1.png", "dog/2.png"]
+    test = list_pictures(root, "test")
+    assert listed(test) == ["dog/3.png"]
+    assert test.labels.tolist() == [1], "a class keeps its number where the test split lacks another"
+    assert test.class_names == ("cat", "dog")
+
+
+def test_flat_splits(make):
+    root = make("train/1.png", "test/2.png", "test/3.png")
+    assert listed(list_pictures(root)) == ["1.png"]
+    assert listed(list_pictures(root, "test")) == ["2.png", "3.png"]
+    assert list_pictures(root, "test").class_names == ()
+
+
+def test_train_may_be_a_class(make):
+    assert list_pictures(make("train/1.png", "car/1.png", "bus/1.png")).class_names == ("bus", "car", "train")
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "reason"),
+    [
+        (["1.png", "cat/2.png"], "train", r"mixes pictures \(1\.png, \.\.\.\) with class folders \(cat, \.\.\.\)"),
+        (["cat/1.png", "dog/notes.txt"], "train", "class folder .*dog holds no pictures"),
+        (["notes.txt"], "train", r"No pictures found in .*root: expected \.png \.jpg"),
+        (["deep/cat/1.png"], "train", "No pictures found"),
+        (["train/cat/1.png"], "test", "no test pictures"),
+        (["cat/1.png"], "test", "no test pictures"),
+        (["train/cat/1.png", "test/eel/1.png"], "test", "eel is a class that the training pictures"),
+    ],
+)
+def test_wrong_layouts_are_one_sentence(make, names, split, reason):
+    root = make(*names)
+    with pytest.raises(UsageError, match=reason) as caught:
+        list_pictures(root, split)
+    assert str(root) in caught.value.message
+    assert "\n" not in caught.value.message
+
+
+def test_missing_empty_and_file(tmp_path):
+    with pytest.raises(UsageError, match="there is nothing of that name"):
+        list_pictures(tmp_path / "missing")
+    with pytest.raises(UsageError, match="No pictures found"):
+        list_pictures(tmp_path)
+    (tmp_path / "file.png").touch()
+    with pytest.raises(UsageError, match=r"got the file .*file\.png"):
+        list_pictures(tmp_path / "file.png")
+
+
+def test_folder_that_cannot_be_read(make, monkeypatch):
+    root = make("1.png")
+
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(FileError, match=r"Cannot read the folder .*root: Permission denied"):
+        list_pictures(root)
+    assert not holds_pictures(root)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["1.png"], True),
+        (["cat/1.png", "dog/1.png"], True),
+        (["train/cat/1.png", "val/cat/1.png"], True),
+        (["train/1.png"], True),
+        (["photos/1.png", "cifar-10-batches-bin/test_batch.bin"], False),  # a data folder, not a set
+        (["flowers-102/jpg/1.png"], False),
+        (["notes.txt"], False),
+    ],
+)
+def test_holds_pictures(make, names, expected):
+    assert holds_pictures(make(*names)) is expected
+
+
+def test_holds_pictures_of_nothing(tmp_path):
+    assert not holds_pictures(tmp_path / "missing")
+    assert not holds_pictures(tmp_path)

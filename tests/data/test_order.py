@@ -1,0 +1,223 @@
+"""The order against its definition in section 11, image by image, and against itself under every disturbance."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spherectl.data import order
+from spherectl.data.datasets import MemoryPictures, open_dataset
+from spherectl.data.order import Batch, mirrored, picture_numbers, training_batches
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.model import seeding
+from spherectl.recipe import DataSpec
+
+pytestmark = pytest.mark.fast
+
+EXCERPT = Path(__file__).parent / "fashion-excerpt"
+SEED = 2**40 + 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Ten pictures in three classes, all different and none its own mirror image."""
+    root = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for i in range(10):
+        path = root / "abc"[i % 3] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+    return root
+
+
+@pytest.fixture
+def pictures(folder):
+    return open_dataset(DataSpec(fit="pad"), 8, root=folder)
+
+
+def take(pictures, count: int, **options) -> list[Batch]:
+    batches = training_batches(pictures, **options)
+    taken = list(itertools.islice(batches, count))
+    batches.close()
+    return taken
+
+
+def by_definition(pictures, seed: int, s: int, *, flip: bool) -> tuple[torch.Tensor, int]:
+    """Image s of the run, one at a time."""
+    n = len(pictures)
+    number = int(seeding.permutation(seed, seeding.ORDER, s // n, n)[s % n])
+    image = pictures[number]
+    if flip and seeding.uniform(seed, seeding.AUGMENT, torch.tensor([s]), 1).item() < 0.5:
+        image = image.flip(-1)
+    return image, int(pictures.labels[number])
+
+
+def assert_same(left: list[Batch], right: list[Batch]) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.first_image == b.first_image
+        assert torch.equal(a.images, b.images)
+        assert torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(("batch_size", "start"), [(4, 0), (4, 13), (10, 7), (25, 3), (1, 19)])
+def test_every_image_is_as_defined(pictures, batch_size, start, flip):
+    # Batches of 4, 10 and 25 over 10 pictures: within an epoch, straddling one, and longer than two.
+    batches = take(pictures, 4, seed=SEED, batch_size=batch_size, start_image=start, flip=flip, workers=0)
+    for k, batch in enumerate(batches):
+        assert batch.first_image == start + k * batch_size
+        assert batch.images.shape == (batch_size, 3, 8, 8)
+        assert batch.images.dtype == torch.uint8
+        assert batch.labels.dtype == torch.int64
+        for i in range(batch_size):
+            image, label = by_definition(pictures, SEED, batch.first_image + i, flip=flip)
+            assert torch.equal(batch.images[i], image)
+            assert batch.labels[i] == label
+
+
+def test_an_epoch_shows_every_picture_once():
+    for epoch in range(3):
+        assert sorted(picture_numbers(SEED, epoch * 37, 37, 37).tolist()) == list(range(37))
+    assert picture_numbers(SEED, 0, 37, 37).tolist() != picture_numbers(SEED, 37, 37, 37).tolist()
+
+
+def test_mirroring_is_the_images_own_draw():
+    both = mirrored(SEED, 0, 1000)
+    assert torch.equal(both[123:456], mirrored(SEED, 123, 333))
+    assert 400 < both.sum() < 600
+
+
+def test_epoch_order_is_computed_once(pictures, monkeypatch):
+    calls = []
+    real = seeding.permutation
+
+    def count(seed, stream, index, n, round=0):
+        calls.append(index)
+        return real(seed, stream, index, n, round)
+
+    order._epoch_order.cache_clear()
+    monkeypatch.setattr(seeding, "permutation", count)
+    take(pictures, 8, seed=SEED, batch_size=4, workers=0)
+    assert calls == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(("batch_size", "start"), [(7, 0), (7, 16), (70, 5)])
+def test_workers_change_nothing(pictures, batch_size, start):
+    # 70 is cut into pieces of 32, 32 and 6 by two workers, and into 32, 32, 6 by one; 7 into 4 and 3.
+    options = {"seed": SEED, "batch_size": batch_size, "start_image": start}
+    alone = take(pictures, 5, workers=0, **options)
+    for workers in (1, 2):
+        assert_same(take(pictures, 5, workers=workers, **options), alone)
+
+
+def test_resuming_is_going_on(pictures):
+    whole = take(pictures, 6, seed=SEED, batch_size=6, workers=0)
+    assert_same(take(pictures, 3, seed=SEED, batch_size=6, start_image=18, workers=0), whole[3:])
+    # Another batch size sees the same images in the same order.
+    thirds = take(pictures, 9, seed=SEED, batch_size=4, workers=0)
+    assert torch.equal(torch.cat([b.images for b in thirds]), torch.cat([b.images for b in whole]))
+    assert torch.equal(torch.cat([b.labels for b in thirds]), torch.cat([b.labels for b in whole]))
+
+
+def test_sets_in_memory_start_no_workers(monkeypatch):
+    monkeypatch.setattr(order, "DataLoader", None)
+    pictures = open_dataset(DataSpec(kind="fashion-mnist", fit="pad"), 32, root=EXCERPT)
+    for workers in ("auto", 2):
+        batch = take(pictures, 1, seed=0, batch_size=5, flip=False, workers=workers)[0]
+        numbers = picture_numbers(0, 0, 5, 300)
+        assert torch.equal(batch.images, pictures.gather(numbers))
+        assert torch.equal(batch.labels, pictures.labels[numbers])
+
+
+def test_auto_is_one_worker_a_core_and_at_most_eight(pictures, monkeypatch):
+    for cores, expected in ((1, 1), (3, 3), (64, 8)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cores=cores: set(range(cores)), raising=False)
+        assert order._worker_count("auto", pictures) == expected
+    assert order._worker_count(11, pictures) == 11
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert order._worker_count("auto", pictures) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_global_random_state_is_left_alone(pictures, workers):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    take(pictures, 2, seed=SEED, batch_size=4, workers=workers)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_do_not_change_the_set():
+    pixels = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(1, 3, 4, 4)
+    pictures = MemoryPictures(
+        name="one",
+        root=Path(),
+        class_names=(),
+        labels=torch.zeros(1, dtype=torch.int64),
+        licence="",
+        image_size=4,
+        pixels=pixels,
+    )
+    kept = pixels.clone()
+    for batch in take(pictures, 2, seed=0, batch_size=16):
+        batch.images.zero_()
+    assert torch.equal(pictures.pixels, kept)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_picture_is_one_sentence_from_any_process(tmp_path, workers):
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    pictures = open_dataset(DataSpec(), 8, root=tmp_path)
+    with pytest.raises(FileError, match=r"^Cannot read the picture .*2\.png: it is not a picture") as caught:
+        take(pictures, 1, seed=SEED, batch_size=2, workers=workers)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_workers_ignore_ctrl_c_and_end_with_the_iterator(pictures):
+    others = set(multiprocessing.active_children())
+    batches = training_batches(pictures, seed=SEED, batch_size=2, workers=1)
+    got = [next(batches)]
+    (worker,) = set(multiprocessing.active_children()) - others
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(worker.pid, number)
+    got += itertools.islice(batches, 9)  # far more than was read ahead
+    assert worker.is_alive()
+    assert_same(got, take(pictures, 10, seed=SEED, batch_size=2, workers=0))
+    batches.close()
+    worker.join(timeout=30)
+    assert not worker.is_alive()
+
+
+def test_killed_worker_is_one_sentence(pictures):
+    others = set(multiprocessing.active_children())
+    batches = training_batches(pictures, seed=SEED, batch_size=2, workers=1)
+    next(batches)
+    (worker,) = set(multiprocessing.active_children()) - others
+    # The loader's handler of SIGCHLD raises wherever the main thread happens to be: let that be here.
+    with contextlib.suppress(RuntimeError):
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join(timeout=30)
+        time.sleep(0.01)
+    assert not worker.is_alive()
+    with pytest.raises(SpherectlError, match="A process that reads pictures was killed") as caught:
+        list(itertools.islice(batches, 50))
+    assert "data.workers=0" in caught.value.hint
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 4, "start_image": -1}])
+def test_numbers_out_of_range(pictures, options):
+    with pytest.raises(UsageError, match="Expected a batch of at least 1"):
+        training_batches(pictures, seed=0, **options)

@@ -1,0 +1,165 @@
+"""Geometry against step-by-step computations and torchvision; bytes and floats against their closed form."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms as tv
+from PIL import Image
+
+from spherectl.data.transforms import adm_crop, as_tensor, fit_crop, fit_pad, pad_to, to_float, to_grey, to_uint8
+from spherectl.errors import UsageError
+
+pytestmark = pytest.mark.fast
+
+ALL_BYTES = torch.arange(256, dtype=torch.uint8)
+SIDES = [31, 32, 33, 47, 64, 65, 100, 129]
+
+
+def noise_picture(width: int, height: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8))
+
+
+@pytest.mark.parametrize("rule", ["round", "floor"])
+def test_bytes_survive_the_way_there_and_back(rule):
+    images = to_float(ALL_BYTES)
+    assert images.dtype == torch.float32
+    assert images[0] == 0
+    assert images[255] == 1
+    assert torch.equal(to_uint8(images, rule), ALL_BYTES)
+
+
+def test_rounding_changes_exactly_at_the_half():
+    # floor(255 x + 1/2) goes from k to k + 1 at x = (k + 1/2) / 255; a millionth of a level on either side decides.
+    k = torch.arange(255, dtype=torch.float64)
+    assert torch.equal(to_uint8((k + 0.5 - 1e-6) / 255), k.to(torch.uint8))
+    assert torch.equal(to_uint8((k + 0.5 + 1e-6) / 255), (k + 1).to(torch.uint8))
+
+
+def test_flooring_changes_exactly_at_the_whole():
+    k = torch.arange(1, 256, dtype=torch.float64)
+    assert torch.equal(to_uint8((k - 1e-6) / 255, "floor"), (k - 1).to(torch.uint8))
+    assert torch.equal(to_uint8(k / 255, "floor"), k.to(torch.uint8))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(("rule", "offset"), [("round", 0.5), ("floor", 0.0)])
+def test_both_rules_agree_with_numpy(dtype, rule, offset):
+    images = torch.linspace(0, 1, 100_001, dtype=dtype)
+    expected = np.floor(images.numpy() * images.numpy().dtype.type(255) + images.numpy().dtype.type(offset))
+    assert (to_uint8(images, rule).numpy() == expected).all()
+
+
+def test_bfloat16_is_computed_in_float32():
+    # Every bfloat16 in [0, 1]; in their own precision 255 x keeps 8 bits and most of them would miss their level.
+    images = torch.linspace(0, 1, 10_001).bfloat16()
+    assert torch.equal(to_uint8(images), to_uint8(images.double()))
+    assert (to_uint8(images) != (255 * images + 0.5).floor().to(torch.uint8)).any()
+
+
+def test_rounding_noise_outside_the_range_is_clamped():
+    assert to_uint8(torch.tensor([-1e-6, 1 + 1e-6], dtype=torch.float64)).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("bad", [-2e-6, 1 + 2e-6, -1.0, 255.0, float("nan"), float("inf"), -float("inf")])
+def test_out_of_range_is_an_error(bad):
+    images = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
+    images[1, 2, 3, 0] = bad
+    with pytest.raises(UsageError, match=r"floats in \[0, 1\]"):
+        to_uint8(images)
+
+
+def test_no_images_are_no_error():
+    assert to_uint8(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+
+
+def test_grey_is_pillows_luminance():
+    pictures = [noise_picture(40, 30), noise_picture(30, 40).rotate(90, expand=True)]
+    expected = torch.stack([as_tensor(picture.convert("L").convert("RGB")) for picture in pictures])
+    assert torch.equal(to_grey(torch.stack([as_tensor(picture) for picture in pictures])), expected)
+
+
+def test_as_tensor_order():
+    pixels = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
+    tensor = as_tensor(Image.fromarray(pixels))
+    assert tensor.shape == (3, 2, 5)
+    assert tensor.is_contiguous()
+    for y, x, c in itertools.product(range(2), range(5), range(3)):
+        assert tensor[c, y, x] == pixels[y, x, c]
+
+
+def test_pad_puts_28_into_32_with_2_black_pixels_all_around():
+    picture = Image.new("RGB", (28, 28), "white")
+    padded = fit_pad(picture, 32)
+    expected = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    expected[:, 2:30, 2:30] = 255
+    assert torch.equal(padded, expected)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (5, 4), (4, 5), (8, 8), (7, 1), (3, 8)])
+def test_pad_geometry(width, height):
+    picture = noise_picture(width, height)
+    padded = fit_pad(picture, 8)
+    top, left = (8 - height) // 2, (8 - width) // 2
+    assert torch.equal(padded[:, top : top + height, left : left + width], as_tensor(picture))
+    assert padded.sum() == as_tensor(picture).sum()
+    assert torch.equal(pad_to(as_tensor(picture)[None].expand(2, -1, -1, -1), 8), padded[None].expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("size", [(33, 10), (10, 33)])
+def test_pad_never_shrinks(size):
+    with pytest.raises(UsageError, match=f"{size[0]} x {size[1]} pixels does not fit 32 x 32"):
+        fit_pad(noise_picture(*size), 32)
+
+
+@pytest.mark.parametrize(("width", "height"), list(itertools.product(SIDES, SIDES)))
+def test_training_crop_is_torchvisions(width, height):
+    # Oracle: torchvision on Pillow pictures, resize shorter side then centre crop; nearest at <= 64 px, bicubic above.
+    picture = noise_picture(width, height)
+    for size, mode in ((32, "NEAREST"), (64, "NEAREST"), (65, "BICUBIC"), (96, "BICUBIC")):
+        oracle = tv.Compose([tv.Resize(size, getattr(tv.InterpolationMode, mode)), tv.CenterCrop(size)])
+        assert torch.equal(fit_crop(picture, size), as_tensor(oracle(picture)))
+
+
+def box_halved(pixels: np.ndarray) -> np.ndarray:
+    """The box filter at exactly one half: means of pairs, rounded half up, along rows and then along columns."""
+    across = (pixels[:, 0::2].astype(int) + pixels[:, 1::2] + 1) // 2
+    return ((across[0::2] + across[1::2] + 1) // 2).astype(np.uint8)
+
+
+def test_adm_crop_by_halving_alone():
+    # 96 x 64 -> 48 x 32 -> 24 x 16: no bicubic step is left, so means in numpy give every pixel.
+    picture = noise_picture(96, 64)
+    expected = box_halved(box_halved(np.asarray(picture)))[:, 4:20]
+    assert torch.equal(adm_crop(picture, 16), torch.from_numpy(expected.copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "steps", "crop"),
+    [
+        # sizes after each box step, after the bicubic step, then left and top: by hand from section 4
+        (100, 75, 32, [(50, 37)], ((43, 32), 5, 0)),
+        (75, 100, 32, [(37, 50)], ((32, 43), 0, 5)),
+        (257, 131, 32, [(128, 65), (64, 32)], ((64, 32), 16, 0)),
+        (63, 200, 32, [], ((32, 102), 0, 35)),
+        (20, 30, 32, [], ((32, 48), 0, 8)),
+        (64, 64, 32, [(32, 32)], ((32, 32), 0, 0)),
+    ],
+)
+def test_adm_crop_step_by_step(width, height, size, steps, crop):
+    picture = expected = noise_picture(width, height)
+    for step in steps:
+        expected = expected.resize(step, Image.Resampling.BOX)
+    shape, left, top = crop
+    expected = np.asarray(expected.resize(shape, Image.Resampling.BICUBIC))[top : top + size, left : left + size]
+    assert torch.equal(adm_crop(picture, size), torch.from_numpy(expected.copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("fit", [fit_crop, adm_crop, fit_pad])
+def test_a_picture_of_the_right_size_is_left_alone(fit):
+    for size in (32, 96):
+        picture = noise_picture(size, size)
+        assert torch.equal(fit(picture, size), as_tensor(picture))

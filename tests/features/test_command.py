@@ -1,0 +1,78 @@
+"""`spherectl features train` and `check` on a tiny set in Fashion-MNIST's format."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from spherectl.cli.features import app
+from spherectl.errors import FileError, UsageError
+from spherectl.features.networks import build_network
+from spherectl.features.store import read_feature_header, save_feature_network
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """1,280 training and 100 test pictures of 28 px: class k has a bright column at 2 k."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for prefix, count in (("train", 1280), ("t10k", 100)):
+        labels = torch.arange(count) % 10
+        pixels = torch.zeros(count, 28, 28, dtype=torch.uint8)
+        pixels[torch.arange(count), :, 2 * labels + 4] = 255
+        images = struct.pack(">4I", 0x803, count, 28, 28) + pixels.numpy().tobytes()
+        (folder / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(images, 1))
+        answers = struct.pack(">2I", 0x801, count) + labels.to(torch.uint8).numpy().tobytes()
+        (folder / f"{prefix}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(answers))
+    return folder
+
+
+def run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_train_writes_a_file_that_check_measures_alike(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "net.safetensors"
+    said = run("train", "fashion-features", "--out", out, "--data", data, "--epochs", "1")
+    header = read_feature_header(out)
+    assert (header["images_seen"], header["test_images"], header["plan"]["epochs"]) == (1280, 100, 1)
+    assert header["command"] == "spherectl features train fashion-features --epochs 1"
+    assert f"{header['accuracy']:.2%} of 100 test images" in said
+    measured = json.loads(run("check", str(out), "--data", data, "--json"))
+    assert measured["accuracy"] == measured["stated"] == header["accuracy"]
+    assert measured["images"] == 100
+    assert "floor" not in measured
+    assert "floor of the Frechet distance" in run("check", str(out), "--data", data, "--floor")
+
+
+def test_check_fails_where_the_file_claims_more_than_it_does(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "net.safetensors"
+    torch.manual_seed(0)
+    arguments = {"num_classes": 10, "widths": [4], "blocks": [1]}
+    network = build_network("residual", arguments)
+    save_feature_network(out, network, "residual", arguments, {"image_size": 32, "accuracy": 0.9})
+    with pytest.raises(FileError, match="does not classify as its header says"):
+        run("check", str(out), "--data", data)
+
+
+def test_without_out_nothing_is_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("fashion-scorer.safetensors").write_text("mine")
+    with pytest.raises(UsageError, match=r"exists already.*--out fashion-scorer\.safetensors"):
+        run("train", "fashion-scorer")
+    assert Path("fashion-scorer.safetensors").read_text() == "mine"
+
+
+def test_an_unknown_name_lists_the_plans() -> None:
+    with pytest.raises(UsageError, match="Those there are: fashion-features, fashion-scorer"):
+        run("train", "shoes")

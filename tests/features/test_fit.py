@@ -1,0 +1,111 @@
+"""Training of feature networks: shifts, exact repetition, and that it learns."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spherectl.data.datasets import MemoryPictures
+from spherectl.features import fit
+from spherectl.features.store import fingerprint
+
+pytestmark = pytest.mark.fast
+
+PLAN = fit.FitPlan(
+    kind="plain", arguments={"widths": [8, 16], "convolutions": [1, 1]}, seed=5, epochs=12, use="loss", batch_size=16
+)
+
+
+def bright_halves(count: int) -> MemoryPictures:
+    """Class 0 has a bright upper half, class 1 stripes in its lower half, both under noise."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 60, (count, 16, 16), generator=generator)
+    labels = torch.arange(count) % 2
+    pixels[labels == 0, :8] += 150
+    pixels[labels == 1, 8:, ::3] += 150
+    return MemoryPictures(
+        name="halves",
+        root=Path(),
+        class_names=("upper", "lower"),
+        labels=labels,
+        licence="none",
+        image_size=16,
+        pixels=pixels.to(torch.uint8),
+    )
+
+
+def moved(picture: Tensor, rows: int, columns: int) -> Tensor:
+    """`picture` (C, H, W) moved by a loop over pixels, the plainest way."""
+    out = torch.zeros_like(picture)
+    _, height, width = picture.shape
+    for i in range(height):
+        for j in range(width):
+            if 0 <= i - rows < height and 0 <= j - columns < width:
+                out[:, i, j] = picture[:, i - rows, j - columns]
+    return out
+
+
+def test_shift_moves_each_picture_by_its_own_offset_and_fills_with_black() -> None:
+    pictures = torch.arange(1, 1 + 4 * 2 * 5 * 6, dtype=torch.uint8).reshape(4, 2, 5, 6)
+    offsets = torch.tensor([[0, 0], [2, -1], [-2, 2], [1, 0]])
+    expected = torch.stack([moved(p, int(r), int(c)) for p, (r, c) in zip(pictures, offsets, strict=True)])
+    assert torch.equal(fit.shift(pictures, offsets), expected)
+    assert torch.equal(fit.shift(pictures, torch.zeros_like(offsets)), pictures)
+
+
+def test_every_shift_up_to_the_limit_occurs_and_none_beyond() -> None:
+    offsets = fit.offsets(seed=1, images=torch.arange(2000), limit_px=2)
+    assert offsets.shape == (2000, 2)
+    counts = (offsets + 2).flatten().bincount()
+    assert len(counts) == 5
+    assert (counts - 800).abs().max() < 120  # a fair draw of 4000 from 5: standard deviation 25
+
+
+def test_fit_learns_a_plain_task_and_leaves_a_frozen_network_without_batch_normalisation() -> None:
+    fitted = fit.fit(PLAN, bright_halves(96))
+    assert fit.measure_accuracy(fitted.network, bright_halves(96), batch_size=40) > 0.95
+    assert fitted.images_seen == 12 * 96
+    assert not any(p.requires_grad for p in fitted.network.parameters())
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in fitted.network.modules())
+
+
+def test_the_same_plan_gives_the_same_network_whatever_torchs_generator_was_at() -> None:
+    pictures, plan = bright_halves(48), dataclasses.replace(PLAN, epochs=1)
+    torch.manual_seed(1)
+    first = fit.fit(plan, pictures)
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    again = fit.fit(plan, pictures)
+    assert fingerprint(first.network) == fingerprint(again.network)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    other = fit.fit(dataclasses.replace(plan, seed=6), pictures)
+    assert fingerprint(first.network) != fingerprint(other.network)
+
+
+def test_progress_ends_at_the_last_image() -> None:
+    seen: list[tuple[int, int]] = []
+    fit.fit(dataclasses.replace(PLAN, epochs=1), bright_halves(50), lambda done, total, _: seen.append((done, total)))
+    assert seen == [(16, 48), (32, 48), (48, 48)]
+
+
+def test_accuracy_of_a_network_that_always_says_one_class() -> None:
+    class One(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.tensor([0.0, 1.0]))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.bias.expand(len(images), 2)
+
+    assert fit.measure_accuracy(One(), bright_halves(9), batch_size=4) == 4 / 9
+
+
+def test_the_two_networks_of_the_zoo_differ_in_kind_seed_and_use() -> None:
+    loss, scorer = fit.PLANS["fashion-features"], fit.PLANS["fashion-scorer"]
+    assert (loss.use, scorer.use) == ("loss", "scores")
+    assert loss.kind != scorer.kind
+    assert loss.seed != scorer.seed

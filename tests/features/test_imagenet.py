@@ -1,0 +1,272 @@
+"""The published perceptual networks, with random weights in torchvision's layout, against `lpips` and torchvision."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lpips
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.features import imagenet
+from spherectl.recipe import LossSpec
+from spherectl.training.perceptual import ImageNetDistance, build_perceptual
+
+HEAD_WIDTHS = (64, 128, 256, 512, 512)
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[str]:
+    """A web server for a folder on this machine; yields its address."""
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.fixture(scope="module")
+def reference() -> lpips.LPIPS:
+    """The package's own module: its heads, on a random trunk whose biases are not 0."""
+    torch.manual_seed(0)
+    module = lpips.LPIPS(net="vgg", pnet_rand=True, verbose=False)
+    for layer in module.net.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.uniform_(layer.bias, -0.1, 0.1)
+    return module
+
+
+@pytest.fixture(scope="module")
+def vgg16_file(reference: lpips.LPIPS, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trunk in torchvision's layout, with a classifier that is to be dropped."""
+    state = {
+        f"features.{name.partition('.')[2]}": value
+        for name, value in reference.net.state_dict().items()  # slice1.0.weight -> features.0.weight
+    }
+    path = tmp_path_factory.mktemp("server") / "vgg16-random.pth"
+    torch.save({**state, "classifier.0.weight": torch.zeros(2, 2)}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def convnext() -> nn.Module:
+    """torchvision's ConvNeXt-Small, its layer scales raised from 1e-6 so that every block matters."""
+    torch.manual_seed(1)
+    network = torchvision.models.convnext_small(weights=None).eval()
+    for name, parameter in network.named_parameters():
+        if name.endswith("layer_scale"):
+            nn.init.uniform_(parameter, 0.2, 0.4)
+        elif name.endswith("weight") and parameter.dim() == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return network
+
+
+@pytest.fixture(scope="module")
+def convnext_file(convnext: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("server") / "convnext_small-random.pth"
+    torch.save(convnext.state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def pictures() -> tuple[Tensor, Tensor]:
+    """Two batches (2, 3, 40, 40) in [0, 1]: smooth, and with noise."""
+    generator = torch.Generator().manual_seed(3)
+    ramp = torch.linspace(0, 1, 40)
+    smooth = torch.stack([ramp[:, None].expand(40, 40), ramp.expand(40, 40), ramp.flip(0)[:, None] * ramp])
+    a = torch.stack([smooth, smooth.flip(1)])
+    return a, (a + 0.3 * torch.randn(a.shape, generator=generator)).clamp(0, 1)
+
+
+def resized(images: Tensor) -> Tensor:
+    """ConvNeXt's input by torchvision's own transforms."""
+    transforms = torchvision.transforms.functional
+    resize = torchvision.transforms.InterpolationMode.BILINEAR
+    out = transforms.resize(images, [224, 224], interpolation=resize, antialias=True)
+    return transforms.normalize(out, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+
+
+@pytest.mark.slow
+def test_published_distance_from_a_server_equals_lpips_and_torchvision(
+    reference: lpips.LPIPS,
+    vgg16_file: Path,
+    convnext: nn.Module,
+    convnext_file: Path,
+    pictures: tuple[Tensor, Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`lpips+convnext` as a recipe asks for it: fetched over HTTP, checked, loaded, and P by its formula."""
+    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SPHERECTL_OFFLINE", raising=False)
+    with serving(vgg16_file.parent) as vgg_url, serving(convnext_file.parent) as convnext_url:
+        for name, url, path in (("VGG16", vgg_url, vgg16_file), ("CONVNEXT_SMALL", convnext_url, convnext_file)):
+            monkeypatch.setattr(imagenet, name, imagenet.Source(f"{url}/{path.name}", digest(path)))
+        distance = build_perceptual(LossSpec(perceptual="lpips+convnext"), 40, "cpu")
+    assert isinstance(distance, ImageNetDistance)
+    assert {p.name for p in (tmp_path / "cache" / "torchvision").iterdir()} == {vgg16_file.name, convnext_file.name}
+
+    a, b = pictures
+    with torch.no_grad():
+        theirs = reference(2 * a - 1, 2 * b - 1).mean()
+        logits = (convnext(resized(a)) - convnext(resized(b))).square().mean()
+        expected = (theirs + 0.1 * logits) / 1.1
+        assert logits > 0.1 * theirs  # both parts are seen in the sum
+    torch.testing.assert_close(distance(a, b), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(distance.distance(a, distance.targets(b)), expected, rtol=1e-5, atol=1e-6)
+    assert distance(b, b).item() == 0.0
+
+
+@pytest.mark.slow
+def test_lpips_and_its_gradient_equal_the_packages(
+    reference: lpips.LPIPS, vgg16_file: Path, pictures: tuple[Tensor, Tensor]
+) -> None:
+    a, b = (p.double() for p in pictures)
+    features = imagenet.lpips_features(vgg16_file, imagenet.lpips_heads()).double()
+    double = reference.double()
+    try:
+        ours, theirs = a.clone().requires_grad_(), a.clone().requires_grad_()
+        pairs = zip(features(ours), features(b), strict=True)
+        mine = sum((p - q).square().sum(1).mean((1, 2)) for p, q in pairs)
+        other = double(2 * theirs - 1, 2 * b - 1).flatten()
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-9)
+        mine.sum().backward()  # type: ignore[union-attr]
+        other.sum().backward()
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-9)
+    finally:
+        reference.float()
+
+
+@pytest.mark.slow
+def test_a_black_picture_has_a_finite_gradient(vgg16_file: Path) -> None:
+    """With no light and no bias every ReLU gives 0: a plain norm has no gradient there."""
+    features = imagenet.lpips_features(vgg16_file, [torch.ones(width) for width in HEAD_WIDTHS])
+    for layer in features.trunk.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.bias.data.zero_()  # type: ignore[union-attr]
+    grey = (features.shift / 2 + 0.5).expand(1, 3, 32, 32).clone().requires_grad_()  # the scaling layer makes it 0
+    targets = [torch.ones_like(f) for f in features(torch.rand(1, 3, 32, 32))]
+    sum((a - b).square().mean() for a, b in zip(features(grey), targets, strict=True)).backward()  # type: ignore[union-attr]
+    assert grey.grad is not None
+    assert torch.isfinite(grey.grad).all()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("side", [32, 224, 256])
+def test_convnext_sees_pictures_as_torchvisions_transforms_make_them(side: int) -> None:
+    pictures = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(imagenet.ConvNextLogits(nn.Identity())(pictures), resized(pictures), rtol=0, atol=1e-6)
+
+
+@pytest.mark.fast
+def test_the_sources_are_torchvisions_files() -> None:
+    models = torchvision.models
+    weights = (models.VGG16_Weights.IMAGENET1K_V1, models.ConvNeXt_Small_Weights.IMAGENET1K_V1)
+    for source, theirs in zip((imagenet.VGG16, imagenet.CONVNEXT_SMALL), weights, strict=True):
+        assert source.url == theirs.url
+        assert source.url.endswith(f"-{source.sha256[:8]}.pth")  # torchvision's own check of what it fetched
+        assert len(source.sha256) == 64
+
+
+@pytest.mark.fast
+def test_heads_of_the_package_are_five_and_not_negative() -> None:
+    heads = imagenet.lpips_heads()
+    assert [tuple(head.shape) for head in heads] == [(width,) for width in HEAD_WIDTHS]
+    assert all((head >= 0).all() for head in heads)  # else their roots could not stand for them
+
+
+@pytest.mark.fast
+def test_without_the_package_the_sentence_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UsageError, match=r"needs the package lpips.*spherectl\[perceptual\]"):
+        build_perceptual(LossSpec(perceptual="lpips+convnext"), 32, "cpu")
+
+
+@pytest.mark.fast
+def test_offline_the_sentence_says_which_file_from_where_and_where_to_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path))
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
+    with pytest.raises(SpherectlError) as caught:
+        imagenet.load_published()
+    assert caught.value.exit_code == 1
+    for part in (imagenet.VGG16.url, str(tmp_path / "torchvision" / "vgg16-397923af.pth")):
+        assert part in str(caught.value)
+
+
+@pytest.mark.fast
+def test_a_file_with_another_hash_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "www").mkdir()
+    (tmp_path / "www" / "vgg16.pth").write_bytes(b"not the weights")
+    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SPHERECTL_OFFLINE", raising=False)
+    with serving(tmp_path / "www") as url:
+        monkeypatch.setattr(imagenet, "VGG16", imagenet.Source(f"{url}/vgg16.pth", "0" * 64))
+        with pytest.raises(SpherectlError, match="SHA-256"):
+            imagenet.load_published()
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut short", b"\x80\x02garbage"])
+def test_a_damaged_file_of_weights_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "vgg16.pth"
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="not a readable file of weights"):
+        imagenet.lpips_features(path, [])
+
+
+@pytest.mark.fast
+def test_weights_of_another_network_are_one_sentence(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "vgg16.pth")
+    with pytest.raises(FileError, match="holds other weights"):
+        imagenet.lpips_features(tmp_path / "vgg16.pth", [])
+    torch.save([1, 2], tmp_path / "convnext.pth")
+    with pytest.raises(FileError, match="no state dict"):
+        imagenet.convnext_logits(tmp_path / "convnext.pth")
+
+
+@pytest.mark.fast
+def test_a_pickle_in_the_weights_is_not_executed(tmp_path: Path) -> None:
+    torch.save({"features.0.weight": Malicious(tmp_path / "mark")}, tmp_path / "vgg16.pth")
+    with pytest.raises(FileError, match="not a readable file of weights"):
+        imagenet.lpips_features(tmp_path / "vgg16.pth", [])
+    assert not (tmp_path / "mark").exists()
+    torch.load(tmp_path / "vgg16.pth", weights_only=False)
+    assert (tmp_path / "mark").exists()  # the pickle was a working one
+
+
+@pytest.mark.fast
+def test_lpips_refuses_pictures_that_its_last_stage_could_not_see() -> None:
+    with pytest.raises(UsageError, match="at least 16 px"):
+        build_perceptual(LossSpec(perceptual="lpips+convnext"), 8, "cpu")

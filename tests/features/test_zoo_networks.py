@@ -1,0 +1,100 @@
+"""The two feature networks in the zoo: what their cards say, measured again."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.errors import UsageError
+from spherectl.features import fit, scores
+from spherectl.features.store import fingerprint, load_feature_network, read_feature_header
+from spherectl.recipe import Recipe, loads
+from spherectl.settings import packaged
+
+NAMES = ("fashion-features", "fashion-scorer")
+
+
+@pytest.fixture(scope="module")
+def tests() -> PictureSet:
+    try:
+        return open_dataset(fit.DATA, fit.IMAGE_SIZE, split="test", download=False)
+    except UsageError:
+        pytest.skip("Fashion-MNIST is not on this machine; `spherectl train fashion-mnist` fetches it")
+
+
+def trained_against(name: str) -> Recipe:
+    return loads(f'name = "m"\n[loss]\nperceptual = "features:{name}"\n[run]\nlength_epochs = 1\n')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_at_least_92_percent_of_the_10000_test_images_as_the_file_and_the_card_say(
+    name: str, tests: PictureSet
+) -> None:
+    measured = fit.measure_accuracy(load_feature_network(name), tests)
+    header = read_feature_header(packaged("zoo") / f"{name}.safetensors")
+    assert len(tests) == header["test_images"] == 10_000
+    assert measured >= 0.92
+    assert measured == pytest.approx(header["accuracy"], abs=0.0005)  # 5 images: another machine rounds otherwise
+    card = (packaged("zoo") / f"{name}.md").read_text(encoding="utf-8")
+    assert f"{header['accuracy']:.2%}" in card
+    assert f"spherectl features check {name}" in card
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", NAMES)
+def test_files_are_small_hold_plain_convolutions_and_say_what_they_are_for(name: str) -> None:
+    path = packaged("zoo") / f"{name}.safetensors"
+    assert path.stat().st_size < 3_000_000
+    header, plan = read_feature_header(path), fit.PLANS[name]
+    assert header["use"] == plan.use
+    assert header["plan"]["epochs"] * 60_000 // plan.batch_size * plan.batch_size >= header["images_seen"] > 0
+    assert (header["kind"], header["plan"]["seed"]) == (plan.kind, plan.seed)
+    assert (header["data"], header["data_licence"], header["image_size"]) == ("fashion-mnist", "MIT", 32)
+    assert header["licence"] == "Apache-2.0"
+    assert header["class_names"][0] == "t-shirt"
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in load_feature_network(name).modules())
+
+
+@pytest.mark.fast
+def test_the_two_are_different_networks_and_neither_scores_what_it_trained() -> None:
+    loss, scorer = (load_feature_network(name) for name in NAMES)
+    assert type(loss) is not type(scorer)
+    assert fingerprint(loss) != fingerprint(scorer)
+    images = torch.zeros(2, 3, 32, 32)
+    for own, other in (NAMES, NAMES[::-1]):
+        recipe, reference = trained_against(own), scores.FeatureStatistics(128)
+        with pytest.raises(UsageError, match=f"trained against the features of {own}"):
+            scores.score_samples([(images, None)], load_feature_network(own), reference, recipe=recipe)
+        scores.check_independent(recipe, other)
+
+
+@pytest.mark.fast
+def test_a_forward_of_the_loss_network_costs_under_60_mflop() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        load_feature_network("fashion-features").stages(torch.zeros(1, 3, 32, 32))  # type: ignore[operator]
+    assert counter.get_total_flops() < 60e6
+
+
+@pytest.mark.slow
+def test_the_floor_of_real_pictures_is_far_below_the_distance_of_damaged_ones(tests: PictureSet) -> None:
+    """The score must order: unseen real pictures, then real pictures under noise, then noise."""
+    network = load_feature_network("fashion-scorer")
+    reference = scores.reference_statistics(network, tests)
+    train = open_dataset(fit.DATA, fit.IMAGE_SIZE, split="train", download=False)
+    floor = scores.frechet_floor(network, train, reference)
+    generator = torch.Generator().manual_seed(0)
+    real = train.gather(scores.even_draw(train.labels, 2000, seed=0)).float() / 255
+    noise = torch.rand(real.shape, generator=generator)
+    recipe = trained_against("fashion-features")
+    by_noise = [
+        scores.score_samples([((1 - t) * real + t * noise, None)], network, reference, recipe=recipe).frechet
+        for t in (0.0, 0.1, 0.3, 1.0)
+    ]
+    assert by_noise[0] == pytest.approx(floor, rel=1e-6)
+    assert by_noise == sorted(by_noise)
+    assert by_noise[1] > 2 * floor

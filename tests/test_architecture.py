@@ -1,0 +1,240 @@
+"""The shape of the package: who may import whom, what loads when, and what is never called.
+
+`FLOORS` is the design's list of floors, bottom first. A file imports only from floors below its own, or from files
+before it on its floor; so the whole list is one order, and no cycle can arise.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "spherectl"
+
+FLOORS = [
+    # What a name, a file or a setting means. No torch.
+    ["errors", "files", "recipe", "settings", "fetch", "zoo", "classes"],
+    # The networks and their mathematics.
+    [
+        "model",
+        *("model.geometry", "model.seeding", "model.attention", "model.layers", "model.vit", "model.sphere"),
+        *("model.sampler", "model.objective", "model.weights"),
+    ],
+    # Pictures, and frozen networks that look at them.
+    [
+        "data",
+        *("data.decode", "data.formats", "data.folders", "data.transforms", "data.download", "data.datasets", "data.order"),
+        "features",
+        *("features.networks", "features.store", "features.imagenet", "features.fit", "features.scores"),
+        "images",
+    ],
+    # What is done with a model.
+    [
+        "training",
+        *("training.perceptual", "training.optimiser", "training.ema", "training.checkpoint"),
+        "api",
+        "provenance",
+        *("training.plan", "training.run", "training.loop"),
+    ],
+    # The command line.
+    [
+        "cli",
+        *("cli.console", "cli.options"),
+        *("cli.train", "cli.sample", "cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
+        "cli.app",
+        "__main__",
+    ],
+]  # fmt: skip
+ORDER = [name for floor in FLOORS for name in floor]
+
+# Where the name of a module is not that of the distribution that brings it.
+DISTRIBUTIONS = {"PIL": "pillow"}
+
+HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests"}
+
+
+def module_name(path: Path) -> str:
+    """`data.order` of spherectl/data/order.py, `data` of spherectl/data/__init__.py, "" of the package's own."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {module_name(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    """Full names of everything imported anywhere in a file, in functions and for type checking too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a name comes from"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_imports(name: str) -> set[str]:
+    """Modules of the package that a file imports; the version, which is metadata, may be asked for anywhere."""
+    found = set()
+    attributes = {ast.unparse(node) for node in ast.walk(FILES[name]) if isinstance(node, ast.Attribute)}
+    only_version = {one for one in attributes if re.fullmatch(r"spherectl\.\w+", one)} == {"spherectl.__version__"}
+    for full in imports(FILES[name]):
+        if (
+            not full.startswith("spherectl")
+            or full == "spherectl.__version__"
+            or (full == "spherectl" and only_version)
+        ):
+            continue
+        inner = full.removeprefix("spherectl").removeprefix(".")
+        while inner not in FILES:  # from module import name
+            inner = inner.rpartition(".")[0]
+        found.add(inner)
+    return found
+
+
+def calls(name: str) -> Iterator[tuple[str, ast.Call]]:
+    """Every call in a file, with what is called as it is written."""
+    for node in ast.walk(FILES[name]):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.fast
+def test_every_file_has_its_place_and_every_place_its_file():
+    assert sorted(ORDER) == sorted(set(FILES) - {""})
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", sorted(set(FILES) - {""}))
+def test_a_file_imports_only_what_lies_below_it(name):
+    place = ORDER.index(name)
+    above = {other for other in own_imports(name) if other == "" or ORDER.index(other) >= place}
+    assert not above, f"{name} imports {', '.join(sorted(above)) or 'the package'}, which does not lie below it"
+
+
+@pytest.mark.fast
+def test_the_package_itself_offers_the_api_and_nothing_else():
+    assert own_imports("") == {"api"}
+
+
+@pytest.mark.fast
+def test_the_lazy_names_are_those_of_the_api():
+    import spherectl
+    from spherectl import api
+
+    assert sorted(set(spherectl.__all__) - {"__version__"}) == sorted(api.__all__)
+    for name in api.__all__:
+        assert getattr(spherectl, name) is getattr(api, name)
+    assert set(api.__all__) <= set(dir(spherectl))
+    with pytest.raises(AttributeError, match="module 'spherectl' has no attribute 'nothing'"):
+        spherectl.nothing  # noqa: B018 - the attribute is the test
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", sorted(set(FILES)))
+def test_only_the_command_line_knows_the_terminal(name):
+    if not name.startswith("cli"):
+        roots = {full.partition(".")[0] for full in imports(FILES[name])}
+        assert not roots & {"typer", "rich", "click", "tqdm"}
+    assert "print" not in {called for called, _ in calls(name)}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", sorted(set(FILES)))
+def test_nothing_is_unpickled(name):
+    for called, node in calls(name):
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        assert not re.fullmatch(r"(pickle|dill|marshal|shelve|joblib)\.(loads?|open|Unpickler)", called)
+        if called == "torch.load":
+            assert keywords.get("weights_only") == "True"
+        if called in ("np.load", "numpy.load"):
+            assert keywords.get("allow_pickle", "False") == "False"
+
+
+@pytest.mark.fast
+def test_every_imported_distribution_is_declared():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    required = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    declared = {re.match(r"[\w.-]+", one)[0].lower() for one in required}
+    roots = {full.partition(".")[0] for tree in FILES.values() for full in imports(tree)}
+    others = roots - sys.stdlib_module_names - {"spherectl"}
+    wanted = {DISTRIBUTIONS.get(root, root.replace("_", "-")).lower() for root in others}
+    assert wanted <= declared, f"imported but not in pyproject.toml: {', '.join(sorted(wanted - declared))}"
+
+
+# What a process has loaded once it has done something
+
+
+def loaded(cli, code: str, *arguments: str, env: dict[str, str] | None = None) -> set[str]:
+    """Top-level modules in a process of its own after `code`."""
+    tell = "\nimport json, sys\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    ended = subprocess.run(
+        [sys.executable, "-c", code + tell, *arguments],
+        env=cli.environment(env),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(json.loads(ended.stdout.splitlines()[-1]))
+
+
+RUN = """
+import contextlib, json, sys
+from spherectl.cli.app import app
+for arguments in json.loads(sys.argv[1]):
+    try:
+        app(arguments)
+    except SystemExit as ended:
+        assert ended.code == 0, (arguments, ended.code)
+"""
+
+
+def after(cli, *lines: str, env: dict[str, str] | None = None) -> set[str]:
+    """Top-level modules loaded after some command lines, one after another."""
+    return loaded(cli, RUN, json.dumps([line.split() for line in lines]), env=env)
+
+
+@pytest.mark.slow
+def test_heavy_modules_are_seen_when_they_are_loaded(cli):
+    """The measure itself: were `loaded` blind, the tests below could not fail."""
+    assert HEAVY <= loaded(cli, "import pooch, requests, torchvision, pydantic_settings")
+
+
+@pytest.mark.slow
+def test_importing_the_package_loads_nothing_heavy(cli):
+    assert not loaded(cli, "import spherectl; spherectl.__version__; from spherectl import errors, cli") & HEAVY
+
+
+@pytest.mark.slow
+def test_help_and_version_load_nothing_heavy(cli):
+    lines = ["--help", "--version"]
+    for command in ("train", "sample", "doctor", "zoo", "recipes", "features"):
+        lines.append(f"{command} --help")
+    lines += ["zoo ls --help", "zoo show --help", "recipes check --help", "features train --help"]
+    assert not after(cli, *lines) & HEAVY
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "line", ["spherectl ", "spherectl train --", "spherectl sample --device ", "spherectl zoo ls --"]
+)
+def test_completion_loads_nothing_heavy(cli, line):
+    asked = {"_SPHERECTL_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}
+    assert not after(cli, "", env=asked) & HEAVY
+
+
+@pytest.mark.slow
+def test_listing_loads_no_torch(cli):
+    modules = after(cli, "zoo ls", "zoo ls --json", "recipes ls", "recipes show debug", "recipes check debug")
+    assert not modules & {"torch", "torchvision", "numpy", "pooch"}

@@ -1,0 +1,111 @@
+"""The rules in tests/conftest.py, each tried on a small test suite of its own that breaks it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+pytestmark = pytest.mark.fast
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+
+
+@pytest.fixture
+def suite(pytester: pytest.Pytester) -> pytest.Pytester:
+    """An empty test suite under this project's conftest."""
+    pytester.makeconftest(CONFTEST.read_text(encoding="utf-8"))
+    pytester.makeini("[pytest]\nmarkers =\n    fast\n    slow\n    gpu\n    soak\n")
+    return pytester
+
+
+@pytest.mark.parametrize("marks", ["", "@pytest.mark.fast\n@pytest.mark.slow\n", "@pytest.mark.skip\n"])
+def test_a_test_without_exactly_one_speed_stops_the_collection(suite: pytest.Pytester, marks: str) -> None:
+    suite.makepyfile(
+        f"import pytest\n@pytest.mark.fast\ndef test_right():\n    pass\n{marks}def test_wrong():\n    pass\n"
+    )
+    result = suite.runpytest("-m", "fast")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*exactly one of the marks fast, slow, gpu, soak: *::test_wrong has*"])
+    assert "test_right" not in result.stderr.str()
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+@pytest.mark.parametrize("reason", ["", ", reason='not today'"])
+def test_a_missing_package_skips_at_home_and_fails_in_ci(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str, reason: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    call = f"pytest.importorskip('no_such_package_here'{reason})"
+    suite.makepyfile(
+        test_inside=f"import pytest\npytestmark = pytest.mark.fast\ndef test_one():\n    {call}\n",
+        test_fixture=f"import pytest\npytestmark = pytest.mark.fast\n@pytest.fixture\ndef package():\n    {call}\n"
+        "def test_two(package):\n    pass\n",
+        test_wanted="import pytest\npytestmark = pytest.mark.fast\n@pytest.mark.skip(reason='wanted')\n"
+        "def test_three():\n    pass\n",
+    )
+    if ci:
+        result = suite.runpytest()
+        result.assert_outcomes(failed=1, errors=1, skipped=1)
+        result.stdout.fnmatch_lines(["*CI must have this package*"])
+    else:
+        suite.runpytest().assert_outcomes(skipped=3)
+
+
+@pytest.mark.parametrize("ci", ["", "true"])
+def test_a_file_that_skips_whole_fails_in_ci_too(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, ci: str
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    suite.makepyfile("import pytest\npytest.importorskip('no_such_package_here')\n")
+    suite.runpytest().assert_outcomes(errors=1) if ci else suite.runpytest().assert_outcomes(skipped=1)
+
+
+@pytest.mark.parametrize("device", [False, True])
+def test_gpu_tests_run_only_where_there_is_a_device(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, device: bool
+) -> None:
+    """In CI too, and a package that only they need may be missing there."""
+    monkeypatch.setenv("CI", "true")
+    # A stand-in: pytester forgets the modules that its suites import, and torch cannot be imported twice.
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: device)))
+    suite.makepyfile(
+        "import pytest\npytestmark = pytest.mark.gpu\n"
+        "def test_one():\n    pass\n"
+        "def test_two():\n    pytest.importorskip('no_such_package_here')\n"
+    )
+    suite.runpytest().assert_outcomes(passed=int(device), skipped=2 - int(device))
+
+
+def test_the_command_line_sees_none_of_this_machines_settings(
+    make_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPHERECTL_MODEL", "somebody's")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    environment = make_cli(tmp_path).environment({"SPHERECTL_DATA": "given"})
+    assert {name: value for name, value in environment.items() if name.startswith("SPHERECTL_")} == {
+        "SPHERECTL_DATA": "given"
+    }
+    assert "FORCE_COLOR" not in environment
+    homes = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TORCH_HOME")
+    assert all(Path(environment[name]).is_relative_to(tmp_path) for name in homes)
+
+
+def test_the_command_line_returns_both_outputs_and_the_code(cli: Any) -> None:
+    done = cli("no-such-command")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert "no-such-command" in done.stderr
+    assert "\x1b" not in done.stderr
+    version = cli("--version")
+    assert (version.returncode, version.stderr) == (0, "")
+    assert version.stdout.strip()
+
+
+def test_reference_and_excerpt_are_in_the_checkout(reference: Path, fashion_excerpt: Path) -> None:
+    assert (reference / "cond-conv" / "case.json").is_file()
+    assert any(fashion_excerpt.iterdir())

@@ -1,0 +1,127 @@
+"""What an installed spherectl consists of: the wheel against the checkout, pins against ranges, a run outside of it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PINS = {
+    canonicalize_name(name): version
+    for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+}
+
+
+def pip(*arguments: str | Path) -> None:
+    """Run pip of this environment without a network."""
+    subprocess.run(
+        [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", *map(str, arguments)],
+        check=True,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built as `pip install .` builds it."""
+    pytest.importorskip("hatchling")
+    folder = tmp_path_factory.mktemp("wheel")
+    pip("wheel", "--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", folder, ROOT)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("folder", "patterns"), [("zoo", ["*.toml", "*.md", "*.safetensors"]), ("recipes", ["*.toml"])]
+)
+def test_wheel_carries_the_folder_byte_for_byte(wheel: Path, folder: str, patterns: list[str]) -> None:
+    inside = f"spherectl/_data/{folder}/"
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {n.removeprefix(inside): archive.read(n) for n in archive.namelist() if n.startswith(inside)}
+    here = {path.name: path.read_bytes() for pattern in patterns for path in (ROOT / folder).glob(pattern)}
+    assert packed == here
+    assert "index.toml" in here or len(here) > 1
+
+
+@pytest.mark.fast
+def test_wheel_carries_the_package_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert wheel.name == f"spherectl-{PROJECT['version']}-py3-none-any.whl"
+    about = f"spherectl-{PROJECT['version']}.dist-info/"
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "spherectl").rglob("*.py")}
+    assert {name for name in names if name.endswith(".py")} == modules
+    assert [name for name in names if not name.startswith(("spherectl/", about))] == []
+    assert {"spherectl/py.typed", f"{about}licenses/LICENSE", f"{about}licenses/NOTICE"} <= set(names)
+
+
+@pytest.mark.fast
+def test_an_editable_install_copies_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of the weights beside the packages would go on being found after the checkout's changed."""
+    backend = pytest.importorskip("hatchling.build")
+    monkeypatch.chdir(ROOT)
+    with zipfile.ZipFile(tmp_path / backend.build_editable(str(tmp_path))) as archive:
+        outside = [name for name in archive.namelist() if ".dist-info/" not in name]
+        assert outside == ["_spherectl.pth"]
+        assert archive.read("_spherectl.pth").decode().split() == [str(ROOT)]
+
+
+@pytest.mark.fast
+def test_every_requirement_of_make_test_has_a_pin_in_its_range() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    found = re.search(r"^EXTRAS := (\S+)$", makefile, re.MULTILINE)
+    assert found
+    extras = PROJECT["optional-dependencies"]
+    wanted = PROJECT["dependencies"] + [line for extra in found[1].split(",") for line in extras[extra]]
+    for requirement in map(Requirement, wanted):
+        pin = PINS[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(pin), f"{requirement} against the pin {pin}"
+
+
+@pytest.mark.fast
+def test_version_is_the_same_everywhere() -> None:
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {PROJECT['version']}\n" in citation
+
+
+@pytest.mark.slow
+def test_installed_elsewhere_it_samples_offline(wheel: Path, make_cli: Any, tmp_path: Path) -> None:
+    """Beside the packages there are, away from the checkout: the embedded model, a packaged recipe, an intact zoo."""
+    place, work = tmp_path / "installed", tmp_path / "work"
+    work.mkdir()
+    pip("install", "--no-index", "--no-deps", "--target", place, wheel)
+    environment = {"PYTHONPATH": str(place), "SPHERECTL_OFFLINE": "1"}
+
+    def run(*arguments: str) -> str:
+        done = make_cli(work)(*arguments, env=environment)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    where = subprocess.run(
+        [sys.executable, "-c", "import spherectl; print(spherectl.__file__, spherectl.__version__)"],
+        env=make_cli(work).environment(environment),
+        cwd=work,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert where.stdout.split() == [str(place / "spherectl" / "__init__.py"), PROJECT["version"]]
+
+    run("sample", "--count", "10", "--steps", "1", "--out", "samples.png")
+    assert (work / "samples.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    names = {path.stem for path in (ROOT / "recipes").glob("*.toml")}
+    assert names <= set(re.findall(r"[\w.-]+", run("recipes", "ls")))
+    assert 'kind = "imagenet"' in run("recipes", "show", "imagenet256")
+    run("zoo", "verify")

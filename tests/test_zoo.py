@@ -1,0 +1,438 @@
+"""The zoo: what an index may say, and which model or recipe a name means."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from spherectl import zoo
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.settings import Settings, load_settings, packaged
+from spherectl.zoo import Found, find_model, find_recipe, index, newest_run, read_header, read_index
+
+pytestmark = pytest.mark.fast
+
+MODEL = {
+    "name": "one",
+    "kind": "model",
+    "file": "one.safetensors",
+    "licence": "MIT",
+    "summary": "A model.",
+    "channels": "rgb",
+    "image_size": 32,
+    "classes": 10,
+}
+SHA256 = "0123456789abcdef" * 4
+REMOTE = {**{key: value for key, value in MODEL.items() if key != "file"}, "name": "far", "sha256": SHA256}
+
+
+SHIPPED = read_index(packaged("zoo") / "index.toml")
+
+
+def write_index(folder: Path, *entries: dict) -> Path:
+    """An index.toml of those entries; JSON scalars and lists of strings are valid TOML values."""
+    tables = ["\n".join(["[[entry]]", *(f"{key} = {json.dumps(value)}" for key, value in e.items())]) for e in entries]
+    path = folder / "index.toml"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n\n".join(tables), encoding="utf-8")
+    return path
+
+
+def write_model(path: Path, header: dict | None = None) -> Path:
+    """A safetensors file without tensors, its header written by hand: 8 bytes of length, then JSON."""
+    text = json.dumps({"__metadata__": {"spherectl": json.dumps(header or {})}}).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+    return path
+
+
+@pytest.fixture
+def own_zoo(tmp_path, monkeypatch) -> Path:
+    """A zoo of one default model, one feature network, a remote model and one that is only known of."""
+    folder = tmp_path / "zoo"
+    write_index(
+        folder,
+        {**MODEL, "default": True},
+        {**MODEL, "name": "one-features", "kind": "features", "file": "one-features.safetensors"},
+        {**REMOTE, "urls": ["https://example.org/far.safetensors"]},
+        {**REMOTE, "name": "rumour", "page": "https://example.org/rumour"},
+    )
+    write_model(folder / "one.safetensors")
+    monkeypatch.setattr(zoo, "packaged", lambda _: folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def write_run(name: str, minutes_ago: int, recipe: str = "[run]\nseed = 0\n") -> Path:
+    """A run in ./runs whose model was written so long ago."""
+    run = Path("runs") / name
+    model = write_model(run / "model.safetensors")
+    (run / "recipe.toml").write_text(recipe, encoding="utf-8")
+    os.utime(model, (1_000_000 - 60 * minutes_ago,) * 2)
+    return run
+
+
+# The index that is shipped
+
+
+def test_the_shipped_zoo_has_one_default_and_known_recipes():
+    entries = index().values()
+    assert [entry.name for entry in entries if entry.default] == ["fashion-mnist"]
+    named = {entry.recipe for entry in entries if entry.recipe}
+    assert named <= {path.stem for path in packaged("recipes").glob("*.toml")}
+
+
+@pytest.mark.parametrize("entry", [entry for entry in SHIPPED if entry.file], ids=lambda entry: entry.name)
+def test_each_shipped_file_is_what_the_index_says(entry):
+    settings = load_settings()
+    assert zoo.verify(entry, settings) == ""
+    header = read_header(entry.path(settings))
+    assert header["architecture"] == {"model": "sphere-encoder", "features": "feature-network"}[entry.kind]
+    assert len(header["class_names"]) == entry.classes
+    if entry.kind == "model":
+        assert header["recipe"]["name"] == entry.recipe
+        assert header["recipe"]["model"]["image_size"] == entry.image_size
+        assert header["recipe"]["data"]["channels"] == entry.channels
+    assert entry.card.is_file()
+
+
+def test_every_shipped_file_has_an_entry():
+    folder = packaged("zoo")
+    files = {entry.file for entry in index().values()}
+    assert {path.name for path in folder.glob("*.safetensors")} <= files
+    assert {path.stem for path in folder.glob("*.md")} <= set(index()) | {"README"}
+
+
+# What an index may say
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"file": "../one.safetensors"}, "entry one, file: expected a path inside the folder"),
+        ({"file": "/tmp/one.safetensors"}, "entry one, file: expected a path inside the folder"),
+        ({"sha256": SHA256[:63]}, "entry one, sha256: expected 64 hexadecimal digits"),
+        ({"sha256": SHA256.upper()}, "entry one, sha256: expected 64 hexadecimal digits"),
+        ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, page"),
+        ({"name": "One"}, "entry One, name: "),
+        ({"kind": "encoder"}, "entry one, kind: input should be 'model' or 'features'"),
+        ({"licenze": "MIT"}, "entry one, licenze: unknown key"),
+        ({"bytes": 0}, "entry one, bytes: "),
+        ({"kind": "features", "default": True}, "entry one: default: only an embedded model can be the default"),
+    ],
+)
+def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
+    with pytest.raises(FileError) as caught:
+        read_index(write_index(tmp_path, MODEL | change))
+    assert words in caught.value.message
+    assert str(tmp_path / "index.toml") in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({}, "entry far: expected one of file, urls, page"),
+        ({"urls": ["http://example.org/w"]}, "entry far, urls: expected an https address"),
+        ({"urls": ["https://example.org/w", "ftp://example.org/w"]}, "entry far, urls: expected an https address"),
+    ],
+)
+def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
+    with pytest.raises(FileError, match=words):
+        read_index(write_index(tmp_path, REMOTE | source))
+
+
+def test_a_remote_entry_needs_a_hash_unless_it_is_only_known_of(tmp_path):
+    bare = {key: value for key, value in REMOTE.items() if key != "sha256"}
+    with pytest.raises(FileError, match="urls without a sha256"):
+        read_index(write_index(tmp_path, bare | {"urls": ["https://example.org/w"]}))
+    (entry,) = read_index(write_index(tmp_path, bare | {"page": "https://example.org"}))
+    assert entry.state(load_settings()) == "not verified"
+
+
+def test_addresses_of_this_machine_may_be_plain_http(tmp_path):
+    urls = ["http://127.0.0.1:8000/w", "http://localhost/w", "http://[::1]:80/w"]
+    (entry,) = read_index(write_index(tmp_path, REMOTE | {"urls": urls}))
+    assert entry.urls == tuple(urls)
+
+
+def test_all_mistakes_are_named_at_once(tmp_path):
+    path = write_index(tmp_path, MODEL | {"sha256": "12"}, {"name": "two", "kind": "model"})
+    with pytest.raises(FileError) as caught:
+        read_index(path)
+    for words in ("entry one, sha256", "entry two, licence", "entry two, image_size"):
+        assert words in caught.value.message
+
+
+def test_a_link_may_not_lead_out_of_the_folder(tmp_path):
+    outside = write_model(tmp_path / "outside.safetensors")
+    path = write_index(tmp_path / "zoo", MODEL)
+    (tmp_path / "zoo" / "one.safetensors").symlink_to(outside)
+    with pytest.raises(
+        FileError, match="entry one, file: expected a file inside the index's folder, got a link out of it"
+    ):
+        read_index(path)
+
+
+def test_a_name_may_occur_once_over_all_indexes(own_zoo, tmp_path):
+    more = write_index(tmp_path / "more", MODEL | {"name": "two"}, MODEL)
+    with pytest.raises(FileError, match=f"{more}: the name one occurs twice"):
+        index(Settings(zoo_index=(more,)))
+
+
+def test_further_indexes_find_their_files_beside_themselves(own_zoo, tmp_path):
+    more = write_index(tmp_path / "more", MODEL | {"name": "two", "file": "deep/two.safetensors"})
+    file = write_model(tmp_path / "more" / "deep" / "two.safetensors")
+    settings = Settings(zoo_index=(more,))
+    assert list(index(settings)) == ["one", "one-features", "far", "rumour", "two"]
+    assert find_model("two", settings).path == file
+
+
+@pytest.mark.parametrize("content", [b"[[entry]", b"\xff"])
+def test_an_unreadable_index_is_a_sentence(tmp_path, content):
+    (tmp_path / "index.toml").write_bytes(content)
+    with pytest.raises(FileError, match=r"Cannot read the zoo index .*index\.toml"):
+        read_index(tmp_path / "index.toml")
+
+
+# Which model a name means
+
+
+def test_without_a_name_the_setting_goes_first(own_zoo, monkeypatch):
+    write_run("a", minutes_ago=1)
+    monkeypatch.setenv("SPHERECTL_MODEL", "one")
+    assert find_model().reason == "model: one (from SPHERECTL_MODEL)"
+
+
+def test_without_a_name_and_setting_the_newest_run_goes_first(own_zoo):
+    write_run("b", minutes_ago=5)
+    newest = write_run("a", minutes_ago=1)
+    write_run("c", minutes_ago=9)
+    found = find_model()
+    assert found == Found(newest / "model.safetensors", "a", "run", f"model: {newest} (newest run)")
+
+
+def test_runs_that_are_no_default_or_have_no_model_never_count(own_zoo):
+    expected = write_run("real", minutes_ago=9)
+    write_run("debug", minutes_ago=1, recipe="[run]\ndefault = false\n")
+    (Path("runs") / "started").mkdir()
+    (Path("runs") / "stray.safetensors").touch()
+    assert newest_run(Path("runs")) == expected
+
+
+@pytest.mark.parametrize("recipe", ["[run]\ndefault = true\n", "", "run = 3\n", "broken ["])
+def test_a_run_counts_unless_its_recipe_says_no(own_zoo, recipe):
+    assert newest_run(Path("runs")) is None
+    assert newest_run(write_run("a", minutes_ago=1, recipe=recipe).parent) == Path("runs/a")
+
+
+def test_without_anything_the_zoos_default_is_taken(own_zoo):
+    found = find_model()
+    assert (found.path, found.name, found.kind) == (own_zoo / "one.safetensors", "one", "zoo")
+    assert found.reason == "model: one (the zoo's default; no run in runs has a model yet)"
+
+
+def test_a_zoo_name_goes_before_a_path(own_zoo):
+    write_model(Path("one") / "model.safetensors")
+    assert find_model("one").kind == "zoo"
+    assert find_model("./one").kind == "run"
+
+
+def test_a_run_is_its_folder_or_its_model(own_zoo):
+    run = write_run("a", minutes_ago=1)
+    by_folder, by_file = find_model(str(run)), find_model(str(run / "model.safetensors"))
+    assert by_folder == by_file == Found(run / "model.safetensors", "a", "run", f"model: {run} (as asked for)")
+
+
+def test_a_file_is_named_after_itself(own_zoo):
+    path = write_model(Path("deep") / "mine.safetensors")
+    assert find_model(str(path)) == Found(path, "mine", "file", f"model: {path} (as asked for)")
+
+
+def test_a_home_folder_is_expanded(own_zoo):
+    write_model(Path.home() / "mine.safetensors")
+    assert find_model("~/mine.safetensors").path == Path.home() / "mine.safetensors"
+
+
+def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
+    found = find_model(str(reference / "published-layout"))
+    assert (found.path, found.name, found.kind) == (reference / "published-layout", "published-layout", "published")
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "words"),
+    [
+        ("on", UsageError, "There is no model 'on': neither the zoo nor a path has that name. Did you mean one"),
+        ("", UsageError, "There is no model ''"),
+        ("xyz", UsageError, "There are: one, far, rumour, runs/a."),
+        ("runs/b", UsageError, "Did you mean runs/a?"),
+        ("one-features", UsageError, "one-features is a feature network for losses and scores; it draws no images"),
+        ("far", UsageError, "far is not on this machine yet. `spherectl zoo fetch far` brings it."),
+        ("rumour", UsageError, "rumour is known but not verified: its file, hash and licence were never checked"),
+        ("hf:user/repo", UsageError, "does not fetch models from the Hugging Face hub"),
+        ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint. "
+            "`spherectl train runs/new/recipe.toml --run runs/new` goes on with it."),
+        ("runs", FileError, "The folder runs is no model: expected model.safetensors (a run), or cfg.json and ckpt/"),
+        ("weights.pth", FileError, "is not a model: expected a .safetensors file or a folder. Give the folder that holds"),
+        ("zoo/index.toml", FileError, "zoo/index.toml is not a model: expected a .safetensors file or a folder."),
+    ],
+)  # fmt: skip
+def test_what_is_no_model_is_a_sentence_with_the_next_step(own_zoo, text, kind, words):
+    write_run("a", minutes_ago=1)
+    (Path("runs") / "new").mkdir()
+    (Path("runs") / "new" / "recipe.toml").touch()
+    Path("weights.pth").touch()
+    with pytest.raises(kind) as caught:
+        find_model(text)
+    assert words in str(caught.value)
+
+
+def test_an_embedded_file_must_be_there_whole(own_zoo):
+    (own_zoo / "one.safetensors").unlink()
+    with pytest.raises(FileError, match="The zoo's one is missing from this installation"):
+        find_model()
+    write_index(own_zoo, MODEL | {"default": True, "bytes": 7})
+    (own_zoo / "one.safetensors").write_bytes(b"123456")
+    with pytest.raises(FileError, match="has 6 bytes, the zoo's index says 7; it is damaged"):
+        find_model()
+
+
+def test_a_fetched_model_is_found_in_the_cache(own_zoo, tmp_path):
+    settings = Settings(cache=tmp_path / "cache")
+    file = write_model(tmp_path / "cache" / "zoo" / "far.safetensors")
+    assert find_model("far", settings) == Found(file, "far", "zoo", "model: far (as asked for)")
+
+
+# Fetching, verifying, reading
+
+
+def test_addresses_are_tried_in_turn(own_zoo, monkeypatch, tmp_path):
+    asked: list[str] = []
+
+    def fetch_url(url, sha256, filename, progress, settings):
+        asked.append(url)
+        if len(asked) == 1:
+            raise SpherectlError("No connection.")
+        assert (sha256, filename) == (SHA256, "zoo/far.safetensors")
+        return settings.cache / filename
+
+    monkeypatch.setattr(zoo, "fetch_url", fetch_url)
+    write_index(own_zoo, {**REMOTE, "urls": ["https://a.org/w", "https://b.org/w", "https://c.org/w"]})
+    path = zoo.fetch(zoo.find_entry("far"), Settings(cache=tmp_path))
+    assert asked == ["https://a.org/w", "https://b.org/w"]
+    assert path == tmp_path / "zoo" / "far.safetensors"
+
+
+def test_the_last_address_says_why(own_zoo, monkeypatch):
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
+    with pytest.raises(SpherectlError, match="is missing, and it is not fetched because SPHERECTL_OFFLINE says"):
+        zoo.fetch(zoo.find_entry("far"))
+
+
+def test_what_was_never_verified_is_not_fetched(own_zoo, monkeypatch):
+    monkeypatch.setattr(zoo, "fetch_url", lambda *_: pytest.fail("asked the network"))
+    with pytest.raises(UsageError, match="rumour is known but not verified"):
+        zoo.fetch(zoo.find_entry("rumour"))
+
+
+def test_an_embedded_file_needs_no_fetching(own_zoo):
+    assert zoo.fetch(zoo.find_entry("one")) == own_zoo / "one.safetensors"
+
+
+def test_an_unknown_entry_is_a_sentence(own_zoo):
+    with pytest.raises(UsageError, match=r"There is no 'rumor' in the zoo\. Did you mean rumour\?"):
+        zoo.find_entry("rumor")
+
+
+def test_verify_compares_size_and_hash(own_zoo):
+    file = own_zoo / "one.safetensors"
+    digest, size = hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size
+
+    def verify(**facts) -> str:
+        write_index(own_zoo, MODEL | facts)
+        return zoo.verify(zoo.find_entry("one"), load_settings())
+
+    assert verify(sha256=digest, bytes=size) == ""
+    assert f"the index says {size + 1} and {digest}" in verify(sha256=digest, bytes=size + 1)
+    assert f"and SHA-256 {digest}; the index says" in verify(sha256=SHA256, bytes=size)
+    assert verify() == f"the index does not say its hash and size (sha256 = {digest!r}, bytes = {size})"
+    file.unlink()
+    assert verify(sha256=digest, bytes=size) == f"{file} is missing"
+
+
+def test_verify_has_nothing_against_what_is_not_here(own_zoo):
+    entries = index()
+    assert [zoo.verify(entries[name], load_settings()) for name in ("far", "rumour")] == ["", ""]
+
+
+def test_a_header_is_read_as_safetensors_reads_it(tmp_path):
+    torch = pytest.importorskip("torch")
+    from spherectl.model import weights
+
+    header = {"architecture": "sphere-encoder", "class_names": ["ä", "b"], "images_seen": 3}
+    weights.save_file(tmp_path / "m.safetensors", {"w": torch.zeros(3)}, header)
+    assert read_header(tmp_path / "m.safetensors") == weights.read_header(tmp_path / "m.safetensors") == header
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"short",
+        b"\xff" * 8 + b"{}",  # a length of 2^64 - 1
+        (2).to_bytes(8, "little") + b"{}",
+        (4).to_bytes(8, "little") + b"null",
+        (24).to_bytes(8, "little") + b'{"__metadata__": {"a":1}',
+        (8).to_bytes(8, "little") + b"\x80\xffrandom",
+    ],
+)
+def test_what_has_no_header_is_a_sentence(tmp_path, content):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="is not a model file: it has no spherectl header"):
+        read_header(path)
+
+
+def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
+    with pytest.raises(FileError, match=r"Cannot read .*none\.safetensors: No such file"):
+        read_header(tmp_path / "none.safetensors")
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    "text", ["imagenet256", "imagenet256.toml", "recipes/imagenet256.toml", "./recipes/imagenet256.toml"]
+)
+def test_a_packaged_recipe_is_found_from_anywhere(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    assert find_recipe(text) == packaged("recipes") / "imagenet256.toml"
+
+
+def test_a_recipe_file_goes_before_a_packaged_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes" / "imagenet256.toml").touch()
+    (tmp_path / "cifar10").mkdir()  # a data set of that name is not a recipe
+    assert find_recipe("recipes/imagenet256.toml") == Path("recipes/imagenet256.toml")
+    assert find_recipe("cifar10") == packaged("recipes") / "cifar10.toml"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("imagnet256", "There is no recipe 'imagnet256'. Did you mean imagenet256"),
+        ("mine/imagenet256.toml", "There is no recipe 'mine/imagenet256.toml'. Did you mean imagenet256"),
+        ("../imagenet256", "There is no recipe '../imagenet256'."),
+        ("zzzz", "There are: animal-faces256, cifar10"),
+        ("", "There is no recipe ''"),
+    ],
+)
+def test_an_unknown_recipe_is_a_sentence(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        find_recipe(text)
+    assert words in str(caught.value)

@@ -1,0 +1,128 @@
+"""The perceptual part of the loss: by name, against its formula, its gradients and its arithmetic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spherectl.errors import UsageError
+from spherectl.features import store
+from spherectl.features.networks import build_network
+from spherectl.recipe import LossSpec
+from spherectl.training.perceptual import FeatureDistance, build_perceptual
+
+pytestmark = pytest.mark.fast
+
+ARGUMENTS = {"num_classes": 3, "widths": [4, 6, 8], "convolutions": [1, 1, 1]}
+
+
+class Given(nn.Module):
+    """A network whose stages are the picture itself, and the picture halved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        return [images * self.weight, nn.functional.avg_pool2d(images, 2) * self.weight]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return build_network("plain", ARGUMENTS).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def pictures() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 4, 3, 32, 32, generator=generator).unbind(0)
+    return a, b
+
+
+def test_distance_of_hand_made_features_is_the_formula() -> None:
+    # One picture of constant (3, 4, 0) / 10 and one of (0, 0, 1) / 10: unit vectors (0.6, 0.8, 0) and (0, 0, 1),
+    # |difference|^2 = 0.36 + 0.64 + 1 = 2 in both stages; the second pair is equal: the mean over images is 1.
+    a = torch.tensor([[0.3, 0.4, 0.0], [0.2, 0.2, 0.2]])[:, :, None, None].expand(2, 3, 4, 4)
+    b = torch.tensor([[0.0, 0.0, 0.1], [0.4, 0.4, 0.4]])[:, :, None, None].expand(2, 3, 4, 4)
+    assert FeatureDistance(Given())(a, b).item() == pytest.approx(1.0, rel=1e-6)
+
+
+def test_distance_is_two_minus_two_cosines(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
+    a, b = pictures
+    pairs = zip(network.stages(a), network.stages(b), strict=True)  # type: ignore[operator]
+    stages = [(2 - 2 * torch.cosine_similarity(p, q, dim=1)).mean() for p, q in pairs]
+    distance = FeatureDistance(network)
+    torch.testing.assert_close(distance(a, b), torch.stack(stages).mean(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(distance(a, b), distance(b, a))
+    assert distance(a, a).item() == 0.0
+
+
+def test_it_is_the_mean_over_images(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
+    a, b = pictures
+    distance = FeatureDistance(network)
+    alone = torch.stack([distance(a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
+    torch.testing.assert_close(distance(a, b), alone.mean())
+
+
+def test_precomputed_targets_serve_as_the_pictures_do(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
+    a, b = pictures
+    distance = FeatureDistance(network)
+    targets = distance.targets(b.requires_grad_())
+    assert not any(target.requires_grad for target in targets)
+    assert [len(target) for target in targets] == [4, 4, 4]
+    assert torch.equal(distance.distance(a, targets), distance(a, b))
+
+
+def test_gradients_reach_the_first_pictures_alone_and_are_right(network: nn.Module) -> None:
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.rand(2, 1, 3, 8, 8, generator=generator, dtype=torch.float64).unbind(0)
+    distance = FeatureDistance(network.double())
+    a.requires_grad_()
+    b.requires_grad_()
+    targets = distance.targets(b)
+    # Finite differences of the distance, along one random direction.
+    direction = torch.randn(a.shape, generator=generator, dtype=torch.float64)
+    (slope,) = torch.autograd.grad(distance.distance(a, targets), a)
+    step = 1e-6
+    with torch.no_grad():
+        ahead, behind = (distance.distance(a + s * direction, targets) for s in (step, -step))
+    assert float((slope * direction).sum()) == pytest.approx(float((ahead - behind) / (2 * step)), rel=1e-6)
+    distance(a, b).backward()
+    assert b.grad is None
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+def test_arithmetic_is_float32_under_autocast_and_float64_for_float64(
+    network: nn.Module, pictures: tuple[Tensor, Tensor]
+) -> None:
+    a, b = pictures
+    distance = FeatureDistance(network)
+    exact = distance(a, b)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = distance(a.bfloat16(), b.bfloat16())
+        assert all(target.dtype == torch.float32 for target in distance.targets(b))
+    assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(exact.item(), rel=0.02)
+    double = distance.double()(a.double(), b.double())
+    assert double.dtype == torch.float64
+    assert double.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def test_a_recipe_chooses_the_distance_by_name(
+    network: nn.Module, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "packaged", lambda _: tmp_path)
+    store.save_feature_network(tmp_path / "net.safetensors", network, "plain", ARGUMENTS, {"image_size": 32})
+    assert build_perceptual(LossSpec(perceptual="none"), 32, "cpu") is None
+    distance = build_perceptual(LossSpec(perceptual="features:net"), 32, "cpu")
+    assert torch.equal(cast("Tensor", distance(*pictures)), FeatureDistance(network)(*pictures))  # type: ignore[misc]
+    assert not cast("nn.Module", distance).training
+    with pytest.raises(UsageError, match=r"net was trained on 32 px; model\.image_size is 64"):
+        build_perceptual(LossSpec(perceptual="features:net"), 64, "cpu")
+    with pytest.raises(UsageError, match=r"no feature network 'other'.*Those in the zoo: net"):
+        build_perceptual(LossSpec(perceptual="features:other"), 32, "cpu")
