@@ -80,13 +80,15 @@ class Model:
         device: torch.device,
         dtype: torch.dtype,
         weights_kind: Literal["ema", "raw"] = "ema",
+        file: Path | None = None,
     ) -> None:
         self.network = network.to(device, dtype)
         self.weights: Literal["ema", "raw"] = "raw" if header.get("weights", "raw") == "raw" else weights_kind
         self.name, self.header, self.device, self.dtype = name, header, device, dtype
         self.recipe: Recipe = weights.Package(header, {}).recipe
         self.class_names: tuple[str, ...] = tuple(header.get("class_names", ()))
-        self._hash: Future[str] | None = None
+        # Beside the first forward, not before it.
+        self._hash: Future[str] | None = ThreadPoolExecutor(1).submit(_sha256, file) if file else None
 
     @property
     def num_classes(self) -> int:
@@ -124,10 +126,9 @@ class Model:
         Returns:
             (B, 3, H, W) float32 in [0, 1].
         """
-        if tuple(latents.shape[1:]) != self.network.latent_shape:
-            raise UsageError(
-                f"Expected latents of shape (B, {', '.join(map(str, self.network.latent_shape))}), got {tuple(latents.shape)}."
-            )
+        tokens, channels = self.network.latent_shape
+        if tuple(latents.shape[1:]) != (tokens, channels):
+            raise UsageError(f"Expected latents of shape (B, {tokens}, {channels}), got {tuple(latents.shape)}.")
         return sampler.to_unit(
             self.network.decode(latents.to(self.device, self.dtype), self.labels(classes, len(latents)))
         )
@@ -151,14 +152,17 @@ class Model:
         return torch.tensor(chosen, device=self.device)
 
     def _number(self, one: str | int) -> int:
-        return one if one == self.num_classes else parse_classes([one], self.class_names, self.num_classes, self.name)[0]  # type: ignore[return-value]
+        if one == self.num_classes:
+            return self.num_classes
+        return parse_classes([one], self.class_names, self.num_classes, self.name)[0]
 
     def _check_images(self, images: Tensor) -> None:
         side = self.recipe.model.image_size
         if images.dim() != 4 or tuple(images.shape[1:]) != (3, side, side):
             raise UsageError(f"Expected images of shape (B, 3, {side}, {side}), got {tuple(images.shape)}.")
-        if not images.is_floating_point() or not (-TOLERANCE <= float(images.min()) <= float(images.max()) <= 1 + TOLERANCE):
-            raise UsageError(f"Expected float images in [0, 1], got {images.dtype} from {images.min()} to {images.max()}.")
+        low, high = float(images.min()), float(images.max())
+        if not images.is_floating_point() or not -TOLERANCE <= low <= high <= 1 + TOLERANCE:
+            raise UsageError(f"Expected float images in [0, 1], got {images.dtype} from {low:g} to {high:g}.")
 
 
 def load(
@@ -171,8 +175,8 @@ def load(
     """Load a model.
 
     Args:
-        model: a zoo name, a model file, a run folder or a published checkpoint folder; None: the setting, else the newest
-            run, else the embedded model.
+        model: a zoo name, a model file, a run folder or a published checkpoint folder; None: the setting, else the
+            newest run, else the embedded model.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: "auto" is bfloat16 on CUDA, float32 elsewhere.
         weights_kind: averaged weights where there are any, or those of the last step.
@@ -194,11 +198,15 @@ def load_found(
     where = choose_device(device)
     network = weights.instantiate(package, weights_kind)
     precision = choose_dtype(dtype, where)
-    loaded = Model(
-        network, package.header, name=found.name, device=where, dtype=precision, weights_kind=weights_kind
+    return Model(
+        network,
+        package.header,
+        name=found.name,
+        device=where,
+        dtype=precision,
+        weights_kind=weights_kind,
+        file=found.path,
     )
-    loaded._hash = ThreadPoolExecutor(1).submit(_sha256, found.path)  # beside the first forward, not before it
-    return loaded
 
 
 def generate(
@@ -315,7 +323,7 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"There is no device {name!r} here.", "Use --device auto, or see `spherectl doctor`.") from None
+        raise UsageError(f"There is no device {name!r} here.", "Use auto, or see `spherectl doctor`.") from None
     return device
 
 
@@ -343,5 +351,3 @@ def _sha256(path: Path) -> str:
     file = weights.newest_checkpoint(path) if path.is_dir() else path
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-

@@ -2,82 +2,100 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Sequence
 
 from spherectl.errors import UsageError
 
 
-def parse_classes(items: Sequence[str | int], names: Sequence[str], num_classes: int, model: str) -> list[int]:
-    """Class numbers of what was typed, in order and with repetitions.
+class UnknownClassError(UsageError):
+    """The model has no such class; another model may.
 
     Args:
-        items: each a number, a name (any case, unique prefix), a range "2-5", "all", "none" (the null class), or several
-            of these separated by commas.
+        known: what the model has, as in "fashion-mnist has 10 classes (0-9: t-shirt ... ankle-boot)".
+        problem: what was asked for beyond that, as in "it has no class 207".
+        asked: the class as it was typed.
+        hint: what to type instead, if something is near.
+    """
+
+    def __init__(self, known: str, problem: str, asked: str, hint: str = "") -> None:
+        super().__init__(f"{known}; {problem}.", hint)
+        self.known, self.asked = known, asked
+
+
+def parse_classes(items: str | Sequence[str | int], names: Sequence[str], num_classes: int, model: str) -> list[int]:
+    """Class numbers of what was typed, in order and with repetitions.
+
+    A number is always a class number, also where names look like numbers.
+
+    Args:
+        items: one or several, each a number, a name (any case, unique prefix), a range "2-5", "all", "none" (the null
+            class), or several of these separated by commas.
         names: class names, or empty where the model has none.
         num_classes: classes of the model; the null class is `num_classes`.
         model: its name, for messages.
 
     Raises:
-        UsageError: out of range, unknown, ambiguous, or a class for an unconditional model.
+        UsageError: nothing at all, out of range, unknown, ambiguous, or a class for an unconditional model.
     """
-    parts = [part.strip() for item in items for part in str(item).split(",")]
-    if num_classes == 0 and any(part.lower() != "none" for part in parts):
-        raise UsageError(f"{model} is unconditional: it has no classes, so --class {parts[0]} means nothing to it.")
+    asked = [items] if isinstance(items, str) else items
+    parts = [part for item in asked for part in _split(str(item), names)]
+    if not parts:
+        raise UsageError("Expected at least one class, got none.")
+    if num_classes == 0 and any(_fold(part) != "none" for part in parts):
+        raise UsageError(f"{model} is unconditional: it has no classes, so {parts[0]!r} means nothing to it.")
     return [number for part in parts for number in _one(part, names, num_classes, model)]
 
 
 def describe_classes(names: Sequence[str], num_classes: int) -> str:
-    """ "10 classes (0-9: t-shirt ... ankle-boot)"."""
-    some = f": {names[0]} ... {names[-1]}" if len(names) > 1 else ""
-    return f"{num_classes} class{'es' * (num_classes != 1)} (0-{num_classes - 1}{some})"
+    """Number and names of a model's classes, as in "10 classes (0-9: t-shirt ... ankle-boot)"."""
+    if num_classes == 1:
+        return f"1 class (0{f': {names[0]}' if names else ''})"
+    some = f": {names[0]} ... {names[-1]}" if names else ""
+    return f"{num_classes} classes (0-{num_classes - 1}{some})"
 
 
-def class_name(number: int, names: Sequence[str], num_classes: int) -> str:
-    """Name of a class, its number where it has none, "none" for the null class."""
-    if number == num_classes:
-        return "none"
-    return names[number] if number < len(names) else str(number)
+def _split(text: str, names: Sequence[str]) -> list[str]:
+    """The parts of a list with commas; a name that has commas itself is one part."""
+    if any(_fold(name) == _fold(text) for name in names):
+        return [text.strip()]
+    return [part.strip() for part in text.split(",")]
 
 
 def _one(text: str, names: Sequence[str], num_classes: int, model: str) -> list[int]:
     folded = _fold(text)
-    if folded == "all":
-        return list(range(num_classes))
-    if folded == "none":
-        return [num_classes]
+    if folded in ("all", "none"):
+        return list(range(num_classes)) if folded == "all" else [num_classes]
+    known = f"{model} has {describe_classes(names, num_classes)}"
+    if re.fullmatch(r"-?\d{1,18}", text):
+        return [_in_range(text, text, known, num_classes)]
     exact = [i for i, name in enumerate(names) if _fold(name) == folded]
-    if re.fullmatch(r"\d+", text):
-        return [_in_range(int(text), text, names, num_classes, model)]
-    if exact:
-        return exact[:1]
-    if bounds := re.fullmatch(r"(\d+)-(\d+)", text):
-        first, last = (_in_range(int(b), text, names, num_classes, model) for b in bounds.groups())
+    if not exact and (bounds := re.fullmatch(r"(\d{1,18})-(\d{1,18})", text)):
+        first, last = (_in_range(bound, text, known, num_classes) for bound in bounds.groups())
         if first > last:
-            raise UsageError(f"--class {text}: a range goes from the smaller to the larger number.")
+            raise UsageError(f"The range {text} is empty: it goes from the smaller number to the larger.")
         return list(range(first, last + 1))
-    matches = [i for i, name in enumerate(names) if folded and _fold(name).startswith(folded)]
+    matches = exact or [i for i, name in enumerate(names) if folded and _fold(name).startswith(folded)]
     if len(matches) == 1:
         return matches
     if matches:
-        some = ", ".join(names[i] for i in matches[:5]) + (", ..." if len(matches) > 5 else "")
-        raise UsageError(f"--class {text} is ambiguous: it could be {some}.", "Type more of the name, or its number.")
-    raise UnknownClassError(f"{model} has {describe_classes(names, num_classes)}, none of them called {text!r}.", text)
+        some = ", ".join(f"{names[i]} ({i})" for i in matches[:5]) + (", ..." if len(matches) > 5 else "")
+        raise UsageError(f"The class {text!r} is ambiguous: it could be {some}.", "Type more of the name, or a number.")
+    if not names:
+        raise UsageError(f"{known} without names.", f"Give a number instead of {text!r}.")
+    near = difflib.get_close_matches(folded, [_fold(name) for name in names], n=1)
+    hint = f"Did you mean {near[0]}?" if near else ""
+    raise UnknownClassError(known, f"none is called {text!r}", text, hint)
 
 
-def _in_range(number: int, text: str, names: Sequence[str], num_classes: int, model: str) -> int:
-    if number >= num_classes:
-        raise UnknownClassError(f"{model} has {describe_classes(names, num_classes)}; --class {text} is out of range.", text)
+def _in_range(digits: str, text: str, known: str, num_classes: int) -> int:
+    number = int(digits)
+    if not 0 <= number < num_classes:
+        raise UnknownClassError(known, f"there is no class {text}", text)
     return number
 
 
 def _fold(name: str) -> str:
+    """What is compared: any case, and spaces, hyphens and underscores alike."""
     return re.sub(r"[\s_-]+", "-", name.strip().lower())
-
-
-class UnknownClassError(UsageError):
-    """The model has no such class; another model may. `asked` is what was typed."""
-
-    def __init__(self, message: str, asked: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.asked = asked

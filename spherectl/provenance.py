@@ -2,26 +2,101 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
 import spherectl
 from spherectl import api
 from spherectl.errors import FileError, UsageError
 from spherectl.model import attention
-from spherectl.recipe import SampleSpec
+from spherectl.recipe import Positive, SampleSpec
 
 FORMAT = 1
-DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+DTYPES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
-# A chunk is (images computed together, place in it). In float32 on a CPU an image does not depend on it.
-Chunk = tuple[int, int]
+# Pictures that are made again together, where an image does not depend on the others.
+REMAKE_BATCH = 64
+
+Image = Annotated[int, Field(ge=0, lt=2**32)]
+Class = Annotated[int, Field(ge=0)]
+Chunk = tuple[Positive, Annotated[int, Field(ge=0)]]  # images computed together, place among them
+
+
+class Provenance(SampleSpec):
+    """The table that a picture carries; the keys of a model's [sample] table and these.
+
+    Attributes:
+        format: of the table.
+        model, model_sha256, weights: what drew it; names alone, no paths.
+        seed: of the run.
+        index: the image's number in the run; for a grid a list, as `class_` and `chunk`.
+        class_: its class, the null class being the number of classes; None for unconditional models.
+        columns: of a grid; None: nearly a square.
+        dtype, backend, versions: on which arithmetic the last bits depend.
+        chunk: present where an image depends on how many are computed with it: not in float32 on a CPU.
+    """
+
+    model_config = ConfigDict(protected_namespaces=())  # there is no harm in `model_sha256`
+
+    format: Literal[1]
+    model: str
+    model_sha256: str
+    weights: Literal["ema", "raw"]
+    seed: Annotated[int, Field(ge=0, lt=2**64)]
+    index: Image | Annotated[list[Image], Field(min_length=2)]
+    class_: Class | list[Class] | None = Field(alias="class")
+    columns: Positive | None = None
+    dtype: Literal["float32", "bfloat16"]
+    backend: str
+    versions: dict[str, str]
+    chunk: Chunk | list[Chunk] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Provenance:
+        lists = {isinstance(value, list) for value in (self.index, self.class_, self.chunk) if value is not None}
+        if len(lists) > 1 or any(
+            len(many) != len(self.indices) for many in (self.classes, self.chunks) if many is not None
+        ):
+            raise ValueError("index, class and chunk are not of one length")
+        if any(place >= size for size, place in self.chunks or ()):
+            raise ValueError("chunk: the place lies outside")
+        return self
+
+    @property
+    def indices(self) -> list[int]:
+        """Numbers of the images."""
+        return [self.index] if isinstance(self.index, int) else self.index
+
+    @property
+    def classes(self) -> list[int] | None:
+        """Classes of the images."""
+        return [self.class_] if isinstance(self.class_, int) else self.class_
+
+    @property
+    def chunks(self) -> list[Chunk] | None:
+        """For each image, how many were computed together, and its place among them."""
+        return [self.chunk] if isinstance(self.chunk, tuple) else self.chunk
+
+    @property
+    def settings(self) -> SampleSpec:
+        """Steps, guidance, noise."""
+        return SampleSpec(**{key: getattr(self, key) for key in SampleSpec.model_fields})
 
 
 def describe(
-    model: api.Model, settings: SampleSpec, *, seed: int, indices: Tensor, labels: Tensor | None, batch: int, count: int
+    model: api.Model,
+    settings: SampleSpec,
+    *,
+    seed: int,
+    indices: Tensor,
+    labels: Tensor | None,
+    batch: int,
+    count: int,
+    columns: int | None = None,
 ) -> dict[str, Any]:
     """Provenance of one picture, or of a grid of several.
 
@@ -33,6 +108,7 @@ def describe(
         labels: (n,) classes or None.
         batch: images computed together, at most.
         count: images of the run, which may leave its last batch shorter.
+        columns: of the grid, if it is not the default.
 
     Returns:
         A JSON-able table: no paths, host, time or command line.
@@ -49,11 +125,12 @@ def describe(
         "class": None if labels is None else (int(labels[0]) if single else labels.tolist()),
         **settings.model_dump(),
         "dtype": DTYPES[model.dtype],
-        "backend": backend(model),
-        "versions": {"spherectl": spherectl.__version__, "torch": torch.__version__},
+        **_arithmetic(model),
     }
+    if columns is not None and not single:
+        table["columns"] = columns
     if not is_invariant(model):
-        chunks = [(min(batch, count - n // batch * batch), n % batch) for n in numbers]
+        chunks = _chunks(numbers, batch, count)
         table["chunk"] = chunks[0] if single else chunks
     return table
 
@@ -63,63 +140,64 @@ def is_invariant(model: api.Model) -> bool:
     return model.dtype == torch.float32 and model.device.type == "cpu"
 
 
-def backend(model: api.Model) -> str:
-    """Device and attention, as in "cpu sdpa"."""
-    trunk = model.network.encoder
-    chosen = trunk.blocks[0].attn.backend or attention.choose(
-        model.device, model.dtype, trunk.grid**2, trunk.width // trunk.heads, training=False
-    )
-    return f"{model.device.type} {chosen}"
+def _arithmetic(model: api.Model) -> dict[str, Any]:
+    """Device and attention, as in "cpu sdpa", and versions: what the same picture made elsewhere may differ by."""
+    asked, trunk = model.recipe.model.attention, model.network.encoder
+    if asked == "auto":
+        asked = attention.choose(model.device, model.dtype, trunk.grid**2, trunk.width // trunk.heads, training=False)
+    versions = {"spherectl": spherectl.__version__, "torch": torch.__version__}
+    return {"backend": f"{model.device.type} {asked}", "versions": versions}
 
 
-def check(table: dict[str, Any]) -> None:
-    """Refuse a provenance that this version cannot follow.
+def read(table: dict[str, Any]) -> Provenance:
+    """The provenance in a picture's file, checked: it comes from anywhere.
 
     Raises:
-        FileError: of another format, or incomplete.
+        FileError: of another format, incomplete, or not as `describe` writes it.
     """
     if table.get("format") != FORMAT:
         raise FileError(f"The picture's provenance is of format {table.get('format')!r}; this version reads {FORMAT}.")
-    needed = {"model", "model_sha256", "seed", "index", "class", "dtype", *SampleSpec.model_fields}
-    if missing := sorted(needed - table.keys()):
-        raise FileError(f"The picture's provenance lacks {', '.join(missing)}, so it cannot be made again.")
+    try:
+        return Provenance.model_validate(table)
+    except ValidationError as error:
+        keys = sorted({str(item["loc"][0]) for item in error.errors() if item["loc"]})
+        about = ", ".join(keys) or "index, class and chunk do not fit together"
+        raise FileError(
+            f"The picture's provenance is not one that this version can follow: {about}.",
+            "Was it changed, or made by a newer spherectl?",
+        ) from None
 
 
-def check_model(table: dict[str, Any], model: api.Model) -> None:
-    """Refuse to remake a picture with another model.
-
-    Raises:
-        UsageError: the hashes differ.
-    """
-    if table["model_sha256"] != model.sha256:
-        raise UsageError(
-            f"The picture was drawn by {table['model']} ({table['model_sha256'][:12]}), not by {model.name} ({model.sha256[:12]}).",
-            "Name the model file, run or folder that drew it with --model.",
-        )
-
-
-def remake(model: api.Model, table: dict[str, Any]) -> Tensor:
+def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
     """The pictures a provenance describes, computed in the same chunks where that matters.
 
     Args:
-        model: the one that drew them (`check_model`).
-        table: from a picture's file.
+        model: the one that drew them.
+        made: from a picture's file, by `read`.
 
     Returns:
-        (n, 3, H, W) float32 in [0, 1].
+        (n, 3, H, W) float32 in [0, 1], and their own provenance: as it was, but for today's backend and versions.
+
+    Raises:
+        UsageError: the model is another one, or has no such classes.
     """
-    settings = SampleSpec(**{key: table[key] for key in SampleSpec.model_fields})
-    single = isinstance(table["index"], int)
-    numbers = [table["index"]] if single else table["index"]
-    classes = None if table["class"] is None else ([table["class"]] if single else table["class"])
-    chunks = [(1, 0)] * len(numbers) if "chunk" not in table else ([table["chunk"]] if single else table["chunk"])
+    if made.model_sha256 != model.sha256:
+        raise UsageError(
+            f"The picture was drawn by {made.model} ({made.model_sha256[:12]}), "
+            f"not by {model.name} ({model.sha256[:12]}).",
+            "Name the model file, run or folder that drew it with --model.",
+        )
+    if (made.classes is None) != (model.num_classes == 0) or max(made.classes or [0]) > model.num_classes:
+        raise UsageError(f"The picture's provenance names classes that {model.name} does not have.")
+    numbers, classes = made.indices, made.classes
+    chunks = made.chunks or _chunks(range(len(numbers)), REMAKE_BATCH, len(numbers))
     images: list[Tensor] = []
     while len(images) < len(numbers):
         # A run of pictures from one chunk is computed at once; places nobody asks for are filled with its first.
         first = len(images)
         size, place = chunks[first]
         taken = 1
-        while first + taken < len(numbers) and list(chunks[first + taken]) == [size, place + taken]:
+        while first + taken < len(numbers) and chunks[first + taken] == (size, place + taken):
             taken += 1
         rows = torch.full((size,), numbers[first])
         rows[place : place + taken] = torch.tensor(numbers[first : first + taken])
@@ -127,6 +205,14 @@ def remake(model: api.Model, table: dict[str, Any]) -> Tensor:
         if classes is not None:
             labels = torch.full((size,), classes[first])
             labels[place : place + taken] = torch.tensor(classes[first : first + taken])
-        drawn = api.sample_indices(model, rows, labels, settings, table["seed"])
+        drawn = api.sample_indices(model, rows, labels, made.settings, made.seed)
         images += list(drawn[place : place + taken])
-    return torch.stack(images)
+    table = made.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"chunk"})
+    if not is_invariant(model):
+        table["chunk"] = chunks[0] if isinstance(made.index, int) else chunks
+    return torch.stack(images), {**table, **_arithmetic(model)}
+
+
+def _chunks(numbers: Iterable[int], batch: int, count: int) -> list[Chunk]:
+    """For each image number of a run of `count`, how many are computed together, and its place among them."""
+    return [(min(batch, count - n // batch * batch), n % batch) for n in numbers]

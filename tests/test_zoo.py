@@ -273,10 +273,10 @@ def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
         ("far", UsageError, "far is not on this machine yet. `spherectl zoo fetch far` brings it."),
         ("rumour", UsageError, "rumour is known but not verified: its file, hash and licence were never checked"),
         ("hf:user/repo", UsageError, "does not fetch models from the Hugging Face hub"),
-        ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint. "
-            "`spherectl train runs/new/recipe.toml --run runs/new` goes on with it."),
+        ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint."),
+        ("runs/new", UsageError, "`spherectl train runs/new/recipe.toml --run runs/new` goes on with it."),
         ("runs", FileError, "The folder runs is no model: expected model.safetensors (a run), or cfg.json and ckpt/"),
-        ("weights.pth", FileError, "is not a model: expected a .safetensors file or a folder. Give the folder that holds"),
+        ("weights.pth", FileError, "expected a .safetensors file or a folder. Give the folder that holds cfg.json"),
         ("zoo/index.toml", FileError, "zoo/index.toml is not a model: expected a .safetensors file or a folder."),
     ],
 )  # fmt: skip

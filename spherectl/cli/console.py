@@ -78,10 +78,10 @@ def report(error: BaseException, *, debug: bool) -> int:
     """
     if isinstance(error, KeyboardInterrupt):
         return 130
+    if isinstance(error, OSError):
+        _drop_unwritable()
     if isinstance(error, BrokenPipeError):
-        # The reader went away, as `head` does. What is still buffered must not fail again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return 1  # the reader went away, as `head` does
     if debug:
         traceback.print_exception(error)
     message, hint, code = _explain(error)
@@ -202,6 +202,14 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
         return _sentence(f"{error.strerror}: {error.filename}" if error.filename else error.strerror), "", 1
     what = " ".join(f"{type(error).__name__}: {error}".split())
     return _sentence(f"Unexpected error: {what}"), "Run again with --debug to see where it happened.", 1
+
+
+def _drop_unwritable() -> None:
+    """Let go of what stdout cannot take (a full disk, a closed pipe), which would fail again when Python ends."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _sentence(text: str) -> str:

@@ -59,7 +59,7 @@ Dtype = Annotated[  # default DtypeName.AUTO
 ]
 Seed = Annotated[  # default 0
     int,
-    typer.Option("--seed", min=0, max=2**64 - 1, help="Decides all that is random; the same seed, the same images."),
+    typer.Option("--seed", min=0, help="Decides all that is random; the same seed, the same images."),
 ]
 Out = Annotated[  # default None
     Path | None,

@@ -89,7 +89,7 @@ def sample(
             "--out",
             "-o",
             metavar="PATH",
-            help=".png: a grid; .npz: arrays as the ADM suite reads them; else a folder of PNGs. Replaces what is there.",
+            help=".png: a grid; .npz: arrays for the ADM suite; else a folder of PNGs. Replaces what is there.",
             show_default="a new name",
         ),
     ] = None,
@@ -104,7 +104,6 @@ def sample(
     """Draw images: one forward pass each, or a few rounds that sharpen them.
 
     Examples:
-
     spherectl sample --count 40 --out grid.png
 
     spherectl sample --class sneaker,bag --steps 1 --seed 7 --out pictures/
@@ -145,9 +144,10 @@ def sample(
     batches = api.generate(loaded, count, classes=class_, seed=seed, batch=batch, **chosen.model_dump())
     writer = _Writer(loaded, chosen, seed=seed, batch=batch, count=count, provenance=provenance)
     with console.progress("drawing", count, "images") as bar:
-        files = writer.write(target, _watched(batches, bar), _columns(loaded, labels, count, class_))
+        files = writer.write(target, _watched(batches, bar), _columns(labels, count))
     if as_json:
-        console.show_json({"out": str(target), "files": len(files), "model": loaded.name, "sha256": loaded.sha256, "seed": seed})
+        model_facts = {"model": loaded.name, "sha256": loaded.sha256}
+        console.show_json({"out": str(target), "files": len(files), **model_facts, "seed": seed, **chosen.model_dump()})
     else:
         console.show(str(target))
 
@@ -217,7 +217,7 @@ def _watched(batches: Iterator[Generated], bar: Callable[[int], None]) -> Iterat
         yield batch
 
 
-def _columns(model: Model, labels: Tensor | None, count: int, classes: list[str] | None) -> int | None:
+def _columns(labels: Tensor | None, count: int) -> int | None:
     """Classes side by side where they are few; else nearly a square."""
     if labels is None:
         return None
@@ -229,7 +229,8 @@ def _target(out: Path | None) -> Path | None:
     """--out, checked before anything is computed."""
     if out is None:
         return None
-    if out.suffix and out.suffix not in (".png", ".npz") and not out.is_dir() and re.fullmatch(r"\.[A-Za-z]{2,5}", out.suffix):
+    other = out.suffix not in (".png", ".npz") and re.fullmatch(r"\.[A-Za-z]{2,5}", out.suffix)
+    if other and not out.is_dir():
         raise UsageError(f"--out {out}: expected a .png (grid), an .npz (arrays) or a folder, got {out.suffix}.")
     if out.suffix in (".png", ".npz") and out.is_dir():
         raise UsageError(f"--out {out} is a folder; a file of that name cannot be written.")
@@ -299,7 +300,7 @@ def _remake(like: Path, model: str | None, device: str, out: Path | None, as_jso
         raise UsageError(f"There is no picture {like}.")
     table = read_provenance(like)
     if table is None:
-        raise UsageError(f"{like} does not say how it was made.", "Only PNGs with spherectl's provenance can be remade.")
+        raise UsageError(f"{like} does not say how it was made.", "Only PNGs with our provenance can be made again.")
     check(table)
     target = _target(out)
     name = model or _model_of(table["model"], load_settings().runs)
@@ -315,10 +316,12 @@ def _remake(like: Path, model: str | None, device: str, out: Path | None, as_jso
     then = ", ".join(f"{k} {v}" for k, v in table.get("versions", {}).items())
     if differ == 0:
         console.say(f"identical to {like}, pixel for pixel")
-    elif differ <= 2:  # noqa: PLR2004
+    elif differ <= 2:
         console.say(f"within {differ} of 255 levels of {like}, which was made with {then} on {table.get('backend')}")
     else:
-        console.say(f"differs from {like} by up to {differ} levels: that was made with {then} on {table.get('backend')}")
+        console.say(
+            f"differs from {like} by up to {differ} levels; that was made with {then} on {table.get('backend')}"
+        )
     if as_json:
         console.show_json({"out": str(target), "largest_difference": differ})
     else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spherectl.recipe import Recipe
     from spherectl.training.loop import Outcome
 
-EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
     data: options.Data = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change one key of the recipe, as in optim.lr=2e-4; repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as in optim.lr=2e-4; repeatable."),
     ] = None,
     run: Annotated[
         Path | None, typer.Option("--run", metavar="PATH", help="The run folder.", show_default="runs/NAME")
@@ -50,7 +50,6 @@ def train(
     """Train a model. The same command again goes on where it stopped; Ctrl-C saves first.
 
     Examples:
-
     spherectl train fashion-mnist
 
     spherectl train folder32 --data my/pictures --set run.length_epochs=200

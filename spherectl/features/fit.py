@@ -167,7 +167,7 @@ def measure_accuracy(
         logits = cast("Tensor", network(to_float(pictures.gather(chosen)).to(device)))  # (B, K)
         correct += int((logits.argmax(1).cpu() == pictures.labels[chosen]).sum())
         if progress is not None:
-            progress(int(chosen[-1]) + 1, len(pictures), "measuring")
+            progress(int(chosen[-1]) + 1, len(pictures), "")
     return correct / len(pictures)
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import normalise_channels
-from spherectl.zoo import fetch_url
+from spherectl.fetch import Progress, fetch_url
 
 
 class Source(NamedTuple):
@@ -109,7 +108,7 @@ class ConvNextLogits(nn.Module):
         return cast("Tensor", self.network((resized - self.mean) / self.std)).to(images.dtype)  # (B, 1000)
 
 
-def load_published(progress: Callable[[int, int], None] | None = None) -> tuple[LpipsFeatures, ConvNextLogits]:
+def load_published(progress: Progress | None = None) -> tuple[LpipsFeatures, ConvNextLogits]:
     """Both networks, from the cache or from the network (553 and 201 MB).
 
     Args:

@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import nn
 
+from spherectl import zoo
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import KINDS, build_network
 from spherectl.model import weights
-from spherectl.settings import packaged
 
 ARCHITECTURE = "feature-network"
 FORMAT = 1
@@ -65,7 +65,7 @@ def read_feature_header(path: Path) -> dict[str, Any]:
     if found != ARCHITECTURE:
         raise UsageError(
             f"{path} holds a model of the architecture {found!r}; a {ARCHITECTURE} is needed here.",
-            f"Those in the zoo: {', '.join(feature_network_names()) or 'none'}.",
+            f"Those in the zoo: {', '.join(sorted(_entries())) or 'none'}.",
         )
     missing = {"format", "kind", "arguments", "image_size"} - header.keys()
     if missing:
@@ -80,32 +80,23 @@ def read_feature_header(path: Path) -> dict[str, Any]:
 
 
 def find_feature_network(name_or_path: str | Path) -> Path:
-    """The file behind a zoo name or a path.
+    """The file behind a zoo name (fetched if need be) or a path; a name goes before a path that reads the same.
 
     Raises:
         UsageError: there is none; the sentence lists those that exist.
+        FileError: the zoo's file is missing or damaged.
+        SpherectlError: it cannot be fetched.
     """
-    named = packaged("zoo") / f"{name_or_path}.safetensors"
-    for path in (named, Path(name_or_path)):
-        if path.is_file():
-            return path
+    entries = _entries()
+    if str(name_or_path) in entries:
+        return zoo.fetch(entries[str(name_or_path)])
+    path = Path(name_or_path).expanduser()
+    if path.is_file():
+        return path
     raise UsageError(
         f"There is no feature network {str(name_or_path)!r}, in the zoo or as a file.",
-        f"Those in the zoo: {', '.join(feature_network_names()) or 'none'}.",
+        f"Those in the zoo: {', '.join(sorted(entries)) or 'none'}.",
     )
-
-
-def feature_network_names() -> list[str]:
-    """Names of the feature networks in the zoo, sorted."""
-    names: list[str] = []
-    for path in sorted(packaged("zoo").glob("*.safetensors")):
-        try:
-            architecture = weights.read_header(path).get("architecture")
-        except FileError:  # a damaged neighbour is no reason not to list the others
-            continue
-        if architecture == ARCHITECTURE:
-            names.append(path.stem)
-    return names
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -115,3 +106,7 @@ def fingerprint(network: nn.Module) -> str:
         digest.update(f"{key} {tuple(value.shape)} {value.dtype}\n".encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _entries() -> dict[str, zoo.Entry]:
+    return {name: entry for name, entry in zoo.index().items() if entry.kind == "features"}

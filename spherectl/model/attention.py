@@ -1,6 +1,7 @@
 """One attention function over three backends.
 
-Shapes: B batch, N tokens, H heads, K head width. Queries, keys and values are (B, N, H, K), as one linear lays them out.
+Shapes: B batch, N tokens, H heads, K head width. Queries, keys and values are (B, N, H, K), as one linear lays them
+out.
 """
 
 from __future__ import annotations

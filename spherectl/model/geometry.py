@@ -30,12 +30,12 @@ def spherify(z: Tensor) -> Tensor:
     """
     z = at_least_float32(z)
     power = z.square()
-    while power.dim() > 1:  # one axis at a time: each sum's order is then the same at every batch size and thread count
+    while power.dim() > 1:  # one axis at a time: a sum's order then never depends on batch or threads
         power = power.mean(-1)
     return z * (power + EPSILON).rsqrt().reshape(-1, *[1] * (z.dim() - 1))
 
 
-# sigma = tan(angle): f(v + sigma e) is v turned by about that angle, as e is nearly orthogonal to v and of the same norm
+# sigma = tan(angle): f(v + sigma e) is v turned by about that angle: e is nearly orthogonal to v and of its norm
 def strength(angle_deg: float) -> float:
     """Noise strength sigma of an angle in degrees, 0 <= angle_deg < 90."""
     return math.tan(math.radians(angle_deg))
@@ -64,7 +64,8 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
         t: one number or (B,).
 
     Returns:
-        (B, ...) points of a's norm; where a and b (nearly) coincide or oppose, linear interpolation put back on the sphere.
+        (B, ...) points of a's norm; where a and b (nearly) coincide or oppose, linear interpolation put back on the
+        sphere.
     """
     shape, a, b = a.shape, a.flatten(1), b.flatten(1)
     t = torch.as_tensor(t, dtype=a.dtype, device=a.device).expand(len(a))[:, None]

@@ -135,7 +135,8 @@ class Block(nn.Module):
         """(B, M, D) -> (B, M, D); `modulation` is (B, 6 D): shift, scale, gate for attention, then for the ffn."""
         if modulation is None:
             x = x + self.attn(self.norm1(x), table)
-            return x + self.mlp(self.norm2(x))
+            out: Tensor = x + self.mlp(self.norm2(x))
+            return out
         shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)  # (B, D) each
         x = torch.addcmul(x, gate1[:, None], self.attn(modulate(self.norm1(x), shift1, scale1), table))  # (B, M, D)
         return torch.addcmul(x, gate2[:, None], self.mlp(modulate(self.norm2(x), shift2, scale2)))  # (B, M, D)
@@ -187,7 +188,8 @@ class MixerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, c) -> (B, N, c)."""
         x = x + self.alpha1 * self.tok_mixer(self.norm1(x).mT).mT  # (B, N, c)
-        return x + self.alpha2 * self.chn_mixer(self.norm2(x))  # (B, N, c)
+        out: Tensor = x + self.alpha2 * self.chn_mixer(self.norm2(x))  # (B, N, c)
+        return out
 
 
 class Mixer(nn.Module):
@@ -218,5 +220,3 @@ def position_embedding(grid: int, width: int) -> Tensor:
     columns = axis[None, :].expand(grid, grid, -1)
     rows = axis[:, None].expand(grid, grid, -1)
     return torch.cat((columns, rows), dim=-1).reshape(1, grid * grid, width).float()
-
-

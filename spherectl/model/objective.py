@@ -143,7 +143,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1) / norms
 
 
-# {(i + u_i) / (B - 2)} for i = 0 .. B - 3, one exact 1, one exact 0, shuffled; u_i in [0.001, 1)
+# {(i + u_i) / (B - 2)}, i = 0 .. B - 3, one exact 1, one exact 0, shuffled; u_i in [0.001, 1)
 def stratified(u: Tensor, order: Tensor) -> Tensor:
     """Radii in [0, 1], stratified over the batch.
 
@@ -159,7 +159,7 @@ def stratified(u: Tensor, order: Tensor) -> Tensor:
     return torch.cat((steps, u.new_tensor([1.0, 0.0])))[order]
 
 
-# r = 1 + u (tan(angle_hard) / sigma_max - 1) with probability p; the same u decides and places, unless a second is given
+# r = 1 + u (tan(angle_hard) / sigma_max - 1) with probability p; one u decides and places, unless a second is given
 def with_hard_cases(r: Tensor, u: Tensor, hard_ratio: float, probability: float, place: Tensor | None = None) -> Tensor:
     """Replace some radii by ones beyond 1.
 
@@ -187,7 +187,7 @@ def draw(
     label_dropout: float = 0.1,
     device: torch.device | str = "cpu",
 ) -> Draws:
-    """Everything random in the step that starts at image `first_image`, by SPEC 11: the same on any device or process.
+    """Everything random in the step that starts at image `first_image`: the same on any device or process.
 
     Args:
         seed: of the run.

@@ -1,7 +1,8 @@
 """Generation: rounds of decode, encode, add noise, decode, with classifier-free guidance (section 5 of the method).
 
 Free functions over two callables, so that any pair of networks can be sampled:
-encode(x, y) -> z, images (B, 3, H, W) in [-1, 1] to latents before f; decode(v, y) -> x, points on the sphere to images.
+encode(x, y) -> z, images (B, 3, H, W) in [-1, 1] to latents before f; decode(v, y) -> x, points on the sphere to
+images.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Trunk(nn.Module):
         parameters = [*self.y_embedder.parameters(), *(p for layer in layers for p in layer.parameters())]
         device = parameters[0].device.type
         state = (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),)
-        key = (*state, *((p.data_ptr(), p._version, p.dtype) for p in parameters))
+        key = (*state, *((p.data_ptr(), p._version, p.dtype) for p in parameters))  # noqa: SLF001
         if key != self._tables_of:
             self._tables.clear()
             self._tables_of = key
@@ -193,9 +193,18 @@ class Encoder(Trunk):
         """Both convolutions as products over patches, (B, N, D): they do not overlap, and products keep rows apart."""
         p, g = self.patch_size, self.grid
         patches = x.reshape(-1, CHANNELS, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), g * g, -1)
-        patch, point = self.x_embedder[0], self.x_embedder[1]
-        x = F.linear(patches.to(patch.weight.dtype), patch.weight.flatten(1))  # (B, N, D)
-        return F.linear(x, point.weight.flatten(1), point.bias)  # (B, N, D)
+        x = F.linear(patches.to(self.patch.weight.dtype), self.patch.weight.flatten(1))  # (B, N, D)
+        return F.linear(x, self.point.weight.flatten(1), self.point.bias)  # (B, N, D)
+
+    @property
+    def patch(self) -> nn.Conv2d:
+        """The p x p convolution of stride p."""
+        return self.x_embedder[0]  # type: ignore[return-value]
+
+    @property
+    def point(self) -> nn.Conv2d:
+        """The 1 x 1 convolution after it."""
+        return self.x_embedder[1]  # type: ignore[return-value]
 
 
 class Decoder(Trunk):
@@ -273,6 +282,10 @@ class PixelHead(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, K) -> (B, 3, H, W). On CPUs without gradients one image at a time, so that its bits are its own."""
         if torch.is_grad_enabled() or x.device.type != "cpu":
-            out: Tensor = super().forward(x)
-            return out
-        return torch.cat([super(PixelHead, self).forward(one) for one in x.split(1)])
+            return self._apply_parts(x)
+        return torch.cat([self._apply_parts(one) for one in x.split(1)])
+
+    def _apply_parts(self, x: Tensor) -> Tensor:
+        for part in self:
+            x = part(x)
+        return x

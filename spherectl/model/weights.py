@@ -175,7 +175,8 @@ def instantiate(package: Package, weights: Literal["ema", "raw"] = "ema") -> Sph
 
 def newest_checkpoint(folder: Path) -> Path:
     """The ckpt/ep####.pth with the highest number in a published folder."""
-    found = {int(m[1]): p for p in (Path(folder) / "ckpt").glob("ep*.pth") if (m := re.fullmatch(r"ep(\d+)\.pth", p.name))}
+    named = [(re.fullmatch(r"ep(\d+)\.pth", p.name), p) for p in (Path(folder) / "ckpt").glob("ep*.pth")]
+    found = {int(match[1]): p for match, p in named if match}
     if not found:
         raise FileError(f"{folder} has a cfg.json but no checkpoint ckpt/ep####.pth.")
     return found[max(found)]
@@ -201,9 +202,8 @@ def read_published(folder: Path, checkpoint: Path | None = None) -> Package:
         raise FileError(f"{path} is not a checkpoint in the published layout: it has no state dict under 'model'.")
     recipe = _recipe_of_cfg(cfg, folder)
     averaged = state.get("ema_model")
-    scalars = {
-        key: sorted(name for name, t in (state.get(key) or {}).items() if t.dim() == 0) for key in ("model", "ema_model")
-    }
+    sets = {key: state.get(key) or {} for key in ("model", "ema_model")}
+    scalars = {key: sorted(name for name, t in tensors.items() if t.dim() == 0) for key, tensors in sets.items()}
     published = {"cfg": cfg, "epoch": int(state.get("epoch", 0)), "scalars": scalars}
     header = {
         "format": FORMAT,

@@ -1,7 +1,7 @@
 """Checkpoints: all of a training's state in one safetensors file, written whole, found, pruned.
 
-A file holds `model.*`, `ema.*`, `optim.exp_avg.*` and `optim.exp_avg_sq.*`; its header the counts. Random streams need no
-state: they depend on the images seen alone (SPEC 11).
+A file holds `model.*`, `ema.*`, `optim.exp_avg.*` and `optim.exp_avg_sq.*`; its header the counts. Random streams need
+no state: they depend on the images seen alone.
 """
 
 from __future__ import annotations

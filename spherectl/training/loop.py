@@ -146,8 +146,8 @@ class _State:
                 pictures = next(batches)
                 losses = self.losses(to_float(pictures.images).to(self.device), pictures.labels.to(self.device))
                 values = self.update(losses)
-                before, counts.step, counts.images_seen = counts.images_seen, counts.step + 1, counts.images_seen + batch
-                now = time.monotonic()
+                before, now = counts.images_seen, time.monotonic()
+                counts.step, counts.images_seen = counts.step + 1, before + batch
                 counts.wall_s = earlier + now - began
                 line = {
                     "step": counts.step,
@@ -266,7 +266,7 @@ class _State:
         return network.float()
 
     def draw_samples(self) -> None:
-        """samples/IMAGES-SEEN.png: a row of one-step and a row of four-step samples from fixed noise, averaged weights."""
+        """samples/IMAGES-SEEN.png: a row of one-step, a row of four-step samples; fixed noise, averaged weights."""
         name = self.recipe.name
         model = api.Model(self.averaged(), self.header(), name=name, device=self.device, dtype=torch.float32)
         columns = 10 if self.recipe.model.image_size <= 64 else 4

@@ -33,7 +33,7 @@ class Plan:
         parameters: of both networks, fixed position embeddings counted in.
         tokens: N.
         latent_size: L = N d.
-        memory_bytes: estimate for weights, gradients, moments, average and activations; without the perceptual networks.
+        memory_bytes: estimate for weights, gradients, moments, average and activations; without perceptual networks.
         images: to be seen.
         steps: of the optimiser.
     """
@@ -62,7 +62,7 @@ def resolve(recipe: Recipe, pictures: PictureSet, device: torch.device) -> Recip
 def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 is worth it: CUDA, or a CPU with AVX512-BF16 or AMX; on others it is far slower than float32."""
     if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001
     return device.type == "cuda"
 
 

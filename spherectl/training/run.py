@@ -132,7 +132,7 @@ def versions() -> dict[str, str]:
 
 
 def describe_device(device: torch.device) -> str:
-    """ "cpu, 2 threads" or the GPU's name."""
+    """What computes, as in "cpu, 2 threads"; a GPU by its name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -16,6 +17,7 @@ from spherectl.cli.app import app
 from spherectl.errors import FileError, TrainingError, UsageError
 
 RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
+SEE_WHERE = "Run again with --debug to see where it happened."
 COMMANDS = ["train", "sample", "zoo", "recipes", "features", "doctor"]  # in the design's order
 
 
@@ -123,8 +125,7 @@ def test_a_slip_on_the_command_line_is_a_sentence(arguments, message, hint):
         (
             RuntimeError("boom\n  [at] a place"),
             1,
-            "error: Unexpected error: RuntimeError: boom [at] a place.\n"
-            "hint: Run again with --debug to see where it happened.\n",
+            f"error: Unexpected error: RuntimeError: boom [at] a place.\nhint: {SEE_WHERE}\n",
         ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
@@ -163,13 +164,14 @@ def test_a_misspelt_setting_is_a_sentence(monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_is_no_error_to_tell(cli):
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"]])  # written through rich, and past it
+def test_a_reader_that_goes_away_is_no_error_to_tell(cli, arguments):
     reading, writing = os.pipe()
     os.close(reading)
     with os.fdopen(writing, "w") as closed:
         ended = subprocess.run(
-            [sys.executable, "-m", "spherectl", "zoo", "ls"],
-            env=cli.environment(),
+            [sys.executable, "-m", "spherectl", "zoo", *arguments],
+            env=cli.environment({"PYTHONUNBUFFERED": ""}),
             stdout=closed,
             stderr=subprocess.PIPE,
             text=True,
@@ -179,12 +181,13 @@ def test_a_reader_that_goes_away_is_no_error_to_tell(cli):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs the device /dev/full")
-def test_a_full_disk_is_a_sentence(cli):
-    with open("/dev/full", "w") as full:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
+@pytest.mark.parametrize("arguments", [["ls"], ["ls", "--json"]])
+def test_a_full_disk_is_a_sentence(cli, arguments):
+    with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "spherectl", "zoo", "ls"],
-            env=cli.environment(),
+            [sys.executable, "-m", "spherectl", "zoo", *arguments],
+            env=cli.environment({"PYTHONUNBUFFERED": ""}),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -214,7 +217,7 @@ def test_bash_completes(cli, line, word, expected):
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
 def test_other_shells_complete(cli, shell):
     asked = {
-        f"_SPHERECTL_COMPLETE": f"complete_{shell}",
+        "_SPHERECTL_COMPLETE": f"complete_{shell}",
         "_TYPER_COMPLETE_ARGS": "spherectl rec",
         "_TYPER_COMPLETE_FISH_ACTION": "get-args",
     }

@@ -72,9 +72,13 @@ def test_a_timer_that_fires_too_late_draws_nothing(terminal):
 
 
 def test_the_bar_goes_when_the_task_fails(terminal):
-    with pytest.raises(RuntimeError), console.progress("drawing", 10) as bar:
-        bar.appear()
-        raise RuntimeError
+    def task() -> None:
+        with console.progress("drawing", 10) as bar:
+            bar.appear()
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        task()
     assert terminal.getvalue().endswith("\x1b[2K")
 
 

@@ -76,10 +76,8 @@ def test_check_of_all_shipped_recipes():
 
 def test_check_names_every_mistake_at_once(tmp_path):
     path = tmp_path / "mine.toml"
-    path.write_text(
-        'name = "mine"\n[model]\nsise = "base"\nimage_size = -1\n[optim]\nlr = "fast"\n[run]\nlength_epochs = 1\n[sampel]\n',
-        encoding="utf-8",
-    )
+    tables = ['[model]\nsise = "base"\nimage_size = -1', '[optim]\nlr = "fast"', "[run]\nlength_epochs = 1", "[sampel]"]
+    path.write_text("\n".join(['name = "mine"', *tables]), encoding="utf-8")
     result = run("check", str(path), "cifar10")
     assert result.exit_code == 2
     assert result.stdout == "cifar10: ok\n"  # the others are checked all the same

@@ -144,8 +144,8 @@ def test_fetch_does_not_pretend(own_zoo):
     assert (result.exit_code, result.stdout) == (2, "")
     told, hint = result.stderr.splitlines()
     assert told == (
-        "error: rumour is known but not verified: its file, hash and licence were never checked, so this version does not "
-        "fetch it."
+        "error: rumour is known but not verified: its file, hash and licence were never checked, so this version "
+        "does not fetch it."
     )
     assert hint == "hint: Read https://example.org, download the folder yourself and give its path to --model."
 

@@ -22,14 +22,14 @@ ARGUMENTS = {"num_classes": 3, "widths": [4, 5, 6], "blocks": [1, 1, 1]}
 
 
 @pytest.fixture
-def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A zoo of two different small networks, `loss-net` and `other-net`."""
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder, with two different small networks, ./loss-net and ./other-net."""
     for seed, name in enumerate(("loss-net", "other-net")):
         torch.manual_seed(seed)
         network = build_network("residual", ARGUMENTS)
         about = {"image_size": 32, "class_names": ["a", "b", "c"]}
-        store.save_feature_network(tmp_path / f"{name}.safetensors", network, "residual", ARGUMENTS, about)
-    monkeypatch.setattr(store, "packaged", lambda _: tmp_path)
+        store.save_feature_network(tmp_path / name, network, "residual", ARGUMENTS, about)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
@@ -116,7 +116,7 @@ def test_even_draw_takes_as_many_of_each_class_without_repeating() -> None:
         scores.even_draw(labels, 90, seed=3)
 
 
-def test_score_samples_of_the_reference_itself_and_by_hand(zoo: Path, recipe: Recipe) -> None:
+def test_score_samples_of_the_reference_itself_and_by_hand(here: Path, recipe: Recipe) -> None:
     network = store.load_feature_network("other-net")
     pictures = random_set(30, seed=0)
     reference = scores.reference_statistics(network, pictures, batch_size=7)
@@ -134,7 +134,7 @@ def test_score_samples_of_the_reference_itself_and_by_hand(zoo: Path, recipe: Re
     assert found.accuracy is None
 
 
-def test_samples_are_rounded_to_8_bits_before_they_are_scored(zoo: Path, recipe: Recipe) -> None:
+def test_samples_are_rounded_to_8_bits_before_they_are_scored(here: Path, recipe: Recipe) -> None:
     network = store.load_feature_network("other-net")
     pictures = random_set(30, seed=0)
     reference = scores.reference_statistics(network, pictures)
@@ -143,7 +143,7 @@ def test_samples_are_rounded_to_8_bits_before_they_are_scored(zoo: Path, recipe:
     assert found.frechet == pytest.approx(0.0, abs=1e-9)
 
 
-def test_floor_is_the_distance_of_an_even_draw_of_real_pictures(zoo: Path) -> None:
+def test_floor_is_the_distance_of_an_even_draw_of_real_pictures(here: Path) -> None:
     network = store.load_feature_network("other-net")
     train, test = random_set(60, seed=0), random_set(40, seed=1)
     reference = scores.reference_statistics(network, test)
@@ -153,7 +153,7 @@ def test_floor_is_the_distance_of_an_even_draw_of_real_pictures(zoo: Path) -> No
     assert scores.frechet_floor(network, train, reference, count=12) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_model_is_never_scored_by_the_network_of_its_own_loss(zoo: Path, recipe: Recipe) -> None:
+def test_a_model_is_never_scored_by_the_network_of_its_own_loss(here: Path, recipe: Recipe) -> None:
     pictures = random_set(6, seed=0)
     own = store.load_feature_network("loss-net")
     reference = scores.reference_statistics(own, pictures)
@@ -161,15 +161,15 @@ def test_a_model_is_never_scored_by_the_network_of_its_own_loss(zoo: Path, recip
         scores.score_samples([(pictures.pixels.float() / 255, None)], own, reference, recipe=recipe)
 
 
-def test_a_renamed_copy_of_the_loss_network_is_refused_too(zoo: Path, recipe: Recipe, tmp_path: Path) -> None:
+def test_a_renamed_copy_of_the_loss_network_is_refused_too(here: Path, recipe: Recipe, tmp_path: Path) -> None:
     copy = tmp_path / "elsewhere" / "innocent.safetensors"
     store.save_feature_network(copy, store.load_feature_network("loss-net"), "residual", ARGUMENTS, {"image_size": 32})
-    for scorer in ("loss-net", copy, str(zoo / "loss-net.safetensors"), store.load_feature_network(copy)):
+    for scorer in ("loss-net", copy, str(here / "loss-net"), store.load_feature_network(copy)):
         with pytest.raises(UsageError, match="trained against the features of loss-net"):
             scores.check_independent(recipe, scorer)
 
 
-def test_another_network_may_score_and_so_may_any_where_the_loss_names_none(zoo: Path, recipe: Recipe) -> None:
+def test_another_network_may_score_and_so_may_any_where_the_loss_names_none(here: Path, recipe: Recipe) -> None:
     scores.check_independent(recipe, "other-net")
     scores.check_independent(recipe, store.load_feature_network("other-net"))
     scores.check_independent(recipe.replace(loss={"perceptual": "none"}), "loss-net")

@@ -21,12 +21,28 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+ENTRY = """
+[[entry]]
+name = "{name}"
+kind = "{kind}"
+file = "{name}.safetensors"
+licence = "none"
+summary = "made by a test"
+channels = "grey"
+image_size = 32
+classes = 3
+"""
+
+
 @pytest.fixture
 def zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty zoo."""
+    """A further zoo of feature networks a, b, c and a model m, whose files each test writes."""
     folder = tmp_path / "zoo"
     folder.mkdir()
-    monkeypatch.setattr(store, "packaged", lambda _: folder)
+    kinds = {"a": "features", "b": "features", "c": "features", "m": "model"}
+    index = "".join(ENTRY.format(name=name, kind=kind) for name, kind in kinds.items())
+    (folder / "index.toml").write_text(index, encoding="utf-8")
+    monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(folder / "index.toml"))
     return folder
 
 
@@ -39,32 +55,36 @@ def write(path: Path, kind: str = "plain", **about: Any) -> torch.nn.Module:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_network_comes_back_as_it_was_frozen_and_in_eval_mode(kind: str, zoo: Path) -> None:
-    network = write(zoo / "net.safetensors", kind, accuracy=0.5)
+    network = write(zoo / "a.safetensors", kind, accuracy=0.5)
     images = torch.rand(2, 3, 16, 16)
-    for where in ("net", zoo / "net.safetensors", str(zoo / "net.safetensors")):
+    for where in ("a", zoo / "a.safetensors", str(zoo / "a.safetensors")):
         loaded = store.load_feature_network(where)
         assert torch.equal(loaded(images), network(images))
         assert not loaded.training
         assert not any(p.requires_grad for p in loaded.parameters())
-    header = store.read_feature_header(zoo / "net.safetensors")
+    header = store.read_feature_header(zoo / "a.safetensors")
     assert (header["architecture"], header["kind"], header["accuracy"]) == ("feature-network", kind, 0.5)
 
 
 def test_a_zoo_name_goes_before_a_file_of_that_name(zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(zoo / "net.safetensors")
+    write(zoo / "a.safetensors")
     monkeypatch.chdir(tmp_path)
-    Path("net").write_bytes(b"something else")
-    assert store.find_feature_network("net") == zoo / "net.safetensors"
+    Path("a").write_bytes(b"something else")
+    assert store.find_feature_network("a") == zoo / "a.safetensors"
+    assert store.find_feature_network("./a") == Path("a")
 
 
 def test_an_unknown_name_lists_the_feature_networks_and_nothing_else(zoo: Path) -> None:
-    write(zoo / "second.safetensors")
-    write(zoo / "first.safetensors")
-    weights.save_file(zoo / "a-model.safetensors", {"x": torch.zeros(1)}, {"architecture": "sphere-encoder"})
-    (zoo / "broken.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(UsageError, match=r"no feature network 'third'.*Those in the zoo: first, second\.") as caught:
-        store.load_feature_network("third")
-    assert caught.value.exit_code == 2
+    listed = r"Those in the zoo: a, b, c, fashion-features, fashion-scorer\."
+    for name in ("third", "m", "no/such.safetensors"):
+        with pytest.raises(UsageError, match=rf"no feature network '{name}'.*{listed}") as caught:
+            store.load_feature_network(name)
+        assert caught.value.exit_code == 2
+
+
+def test_an_entry_whose_file_is_missing_is_one_sentence(zoo: Path) -> None:
+    with pytest.raises(FileError, match=r"a is missing from this installation"):
+        store.load_feature_network("a")
 
 
 def test_a_model_that_draws_is_refused_by_its_architecture(zoo: Path) -> None:

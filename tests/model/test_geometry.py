@@ -75,7 +75,9 @@ def test_slerp_meets_its_ends_and_moves_at_constant_speed() -> None:
         return cos.clamp(-1, 1).acos()
 
     torch.testing.assert_close(angle(a, slerp(a, b, 0.25)), 0.25 * angle(a, b), rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(slerp(a, b, 0.4).square().mean(dim=(1, 2)), torch.ones(3, dtype=a.dtype), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        slerp(a, b, 0.4).square().mean(dim=(1, 2)), torch.ones(3, dtype=a.dtype), rtol=1e-5, atol=0
+    )
 
 
 def test_slerp_between_equal_points_is_the_point() -> None:

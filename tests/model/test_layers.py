@@ -7,7 +7,16 @@ import math
 import pytest
 import torch
 
-from spherectl.model.layers import Mixer, MixerBlock, RMSNorm, SwiGLU, modulate, position_embedding, rotary_table, rotate
+from spherectl.model.layers import (
+    Mixer,
+    MixerBlock,
+    RMSNorm,
+    SwiGLU,
+    modulate,
+    position_embedding,
+    rotary_table,
+    rotate,
+)
 
 pytestmark = pytest.mark.fast
 

@@ -70,7 +70,9 @@ class Case:
         self.model.to(dtype)
         self.noise = NoiseSpec(angle_deg=c["noise_angle_deg"], hard_case_probability=c["hard_case_prob"])
 
-    def generate(self, steps: int, fresh: bool = True, strength: str = "constant", w: float = 1, guide: str = "both") -> Tensor:
+    def generate(
+        self, steps: int, fresh: bool = True, strength: str = "constant", w: float = 1, guide: str = "both"
+    ) -> Tensor:
         networks = (self.model.encoder, self.model.decoder)
         if w != 1:
             null = self.model.null_labels(len(self.io["x"]))

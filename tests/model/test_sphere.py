@@ -80,7 +80,11 @@ def test_start_values_have_the_spread_of_section_3() -> None:
         assert float(values.std()) == pytest.approx(deviation, rel=4 / math.sqrt(2 * values.numel())), name
     zero = [n for n, p in parameters.items() if not p.any()]
     assert all("adaLN" in n or n.endswith("bias") or "alpha" in n or "ffn.linear" in n for n in zero)
-    assert {"encoder.ffn.linear.weight", "decoder.ffn.linear.weight", "encoder.blocks.0.adaLN_modulation.1.weight"} <= set(zero)
+    assert {
+        "encoder.ffn.linear.weight",
+        "decoder.ffn.linear.weight",
+        "encoder.blocks.0.adaLN_modulation.1.weight",
+    } <= set(zero)
     assert all(bool((p == 1).all()) for n, p in parameters.items() if ".norm" in n)
 
 
@@ -89,7 +93,9 @@ def test_start_values_depend_on_the_seed_alone() -> None:
     first = fresh().state_dict()
     torch.manual_seed(2)
     assert all(torch.equal(first[name], t) for name, t in fresh().state_dict().items())
-    assert not torch.equal(first["decoder.x_embedder.0.weight"], fresh(seed=1).state_dict()["decoder.x_embedder.0.weight"])
+    assert not torch.equal(
+        first["decoder.x_embedder.0.weight"], fresh(seed=1).state_dict()["decoder.x_embedder.0.weight"]
+    )
 
 
 def test_the_first_steps_are_finite_although_the_first_latent_is_exactly_zero() -> None:
@@ -98,7 +104,9 @@ def test_the_first_steps_are_finite_although_the_first_latent_is_exactly_zero() 
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     norms = []
     for step in range(3):
-        draws = draw(0, 4 * step, torch.arange(4), batch=4, latent_shape=model.latent_shape, hard_ratio=1.1, num_classes=10)
+        draws = draw(
+            0, 4 * step, torch.arange(4), batch=4, latent_shape=model.latent_shape, hard_ratio=1.1, num_classes=10
+        )
         losses = objective(model.encoder, model.decoder, images, draws, sigma_max=5.67)
         if step == 0:
             assert not losses.z_clean.any()  # so that a plain quotient would be 0 / 0

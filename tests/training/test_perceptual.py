@@ -116,13 +116,13 @@ def test_arithmetic_is_float32_under_autocast_and_float64_for_float64(
 def test_a_recipe_chooses_the_distance_by_name(
     network: nn.Module, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "packaged", lambda _: tmp_path)
-    store.save_feature_network(tmp_path / "net.safetensors", network, "plain", ARGUMENTS, {"image_size": 32})
+    monkeypatch.chdir(tmp_path)
+    store.save_feature_network(tmp_path / "net", network, "plain", ARGUMENTS, {"image_size": 32})
     assert build_perceptual(LossSpec(perceptual="none"), 32, "cpu") is None
     distance = build_perceptual(LossSpec(perceptual="features:net"), 32, "cpu")
     assert torch.equal(cast("Tensor", distance(*pictures)), FeatureDistance(network)(*pictures))  # type: ignore[misc]
     assert not cast("nn.Module", distance).training
     with pytest.raises(UsageError, match=r"net was trained on 32 px; model\.image_size is 64"):
         build_perceptual(LossSpec(perceptual="features:net"), 64, "cpu")
-    with pytest.raises(UsageError, match=r"no feature network 'other'.*Those in the zoo: net"):
+    with pytest.raises(UsageError, match=r"no feature network 'other'.*zoo: fashion-features, fashion-scorer"):
         build_perceptual(LossSpec(perceptual="features:other"), 32, "cpu")

@@ -1,0 +1,174 @@
+"""Where drawn pictures go: a grid, a folder of separate files, arrays; a place checked before anything is drawn.
+
+Nothing is overwritten but what was named: a name made here is claimed first, so that two commands never share one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spherectl.api import Generated
+from spherectl.data.transforms import to_uint8
+from spherectl.errors import FileError, UsageError
+from spherectl.images import grid, save_npz, save_png
+
+ONE_ROW = 20  # so many classes still stand side by side in a grid
+PARALLEL_PICTURES = 2  # threads that compress PNGs beside the sampling
+
+# Provenance of pictures of those numbers (n,) and labels (n,) or None, in a grid of so many columns.
+About = Callable[[Tensor, Tensor | None, int | None], dict[str, Any]]
+
+# Suffixes that mean a file of another kind, rather than a folder whose name has a dot in it.
+_OTHER_FILES = r"\.[A-Za-z][A-Za-z0-9]{1,4}|\.safetensors"
+
+
+class Kind(Enum):
+    """What can be written."""
+
+    GRID = ".png"
+    ARRAYS = ".npz"
+    FOLDER = ""
+
+
+def kind(target: Path) -> Kind:
+    """What is written to a target: its suffix says it."""
+    suffix = target.suffix.lower()
+    return Kind(suffix) if suffix in (Kind.GRID.value, Kind.ARRAYS.value) else Kind.FOLDER
+
+
+def check_target(out: Path) -> None:
+    """Refuse a place that cannot be written, before anything is computed.
+
+    Raises:
+        UsageError: the suffix means nothing here, or the name is taken by something else.
+        FileError: no file can be made there.
+    """
+    is_file = kind(out) is not Kind.FOLDER
+    if is_file and out.is_dir():
+        raise UsageError(f"{out} is a folder; a file of that name cannot be written.")
+    if not is_file and not out.is_dir() and re.fullmatch(_OTHER_FILES, out.suffix):
+        raise UsageError(f"Expected a .png (a grid), an .npz (arrays) or a folder to write to, got {out}.")
+    place = (out.parent if is_file else out).absolute()
+    existing = next(folder for folder in (place, *place.parents) if folder.exists())
+    if not existing.is_dir():
+        raise UsageError(f"Cannot write {out}: {existing} is a file, not a folder.")
+    try:
+        # Asking for permissions is not enough: a superuser has them all, also where nothing can be written.
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise FileError(
+            f"Cannot write {out}: no file can be made in {existing} ({error.strerror}).", "Choose another place."
+        ) from None
+
+
+@contextlib.contextmanager
+def claimed(stem: str) -> Iterator[Path]:
+    """The first of STEM.png, STEM-1.png, ... in the working folder that is free, held by an empty file meanwhile.
+
+    If the body raises, the name is free again.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    stem = re.sub(r"[^\w.-]+", "-", stem)
+    for number in itertools.count():
+        path = Path(f"{stem}{f'-{number}' if number else ''}.png")
+        try:
+            path.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise FileError(f"Cannot write {path}: {error.strerror}.", "Choose another place with --out.") from None
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def write_pictures(target: Path, batches: Iterable[Generated], about: About | None) -> list[Path]:
+    """Write finished batches by the target's kind: one grid, one file of arrays, or a PNG each in a folder.
+
+    Args:
+        target: checked by `check_target`, or claimed.
+        batches: at least one.
+        about: None leaves provenance out.
+
+    Returns:
+        The files.
+
+    Raises:
+        FileError: a file cannot be written; what was there before under its name still is.
+    """
+    match kind(target):
+        case Kind.GRID:
+            _write_grid(target, batches, about)
+        case Kind.ARRAYS:
+            _write_arrays(target, batches)
+        case Kind.FOLDER:
+            return _write_folder(target, batches, about)
+    return [target]
+
+
+def _write_grid(target: Path, batches: Iterable[Generated], about: About | None) -> None:
+    drawn = list(batches)
+    indices, labels = torch.cat([batch.indices for batch in drawn]), _joined([batch.labels for batch in drawn])
+    columns = _columns(labels, len(indices))
+    sheet = grid(torch.cat([batch.images for batch in drawn]), columns)
+    save_png(target, sheet, about(indices, labels, columns) if about else None)
+
+
+def _write_arrays(target: Path, batches: Iterable[Generated]) -> None:
+    pixels, labels = [], []
+    for batch in batches:
+        pixels.append(to_uint8(batch.images))  # at once: 50,000 images of 256 px are 10 GB so, and 39 GB as floats
+        labels.append(batch.labels)
+    save_npz(target, torch.cat(pixels), _joined(labels))
+
+
+def _write_folder(folder: Path, batches: Iterable[Generated], about: About | None) -> list[Path]:
+    """Separate files, compressed beside the sampling; holds two batches at a time."""
+    files: list[Path] = []
+    jobs: list[Future[None]] = []
+    with ThreadPoolExecutor(PARALLEL_PICTURES) as pool:
+        for batch in batches:
+            _wait_for(jobs)
+            for row, image in enumerate(to_uint8(batch.images)):
+                index, label = (
+                    batch.indices[row : row + 1],
+                    None if batch.labels is None else batch.labels[row : row + 1],
+                )
+                files.append(folder / f"{int(index):06d}.png")
+                jobs.append(pool.submit(save_png, files[-1], image, about(index, label, None) if about else None))
+        _wait_for(jobs)
+    return files
+
+
+def _wait_for(jobs: list[Future[None]]) -> None:
+    """Until all are done; then the list is empty. Raises what one of them raised."""
+    while jobs:
+        jobs.pop().result()
+
+
+def _columns(labels: Tensor | None, count: int) -> int | None:
+    """Columns of a grid: classes side by side where they are few; None: nearly a square."""
+    different = 0 if labels is None else len(set(labels.tolist()))
+    return different if 1 < different <= ONE_ROW and count > different else None
+
+
+def _joined(labels: list[Tensor | None]) -> Tensor | None:
+    known = [one for one in labels if one is not None]
+    return torch.cat(known) if known else None

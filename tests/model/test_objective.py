@@ -1,0 +1,161 @@
+"""Radii, hard cases, label dropout and the loss against their definitions in section 4."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from spherectl.errors import UsageError
+from spherectl.model import seeding
+from spherectl.model.geometry import spherify
+from spherectl.model.objective import Draws, LossWeights, cosine, draw, objective, stratified, with_hard_cases
+
+pytestmark = pytest.mark.fast
+
+SIGMA = math.tan(math.radians(80))
+HARD_RATIO = math.tan(math.radians(85)) / SIGMA
+
+
+def step(first: int = 0, batch: int = 64, **changes: Any) -> Draws:
+    settings = {"batch": batch, "latent_shape": (4, 3), "hard_ratio": HARD_RATIO, "num_classes": 10} | changes
+    return draw(7, first, torch.arange(batch) % 10, **settings)
+
+
+def test_stratified_has_one_value_in_each_stratum_one_exact_one_and_one_exact_zero() -> None:
+    u = seeding.uniform(0, seeding.RADII, torch.arange(10), 1)[:, 0]
+    r = stratified(u, torch.arange(10).flip(0)).sort().values
+    assert float(r[0]) == 0
+    assert float(r[-1]) == 1
+    for i, value in enumerate(r[1:-1].tolist()):
+        assert (i + 0.001) / 8 <= value < (i + 1) / 8
+
+
+def test_radii_follow_section_11_image_by_image() -> None:
+    draws = step(first=128, hard_probability=0.0)
+    images = torch.arange(128, 192)
+
+    def radii(stream: int, k: int) -> Tensor:
+        u = 0.001 + 0.999 * seeding.uniform(7, stream, images, 1)[:62, 0]
+        values = torch.cat(((torch.arange(62) + u) / 62, torch.tensor([1.0, 0.0], dtype=u.dtype)))
+        return values[seeding.words(7, seeding.SHUFFLE, torch.tensor([128]), 64, k)[0].argsort(stable=True)]
+
+    r = radii(seeding.RADII, 0)
+    assert torch.equal(draws.large, r)
+    assert torch.equal(draws.small, 0.5 * r * radii(seeding.ANCHOR, 1))
+    assert torch.equal(draws.noise, seeding.normal(7, seeding.TRAINING, images, 12).float().reshape(64, 4, 3))
+
+
+def test_hard_cases_are_placed_by_the_draw_that_decides() -> None:
+    r, u = torch.full((4,), 0.5), torch.tensor([0.0, 0.05, 0.1, 0.100001])
+    expected = [1.0, 1 + 0.05 * (HARD_RATIO - 1), 1 + 0.1 * (HARD_RATIO - 1), 0.5]
+    assert with_hard_cases(r, u, HARD_RATIO, 0.1).tolist() == pytest.approx(expected)
+    degrees = math.degrees(math.atan(SIGMA * expected[2]))
+    assert degrees == pytest.approx(80.9, abs=0.1)  # as section 10 says of the reference
+
+
+def test_hard_cases_in_full_reach_the_hard_angle() -> None:
+    draws = [step(first=64 * n, hard_cases="full") for n in range(40)]
+    large = torch.cat([d.large for d in draws])
+    beyond = large[large > 1]
+    n = len(large)
+    assert abs(len(beyond) / n - 0.1) < 4 * math.sqrt(0.1 * 0.9 / n)
+    assert float(beyond.max()) > 0.95 * HARD_RATIO
+    assert float(beyond.max()) <= HARD_RATIO
+
+
+def test_labels_drop_with_their_probability_and_apart_in_every_call() -> None:
+    draws = [step(first=64 * n) for n in range(40)]
+    labels = torch.arange(64) % 10
+    masks = []
+    for pick in ("labels_encode", "labels_again"):
+        chosen = torch.stack([getattr(d, pick) for d in draws])
+        assert bool(((chosen == 10) | (chosen == labels)).all())
+        masks.append(chosen == 10)
+    decode = torch.stack([d.labels_decode for d in draws if d.labels_decode is not None])
+    masks += [decode[:, :64] == 10, decode[:, 64:] == 10]
+    n = masks[0].numel()
+    for i, mask in enumerate(masks):
+        assert abs(float(mask.float().mean()) - 0.1) < 4 * math.sqrt(0.09 / n)
+        for other in masks[:i]:
+            both = float((mask & other).float().mean())
+            assert abs(both - 0.01) < 4 * math.sqrt(0.01 * 0.99 / n)  # independent
+
+
+def test_unconditional_networks_get_no_labels() -> None:
+    draws = draw(0, 0, None, batch=4, latent_shape=(2, 2), hard_ratio=1.1)
+    assert draws.labels_encode is draws.labels_decode is draws.labels_again is None
+
+
+def test_a_batch_under_three_is_an_error() -> None:
+    with pytest.raises(UsageError, match="at least 3"):
+        step(batch=2)
+
+
+def test_cosine_is_guarded_at_zero() -> None:
+    zero = torch.zeros(2, 3, 4, requires_grad=True)
+    value = cosine(zero, torch.zeros(2, 3, 4))
+    value.sum().backward()
+    assert zero.grad is not None
+    assert value.tolist() == [0, 0]
+    assert bool(zero.grad.isfinite().all())
+    a, b = torch.randn(2, 5, generator=torch.Generator().manual_seed(0)).unbind()
+    expected = torch.nn.functional.cosine_similarity(a[None], b[None])
+    torch.testing.assert_close(cosine(a[None], b[None]), expected)
+
+
+class Distance:
+    """A stand-in perceptual distance that can be written down: mean absolute difference."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+
+    def targets(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        return images
+
+    def distance(self, images: Tensor, targets: Tensor) -> Tensor:
+        return (images - targets).abs().mean()
+
+
+def test_every_part_of_the_loss_written_out() -> None:
+    images = torch.linspace(0, 1, 4 * 3 * 2 * 2, dtype=torch.float64).reshape(4, 3, 2, 2)
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+    def encode(x: Tensor, y: Tensor | None) -> Tensor:
+        assert y is None
+        return x.flatten(2).mT * scale + 0.1  # (B, 4, 3)
+
+    def decode(v: Tensor, y: Tensor | None) -> Tensor:
+        assert y is None
+        return (v.mT.reshape(-1, 3, 2, 2) * scale).tanh()
+
+    draws = draw(0, 0, None, batch=4, latent_shape=(4, 3), hard_ratio=HARD_RATIO)
+    weights, distance = LossWeights(10, 1, 5, 0.5, 0.1), Distance()
+    losses = objective(encode, decode, images, draws, sigma_max=SIGMA, weights=weights, perceptual=distance)
+
+    z = encode(images * 2 - 1, None)
+    v, e = spherify(z), draws.noise.double()
+
+    def turned(r: Tensor) -> Tensor:
+        out = spherify(v + (r * SIGMA)[:, None, None] * e)
+        return torch.where((r == 0)[:, None, None], v, out)
+
+    large, small = decode(turned(draws.large), None) / 2 + 0.5, decode(turned(draws.small), None) / 2 + 0.5
+    z_large = encode(large * 2 - 1, None)
+    cos = torch.nn.functional.cosine_similarity(z_large.flatten(1), z.flatten(1))
+    for got, expected in (
+        (losses.rec, 10 * ((small - images) ** 2).mean() / 2),
+        (losses.rec_perceptual, (small - images).abs().mean()),
+        (losses.con, 5 * ((large - small) ** 2).mean() / 2),
+        (losses.con_perceptual, 0.5 * (large - small).abs().mean()),
+        (losses.latent, 0.1 * (1 - cos).mean()),
+    ):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=0)
+    parts = losses.rec + losses.rec_perceptual + losses.con + losses.con_perceptual + losses.latent
+    torch.testing.assert_close(losses.total, parts)
+    assert all(not t.requires_grad for t in distance.seen)  # both targets are constants
+    assert not losses.z_clean.requires_grad

@@ -1,0 +1,74 @@
+"""`python killing.py POINT NTH ARGUMENTS...`: run spherectl and kill it (-9) at the nth time it passes a point.
+
+Points: step (after the backward pass, before the optimiser), save (half a checkpoint's bytes written), between (after a
+step's line of metrics), rename (checkpoint in place, model file not yet).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from spherectl.cli import app
+from spherectl.training import checkpoint, loop, run
+
+
+def main() -> None:
+    """Patch one function so that it kills the process at its nth call, then run the command line."""
+    point, nth, *arguments = sys.argv[1:]
+    passed = 0
+
+    def die_now() -> bool:
+        nonlocal passed
+        passed += 1
+        return passed == int(nth)
+
+    def kill() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if point == "step":
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def clip_or_die(*positional: Any, **named: Any) -> Any:
+            return kill() if die_now() else clip(*positional, **named)
+
+        torch.nn.utils.clip_grad_norm_ = clip_or_die
+    elif point == "save":
+        save_file = safetensors.torch.save_file
+
+        def save_half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
+            save_file(tensors, path, metadata=metadata)
+            if die_now():
+                os.truncate(path, os.path.getsize(path) // 2)
+                kill()
+
+        safetensors.torch.save_file = save_half
+    elif point == "between":
+        write = run.MetricsWriter.write
+
+        def write_and_die(self: run.MetricsWriter, values: dict[str, float]) -> None:
+            write(self, values)
+            if die_now():
+                kill()
+
+        run.MetricsWriter.write = write_and_die  # type: ignore[method-assign]
+    else:
+        save = checkpoint.save
+
+        def save_and_die(*positional: Any) -> Any:
+            path = save(*positional)
+            return kill() if die_now() else path
+
+        loop.checkpoint.save = save_and_die
+    sys.argv = ["spherectl", *arguments]
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

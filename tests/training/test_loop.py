@@ -1,0 +1,210 @@
+"""The loop: what it learns, what it leaves behind, when it refuses, and where it goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spherectl import recipe as recipes
+from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.errors import TrainingError, UsageError
+from spherectl.model.weights import Package, instantiate, read_package
+from spherectl.recipe import Recipe
+from spherectl.settings import packaged
+from spherectl.training import checkpoint, loop
+from spherectl.training.loop import train
+from spherectl.training.plan import plan, resolve, smoke
+from spherectl.training.run import Run
+
+pytestmark = pytest.mark.fast
+
+CPU = torch.device("cpu")
+
+# The debug recipe's first 20 losses in float64: a change detector, not an oracle. Replace them only with a CHANGELOG line.
+DEBUG_LOSSES: list[float] = json.loads(Path(__file__).with_name("debug-losses.json").read_text())
+
+
+def debug(pictures: PictureSet, **tables: dict[str, Any]) -> Recipe:
+    return resolve(recipes.load(packaged("recipes") / "debug.toml").replace(**tables), pictures, CPU)
+
+
+@pytest.fixture(scope="module")
+def pictures(fashion_excerpt: Path) -> PictureSet:
+    recipe = recipes.load(packaged("recipes") / "debug.toml")
+    return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+
+
+def lines(run: Run) -> list[dict[str, float]]:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def test_debug_recipe_has_its_stored_losses(pictures: PictureSet, tmp_path: Path) -> None:
+    outcome = train(debug(pictures, run={"dtype": "float64"}), pictures, tmp_path / "run", device=CPU)
+    assert [line["loss"] for line in lines(outcome.run)] == pytest.approx(DEBUG_LOSSES, rel=1e-7)
+
+
+def test_the_loss_at_least_halves(pictures: PictureSet, tmp_path: Path) -> None:
+    recipe = debug(pictures, run={"length_images": 1600, "checkpoint_images": 1600, "sample_images": 1600})
+    run = train(recipe, pictures, tmp_path / "run", device=CPU).run
+    losses = [line["loss"] for line in lines(run)]
+    assert sum(losses[-20:]) / 20 < 0.5 * losses[0]
+
+
+def test_a_run_folder_has_what_it_promises(pictures: PictureSet, tmp_path: Path) -> None:
+    seen: list[dict[str, float]] = []
+    recipe = debug(pictures)
+    outcome = train(recipe, pictures, tmp_path / "run", device=CPU, on_step=seen.append)
+    run = outcome.run
+    assert (outcome.finished, outcome.images_seen, outcome.steps_now) == (True, 160, 20)
+    assert recipes.load(run.recipe) == recipe
+    assert recipe.run.length_images == 160
+    assert lines(run) == seen
+    assert list(seen[0]) == [
+        *("step", "images_seen", "loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
+        *("lr", "grad_norm", "images_per_s", "wall_s"),
+    ]
+    assert [line["images_seen"] for line in seen] == list(range(8, 161, 8))
+    assert sorted(p.name for p in run.samples.iterdir()) == ["000000000080.png", "000000000160.png"]
+    assert {"device", "versions", "parent"} <= json.loads(run.info.read_text()).keys()
+    package = read_package(run.model)
+    header = package.header
+    assert header["images_seen"] == 160
+    assert header["class_names"][9] == "ankle-boot"
+    assert header["channels"] == "grey"
+    assert str(tmp_path) not in json.dumps(header)  # no paths
+    assert str(pictures.root) not in json.dumps(header)
+    newest = checkpoint.checkpoints(run.checkpoints)[-1]
+    averages = {n.removeprefix("ema."): t for n, t in checkpoint.read_tensors(newest).items() if n.startswith("ema.")}
+    assert all(torch.equal(package.weights[name], t) for name, t in averages.items())
+
+
+def test_tensorboard_is_written(pictures: PictureSet, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = train(debug(pictures), pictures, tmp_path / "run", device=CPU).run
+    events = EventAccumulator(str(run.path / "tensorboard")).Reload()
+    by_step = {line["step"]: line["loss"] for line in lines(run)}
+    for event in events.Scalars("loss"):
+        assert event.value == pytest.approx(by_step[event.step], rel=1e-6)
+    assert [event.step for event in events.Scalars("loss")] == [10, 20]
+
+
+def test_checkpoints_are_pruned(pictures: PictureSet, tmp_path: Path) -> None:
+    recipe = debug(pictures, run={"checkpoint_images": 24, "keep_checkpoints": 2})
+    run = train(recipe, pictures, tmp_path / "run", device=CPU).run
+    assert [p.stem for p in checkpoint.checkpoints(run.checkpoints)] == ["000000000144", "000000000160"]
+
+
+def test_stopping_saves_and_the_next_call_goes_on_alike(pictures: PictureSet, tmp_path: Path) -> None:
+    recipe = debug(pictures)
+    whole = train(recipe, pictures, tmp_path / "whole", device=CPU).run
+    count = 0
+
+    def after_seven() -> bool:
+        nonlocal count
+        count += 1
+        return count == 7
+
+    first = train(recipe, pictures, tmp_path / "parts", device=CPU, should_stop=after_seven)
+    assert (first.finished, first.images_seen) == (False, 56)
+    second = train(recipe, pictures, tmp_path / "parts", device=CPU)
+    assert (second.finished, second.steps_now) == (True, 13)
+    assert second.run.model.read_bytes() == whole.model.read_bytes()
+    third = train(recipe, pictures, tmp_path / "parts", device=CPU)
+    assert (third.finished, third.steps_now) == (True, 0)
+
+
+def test_another_recipe_in_the_folder_is_refused_by_its_keys(pictures: PictureSet, tmp_path: Path) -> None:
+    train(debug(pictures, run={"length_images": 8}), pictures, tmp_path / "run", device=CPU)
+    other = debug(pictures, run={"length_images": 8, "seed": 1}, optim={"lr": 2e-3})
+    with pytest.raises(UsageError, match=r"differs in optim\.lr, run\.seed"):
+        train(other, pictures, tmp_path / "run", device=CPU)
+
+
+def test_two_trainings_in_one_folder_are_refused(pictures: PictureSet, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with run.locked(), pytest.raises(TrainingError, match="Another process"):
+        train(debug(pictures), pictures, run.path, device=CPU)
+    assert train(debug(pictures, run={"length_images": 8}), pictures, run.path, device=CPU).finished  # lock is gone
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_moves(
+    pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = debug(pictures, run={"checkpoint_images": 160})
+    real, count = loop.objective, 0
+
+    def broken(*arguments: Any, **named: Any) -> Any:
+        nonlocal count
+        count += 1
+        losses = real(*arguments, **named)
+        if count == 5:
+            object.__setattr__(losses, "total", losses.total * float("nan"))
+        return losses
+
+    monkeypatch.setattr(loop, "objective", broken)
+    with pytest.raises(TrainingError, match="Step 5 has a non-finite loss"):
+        train(recipe, pictures, tmp_path / "run", device=CPU)
+    monkeypatch.undo()
+    run = Run(tmp_path / "run")
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
+    assert [p.stem for p in checkpoint.checkpoints(run.checkpoints)] == ["000000000032"]
+    # Trained on from there it equals a run that never failed: nothing had moved.
+    whole = train(recipe, pictures, tmp_path / "whole", device=CPU).run
+    assert train(recipe, pictures, tmp_path / "run", device=CPU).run.model.read_bytes() == whole.model.read_bytes()
+
+
+def test_a_gradient_that_is_not_finite_stops_too(
+    pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
+    with pytest.raises(TrainingError, match="gradient norm"):
+        train(debug(pictures), pictures, tmp_path / "run", device=CPU)
+
+
+def test_fine_tuning_takes_what_fits(pictures: PictureSet, tmp_path: Path) -> None:
+    source = train(debug(pictures, run={"length_images": 80}), pictures, tmp_path / "a", device=CPU).run
+    start = read_package(source.model)
+    model = loop.build(debug(pictures).model.model_copy(update={"num_classes": 4}))
+    kept = loop.take_over(model, start.weights)
+    assert kept == ["encoder.y_embedder.embedding_table.weight", "decoder.y_embedder.embedding_table.weight"]
+    state = model.state_dict()
+    assert all(torch.equal(state[n], t) for n, t in start.weights.items() if n not in kept)
+    tuned = train(debug(pictures), pictures, tmp_path / "b", device=CPU, start=start, parent="abc").run
+    assert read_package(tuned.model).header["parent"] == "abc"
+    assert lines(tuned)[0]["loss"] < 0.6 * lines(source)[0]["loss"]
+    with pytest.raises(UsageError, match="--from"):
+        train(debug(pictures), pictures, tmp_path / "b", device=CPU)
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in packaged("recipes").glob("*.toml")))
+def test_a_smoke_recipe_keeps_resolution_and_latent(name: str) -> None:
+    recipe = recipes.load(packaged("recipes") / f"{name}.toml")
+    small = smoke(recipe)
+    assert small.model.image_size == recipe.model.image_size
+    assert small.model.latent_size == recipe.model.latent_size
+    assert (small.model.size, small.run.length_images) == ("nano", 12)
+    assert small.run.default == recipe.run.default
+
+
+def test_plan_counts_without_allocating() -> None:
+    recipe = recipes.load(packaged("recipes") / "imagenet256-xl.toml").resolve(1_281_167, 1000)
+    size = plan(recipe)
+    assert size.parameters == 1_388_922_404
+    assert (size.tokens, size.latent_size) == (1024, 65536)
+    assert size.images == size.steps * 256
+    assert size.images == pytest.approx(800 * 1_281_167, abs=256)
+    assert size.memory_bytes > 20 * size.parameters
+
+
+def test_raw_weights_of_a_run_are_those_of_its_newest_checkpoint(pictures: PictureSet, tmp_path: Path) -> None:
+    run = train(debug(pictures), pictures, tmp_path / "run", device=CPU).run
+    raw = checkpoint.read_raw(checkpoint.checkpoints(run.checkpoints)[-1])
+    package = read_package(run.model)
+    model = instantiate(Package(package.header, package.weights, raw), "raw")
+    assert not torch.equal(model.state_dict()["decoder.out.2.bias"], package.weights["decoder.out.2.bias"])
