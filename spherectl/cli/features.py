@@ -102,3 +102,70 @@ def check(
     # Ten images of 10,000 are more than rounding on another machine can turn.
     if stated is not None and abs(accuracy - stated) > 0.001:
         raise FileError(f"{path} does not classify as its header says; it is not the file it was, or the data is not.")
+
+
+@app.command()
+def score(
+    model: options.Model = None,
+    network: Annotated[str, typer.Option("--network", help="The scoring network.")] = "fashion-scorer",
+    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps, with commas.")] = "1,4",
+    count: Annotated[int, typer.Option("--count", min=2, help="Samples at each number of steps.")] = 2000,
+    guidance: Annotated[float, typer.Option("--guidance", min=1.0, help="Guidance scale; 1 is off.")] = 1.0,
+    seed: options.Seed = 0,
+    data: Data = None,
+    as_json: options.Json = False,
+) -> None:
+    """Score a model of Fashion-MNIST: classes recognised, Frechet distance, reconstruction.
+
+    The network must not be the one of the model's own loss; that is refused.
+
+    Example: spherectl features score --model fashion-mnist --steps 1,2,4
+    """
+    import dataclasses
+
+    from spherectl import api, zoo
+    from spherectl.errors import UsageError
+    from spherectl.evaluation.summary import summarise
+    from spherectl.features.fit import open_pictures
+    from spherectl.settings import load_settings
+
+    numbers = [part.strip() for part in steps.split(",")]
+    if not all(part.isdigit() and int(part) for part in numbers):
+        raise UsageError(f"--steps {steps}: expected whole numbers from 1 with commas between, as in 1,2,4.")
+    settings = load_settings()
+    found = zoo.find_model(model, settings)
+    console.say(found.reason)
+    loaded = api.load_found(found, device=settings.device)
+    with console.progress("scoring", unit="images") as progress:
+        summary = summarise(
+            loaded,
+            open_pictures("train", data),
+            open_pictures("test", data),
+            scorer=network,
+            steps=tuple(int(part) for part in numbers),
+            count=count,
+            guidance=guidance,
+            seed=seed,
+            progress=progress,
+        )
+    if as_json:
+        console.show_json({"model": loaded.name, "sha256": loaded.sha256, "seed": seed, **dataclasses.asdict(summary)})
+        return
+    console.show(
+        f"{loaded.name} by {network}, {count:,} samples, guidance {guidance:g}, seed {seed}; real test images: "
+        f"{summary.accuracy_real:.1%}, floor {summary.floor:.3f}"
+    )
+    rows = [
+        {
+            "steps": str(one.steps),
+            "class right": f"{one.accuracy:.1%}",
+            "Frechet distance": f"{one.frechet:.3f}",
+            "in floors": f"{one.frechet / summary.floor:.1f}",
+        }
+        for one in summary.samples
+    ]
+    console.show_rows(rows, right=("steps", "class right", "Frechet distance", "in floors"))
+    console.show(
+        f"reconstruction of the test images: {summary.psnr:.1f} dB; channels differ by at most "
+        f"{summary.channel_spread} levels"
+    )

@@ -1,4 +1,4 @@
-"""Model files: what is written is read back bit for bit, in our format and in the published layout; bad files refused."""
+"""Model files: what is written is read back bit for bit, in both formats; bad files are refused."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def main() -> None:
         def save_half(tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str]) -> None:
             save_file(tensors, path, metadata=metadata)
             if die_now():
-                os.truncate(path, os.path.getsize(path) // 2)
+                os.truncate(path, Path(path).stat().st_size // 2)
                 kill()
 
         safetensors.torch.save_file = save_half

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.fast
 
 CPU = torch.device("cpu")
 
-# The debug recipe's first 20 losses in float64: a change detector, not an oracle. Replace them only with a CHANGELOG line.
+# The debug recipe's first 20 losses in float64: a change detector, no oracle. Replaced only with a CHANGELOG line.
 DEBUG_LOSSES: list[float] = json.loads(Path(__file__).with_name("debug-losses.json").read_text())
 
 

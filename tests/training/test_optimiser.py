@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -33,7 +34,7 @@ def test_schedule_warms_up_from_a_share_and_ends_at_its_floor() -> None:
     assert rates[-1] == pytest.approx(2e-6)
     middle = 2e-6 + (2e-4 - 2e-6) * 0.5 * (1 + math.cos(math.pi * 22 / 44))
     assert rates[27] == pytest.approx(middle)
-    assert all(a > b for a, b in zip(rates[5:], rates[6:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[5:]))
 
 
 def test_steps_cover_the_images() -> None:

@@ -1,0 +1,1 @@
+"""Evaluation: numbers about what a model draws and how it reconstructs."""
