@@ -28,7 +28,7 @@ help:
 	@echo "PYTHON=python3.12 before or after any of them picks another Python (3.11 or newer)"
 
 sample: $(INSTALLED)
-	@$(BIN)/spherectl sample --out samples.png
+	@$(BIN)/spherectl sample --count 40 --out samples.png
 	@echo "The picture is $(CURDIR)/samples.png"
 
 test: $(INSTALLED_DEV)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.transforms import to_float
-from spherectl.errors import TrainingError
+from spherectl.errors import TrainingError, UsageError
 from spherectl.images import grid, save_png
 from spherectl.model.objective import Losses, LossWeights, draw, objective
 from spherectl.model.sphere import SphereEncoder, build, initialise
@@ -84,9 +85,11 @@ def train(
 
     Raises:
         TrainingError: a loss that is not finite (nothing has moved), or a folder another process holds.
-        UsageError: the folder is another recipe's.
+        UsageError: the folder is another recipe's, or torchrun started several processes.
         FileError: a picture cannot be read, or something cannot be written.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("This version trains in one process; torchrun started several.", "Run it without torchrun.")
     run = Run(folder)
     with run.locked():
         run.claim(recipe, parent, device)

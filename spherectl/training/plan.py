@@ -52,11 +52,17 @@ def resolve(recipe: Recipe, pictures: PictureSet, device: torch.device) -> Recip
     Raises:
         UsageError: the data has another number of classes than the recipe.
     """
-    resolved = recipe.resolve(len(pictures), len(pictures.class_names))
+    resolved = resolve_for(recipe, len(pictures), len(pictures.class_names), device)
+    return resolved.replace(data={"root": str(pictures.root.absolute())})
+
+
+def resolve_for(recipe: Recipe, pictures: int, num_classes: int, device: torch.device) -> Recipe:
+    """`resolve` for a set of so many pictures and classes, which need not be here."""
+    resolved = recipe.resolve(pictures, num_classes)
     dtype = resolved.run.dtype
     if dtype == "auto":
         dtype = "bfloat16" if has_fast_bfloat16(device) else "float32"
-    return resolved.replace(run={"dtype": dtype}, data={"root": str(pictures.root)})
+    return resolved.replace(run={"dtype": dtype})
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

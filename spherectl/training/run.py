@@ -46,15 +46,20 @@ class Run:
             TrainingError: another process holds it.
             FileError: the folder cannot be made.
         """
+        lock = filelock.FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = filelock.FileLock(self.path / ".lock")
-            with lock.acquire(blocking=False):
-                yield
+            lock.acquire(blocking=False)
         except filelock.Timeout:
             raise TrainingError(f"Another process is training in {self.path}.", "Wait for it, or give --run.") from None
-        except PermissionError as error:
-            raise FileError(f"Cannot write the run folder {self.path}: {error.strerror}.", "Give --run.") from None
+        except OSError as error:
+            raise FileError(
+                f"Cannot make the run folder {self.path}: {error.strerror}.", "Give another place with --run."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def claim(self, recipe: Recipe, parent: str, device: torch.device) -> None:
         """Write the resolved recipe and run.json, or check that the folder is this recipe's.

@@ -133,6 +133,15 @@ def test_two_trainings_in_one_folder_are_refused(pictures: PictureSet, tmp_path:
     assert train(debug(pictures, run={"length_images": 8}), pictures, run.path, device=CPU).finished  # lock is gone
 
 
+def test_several_processes_are_refused_in_this_version(
+    pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="one process"):
+        train(debug(pictures), pictures, tmp_path / "run", device=CPU)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_before_anything_moves(
     pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
