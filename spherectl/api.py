@@ -6,7 +6,6 @@ Images are float (B, 3, H, W) in [0, 1] here; latents are points on the sphere, 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from torch import Tensor
 from spherectl import zoo
 from spherectl.classes import parse_classes
 from spherectl.errors import UsageError
+from spherectl.fetch import file_hash
 from spherectl.model import sampler, seeding, weights
 from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
 from spherectl.model.sampler import Guide, Strength
@@ -88,7 +88,7 @@ class Model:
         self.recipe: Recipe = weights.Package(header, {}).recipe
         self.class_names: tuple[str, ...] = tuple(header.get("class_names", ()))
         # Beside the first forward, not before it.
-        self._hash: Future[str] | None = ThreadPoolExecutor(1).submit(_sha256, file) if file else None
+        self._hash: Future[str] | None = ThreadPoolExecutor(1).submit(model_hash, file) if file else None
 
     @property
     def num_classes(self) -> int:
@@ -145,8 +145,8 @@ class Model:
         """
         if classes is None or self.num_classes == 0:
             return self.network.null_labels(batch, self.device)
-        numbers = classes.tolist() if isinstance(classes, Tensor) else list(classes)
-        chosen = [self._number(c) for c in numbers]
+        asked = [classes] if isinstance(classes, str) else classes
+        chosen = [self._number(c) for c in (asked.tolist() if isinstance(asked, Tensor) else asked)]
         if len(chosen) != batch:
             raise UsageError(f"Expected one class for each of {batch} images, got {len(chosen)}.")
         return torch.tensor(chosen, device=self.device)
@@ -154,11 +154,14 @@ class Model:
     def _number(self, one: str | int) -> int:
         if one == self.num_classes:
             return self.num_classes
-        return parse_classes([one], self.class_names, self.num_classes, self.name)[0]
+        numbers = parse_classes([one], self.class_names, self.num_classes, self.name)
+        if len(numbers) != 1:
+            raise UsageError(f"Expected one class for each image, got {one!r}, which is {len(numbers)}.")
+        return numbers[0]
 
     def _check_images(self, images: Tensor) -> None:
         side = self.recipe.model.image_size
-        if images.dim() != 4 or tuple(images.shape[1:]) != (3, side, side):
+        if images.dim() != 4 or len(images) == 0 or tuple(images.shape[1:]) != (3, side, side):
             raise UsageError(f"Expected images of shape (B, 3, {side}, {side}), got {tuple(images.shape)}.")
         low, high = float(images.min()), float(images.max())
         if not images.is_floating_point() or not -TOLERANCE <= low <= high <= 1 + TOLERANCE:
@@ -347,7 +350,6 @@ def _newest_raw(run: Path) -> dict[str, Tensor] | None:
     return checkpoint.read_raw(found[-1]) if found else None
 
 
-def _sha256(path: Path) -> str:
-    file = weights.newest_checkpoint(path) if path.is_dir() else path
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def model_hash(path: Path) -> str:
+    """SHA-256 of a model file; of a published checkpoint folder, that of its newest checkpoint."""
+    return file_hash(weights.newest_checkpoint(path) if path.is_dir() else path)

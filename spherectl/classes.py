@@ -80,7 +80,8 @@ def _one(text: str, names: Sequence[str], num_classes: int, model: str) -> list[
     if len(matches) == 1:
         return matches
     if matches:
-        some = ", ".join(f"{names[i]} ({i})" for i in matches[:5]) + (", ..." if len(matches) > 5 else "")
+        some = ", ".join(f"{names[i]} ({i})" for i in matches[:5])
+        some += f" and {len(matches) - 5} more" if len(matches) > 5 else ""
         raise UsageError(f"The class {text!r} is ambiguous: it could be {some}.", "Type more of the name, or a number.")
     if not names:
         raise UsageError(f"{known} without names.", f"Give a number instead of {text!r}.")

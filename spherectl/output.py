@@ -159,8 +159,9 @@ def _write_folder(folder: Path, batches: Iterable[Generated], about: About | Non
 
 def _wait_for(jobs: list[Future[None]]) -> None:
     """Until all are done; then the list is empty. Raises what one of them raised."""
-    while jobs:
-        jobs.pop().result()
+    for job in jobs:
+        job.result()
+    jobs.clear()
 
 
 def _columns(labels: Tensor | None, count: int) -> int | None:

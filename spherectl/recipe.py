@@ -7,17 +7,16 @@ keep. Section numbers refer to the method's description (arXiv 2602.15030).
 
 from __future__ import annotations
 
-import difflib
 import math
 import tomllib
-import types
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from spherectl.errors import FileError, UsageError
+from spherectl.tables import Spec, describe, flatten, merge, split_unknown, without_none
 
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -53,15 +52,6 @@ LOW_RESOLUTION_PATCH = {32: 4, 64: 4, 128: 8, 256: 16, 512: 32}
 DataKind = Literal["folder", "fashion-mnist", "cifar10", "flowers102", "animal-faces", "imagenet"]
 
 RADIANS_PER_DEGREE = math.pi / 180
-
-# Characters of a bad value that an error repeats.
-MAX_SHOWN = 60
-
-
-class Spec(BaseModel):
-    """Common settings of every table: frozen, closed to unknown keys, no silent conversions of infinities."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSpec(Spec):
@@ -278,8 +268,8 @@ class Recipe(Spec):
         Raises:
             UsageError: a key is unknown, or a value is not allowed.
         """
-        merged = _merge(self.to_table(), tables)
-        return parse(_without_none(merged), source=f"recipe {self.name}")
+        merged = merge(self.to_table(), tables)
+        return parse(without_none(merged), source=f"recipe {self.name}")
 
     def resolve(self, images: int, num_classes: int) -> Recipe:
         """Replace epochs by images and "auto" by what the data has.
@@ -319,12 +309,12 @@ def parse(table: dict[str, Any], source: str) -> Recipe:
     Raises:
         UsageError: names every unknown key and every bad value at once, each with its dotted path.
     """
-    known, problems = _split_unknown(table, Recipe)
+    known, problems = split_unknown(table, Recipe)
     recipe = None
     try:
         recipe = Recipe.model_validate(known)
     except ValidationError as error:
-        problems += _describe(error)
+        problems += describe(error, Recipe)
     if problems or recipe is None:
         hint = "`spherectl recipes show imagenet256` prints one to compare with."
         raise UsageError(f"{source}: {'; '.join(problems)}.", hint)
@@ -337,7 +327,7 @@ def loads(text: str, source: str = "recipe", overrides: dict[str, Any] | None = 
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source} is not valid TOML: {error}.") from None
-    return parse(_merge(table, overrides or {}), source)
+    return parse(merge(table, overrides or {}), source)
 
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
@@ -349,173 +339,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     return loads(text, str(path), overrides)
 
 
-def parse_overrides(items: list[str]) -> dict[str, Any]:
-    """`["optim.lr=2e-4", "data.flip=false"]` as a nested dict; values are read as TOML, else taken as text.
-
-    Raises:
-        UsageError: an item without "=" or with an empty part in its key.
-    """
-    nested: dict[str, Any] = {}
-    for item in items:
-        dotted, equals, text = item.partition("=")
-        parts = dotted.strip().split(".")
-        if not equals or not all(parts):
-            raise UsageError(f"--set {item!r}: expected KEY=VALUE with a dotted key, as in --set optim.lr=2e-4.")
-        level = nested
-        for part in parts[:-1]:
-            level = level.setdefault(part, {})
-            if not isinstance(level, dict):
-                raise UsageError(f"--set {item!r}: {part!r} was already given a value.")
-        if isinstance(level.get(parts[-1]), dict):
-            raise UsageError(f"--set {item!r}: keys below {parts[-1]!r} were already given values.")
-        level[parts[-1]] = _toml_value(text)
-    return nested
-
-
 def differing_keys(a: Recipe, b: Recipe) -> list[str]:
     """Dotted paths at which two recipes differ, sorted."""
-    flat_a, flat_b = _flatten(a.to_table()), _flatten(b.to_table())
+    flat_a, flat_b = flatten(a.to_table()), flatten(b.to_table())
     return sorted(key for key in flat_a.keys() | flat_b.keys() if flat_a.get(key) != flat_b.get(key))
-
-
-# A length given one way replaces the other way of giving it.
-_ALTERNATIVES = {
-    "length_epochs": "length_images",
-    "length_images": "length_epochs",
-    "warmup_epochs": "warmup_images",
-    "warmup_images": "warmup_epochs",
-}
-
-
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        other = _ALTERNATIVES.get(key)
-        if other and value is not None and other not in changes:
-            merged.pop(other, None)
-        both_tables = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], value) if both_tables else value
-    return merged
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _without_none(table: dict[str, Any]) -> dict[str, Any]:
-    """A copy without the keys whose value is None, at every level; TOML has no such value."""
-    return {k: _without_none(v) if isinstance(v, dict) else v for k, v in table.items() if v is not None}
-
-
-def _toml_value(text: str) -> Any:
-    """A value as TOML reads it (`3e-4`, `true`, `[1, 2]`); what is not one TOML value is text, quotes or not."""
-    try:
-        table = tomllib.loads(f"x = {text}")
-    except tomllib.TOMLDecodeError:
-        return text.strip()
-    return table["x"] if len(table) == 1 else text.strip()
-
-
-def _table_spec(spec: type[Spec], key: Any) -> type[Spec] | None:
-    """The spec of the table under `key`, or None where the key holds a plain value or does not exist."""
-    field = spec.model_fields.get(key)
-    annotation = field.annotation if field else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Spec) else None
-
-
-def _split_unknown(table: dict[str, Any], spec: type[Spec], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
-    """The known part of `table`, and a phrase for each unknown key with the nearest known one where one is near.
-
-    pydantic could name unknown keys itself, but would then skip the checks of whole tables.
-    """
-    known: dict[str, Any] = {}
-    problems: list[str] = []
-    for key, value in table.items():
-        below = _table_spec(spec, key)
-        if key not in spec.model_fields:
-            near = difflib.get_close_matches(key, spec.model_fields, n=1)
-            problems.append(f"unknown key {prefix}{key}" + (f" (did you mean {prefix}{near[0]}?)" if near else ""))
-        elif below is not None and isinstance(value, dict):
-            known[key], deeper = _split_unknown(value, below, f"{prefix}{key}.")
-            problems += deeper
-        else:
-            known[key] = value
-    return known, problems
-
-
-# What a value should have been, by pydantic's error type; the text in braces comes from the error's context.
-_EXPECTED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "greater_than": "more than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_type": "a whole number",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "literal_error": "{expected}",
-    "model_type": "a table",
-    "string_pattern_mismatch": "lower-case letters, digits, '.', '_' or '-', with a letter or digit first",
-    "string_type": 'text in "quotes"',
-    "too_long": "{max_length} values",
-    "tuple_type": "a list",
-}
-
-
-def _describe(error: ValidationError) -> list[str]:
-    """A phrase for each bad value: "dotted.path: expected what, got what", alternatives of one value joined."""
-    whole: list[str] = []  # about no single value
-    expected: dict[str, list[str]] = {}  # by path: pydantic reports each branch of "a number or 'auto'" on its own
-    got: dict[str, Any] = {}
-    for item in error.errors(include_url=False):
-        path = _dotted(item["loc"])
-        if item["type"] == "value_error":  # raised by a spec's own check, which names the keys
-            whole.append(item["msg"].removeprefix("Value error, "))
-        elif item["type"] == "missing":
-            whole.append(f"{path} is missing")
-        else:
-            template = _EXPECTED.get(item["type"])
-            text = template.format(**item.get("ctx", {})) if template else item["msg"]
-            expected.setdefault(path, []).append(text)
-            got[path] = item["input"]
-    values = [f"{path}: expected {' or '.join(texts)}, got {_show(got[path])}" for path, texts in expected.items()]
-    return values + whole
-
-
-def _dotted(loc: tuple[str | int, ...]) -> str:
-    """A key's dotted path: table names, the key, and the number of an entry in a list.
-
-    What pydantic puts after them ("literal['auto']", "constrained-int") names the branch of a union, not a place.
-    """
-    spec: type[Spec] | None = Recipe
-    parts: list[str] = []
-    for part in loc:
-        if spec is not None:
-            parts.append(str(part))
-            spec = _table_spec(spec, part)
-        elif isinstance(part, int):
-            parts.append(str(part))
-    return ".".join(parts)
-
-
-def _show(value: Any) -> str:
-    """A value as the reader typed it, cut where it is long."""
-    text = str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-
-
-def choices(spec: type[Spec], key: str) -> tuple[str, ...]:
-    """The literal values a key may take, for help texts; empty where it is not a choice."""
-    annotation = spec.model_fields[key].annotation
-    members = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    return tuple(str(v) for m in members if get_origin(m) is Literal for v in get_args(m))

@@ -1,8 +1,6 @@
 """The zoo: models and feature networks that travel with the package or can be fetched, and finding a model by any name.
 
-`zoo/index.toml` lists the entries. An embedded one names a `file` beside the index. A remote one names `urls` and the
-SHA-256 that a fetched file must have. One with a `page` alone is known to exist, but nobody has verified its files,
-hash and licence, so it is shown and never fetched. Nothing here imports torch: listing and finding must stay quick.
+Nothing here imports torch: listing and finding must stay quick.
 """
 
 from __future__ import annotations
@@ -12,21 +10,11 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
-
+from spherectl.entries import Entry, Score, cached_name, read_index
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import Progress, check_relative, check_url, fetch_url, file_hash
+from spherectl.fetch import Progress, fetch_url, file_hash
 from spherectl.settings import Settings, load_settings, origin, packaged
 
 __all__ = [
@@ -46,116 +34,7 @@ __all__ = [
     "verify",
 ]
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
 MODEL_FILE = "model.safetensors"  # what a run folder keeps its model in
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Score(_Table):
-    """One measured number, with the command that measures it again."""
-
-    metric: str
-    value: float
-    command: str
-
-
-class Entry(_Table):
-    """One [[entry]] of an index.
-
-    Attributes:
-        name: what --model and `features:NAME` call it.
-        kind: a model that draws images, or a frozen feature network for losses and scores.
-        file: for an embedded entry, the file beside the index.
-        urls: for a remote entry, addresses of the one file, tried in order.
-        page: for an entry that is only known of, where to read about it.
-        sha256: of the file; a remote entry must have it.
-        bytes: size of the file.
-        licence: of the weights; "unknown" where nobody has stated it.
-        data_licence: of the pictures it was trained on.
-        recipe: name of the recipe it was trained by.
-        summary: one line.
-        channels, image_size, classes: what a model draws; 0 classes is unconditional.
-        scores: measured numbers.
-        default: whether this is the model of a fresh installation; one embedded model is.
-    """
-
-    name: Name
-    kind: Literal["model", "features"]
-    file: str | None = None
-    urls: tuple[str, ...] = ()
-    page: str | None = None
-    sha256: Sha256 | None = None
-    bytes: Annotated[int, Field(gt=0)] | None = None
-    licence: str
-    data_licence: str | None = None
-    recipe: Name | None = None
-    summary: str
-    channels: Literal["rgb", "grey"]
-    image_size: Annotated[int, Field(gt=0)]
-    classes: Annotated[int, Field(ge=0)]
-    scores: tuple[Score, ...] = ()
-    default: bool = False
-    _folder: Path = PrivateAttr(default=Path())  # of the index
-
-    def model_post_init(self, context: Any, /) -> None:
-        """Remember the index's folder, which `read_index` hands in."""
-        self._folder = Path(context or "")
-
-    @field_validator("file")
-    @classmethod
-    def _check_file(cls, file: str | None, info: ValidationInfo) -> str | None:
-        if file is not None:
-            check_relative(file)
-            folder = Path(info.context or "")
-            if not (folder / file).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"expected a file inside the index's folder, got a link out of it: {file!r}")
-        return file
-
-    @field_validator("urls")
-    @classmethod
-    def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        for url in urls:
-            check_url(url)
-        return urls
-
-    @model_validator(mode="after")
-    def _check(self) -> Entry:
-        if sum(bool(source) for source in (self.file, self.urls, self.page)) != 1:
-            raise ValueError("expected one of file, urls, page")
-        if self.urls and self.sha256 is None:
-            raise ValueError("urls without a sha256: a fetched file could not be verified")
-        if self.default and (self.kind != "model" or not self.file):
-            raise ValueError("default: only an embedded model can be the default")
-        return self
-
-    @property
-    def card(self) -> Path:
-        """Where its model card is, if it has one: NAME.md beside the index."""
-        return self._folder / f"{self.name}.md"
-
-    def path(self, settings: Settings) -> Path | None:
-        """Where its file is, or would be once fetched; None for an entry that is only known of."""
-        if self.file:
-            return self._folder / self.file
-        return settings.cache / _cached_name(self) if self.urls else None
-
-    def state(self, settings: Settings) -> Literal["here", "missing", "remote", "not verified"]:
-        """Whether it can be used now, is lost from this installation, can be fetched, or is only known of."""
-        path = self.path(settings)
-        if path is None:
-            return "not verified"
-        if path.is_file():
-            return "here"
-        return "missing" if self.file else "remote"
-
-
-class _Index(_Table):
-    entry: tuple[Entry, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,19 +69,6 @@ def index(settings: Settings | None = None) -> dict[str, Entry]:
                 raise FileError(f"{path}: the name {entry.name} occurs twice; names must be unique over all indexes.")
             entries[entry.name] = entry
     return entries
-
-
-def read_index(path: Path) -> tuple[Entry, ...]:
-    """The entries of one index file, in its order."""
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileError(f"Cannot read the zoo index {path}: {error}.") from None
-    try:
-        return _Index.model_validate(table, context=path.parent).entry
-    except ValidationError as error:
-        problems = "; ".join(_describe(item, table) for item in error.errors(include_url=False))
-        raise FileError(f"The zoo index {path} is not valid: {problems}.") from None
 
 
 def find_entry(name: str, settings: Settings | None = None) -> Entry:
@@ -282,7 +148,7 @@ def fetch(entry: Entry, settings: Settings | None = None, progress: Progress | N
         return _present(entry, settings)
     for number, url in enumerate(entry.urls, start=1):
         try:
-            return fetch_url(url, str(entry.sha256), _cached_name(entry), progress, settings)
+            return fetch_url(url, str(entry.sha256), cached_name(entry), progress, settings)
         except FileError:
             raise
         except SpherectlError:
@@ -415,28 +281,8 @@ def _may_be_picked(run: Path) -> bool:
     return not isinstance(settings, dict) or settings.get("default") is not False
 
 
-def _cached_name(entry: Entry) -> str:
-    return f"zoo/{entry.name}.safetensors"
-
-
 def _suggest(name: str, known: list[str], where: str = "") -> str:
     """The nearest known names, or all of them."""
     near = difflib.get_close_matches(name, known, n=3)
     listed = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(known) or 'none'}."
     return f"{listed} {where}".strip()
-
-
-def _describe(item: Any, table: dict[str, Any]) -> str:
-    """One pydantic error as "entry NAME, key: what was expected"."""
-    first, *path = item["loc"]
-    if path and isinstance(path[0], int):
-        entry = table["entry"][path[0]]
-        name = entry.get("name", f"number {path[0] + 1}") if isinstance(entry, dict) else f"number {path[0] + 1}"
-        first, path = f"entry {name}", path[1:]
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = "unknown key"
-    elif item["type"] == "string_pattern_mismatch" and path[-1:] == ["sha256"]:
-        message = "expected 64 hexadecimal digits"
-    where = ", ".join([str(first), ".".join(map(str, path))] if path else [str(first)])
-    return f"{where}: {message[0].lower()}{message[1:]}"

@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from spherectl.model.weights import Package
+    from spherectl.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEEDS = ("fast", "slow", "gpu", "soak")
@@ -183,3 +187,60 @@ def reference() -> Path:
 def fashion_excerpt() -> Path:
     """A few hundred pictures of Fashion-MNIST in its own format, for `--data`."""
     return ROOT / "tests" / "data" / "fashion-excerpt"
+
+
+@pytest.fixture(scope="session")
+def lively() -> Callable[[Recipe], Package]:
+    """`lively(recipe)`: fixed weights whose pictures depend on everything.
+
+    Start values do not: both networks begin at zero output, and after a few steps all pictures are still nearly the
+    same grey, so that no test of bits could fail. Here zeros are small normals instead, the pixel head and the class
+    tables as large as trained ones.
+    """
+    import torch
+
+    from spherectl.model import seeding
+    from spherectl.model.sphere import build, initialise
+    from spherectl.model.weights import Package
+
+    def make(recipe: Recipe) -> Package:
+        network = build(recipe.model)
+        initialise(network, seed=0)
+        tensors = {}
+        for place, (name, parameter) in enumerate(network.named_parameters()):
+            tensor = parameter.detach().clone()
+            if not tensor.any():
+                drawn = seeding.normal(1, seeding.START, torch.tensor([place]), tensor.numel())
+                tensor = 0.1 * drawn.float().reshape(tensor.shape)
+            if name.startswith("decoder.out") and name.endswith("weight"):
+                tensor *= 100
+            elif "embedding_table" in name:
+                tensor *= 50
+            tensors[name] = tensor
+        header = {"recipe": recipe.to_table(), "weights": "raw", "class_names": [], "channels": "grey", "data": "none"}
+        return Package(header, tensors)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_run(
+    tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Path, lively: Callable[[Recipe], Package]
+) -> Path:
+    """A finished run of the debug recipe, from lively weights, that `sample` may pick. Copy it before changing it.
+
+    Made by the library, so that no setting of whoever runs the tests plays a part.
+    """
+    import torch
+
+    from spherectl import recipe as recipes
+    from spherectl.data.datasets import open_dataset
+    from spherectl.training.loop import train
+    from spherectl.training.plan import resolve
+
+    folder = tmp_path_factory.mktemp("tiny") / "tiny"
+    recipe = recipes.load(ROOT / "recipes" / "debug.toml", {"name": "tiny", "run": {"default": True}})
+    pictures = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+    resolved = resolve(recipe, pictures, torch.device("cpu"))
+    train(resolved, pictures, folder, device=torch.device("cpu"), start=lively(resolved))
+    return folder

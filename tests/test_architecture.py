@@ -22,7 +22,7 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["errors", "files", "recipe", "settings", "fetch", "zoo", "classes"],
+    ["errors", "files", "tables", "recipe", "settings", "fetch", "entries", "zoo", "classes"],
     # The networks and their mathematics.
     [
         "model",
@@ -42,15 +42,16 @@ FLOORS = [
     [
         "training",
         *("training.perceptual", "training.optimiser", "training.ema", "training.checkpoint"),
-        "api",
-        "provenance",
+        *("api", "provenance", "output"),
         *("training.plan", "training.run", "training.loop"),
+        "evaluation",
+        "evaluation.summary",
     ],
     # The command line.
     [
         "cli",
         *("cli.console", "cli.options"),
-        *("cli.train", "cli.sample", "cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
+        *("cli.train", "cli.remake", "cli.sample", "cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
         "cli.app",
         "__main__",
     ],

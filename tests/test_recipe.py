@@ -22,13 +22,12 @@ from spherectl.recipe import (
     Recipe,
     RunSpec,
     SampleSpec,
-    choices,
     differing_keys,
     load,
     loads,
     parse,
-    parse_overrides,
 )
+from spherectl.tables import parse_overrides
 
 pytestmark = pytest.mark.fast
 
@@ -500,25 +499,6 @@ def test_differing_keys_see_absent_keys_and_whole_values() -> None:
     assert differing_keys(a, a) == []
     b = a.replace(optim={"betas": [0.8, 0.95]}, data={"root": None})
     assert differing_keys(a, b) == differing_keys(b, a) == ["data.root", "optim.betas"]
-
-
-# For help texts
-
-
-@pytest.mark.parametrize(
-    ("spec", "key", "values"),
-    [
-        (SampleSpec, "guide", ("both", "encoder", "decoder")),
-        (RunSpec, "dtype", ("auto", "bfloat16", "float32", "float64")),
-        (ModelSpec, "num_classes", ("auto",)),
-        (DataSpec, "workers", ("auto",)),
-        (ModelSpec, "size", ()),
-        (ModelSpec, "decoder_size", ()),
-        (OptimSpec, "lr", ()),
-    ],
-)
-def test_choices(spec: Any, key: str, values: tuple[str, ...]) -> None:
-    assert choices(spec, key) == values
 
 
 def test_low_resolution_patches_divide_their_images() -> None:

@@ -196,7 +196,7 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
         )
     if isinstance(error, typer.Abort):
         return "Aborted.", "", 1
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_out_of_memory(error):
         return "There is not enough memory for this.", "A smaller --batch, or a smaller model.", 1
     if isinstance(error, OSError) and error.strerror:
         return _sentence(f"{error.strerror}: {error.filename}" if error.filename else error.strerror), "", 1
@@ -210,6 +210,12 @@ def _drop_unwritable() -> None:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Python's error, or one of torch's, which is no class of its own on CPUs."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
 
 
 def _sentence(text: str) -> str:

@@ -56,11 +56,11 @@ def check(
 
     Example: spherectl recipes check mine.toml --set optim.lr=2e-4
     """
-    from spherectl import recipe
+    from spherectl import recipe, tables
     from spherectl.errors import SpherectlError
     from spherectl.zoo import find_recipe
 
-    overrides = recipe.parse_overrides(changes or [])
+    overrides = tables.parse_overrides(changes or [])
     worst = 0
     for name in names:
         try:

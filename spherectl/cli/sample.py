@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options
-from spherectl.errors import FileError, UsageError
+from spherectl.cli import console, options, remake
+from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from spherectl.api import Generated, Model
     from spherectl.classes import UnknownClassError
-
-ONE_ROW = 20  # so many classes still stand side by side in a grid
-PARALLEL_PICTURES = 2  # threads that compress PNGs beside the sampling
+    from spherectl.recipe import SampleSpec
+    from spherectl.settings import Settings
+    from spherectl.zoo import Entry, Found
 
 
 class Guide(StrEnum):
@@ -50,6 +50,7 @@ THE_MODELS = "the model's own"
 
 
 def sample(
+    ctx: typer.Context,
     model: options.Model = None,
     class_: Annotated[
         list[str] | None,
@@ -113,103 +114,75 @@ def sample(
     import torch
 
     from spherectl import api, zoo
+    from spherectl.classes import UnknownClassError
+    from spherectl.output import check_target, claimed, write_pictures
+    from spherectl.provenance import DTYPES, describe
     from spherectl.settings import load_settings
 
-    if threads:
-        torch.set_num_threads(threads)
     settings = load_settings()
     where = device or settings.device
+    if threads:
+        torch.set_num_threads(threads)
     if like is not None:
-        given = {"--class": class_, "--steps": steps, "--guidance": guidance, "--guide": guide, "--noise": noise}
-        _refuse([name for name, value in {**given, "--strength": strength}.items() if value is not None])
-        _remake(like, model, where, out, as_json, provenance)
+        _refuse_beside_like(ctx)
+        remake.remake(like, model, settings, device=where, out=out, as_json=as_json, with_provenance=provenance)
         return
-    target = _target(out)
-    found = zoo.find_model(model, settings)
-    console.say(found.reason)
-    loaded = api.load_found(found, device=where, dtype=dtype.value, weights_kind=weights.value)  # type: ignore[arg-type]
+    check_target(out or Path("samples.png"))
     given = {"steps": steps, "guidance": guidance, "guide": guide, "noise": noise, "strength": strength}
-    chosen = api.sample_settings(loaded, **{key: value for key, value in given.items() if value is not None})
-    try:
-        labels = api.spread_classes(loaded, count, class_)
-    except UsageError as error:
-        from spherectl.classes import UnknownClassError
+    changes = {key: value for key, value in given.items() if value is not None}
 
-        raise _with_other_models(error) if isinstance(error, UnknownClassError) else error from None
+    def prepare(found: Found) -> tuple[Model, SampleSpec, Iterator[Generated]]:
+        console.say(found.reason)
+        loaded = api.load_found(found, device=where, dtype=dtype.value, weights_kind=weights.value)
+        chosen = api.sample_settings(loaded, **changes)
+        run = api.generate(loaded, count, classes=class_, seed=seed, batch=batch, **chosen.model_dump())
+        return loaded, chosen, run
+
+    try:
+        loaded, chosen, batches = prepare(zoo.find_model(model, settings))
+    except UnknownClassError as error:
+        loaded, chosen, batches = prepare(_another_model(error, settings))
     console.say(
         f"settings: {chosen.steps} steps, guidance {chosen.guidance:g} ({chosen.guide}), {chosen.noise} noise, "
-        f"{chosen.strength} strength, seed {seed}, {dtype.value if dtype != 'auto' else str(loaded.dtype)[6:]}"
+        f"{chosen.strength} strength, seed {seed}, {DTYPES[loaded.dtype]}"
     )
-    target = target or _new_name(f"{loaded.name}-seed{seed}", ".png")
-    batches = api.generate(loaded, count, classes=class_, seed=seed, batch=batch, **chosen.model_dump())
-    writer = _Writer(loaded, chosen, seed=seed, batch=batch, count=count, provenance=provenance)
+
+    def about(indices: Tensor, labels: Tensor | None, columns: int | None) -> dict[str, Any]:
+        run = {"seed": seed, "batch": batch, "count": count}
+        return describe(loaded, chosen, indices=indices, labels=labels, columns=columns, **run)
+
     with console.progress("drawing", count, "images") as bar:
-        files = writer.write(target, _watched(batches, bar), _columns(labels, count))
+        watched = _watched(batches, bar)
+        if out is not None:
+            target, files = out, write_pictures(out, watched, about if provenance else None)
+        else:
+            drawn = list(watched)  # first, so that the claim on the name is short
+            with claimed(f"{loaded.name}-seed{seed}") as target:
+                files = write_pictures(target, drawn, about if provenance else None)
+    if target.is_dir() and (others := sum(1 for _ in target.glob("*.png")) - len(files)) > 0:
+        console.say(f"{target} holds {others} other PNG file{'s' * (others > 1)} as well")
     if as_json:
-        model_facts = {"model": loaded.name, "sha256": loaded.sha256}
-        console.show_json({"out": str(target), "files": len(files), **model_facts, "seed": seed, **chosen.model_dump()})
+        facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, **chosen.model_dump()}
+        console.show_json({"out": str(target), "files": len(files), **facts})
     else:
         console.show(str(target))
 
 
-class _Writer:
-    """Writes a run's batches as a grid, a folder or arrays."""
-
-    def __init__(self, model: Model, settings: Any, *, seed: int, batch: int, count: int, provenance: bool) -> None:
-        self._model, self._settings, self._provenance = model, settings, provenance
-        self._run = {"seed": seed, "batch": batch, "count": count}
-
-    def write(self, target: Path, batches: Iterator[Generated], columns: int | None) -> list[Path]:
-        """Everything to `target`; returns the files."""
-        if target.suffix not in (".png", ".npz"):
-            return self._folder(target, batches)
-        import torch
-
-        from spherectl.data.transforms import to_uint8
-        from spherectl.images import grid, save_npz, save_png
-
-        drawn = list(batches)
-        images = torch.cat([b.images for b in drawn])
-        indices = torch.cat([b.indices for b in drawn])
-        labels = None if drawn[0].labels is None else torch.cat([b.labels for b in drawn if b.labels is not None])
-        if target.suffix == ".npz":
-            save_npz(target, to_uint8(images), labels)
-        else:
-            about = self._about(indices, labels)
-            if about is not None and len(images) > 1:
-                about["columns"] = columns
-            save_png(target, grid(images, columns), about)
-        return [target]
-
-    def _folder(self, folder: Path, batches: Iterator[Generated]) -> list[Path]:
-        """Separate files, compressed beside the sampling; holds one batch at a time."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        from spherectl.data.transforms import to_uint8
-        from spherectl.images import save_png
-
-        files: list[Path] = []
-        with ThreadPoolExecutor(PARALLEL_PICTURES) as pool:
-            for batch in batches:
-                jobs = []
-                for row, image in enumerate(to_uint8(batch.images)):
-                    one = slice(row, row + 1)
-                    about = self._about(batch.indices[one], None if batch.labels is None else batch.labels[one])
-                    files.append(folder / f"{int(batch.indices[row]):06d}.png")
-                    jobs.append(pool.submit(save_png, files[-1], image, about))
-                for job in jobs:
-                    job.result()
-        return files
-
-    def _about(self, indices: Tensor, labels: Tensor | None) -> dict[str, Any] | None:
-        from spherectl.provenance import describe
-
-        if not self._provenance:
-            return None
-        return describe(self._model, self._settings, indices=indices, labels=labels, **self._run)
+def _refuse_beside_like(ctx: typer.Context) -> None:
+    """--like takes what decides the pixels from the picture; an option that said otherwise would be ignored."""
+    allowed = {"like", "model", "device", "threads", "out", "provenance", "as_json"}
+    given = [
+        max(parameter.opts, key=len)
+        for parameter in ctx.command.params
+        if parameter.name not in allowed
+        and (source := ctx.get_parameter_source(str(parameter.name))) is not None
+        and source.name == "COMMANDLINE"
+    ]
+    if given:
+        raise UsageError(f"--like takes everything from the picture; leave out {', '.join(given)}.")
 
 
-def _watched(batches: Iterator[Generated], bar: Callable[[int], None]) -> Iterator[Generated]:
+def _watched(batches: Iterable[Generated], bar: Callable[[int], None]) -> Iterator[Generated]:
     done = 0
     for batch in batches:
         done += len(batch.images)
@@ -217,119 +190,55 @@ def _watched(batches: Iterator[Generated], bar: Callable[[int], None]) -> Iterat
         yield batch
 
 
-def _columns(labels: Tensor | None, count: int) -> int | None:
-    """Classes side by side where they are few; else nearly a square."""
-    if labels is None:
-        return None
-    different = len(set(labels.tolist()))
-    return different if 1 < different <= ONE_ROW and count > different else None
+def _another_model(error: UnknownClassError, settings: Settings) -> Found:
+    """A model of the zoo that has the class which the model at hand has not, fetched if a person at a terminal agrees.
 
-
-def _target(out: Path | None) -> Path | None:
-    """--out, checked before anything is computed."""
-    if out is None:
-        return None
-    other = out.suffix not in (".png", ".npz") and re.fullmatch(r"\.[A-Za-z]{2,5}", out.suffix)
-    if other and not out.is_dir():
-        raise UsageError(f"--out {out}: expected a .png (grid), an .npz (arrays) or a folder, got {out.suffix}.")
-    if out.suffix in (".png", ".npz") and out.is_dir():
-        raise UsageError(f"--out {out} is a folder; a file of that name cannot be written.")
-    place = out if out.suffix not in (".png", ".npz") else out.parent
-    if place.exists() and not place.is_dir():
-        raise UsageError(f"--out {out}: {place} is a file, not a folder.")
-    existing = next(p for p in (place, *place.absolute().parents) if p.exists())
-    if not os.access(existing, os.W_OK):
-        raise FileError(f"Cannot write {out}: {existing} is read-only.", "Give --out a place that can be written.")
-    return out
-
-
-def _new_name(stem: str, suffix: str) -> Path:
-    """The first of stem, stem-1, stem-2, ... that no file has."""
-    stem = re.sub(r"[^\w.-]+", "-", stem)
-    names = (Path(f"{stem}{f'-{n}' if n else ''}{suffix}") for n in range(10**6))
-    return next(name for name in names if not name.exists())
-
-
-def _with_other_models(error: UnknownClassError) -> UsageError:
-    """Add which zoo model and which recipe have the class that was asked for."""
+    Raises:
+        UsageError: there is none, or it is not fetched: says how to get one.
+    """
     from spherectl import zoo
 
-    asked = error.asked
-    entries = [e for e in zoo.index().values() if e.kind == "model" and e.page]
-    if re.fullmatch(r"[\d-]+", asked):
-        wanted = max(int(n) for n in asked.split("-") if n)
-        entries = sorted((e for e in entries if (e.classes or 0) > wanted), key=lambda e: e.classes or 0)
-    else:
-        entries = [e for e in entries if e.classes == 1000] if _is_imagenet_class(asked) else []
-    if not entries:
-        return error
-    best = entries[0]
-    message = error.message.rpartition("; --class")[0] or error.message.rpartition(", none of")[0]
-    return UsageError(
-        f"{message}; {asked} needs a {best.classes}-class model: `spherectl zoo fetch {best.name}`, "
-        f"or `spherectl train recipes/{best.recipe}.toml`."
-    )
+    entry = _entry_with_class(error.asked, settings)
+    if entry is None:
+        raise error
+    needs = f"{error.known}; {error.asked} needs a {entry.classes}-class model"
+    if entry.state(settings) == "here":
+        raise UsageError(f"{needs}: `--model {entry.name}` is one.")
+    if entry.urls and sys.stdin.isatty() and sys.stderr.isatty():
+        size = f"{entry.bytes / 1e6:.0f} MB" if entry.bytes else "of unknown size"
+        console.say(f"{needs}.")
+        what = f"Fetch {entry.name} ({size}, licence {entry.licence}) from {entry.urls[0]}?"
+        if typer.confirm(what, err=True):
+            with console.progress(f"fetching {entry.name}", entry.bytes, "B") as bar:
+                zoo.fetch(entry, settings, bar)
+            return zoo.find_model(entry.name, settings)
+    train = f", or `spherectl train recipes/{entry.recipe}.toml`" if entry.recipe else ""
+    raise UsageError(f"{needs}: `spherectl zoo fetch {entry.name}`{train}.")
+
+
+def _entry_with_class(asked: str, settings: Settings) -> Entry | None:
+    """The smallest model of the zoo with a class of that number, range or ImageNet name; one that is here first."""
+    from spherectl import zoo
+
+    numbers = [int(number) for number in asked.split("-")] if re.fullmatch(r"\d{1,9}(-\d{1,9})?", asked) else []
+    fitting = [
+        entry
+        for entry in zoo.index(settings).values()
+        if entry.kind == "model" and (entry.classes > max(numbers) if numbers else entry.classes == 1000)
+    ]
+    if not fitting or not (numbers or _is_imagenet_class(asked)):
+        return None
+    return min(fitting, key=lambda entry: (entry.state(settings) != "here", entry.classes))
 
 
 def _is_imagenet_class(name: str) -> bool:
     """Whether ImageNet has a class of that name; torchvision keeps the list. Only a mistake pays for its import."""
     from torchvision.models import VGG16_Weights
 
+    from spherectl.classes import parse_classes
+
     names = VGG16_Weights.IMAGENET1K_V1.meta["categories"]
-    return any(name.strip().lower() == known.lower() for known in names)
-
-
-def _refuse(names: list[str]) -> None:
-    if names:
-        raise UsageError(f"--like takes everything from the picture; leave out {', '.join(names)}.")
-
-
-def _remake(like: Path, model: str | None, device: str, out: Path | None, as_json: bool, provenance: bool) -> None:
-    """Make a picture again, compare it with the file, say how they differ."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    from spherectl import api
-    from spherectl.data.transforms import to_uint8
-    from spherectl.images import grid, read_provenance, save_png
-    from spherectl.provenance import check, check_model, remake
-    from spherectl.settings import load_settings
-
-    if not like.exists():
-        raise UsageError(f"There is no picture {like}.")
-    table = read_provenance(like)
-    if table is None:
-        raise UsageError(f"{like} does not say how it was made.", "Only PNGs with our provenance can be made again.")
-    check(table)
-    target = _target(out)
-    name = model or _model_of(table["model"], load_settings().runs)
-    loaded = api.load(name, device=device, dtype=table["dtype"], weights_kind=table.get("weights", "ema"))
-    check_model(table, loaded)
-    images = remake(loaded, table)
-    sheet = to_uint8(images[0]) if len(images) == 1 else grid(images, table.get("columns"))
-    with Image.open(like) as file:
-        before = torch.from_numpy(np.asarray(file.convert("RGB")).copy()).permute(2, 0, 1)
-    differ = int((before.int() - sheet.int()).abs().max()) if before.shape == sheet.shape else 255
-    target = target or _new_name(f"{like.stem}-again", ".png")
-    save_png(target, sheet, table if provenance else None)
-    then = ", ".join(f"{k} {v}" for k, v in table.get("versions", {}).items())
-    if differ == 0:
-        console.say(f"identical to {like}, pixel for pixel")
-    elif differ <= 2:
-        console.say(f"within {differ} of 255 levels of {like}, which was made with {then} on {table.get('backend')}")
-    else:
-        console.say(
-            f"differs from {like} by up to {differ} levels; that was made with {then} on {table.get('backend')}"
-        )
-    if as_json:
-        console.show_json({"out": str(target), "largest_difference": differ})
-    else:
-        console.show(str(target))
-
-
-def _model_of(name: str, runs: Path) -> str:
-    """What --model would be for the name in a picture: a zoo entry, or a run."""
-    from spherectl import zoo
-
-    return name if name in zoo.index() or not (runs / name).is_dir() else str(runs / name)
+    try:
+        return bool(parse_classes([name], names, len(names), "ImageNet"))
+    except UsageError:
+        return False

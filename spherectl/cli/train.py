@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shlex
 import signal
 import sys
@@ -14,15 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spherectl.cli import console, options
-from spherectl.errors import SpherectlError
+from spherectl.errors import SpherectlError, UsageError
 
 if TYPE_CHECKING:
-    from spherectl.data.datasets import PictureSet
     from spherectl.model.weights import Package
     from spherectl.recipe import Recipe
+    from spherectl.settings import Settings
     from spherectl.training.loop import Outcome
 
 EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
+
+# Training pictures of the sets that are the same everywhere.
+PUBLISHED_PICTURES = {"imagenet": 1_281_167, "fashion-mnist": 60_000, "cifar10": 50_000, "flowers102": 8_189}
 
 
 def train(
@@ -58,7 +62,7 @@ def train(
     """
     import torch
 
-    from spherectl import api, zoo
+    from spherectl import api, tables, zoo
     from spherectl import recipe as recipes
     from spherectl.data.datasets import open_dataset
     from spherectl.settings import load_settings
@@ -70,7 +74,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     where = api.choose_device(device or settings.device)
-    wanted = recipes.load(zoo.find_recipe(recipe), recipes.parse_overrides(set_ or []))
+    wanted = recipes.load(zoo.find_recipe(recipe), tables.parse_overrides(set_ or []))
     if smoke:
         if wanted.loss.perceptual == "lpips+convnext":
             console.say("smoke: without the perceptual part, whose networks would have to be fetched")
@@ -78,10 +82,12 @@ def train(
     if dry_run:
         _dry_run(wanted, data, where)
         return
-    pictures = open_dataset(wanted.data, wanted.model.image_size, root=data, progress=console.say)
+    # Absolute, so that the run's own recipe.toml goes on with it from any folder.
+    root = data.expanduser().absolute() if data is not None else None
+    pictures = open_dataset(wanted.data, wanted.model.image_size, root=root, progress=console.say)
     resolved = resolve(wanted, pictures, where)
     folder = run or settings.runs / resolved.name
-    start, parent = _start(from_)
+    start, parent = _start(from_, resolved, settings)
     console.say(f"data: {pictures.name}, {len(pictures):,} pictures, {len(pictures.class_names) or 'no'} classes")
     console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}")
     with _stop_signals() as stopped, console.progress(resolved.name, resolved.run.length_images, "images") as bar:
@@ -95,7 +101,7 @@ def train(
             on_step=_Narration(bar, resolved),
             should_stop=lambda: bool(stopped),
         )
-    _tell_end(outcome, resolved)
+    _tell_end(outcome, settings)
     if not outcome.finished and stopped:
         raise typer.Exit(EXIT_CODES[stopped[0]])
 
@@ -125,21 +131,39 @@ def _duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
-def _start(model: str | None) -> tuple[Package | None, str]:
-    """The package to start from, and its hash."""
+def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Package | None, str]:
+    """The package to start from, and its hash.
+
+    Raises:
+        UsageError: next to none of its weights fits the recipe's networks.
+    """
     if model is None:
         return None, ""
+    import torch
+
     from spherectl import zoo
-    from spherectl.model.weights import newest_checkpoint, read_package
-    from spherectl.settings import load_settings
+    from spherectl.api import model_hash
+    from spherectl.model.sphere import build
+    from spherectl.model.weights import read_package
 
-    found = zoo.find_model(model, load_settings())
-    console.say(f"from: {found.reason}")
-    file = newest_checkpoint(found.path) if found.path.is_dir() else found.path
-    return read_package(found.path), hashlib.sha256(file.read_bytes()).hexdigest()
+    found = zoo.find_model(model, settings)
+    package = read_package(found.path)
+    with torch.device("meta"):
+        parameters = dict(build(recipe.model).named_parameters())
+    taken = [p for name, p in parameters.items() if name in package.weights and package.weights[name].shape == p.shape]
+    share = sum(p.numel() for p in taken) / sum(p.numel() for p in parameters.values())
+    if share < LEAST_SHARE:
+        raise UsageError(
+            f"{found.name} has networks of another shape than the recipe {recipe.name}: {share:.1%} of its weights "
+            "fit, so there is nothing to start from.",
+            "Choose a model and a recipe whose [model] tables agree in size and image_size.",
+        )
+    anew = len(parameters) - len(taken)
+    console.say(f"from: {found.path}, {share:.1%} of the weights" + (f"; {anew} tensors start anew" if anew else ""))
+    return package, model_hash(found.path)
 
 
-def _tell_end(outcome: Outcome, recipe: Recipe) -> None:
+def _tell_end(outcome: Outcome, settings: Settings) -> None:
     path, seen = outcome.run.path, f"{outcome.images_seen:,} images"
     if not outcome.finished:
         console.say(f"saved at {seen} in {path}; go on with: {shlex.join(['spherectl', *sys.argv[1:]])}")
@@ -148,48 +172,51 @@ def _tell_end(outcome: Outcome, recipe: Recipe) -> None:
     else:
         console.say(f"finished: {seen} seen; samples in {outcome.run.samples}")
     if outcome.finished:
-        hint = "" if recipe.run.default else f" --model {shlex.quote(str(path))}"
-        console.say(f"draw images with it: spherectl sample{hint}")
+        option = "" if _is_picked(outcome.run.model, settings) else f" --model {shlex.quote(str(path))}"
+        console.say(f"draw images with it: spherectl sample{option}")
     console.show(str(outcome.run.model))
 
 
-def _dry_run(recipe: Recipe, data: Path | None, where: Any) -> None:
-    from spherectl.data.datasets import open_dataset
-    from spherectl.training.plan import plan, resolve
+def _is_picked(model: Path, settings: Settings) -> bool:
+    """Whether `sample` without --model takes this one."""
+    from spherectl import zoo
 
-    pictures: PictureSet | None = None
-    absent = ""
+    try:
+        return zoo.find_model(None, settings).path.absolute() == model.absolute()
+    except SpherectlError:
+        return False
+
+
+def _dry_run(recipe: Recipe, data: Path | None, where: Any) -> None:
+    """Print the size of a training; where the set is not here, that of a training on the published one."""
+    from spherectl.data.datasets import open_dataset
+    from spherectl.training.plan import plan, resolve, resolve_for
+
     try:
         pictures = open_dataset(recipe.data, recipe.model.image_size, root=data, download=False)
-    except SpherectlError as error:
-        if recipe.model.num_classes == "auto":
+    except UsageError as error:
+        count = PUBLISHED_PICTURES.get(recipe.data.kind)
+        known = count is not None or recipe.run.length_images is not None
+        if data is not None or recipe.model.num_classes == "auto":
             raise
-        absent = error.message
-    if pictures is not None:
-        resolved = resolve(recipe, pictures, where)
-        about = f"{len(pictures):,} pictures of {pictures.name}, {len(pictures.class_names) or 'no'} classes"
-    elif recipe.run.length_images is None:
-        resolved, about = recipe.resolve(0, recipe.model.classes), f"not here ({absent})"
+        console.say(error.message)
+        resolved = resolve_for(recipe, count or 1, recipe.model.classes, where)
+        about = f"not here; {count:,} pictures as published" if count else "not here"
     else:
-        resolved, about = recipe.resolve(1, recipe.model.classes), f"not here ({absent})"
-    size = plan(resolved.replace(run={"length_images": resolved.run.length_images or 1}))
-    known = pictures is not None or recipe.run.length_images is not None
-    spec = resolved.model
-    console.show_rows(
-        [
-            {"what": what, "value": value}
-            for what, value in (
-                ("recipe", resolved.name),
-                ("parameters", f"{size.parameters:,} (E and D, size {spec.size})"),
-                ("tokens", f"{size.tokens:,} of {spec.patch} x {spec.patch} px"),
-                ("latent size", f"{size.latent_size:,} ({spec.channels_per_token} channels a token)"),
-                ("memory, about", f"{size.memory_bytes / 1e9:.1f} GB, without the perceptual networks"),
-                ("data", about),
-                ("images", f"{size.images:,}" if known else f"{recipe.run.length_epochs:g} epochs"),
-                ("steps", f"{size.steps:,} of {resolved.run.batch_size}" if known else "not known without the data"),
-            )
-        ]
-    )
+        known, resolved = True, resolve(recipe, pictures, where)
+        about = f"{len(pictures):,} pictures of {pictures.name}, {len(pictures.class_names) or 'no'} classes"
+    size, spec = plan(resolved), resolved.model
+    facts = {
+        "recipe": resolved.name,
+        "parameters": f"{size.parameters:,} (E and D, size {spec.size})",
+        "tokens": f"{size.tokens:,} of {spec.patch} x {spec.patch} px",
+        "latent size": f"{size.latent_size:,} ({spec.channels_per_token} channels a token)",
+        "memory, about": f"{size.memory_bytes / 1e9:.1f} GB in {resolved.run.dtype}, without the perceptual networks",
+        "data": about,
+        "images": f"{size.images:,}" if known else f"{recipe.run.length_epochs:g} epochs",
+        "steps": f"{size.steps:,} of {resolved.run.batch_size}" if known else "not known without the data",
+    }
+    console.show_rows([{"what": what, "value": value} for what, value in facts.items()])
 
 
 @contextlib.contextmanager
@@ -201,7 +228,9 @@ def _stop_signals() -> Iterator[list[int]]:
         if stopped and number == signal.SIGINT:
             raise KeyboardInterrupt
         if not stopped:
-            console.say("stopping: this step is finished and saved first (Ctrl-C again stops at once, unsaved)")
+            # Python runs this between two operations of the main thread, which may just be writing to stderr itself.
+            with contextlib.suppress(RuntimeError):
+                console.say("stopping: this step is finished and saved first (Ctrl-C again stops at once, unsaved)")
         stopped.append(number)
 
     before = {number: signal.signal(number, note) for number in EXIT_CODES}

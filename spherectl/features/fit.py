@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.data.transforms import to_float
+from spherectl.errors import UsageError
 from spherectl.features.networks import build_network, fold
 from spherectl.model import seeding
 from spherectl.recipe import DataSpec
 
 Progress = Callable[[int, int, str], None]  # images seen, images in all, what to say
-
 
 # What the plans below learn from: 28 px padded to 32, never flipped (garments have a side), grey in three channels.
 DATA = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
@@ -95,7 +95,14 @@ def fit(plan: FitPlan, pictures: PictureSet, progress: Progress | None = None) -
         plan: what to train, and how.
         pictures: the training set; its size must be that of the test pictures.
         progress: called after each step.
+
+    Raises:
+        UsageError: there are fewer pictures than one step takes.
     """
+    if len(pictures) < plan.batch_size:
+        raise UsageError(
+            f"Training takes at least {plan.batch_size} pictures, one step; {pictures.name} has {len(pictures)}."
+        )
     started = time.monotonic()
     arguments = {"num_classes": len(pictures.class_names), **plan.arguments}
     with torch.random.fork_rng(devices=[]):

@@ -255,7 +255,8 @@ class _State:
             "class_names": list(self.pictures.class_names) if self.recipe.model.classes else [],
             "channels": self.recipe.data.channels,
             "data": self.pictures.name,
-            "licence": self.pictures.licence,
+            "data_licence": self.pictures.licence,
+            "licence": "unstated",  # of the weights: for whoever trained them to say
             "scores": [],
             "images_seen": self.counts.images_seen,
             "parent": self.run.parent(),

@@ -72,7 +72,8 @@ class Run:
         Raises:
             UsageError: the folder holds another recipe's run, or one from another start; names the keys that differ.
         """
-        if self.recipe.exists():
+        known = self.recipe.exists()
+        if known:
             differing = recipes.differing_keys(recipes.load(self.recipe), recipe)
             if self.parent() != parent and not differing:
                 differing = ["--from"]
@@ -81,10 +82,10 @@ class Run:
                     f"{self.path} holds a run that differs in {', '.join(differing)}.",
                     "Give --run another folder, or the same settings to go on.",
                 )
-        else:
-            write_text(self.recipe, recipe.to_toml())
         info = {"parent": parent, "device": describe_device(device), "versions": versions()}
         write_text(self.info, json.dumps(info, indent=2, sort_keys=True) + "\n")
+        if not known:  # last, as it is what claims the folder
+            write_text(self.recipe, recipe.to_toml())
 
     def parent(self) -> str:
         """Hash of the model this run's weights started from; empty for fresh weights."""

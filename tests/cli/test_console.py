@@ -111,3 +111,11 @@ def test_json_is_one_document_in_order(capsys):
     assert json.loads(out) == {"b": "ä", "a": [1, None]}
     assert out.index('"b"') < out.index('"a"')
     assert "ä" in out
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 5 bytes")]
+)
+def test_too_little_memory_is_a_sentence(error, capsys):
+    assert console.report(error, debug=False) == 1
+    assert "error: There is not enough memory for this." in capsys.readouterr().err

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from spherectl.data.datasets import MemoryPictures
+from spherectl.errors import UsageError
 from spherectl.features import fit
 from spherectl.features.store import fingerprint
 
@@ -94,6 +95,11 @@ def test_the_same_plan_gives_the_same_network_whatever_torchs_generator_was_at()
     assert torch.equal(torch.random.get_rng_state(), state)
     other = fit.fit(dataclasses.replace(plan, seed=6), pictures)
     assert fingerprint(first.network) != fingerprint(other.network)
+
+
+def test_too_few_pictures_for_a_step_are_one_sentence() -> None:
+    with pytest.raises(UsageError, match="at least 16 pictures, one step; halves has 15"):
+        fit.fit(PLAN, bright_halves(15))
 
 
 def test_progress_ends_at_the_last_image() -> None:

@@ -1,0 +1,549 @@
+"""`spherectl sample`: which model, which classes, where to, and what the pictures say; every mistake in a sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tomli_w
+import torch
+from PIL import Image
+
+from spherectl import api, zoo
+from spherectl.cli import sample as command_file
+from spherectl.data.transforms import to_uint8
+from spherectl.images import read_provenance
+from spherectl.model import weights
+from spherectl.settings import load_settings
+
+DESIGNS_SENTENCE = (
+    "error: fashion-mnist has 10 classes (0-9: t-shirt ... ankle-boot); 207 needs a 1000-class model: "
+    "`spherectl zoo fetch sphere-l-imagenet`, or `spherectl train recipes/imagenet256.toml`.\n"
+)
+
+
+def tiles(path: Path, columns: int, count: int, side: int = 32, padding: int = 2) -> np.ndarray:
+    """The pictures in a grid: (count, side, side, 3)."""
+    with Image.open(path) as picture:
+        sheet, step = np.asarray(picture), side + padding
+    places = [(i // columns * step, i % columns * step) for i in range(count)]
+    return np.stack([sheet[top : top + side, left : left + side] for top, left in places])
+
+
+# Where to
+
+
+@pytest.mark.fast
+def test_grid_folder_and_arrays_hold_the_same_pictures(command, run_here, work, pixels):
+    arguments = ("--class", "bag,2,7", "--count", 7, "--seed", 5, "--steps", 4, "--guidance", 1.5)
+    for out in ("grid.png", "folder", "arrays.npz"):
+        result = command("sample", *arguments, "--out", out)
+        assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.stderr
+    (expected,) = api.generate(
+        api.load(run_here, device="cpu"), 7, classes=["bag", 2, 7], seed=5, steps=4, guidance=1.5
+    )
+    expected = to_uint8(expected.images).permute(0, 2, 3, 1).numpy()
+    with np.load(work / "arrays.npz", allow_pickle=False) as arrays:
+        assert (arrays["arr_0"].dtype, arrays["arr_0"].shape) == (np.uint8, (7, 32, 32, 3))
+        assert (arrays["arr_1"].dtype, arrays["arr_1"].tolist()) == (np.int64, [8, 2, 7, 8, 2, 7, 8])
+        assert np.array_equal(arrays["arr_0"], expected)
+    names = sorted(path.name for path in (work / "folder").iterdir())
+    assert names == [f"{i:06d}.png" for i in range(7)]
+    assert np.array_equal(np.stack([pixels(work / "folder" / name) for name in names]), expected)
+    assert pixels(work / "grid.png").shape == (3 * 34 - 2, 3 * 34 - 2, 3)  # a column a class
+    assert np.array_equal(tiles(work / "grid.png", 3, 7), expected)
+
+
+@pytest.mark.fast
+def test_without_out_a_new_name_is_made_every_time(command, run_here, work, files):
+    names = []
+    for seed in (0, 0, 0, 4):
+        result = command("sample", "--count", 4, "--seed", seed)
+        names.append(result.stdout.strip())
+        if seed == 0:
+            contents = (work / names[0]).read_bytes()
+    assert names == ["tiny-seed0.png", "tiny-seed0-1.png", "tiny-seed0-2.png", "tiny-seed4.png"]
+    assert files() == sorted(names)
+    assert (work / names[0]).read_bytes() == contents == (work / names[2]).read_bytes()
+    assert contents != (work / names[3]).read_bytes()
+
+
+@pytest.mark.fast
+def test_out_replaces_what_it_names_and_nothing_else(command, run_here, work, pixels):
+    (work / "folder").mkdir()
+    for name in ("000000.png", "000009.png", "notes.txt"):
+        (work / "folder" / name).write_text("old")
+    result = command("sample", "--count", 2, "--out", "folder")
+    assert "folder holds 1 other PNG file as well" in result.stderr
+    assert pixels(work / "folder" / "000000.png").shape == (32, 32, 3)
+    assert (work / "folder" / "000009.png").read_text() == "old"
+    assert (work / "folder" / "notes.txt").read_text() == "old"
+    (work / "grid.png").write_text("old")
+    assert command("sample", "--count", 2, "--out", "grid.png").exit_code == 0
+    assert pixels(work / "grid.png").shape == (32, 66, 3)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("out", "code", "said"),
+    [
+        ("a.jpg", 2, "Expected a .png (a grid), an .npz (arrays) or a folder to write to, got a.jpg."),
+        ("file/grid.png", 2, "is a file, not a folder"),
+        ("/proc/pictures", 1, "Cannot write /proc/pictures: no file can be made in /proc"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(
+    command, fails, work, files, monkeypatch, out, code, said
+):
+    """/proc stands for read-only folders: it refuses a superuser too."""
+    if out.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc on this system")
+    monkeypatch.setattr(api, "load_found", lambda *_a, **_k: pytest.fail("loaded a model"))
+    (work / "file").write_text("kept")
+    fails(command("sample", "--out", out), code, said)
+    assert files() == ["file"]
+    assert (work / "file").read_text() == "kept"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="RLIMIT_FSIZE is POSIX's")
+def test_a_full_disk_leaves_no_file(cli, tiny_run, tmp_path):
+    """Files can grow to 2000 bytes only; each sort of output is larger, and fails by a sentence."""
+    work = tmp_path / "work"
+    shutil.copytree(tiny_run, work / "runs" / "tiny")
+    (work / "old.png").write_text("old")
+    lines = [[], ["--out", "a.png"], ["--out", "old.png"], ["--out", "a.npz"], ["--out", "folder", "--class", "1"]]
+    script = """
+import json, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+from spherectl.cli.app import app
+for arguments in json.loads(sys.argv[1]):
+    try:
+        app(["sample", *arguments])
+    except SystemExit as ended:
+        print(ended.code)
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(lines)],
+        cwd=work,
+        env=cli.environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.split() == ["1"] * 5, ended.stderr
+    errors = [line for line in ended.stderr.splitlines() if line.startswith("error:")]
+    assert all(line.endswith("File too large.") for line in errors)
+    assert [line.split(": ")[1] for line in errors][:4] == [
+        f"Cannot write {name}" for name in ("tiny-seed0.png", "a.png", "old.png", "a.npz")
+    ]
+    assert "Traceback" not in ended.stderr
+    assert [path for path in (work / "folder").iterdir() if path.stat().st_size == 0 or ".tmp" in path.name] == []
+    shutil.rmtree(work / "folder")
+    assert sorted(path.name for path in work.iterdir()) == ["old.png", "runs"]
+    assert (work / "old.png").read_text() == "old"
+
+
+# Classes and count
+
+
+def labels_of(path: Path) -> list[int]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return list(map(int, arrays["arr_1"]))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        ((), [*range(10), 0, 1]),
+        (("--class", "1"), [1] * 12),
+        (("--class", "sneaker", "--class", "0-2,AnkLe"), [7, 0, 1, 2, 9] * 2 + [7, 0]),
+        (("--class", "none"), [10] * 12),
+        (("--class", "all"), [*range(10), 0, 1]),
+    ],
+)
+def test_classes_take_turns(command, run_here, work, arguments, labels):
+    assert command("sample", *arguments, "--count", 12, "--steps", 1, "--out", "a.npz").exit_code == 0
+    assert labels_of(work / "a.npz") == labels
+
+
+@pytest.mark.fast
+def test_count_is_the_total_spread_evenly(command, run_here, work):
+    assert command("sample", "--count", 25, "--steps", 1, "--batch", 4, "--out", "a.npz").exit_code == 0
+    counts = Counter(labels_of(work / "a.npz"))
+    assert sum(counts.values()) == 25
+    assert set(counts.values()) == {2, 3}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("s", "The class 's' is ambiguous: it could be sandal (5), shirt (6), sneaker (7)."),
+        ("snaeker", "tiny has 10 classes (0-9: t-shirt ... ankle-boot); none is called 'snaeker'."),
+        ("5-2", "The range 5-2 is empty"),
+        ("golden retriever", "golden retriever needs a 1000-class model: `spherectl zoo fetch sphere-l-imagenet`"),
+        ("Golden_Retr", "Golden_Retr needs a 1000-class model"),
+        ("50", "50 needs a 102-class model: `spherectl zoo fetch sphere-l-of`"),
+        ("8-50", "8-50 needs a 102-class model"),
+        ("5000", "tiny has 10 classes (0-9: t-shirt ... ankle-boot); there is no class 5000."),
+        ("-1", "there is no class -1."),
+        ("all,207", "207 needs a 1000-class model"),
+    ],
+)
+def test_a_wrong_class_is_a_sentence(command, run_here, files, asked, said, fails):
+    fails(command("sample", "--class", asked), 2, said)
+    assert files() == []
+
+
+@pytest.mark.fast
+def test_on_a_fresh_install_207_is_the_designs_sentence(command, own_zoo, work, files, fails):
+    result = command("sample", "--class", 207, "--steps", 2)
+    fails(result, 2)
+    reason, sentence = result.stderr.splitlines(keepends=True)
+    assert reason == "model: fashion-mnist (the zoo's default; no run in runs has a model yet)\n"
+    assert sentence == DESIGNS_SENTENCE
+    assert files() == []
+
+
+@pytest.mark.slow
+def test_on_a_fresh_install_the_embedded_model_draws(cli, pixels):
+    """With the files that travel with the package, in a process of its own."""
+    drawn = cli("sample", "--count", 20, "--json")
+    assert drawn.returncode == 0, drawn.stderr
+    assert json.loads(drawn.stdout)["model"] == "fashion-mnist"
+    assert "model: fashion-mnist (the zoo's default" in drawn.stderr
+    assert pixels(cli.folder / "fashion-mnist-seed0.png").std() > 20  # garments, no grey
+    asked = cli("sample", "--class", "207", "--steps", "2")
+    assert asked.returncode == 2
+    assert asked.stderr.endswith(DESIGNS_SENTENCE)
+    assert asked.stdout == ""
+
+
+# A remote model that can be fetched
+
+
+@pytest.fixture
+def remote(own_zoo: Path, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A zoo index of the user's own, with a 12-class model that can be fetched; `asked` collects questions."""
+    package = weights.read_package(tiny_run / "model.safetensors")
+    file = tmp_path / "dozen.safetensors"
+    tensors = {name: torch.cat((t, t[:2])) if "embedding_table" in name else t for name, t in package.weights.items()}
+    recipe = package.recipe.replace(model={"num_classes": 12}).to_table()
+    weights.write_package(file, weights.Package({**package.header, "recipe": recipe, "class_names": []}, tensors))
+    index = tmp_path / "index.toml"
+    entry = {
+        "name": "dozen",
+        "kind": "model",
+        "urls": ["https://example.org/dozen.safetensors"],
+        "sha256": api.model_hash(file),
+        "bytes": file.stat().st_size,
+        "licence": "MIT",
+        "summary": "A dozen.",
+        "channels": "grey",
+        "image_size": 32,
+        "classes": 12,
+    }
+    index.write_text(tomli_w.dumps({"entry": [entry]}))
+    monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(index))
+    found = SimpleNamespace(file=file, asked=[], answer=True, fetched=[])
+
+    def confirm(question: str, **_named: Any) -> bool:
+        found.asked.append(question)
+        return found.answer
+
+    def fetch(entry: zoo.Entry, settings: Any, _progress: Any) -> None:
+        found.fetched.append(entry.name)
+        place = entry.path(settings)
+        place.parent.mkdir(parents=True)
+        shutil.copy(file, place)
+
+    monkeypatch.setattr(command_file.typer, "confirm", confirm)
+    monkeypatch.setattr(zoo, "fetch", fetch)
+    return found
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    person = SimpleNamespace(isatty=lambda: True)
+    monkeypatch.setattr(command_file, "sys", SimpleNamespace(stdin=person, stderr=person))
+
+
+@pytest.mark.fast
+def test_a_person_is_asked_once_and_the_fetched_model_draws(command, remote, terminal, work):
+    result = command("sample", "--class", 11, "--count", 2, "--out", "a.npz")
+    assert result.exit_code == 0, result.stderr
+    size = f"{remote.file.stat().st_size / 1e6:.0f} MB"
+    assert remote.asked == [f"Fetch dozen ({size}, licence MIT) from https://example.org/dozen.safetensors?"]
+    assert remote.fetched == ["dozen"]
+    assert "11 needs a 12-class model" in result.stderr
+    assert labels_of(work / "a.npz") == [11, 11]
+
+
+@pytest.mark.fast
+def test_a_person_who_declines_gets_the_sentence(command, remote, terminal, files, fails):
+    remote.answer = False
+    said = fails(command("sample", "--class", 11), 2)
+    assert said.endswith("11 needs a 12-class model: `spherectl zoo fetch dozen`.")
+    assert (len(remote.asked), remote.fetched, files()) == (1, [], [])
+
+
+@pytest.mark.fast
+def test_a_program_is_not_asked(command, remote, files, fails):
+    fails(command("sample", "--class", 11), 2, "`spherectl zoo fetch dozen`.")
+    assert (remote.asked, remote.fetched, files()) == ([], [], [])
+
+
+@pytest.mark.fast
+def test_a_model_that_is_here_is_named(command, remote, terminal, fails):
+    place = load_settings().cache / "zoo" / "dozen.safetensors"
+    place.parent.mkdir(parents=True)
+    shutil.copy(remote.file, place)
+    fails(command("sample", "--class", 11), 2, "11 needs a 12-class model: `--model dozen` is one.")
+    assert remote.asked == []
+
+
+# Which model
+
+
+@pytest.mark.fast
+def test_the_newest_run_that_may_be_picked_is_used(command, own_zoo, tiny_run, work):
+    def reason(*arguments: str) -> str:
+        result = command("sample", "--count", 1, "--steps", 1, "--out", "a.png", *arguments)
+        assert result.exit_code == 0, result.stderr
+        assert read_provenance(work / "a.png")["model"] == result.stderr.split("model: ")[1].split()[0].split("/")[-1]
+        return result.stderr.splitlines()[0]
+
+    assert reason() == "model: fashion-mnist (the zoo's default; no run in runs has a model yet)"
+    for age, name in ((20, "first"), (10, "second"), (0, "debug")):
+        run = shutil.copytree(tiny_run, work / "runs" / name)
+        os.utime(run / "model.safetensors", (1.7e9 - age, 1.7e9 - age))
+    table = (work / "runs" / "debug" / "recipe.toml").read_text()
+    assert "default = true" in table
+    (work / "runs" / "debug" / "recipe.toml").write_text(table.replace("default = true", "default = false"))
+    assert reason() == "model: runs/second (newest run)"
+    assert reason("--model", "runs/debug") == "model: runs/debug (as asked for)"
+    assert reason("--model", "fashion-mnist") == "model: fashion-mnist (as asked for)"
+    os.utime(work / "runs" / "first" / "model.safetensors")
+    assert reason() == "model: runs/first (newest run)"
+
+
+@pytest.mark.fast
+def test_the_setting_goes_before_runs(command, own_zoo, run_here, monkeypatch):
+    monkeypatch.setenv("SPHERECTL_MODEL", "fashion-mnist")
+    assert command("sample", "--count", 1).stderr.startswith("model: fashion-mnist (from SPHERECTL_MODEL)\n")
+    result = command("sample", "--count", 1, "--model", "runs/tiny")
+    assert result.stderr.startswith("model: runs/tiny (as asked for)\n")
+
+
+@pytest.mark.fast
+def test_settings_are_named_on_stderr(command, run_here):
+    said = command("sample", "--count", 1).stderr.splitlines()[1]
+    assert said == "settings: 2 steps, guidance 1 (both), shared noise, constant strength, seed 0, float32"
+    arguments = ["--steps", 3, "--guidance", 1.5, "--guide", "encoder", "--noise", "fresh", "--strength", "decaying"]
+    said = command("sample", "--count", 1, *arguments, "--seed", 9, "--dtype", "bfloat16").stderr.splitlines()[1]
+    assert said == "settings: 3 steps, guidance 1.5 (encoder), fresh noise, decaying strength, seed 9, bfloat16"
+
+
+@pytest.mark.fast
+def test_json_is_all_of_stdout(command, run_here):
+    result = command("sample", "--count", 3, "--out", "folder", "--json")
+    assert json.loads(result.stdout) == {
+        "out": "folder",
+        "files": 3,
+        "model": "tiny",
+        "sha256": api.model_hash(run_here / "model.safetensors"),
+        "seed": 0,
+        "steps": 2,
+        "guidance": 1.0,
+        "guide": "both",
+        "noise": "shared",
+        "strength": "constant",
+    }
+
+
+@pytest.mark.fast
+def test_raw_weights_of_a_run_and_of_a_file(command, run_here, work, files, fails, pixels):
+    command("sample", "--count", 3, "--out", "ema.png")
+    assert command("sample", "--count", 3, "--out", "raw.png", "--weights", "raw").exit_code == 0
+    assert not np.array_equal(pixels(work / "ema.png"), pixels(work / "raw.png"))
+    assert read_provenance(work / "raw.png")["weights"] == "raw"
+    raw = api.load(run_here, device="cpu", weights_kind="raw")
+    assert np.array_equal(tiles(work / "raw.png", 3, 3), _uint8(next(api.generate(raw, 3)).images))
+    shutil.copy(run_here / "model.safetensors", work / "model.safetensors")
+    before = files()
+    fails(command("sample", "--weights", "raw", "--model", "model.safetensors"), 2, "averaged (EMA) weights only")
+    assert files() == before
+
+
+def _uint8(images: torch.Tensor) -> np.ndarray:
+    return to_uint8(images).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--steps", "0"), "--steps"),
+        (("--count", "0"), "--count"),
+        (("--batch", "0"), "--batch"),
+        (("--seed", "-1"), "--seed"),
+        (("--seed", str(2**64)), "seed in [0, 2^64)"),
+        (("--guidance", "0.5"), "--guidance"),
+        (("--guidance", "inf"), "sample.guidance: expected a finite number, got inf"),
+        (("--guidance", "nan"), "--guidance"),
+        (("--noise", "loud"), "'shared', 'fresh'"),
+        (("--model", "nothing"), "There is no model 'nothing'"),
+        (("--model", "hf:somebody/model"), "hf:somebody/model: this version does not fetch"),
+        (("--model", "sphere-l-imagenet"), "is known but not verified"),
+        (("--model", "fashion-features"), "draws no images"),
+        (("--device", "abacus"), "--device"),
+    ],
+)
+def test_a_wrong_option_is_a_sentence(command, own_zoo, run_here, files, arguments, said, fails):
+    fails(command("sample", *arguments), 2, said)
+    assert files() == []
+
+
+@pytest.mark.fast
+def test_guidance_needs_classes(command, tiny_run, lively, work, fails):
+    package = weights.read_package(tiny_run / "model.safetensors")
+    free = lively(package.recipe.replace(model={"num_classes": 0}))
+    weights.write_package(work / "free.safetensors", free)
+    assert command("sample", "--model", "free.safetensors", "--count", 3, "--out", "a.npz").exit_code == 0
+    with np.load(work / "a.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["arr_0"]
+    fails(command("sample", "--model", "free.safetensors", "--guidance", "2"), 2, "unconditional: guidance needs")
+    fails(command("sample", "--model", "free.safetensors", "--class", "2"), 2, "free is unconditional")
+
+
+# Files that are no models
+
+
+@pytest.mark.fast
+def test_files_that_are_no_models_are_sentences(command, run_here, work, files, fails):
+    whole = (run_here / "model.safetensors").read_bytes()
+    package = weights.read_package(run_here / "model.safetensors")
+    (work / "cut-header.safetensors").write_bytes(whole[:1000])
+    (work / "cut-tensors.safetensors").write_bytes(whole[:-1000])
+    (work / "empty.safetensors").write_bytes(b"")
+    (work / "random.safetensors").write_bytes(np.random.default_rng(0).bytes(5000))
+    (work / "text.pt").write_text("hello")
+    weights.save_file(work / "headless.safetensors", package.weights, {})
+    weights.save_file(work / "other.safetensors", package.weights, {**package.header, "architecture": "u-net"})
+    weights.save_file(work / "newer.safetensors", package.weights, {**package.header, "format": 2})
+    fewer = dict(list(package.weights.items())[3:])
+    weights.save_file(work / "fewer.safetensors", fewer, package.header)
+    recipe = {**package.header["recipe"], "speed": 3}
+    weights.save_file(work / "keys.safetensors", package.weights, {**package.header, "recipe": recipe})
+    (work / "folder").mkdir()
+    before = files()
+    for name, code, said in (
+        ("cut-header.safetensors", 1, "cut-header.safetensors is not a whole safetensors file"),
+        ("cut-tensors.safetensors", 1, "cut-tensors.safetensors is not a whole safetensors file"),
+        ("empty.safetensors", 1, "is not a whole safetensors file"),
+        ("random.safetensors", 1, "random.safetensors is not a whole safetensors file"),
+        ("text.pt", 1, "text.pt is not a model"),
+        ("headless.safetensors", 1, "of architecture None"),
+        ("other.safetensors", 1, "holds a network of architecture 'u-net'; models here are 'sphere-encoder'"),
+        ("newer.safetensors", 1, "is in model format 2; this version reads 1"),
+        ("fewer.safetensors", 1, "The weights do not fit the header's recipe"),
+        ("keys.safetensors", 2, "unknown key speed"),
+        ("folder", 1, "The folder folder is no model"),
+    ):
+        fails(command("sample", "--model", f"./{name}"), code, said)
+    assert files() == before
+
+
+class Payload:
+    """What a malicious checkpoint does when it is unpickled: here it makes a file."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.marker,)
+
+
+@pytest.mark.fast
+def test_a_malicious_checkpoint_is_not_executed(command, tiny_run, work, fails):
+    package = weights.read_package(tiny_run / "model.safetensors")
+    weights.write_published(work / "theirs", package)
+    assert command("sample", "--model", "theirs", "--count", 1, "--steps", 1, "--out", "a.png").exit_code == 0
+    (checkpoint,) = (work / "theirs" / "ckpt").iterdir()
+    marker = work / "executed"
+    torch.save({"model": Payload(marker), "epoch": 0}, checkpoint)
+    torch.load(checkpoint, weights_only=False)
+    assert marker.exists()  # it would be, by the usual way of reading
+    marker.unlink()
+    fails(command("sample", "--model", "theirs"), 1, "holds more than tensors, which is never executed here")
+    checkpoint.write_bytes(pickle.dumps(Payload(marker), protocol=2))
+    fails(command("sample", "--model", "theirs"), 1, "is not a readable checkpoint")
+    assert not marker.exists()
+
+
+# What the pictures say, and what decides their bytes
+
+
+@pytest.mark.fast
+def test_pictures_say_how_they_were_made_and_nothing_else(command, run_here, work, tmp_path):
+    command("sample", "--class", "bag", "--count", 2, "--out", "folder", "--batch", 7, "--seed", 4)
+    with Image.open(work / "folder" / "000001.png") as picture:
+        texts = dict(picture.text)
+    assert sorted(texts) == ["Software", "XML:com.adobe.xmp", "spherectl"]
+    assert "trainedAlgorithmicMedia" in texts["XML:com.adobe.xmp"]
+    table = json.loads(texts["spherectl"])
+    assert sorted(table) == sorted(
+        [
+            *("format", "model", "model_sha256", "weights", "seed", "index", "class", "dtype", "backend", "versions"),
+            *("steps", "guidance", "guide", "noise", "strength"),
+        ]
+    )
+    assert (table["model"], table["class"], table["index"], table["seed"]) == ("tiny", 8, 1, 4)
+    assert table["model_sha256"] == api.model_hash(run_here / "model.safetensors")
+    for text in texts.values():
+        assert str(tmp_path) not in text
+        assert "--" not in text
+
+
+@pytest.mark.fast
+def test_without_provenance_there_is_only_the_picture(command, run_here, work, pixels):
+    command("sample", "--count", 2, "--out", "bare", "--no-provenance")
+    command("sample", "--count", 2, "--out", "told")
+    for name in ("000000.png", "000001.png"):
+        with Image.open(work / "bare" / name) as picture:
+            assert picture.text == picture.info == {}
+        assert read_provenance(work / "bare" / name) is None
+        assert np.array_equal(pixels(work / "bare" / name), pixels(work / "told" / name))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("settings", [("--steps", 1), ("--steps", 4, "--guidance", 1.5, "--noise", "fresh")])
+def test_the_same_seed_gives_the_same_bytes_in_float32(command, run_here, work, settings):
+    """Whatever --batch, --count and --threads, alone and in a grid."""
+
+    def drawn(**options: int) -> list[bytes]:
+        given = [text for name, value in options.items() for text in (f"--{name}", value)]
+        for out in ("folder", "grid.png"):
+            assert command("sample", "--class", "7,2", *settings, *given, "--out", out).exit_code == 0
+        paths = [*sorted((work / "folder").iterdir()), work / "grid.png"]
+        contents = [path.read_bytes() for path in paths]
+        shutil.rmtree(work / "folder")
+        return contents
+
+    expected = drawn(count=7, batch=64, threads=1)
+    assert len(set(expected)) == 8  # all differ, so that equality means something
+    assert drawn(count=7, batch=3, threads=1) == expected
+    assert drawn(count=7, batch=64, threads=2) == expected
+    assert drawn(count=10, batch=4, threads=1)[:7] == expected[:7]

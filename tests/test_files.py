@@ -1,0 +1,145 @@
+"""Files appear whole or not at all, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from spherectl.errors import FileError
+from spherectl.files import replacing, write_text
+
+pytestmark = pytest.mark.fast
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_is_written_as_utf8_and_alone(tmp_path):
+    write_text(tmp_path / "a.txt", "ä\n")
+    assert (tmp_path / "a.txt").read_bytes() == "ä\n".encode()
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_folders_are_made(tmp_path):
+    write_text(tmp_path / "x" / "y" / "a.txt", "1")
+    assert (tmp_path / "x" / "y" / "a.txt").read_text() == "1"
+
+
+def test_the_old_file_stands_until_the_body_has_ended(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".txt"  # writers that go by the suffix work
+        assert temporary.name.startswith(".")
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("raised", [RuntimeError("x"), KeyboardInterrupt(), SystemExit(3)])
+def test_a_body_that_raises_leaves_everything_as_it_was(tmp_path, raised):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            raise raised
+
+    with pytest.raises(type(raised)):
+        write()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_body_that_raises_leaves_nothing_where_nothing_was(tmp_path):
+    with pytest.raises(RuntimeError), replacing(tmp_path / "a.txt"):
+        raise RuntimeError
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["write_text", "fsync"])
+def test_a_full_disk_is_a_sentence_and_leaves_nothing(tmp_path, monkeypatch, where):
+    """The disk may be full when the file is written, or only when the system writes it out."""
+
+    def full(*_arguments, **_named):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if where == "fsync" else (Path, "write_text")), full)
+    with pytest.raises(FileError) as caught:
+        write_text(tmp_path / "a.txt", "new")
+    assert caught.value.message == f"Cannot write {tmp_path / 'a.txt'}: No space left on device."
+    assert caught.value.exit_code == 1
+    assert names(tmp_path) == []
+
+
+def test_contents_are_on_disk_before_the_name_is(tmp_path, monkeypatch):
+    """Synced, renamed, folder synced: in another order a power cut could leave the name of an empty file."""
+    done = []
+    real_sync, real_replace = os.fsync, Path.replace
+
+    def sync(handle):
+        done.append("sync folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "sync file")
+        real_sync(handle)
+
+    def replace(self, target):
+        done.append("rename")
+        return real_replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(Path, "replace", replace)
+    write_text(tmp_path / "a.txt", "1")
+    assert done == ["sync file", "rename", *(["sync folder"] if os.name == "posix" else [])]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_files_get_the_mode_that_the_umask_gives(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "1")
+        assert os.umask(umask) == umask  # looking it up has not changed it
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    with pytest.raises(FileError, match="Cannot write"):
+        write_text(tmp_path / "file" / "a.txt", "1")
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_folder_in_the_place_of_the_file_is_a_sentence(tmp_path):
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(FileError, match="Cannot write"):
+        write_text(tmp_path / "a.txt", "1")
+    assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc on this system")
+def test_a_place_where_no_file_can_be_made_is_a_sentence():
+    """/proc refuses a superuser too, who may write in any folder without write permission."""
+    with pytest.raises(FileError, match=r"^Cannot write /proc/spherectl/a\.txt: "):
+        write_text(Path("/proc/spherectl/a.txt"), "1")
+
+
+def test_writers_at_the_same_time_do_not_mix(tmp_path):
+    path = tmp_path / "a.txt"
+    texts = [str(i) * 100_000 for i in range(8)]
+    threads = [threading.Thread(target=write_text, args=(path, text)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_text() in texts
+    assert names(tmp_path) == ["a.txt"]

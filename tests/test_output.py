@@ -1,0 +1,205 @@
+"""Where pictures go: three kinds of target that hold the same pictures, places refused, names that are free."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spherectl import output
+from spherectl.api import Generated
+from spherectl.data.transforms import to_uint8
+from spherectl.errors import FileError, UsageError
+from spherectl.images import read_provenance
+from spherectl.output import Kind, check_target, claimed, kind, write_pictures
+
+pytestmark = pytest.mark.fast
+
+# Seven pictures, each a ramp of its own, in batches of 3, 3 and 1, of three classes in turn.
+RAMPS = (torch.arange(7 * 3 * 8 * 8).reshape(7, 3, 8, 8) % 251 / 255).float()
+LABELS = torch.tensor([4, 2, 9, 4, 2, 9, 4])
+
+
+def batches(labels: torch.Tensor | None = LABELS) -> list[Generated]:
+    places = [torch.arange(start, min(start + 3, 7)) for start in (0, 3, 6)]
+    return [Generated(RAMPS[i], None if labels is None else labels[i], i) for i in places]
+
+
+def about(indices: torch.Tensor, labels: torch.Tensor | None, columns: int | None) -> dict[str, Any]:
+    return {"indices": indices.tolist(), "labels": None if labels is None else labels.tolist(), "columns": columns}
+
+
+def pixels(path: Path) -> torch.Tensor:
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_suffix_says_the_kind():
+    for name, expected in (
+        ("a.png", Kind.GRID),
+        ("A.PNG", Kind.GRID),
+        ("a.npz", Kind.ARRAYS),
+        ("folder", Kind.FOLDER),
+        ("v1.2", Kind.FOLDER),
+        (".hidden", Kind.FOLDER),
+    ):
+        assert kind(Path(name)) is expected, name
+
+
+def test_a_folder_holds_every_picture(here):
+    files = write_pictures(here / "folder", batches(), about)
+    assert files == [here / "folder" / f"{i:06d}.png" for i in range(7)] == sorted((here / "folder").iterdir())
+    for i, path in enumerate(files):
+        assert torch.equal(pixels(path), to_uint8(RAMPS[i]))
+        assert read_provenance(path) == {"indices": [i], "labels": [int(LABELS[i])], "columns": None}
+
+
+def test_a_grid_has_a_column_a_class(here):
+    assert write_pictures(here / "a.png", batches(), about) == [here / "a.png"]
+    sheet = pixels(here / "a.png")
+    assert sheet.shape == (3, 3 * 10 - 2, 3 * 10 - 2)
+    for i in range(7):
+        top, left = i // 3 * 10, i % 3 * 10
+        assert torch.equal(sheet[:, top : top + 8, left : left + 8], to_uint8(RAMPS[i]))
+    assert read_provenance(here / "a.png") == {"indices": list(range(7)), "labels": LABELS.tolist(), "columns": 3}
+
+
+@pytest.mark.parametrize("labels", [None, torch.zeros(7, dtype=torch.int64), torch.arange(7)])
+def test_without_turns_of_classes_a_grid_is_nearly_square(here, labels):
+    write_pictures(here / "a.png", batches(labels), about)
+    assert read_provenance(here / "a.png")["columns"] is None
+    assert pixels(here / "a.png").shape == (3, 28, 28)
+
+
+def test_arrays_are_what_the_adm_suite_reads(here):
+    """uint8 NHWC under arr_0, int64 labels under arr_1, if there are any; no pickle."""
+    write_pictures(here / "a.npz", batches(), about)
+    with np.load(here / "a.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["arr_0", "arr_1"]
+        assert (arrays["arr_0"].dtype, arrays["arr_0"].shape) == (np.uint8, (7, 8, 8, 3))
+        assert np.array_equal(arrays["arr_0"], to_uint8(RAMPS).permute(0, 2, 3, 1).numpy())
+        assert (arrays["arr_1"].dtype, arrays["arr_1"].tolist()) == (np.int64, LABELS.tolist())
+    write_pictures(here / "b.npz", batches(None), None)
+    with np.load(here / "b.npz", allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["arr_0"]
+
+
+def test_without_about_files_say_nothing(here):
+    write_pictures(here / "a.png", batches(), None)
+    write_pictures(here / "folder", batches(), None)
+    for path in (here / "a.png", *(here / "folder").iterdir()):
+        assert read_provenance(path) is None
+
+
+def test_a_folder_holds_no_more_than_two_batches_in_memory(here, monkeypatch):
+    """The next batch is drawn while one is compressed, and no third waits."""
+    open_jobs = []
+    real = output._wait_for
+
+    def wait(jobs: Any) -> None:
+        open_jobs.append(len(jobs))
+        real(jobs)
+
+    monkeypatch.setattr(output, "_wait_for", wait)
+    write_pictures(here / "folder", batches(), None)
+    assert open_jobs == [0, 3, 3, 1]
+
+
+def test_a_disk_that_fills_up_leaves_whole_files_only(here, monkeypatch):
+    """The third picture does not fit: it is named, the two before it are whole, and nothing else is there."""
+    real, count = os.fsync, 0
+
+    def full(handle: int) -> None:
+        nonlocal count
+        count += 1
+        if count > 4:  # two syncs a file: its contents, its folder
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(handle)
+
+    monkeypatch.setattr(output, "PARALLEL_PICTURES", 1)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(FileError, match=r"Cannot write .*/000002\.png: No space left on device\."):
+        write_pictures(here / "folder", batches(), about)
+    assert [path.name for path in sorted((here / "folder").iterdir())] == ["000000.png", "000001.png"]
+    assert torch.equal(pixels(here / "folder" / "000001.png"), to_uint8(RAMPS[1]))
+    for name in ("a.png", "a.npz"):
+        (here / name).write_text("old")
+        with pytest.raises(FileError, match="No space left"):
+            write_pictures(here / name, batches(), about)
+        assert (here / name).read_text() == "old"
+    assert [path.name for path in sorted(here.iterdir())] == ["a.npz", "a.png", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("out", "error", "said"),
+    [
+        (
+            "a.jpg",
+            UsageError,
+            r"Expected a \.png \(a grid\), an \.npz \(arrays\) or a folder to write to, got a\.jpg\.",
+        ),
+        ("a.npy", UsageError, r"got a\.npy"),
+        ("a.h5", UsageError, r"got a\.h5"),
+        ("a.safetensors", UsageError, r"got a\.safetensors"),
+        ("folder.png", UsageError, r"folder\.png is a folder"),
+        ("file", UsageError, "is a file, not a folder"),
+        ("file/grid.png", UsageError, "is a file, not a folder"),
+        ("file/below/pictures", UsageError, "is a file, not a folder"),
+        ("/proc/pictures", FileError, r"Cannot write /proc/pictures: no file can be made in /proc \("),
+        ("/proc/a/grid.png", FileError, r"Cannot write /proc/a/grid\.png"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused(here, out, error, said):
+    """/proc stands for read-only folders: it refuses a superuser too."""
+    if out.startswith("/proc") and not Path("/proc/self").exists():
+        pytest.skip("no /proc on this system")
+    (here / "folder.png").mkdir()
+    (here / "file").write_text("kept")
+    with pytest.raises(error, match=said):
+        check_target(Path(out))
+    assert sorted(path.name for path in here.iterdir()) == ["file", "folder.png"]
+
+
+@pytest.mark.parametrize(
+    "out", ["a.png", "new/folders/a.png", "folder", "taken.jpg", "v1.2", "new/pictures", ".", "a.npz"]
+)
+def test_places_that_can_be_written_are_left_as_they_are(here, out):
+    (here / "taken.jpg").mkdir()  # a folder, whatever its name looks like
+    check_target(Path(out))
+    assert [path.name for path in here.iterdir()] == ["taken.jpg"]
+
+
+def test_a_claimed_name_is_nobody_elses(here):
+    with claimed("a") as first, claimed("a") as second:
+        first.write_text("1")
+        second.write_text("2")
+    assert {path.name: path.read_text() for path in here.iterdir()} == {"a.png": "1", "a-1.png": "2"}
+
+
+def test_a_claim_ends_with_an_error(here):
+    def fail(kind_of_error: type[BaseException]) -> Callable[[], None]:
+        with claimed("a"):
+            raise kind_of_error
+
+    for kind_of_error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(kind_of_error):
+            fail(kind_of_error)
+    assert list(here.iterdir()) == []
+
+
+def test_a_claimed_name_has_no_special_characters(here):
+    with claimed("my model: v2/../x") as path:
+        assert str(path) == "my-model-v2-..-x.png"

@@ -1,0 +1,198 @@
+"""What a picture says of itself: complete, about nothing else, and enough to make it again."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import spherectl
+from spherectl import api, provenance
+from spherectl.errors import FileError, UsageError
+from spherectl.model import weights
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture(scope="module")
+def model(tiny_run: Path) -> api.Model:
+    return api.load(tiny_run, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def half(tiny_run: Path) -> api.Model:
+    return api.load(tiny_run, device="cpu", dtype="bfloat16")
+
+
+def drawn(model: api.Model, count: int, batch: int, seed: int = 3, **settings: Any) -> tuple[torch.Tensor, Any]:
+    """Images of a run, and a function that describes some of them."""
+    chosen = api.sample_settings(model, **settings)
+    batches = list(api.generate(model, count, seed=seed, batch=batch, **chosen.model_dump()))
+    labels = None if batches[0].labels is None else torch.cat([b.labels for b in batches])
+
+    def describe(*numbers: int, **more: Any) -> dict[str, Any]:
+        indices = torch.tensor(numbers)
+        some = None if labels is None else labels[indices]
+        table = provenance.describe(
+            model, chosen, seed=seed, indices=indices, labels=some, batch=batch, count=count, **more
+        )
+        return json.loads(json.dumps(table))  # as it comes back from a file
+
+    return torch.cat([b.images for b in batches]), describe
+
+
+def test_a_single_picture_says_what_decides_it_and_no_more(model, tiny_run):
+    _, describe = drawn(model, 12, 5, steps=4, guidance=1.5, guide="decoder", noise="fresh", strength="decaying")
+    assert describe(11) == {
+        "format": 1,
+        "model": "tiny",
+        "model_sha256": model.sha256,
+        "weights": "ema",
+        "seed": 3,
+        "index": 11,
+        "class": 1,
+        "steps": 4,
+        "guidance": 1.5,
+        "guide": "decoder",
+        "noise": "fresh",
+        "strength": "decaying",
+        "dtype": "float32",
+        "backend": "cpu sdpa",
+        "versions": {"spherectl": spherectl.__version__, "torch": torch.__version__},
+    }
+    assert re.fullmatch(r"[0-9a-f]{64}", model.sha256)
+    assert str(tiny_run.parent) not in json.dumps(describe(11))
+
+
+def test_a_grid_lists_its_pictures(model):
+    _, describe = drawn(model, 12, 5)
+    table = describe(0, 7, 11, columns=2)
+    assert (table["index"], table["class"], table["columns"]) == ([0, 7, 11], [0, 7, 1], 2)
+    assert "columns" not in describe(0, 7)
+    assert "columns" not in describe(0, columns=2)  # of one picture
+
+
+def test_the_batch_is_said_only_where_bits_depend_on_it(model, half):
+    """In bfloat16: images computed together and the place among them; the last batch is shorter."""
+    _, describe = drawn(model, 7, 5)
+    assert "chunk" not in describe(6)
+    _, describe = drawn(half, 7, 5)
+    assert describe(6)["chunk"] == [2, 1]
+    assert describe(3, 4, 5)["chunk"] == [[5, 3], [5, 4], [2, 0]]
+    assert describe(3)["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("which", ["model", "half"])
+@pytest.mark.parametrize("numbers", [(5,), (0, 1, 2, 3, 4, 5, 6), (6, 2, 3, 0), (1, 4)])
+def test_pictures_are_made_again_bit_for_bit(which, numbers, request):
+    model = request.getfixturevalue(which)
+    images, describe = drawn(model, 7, 5, steps=4, guidance=1.5, noise="fresh")
+    table = describe(*numbers)
+    again, about = provenance.remake(model, provenance.read(table))
+    assert torch.equal(again, images[list(numbers)])
+    assert json.loads(json.dumps(about)) == table
+
+
+def test_more_pictures_than_are_remade_at_once_are_made_again_too(model, monkeypatch):
+    monkeypatch.setattr(provenance, "REMAKE_BATCH", 3)
+    images, describe = drawn(model, 7, 64)
+    again, _ = provenance.remake(model, provenance.read(describe(*range(7))))
+    assert torch.equal(again, images)
+
+
+def test_places_of_a_chunk_that_nobody_asks_for_are_filled(half, monkeypatch):
+    """A picture is computed among as many others as when it was drawn, at the same place."""
+    seen = []
+    real = api.sample_indices
+
+    def watched(model, indices, labels, *rest):
+        seen.append((indices.tolist(), labels.tolist()))
+        return real(model, indices, labels, *rest)
+
+    _, describe = drawn(half, 7, 5)
+    monkeypatch.setattr(api, "sample_indices", watched)
+    provenance.remake(half, provenance.read(describe(1, 2, 6)))
+    assert seen == [([1, 1, 2, 1, 1], [1, 1, 2, 1, 1]), ([6, 6], [6, 6])]
+
+
+def test_what_remade_a_picture_is_said_of_the_new_one(model):
+    _, describe = drawn(model, 2, 2)
+    table = describe(1) | {"versions": {"spherectl": "0.0.1", "torch": "1.0"}, "backend": "cuda xformers"}
+    _, about = provenance.remake(model, provenance.read(table))
+    assert about == describe(1)
+
+
+def test_an_unconditional_picture_has_no_class(lively, model):
+    package = lively(model.recipe.replace(model={"num_classes": 0}))
+    cpu = torch.device("cpu")
+    network = weights.instantiate(package)
+    free = api.Model(network, package.header, name="free", device=cpu, dtype=torch.float32)
+    images, describe = drawn(free, 3, 3)
+    assert describe(2)["class"] is None
+    again, _ = provenance.remake(free, provenance.read(describe(0, 1, 2)))
+    assert torch.equal(again, images)
+    with pytest.raises(UsageError, match="names classes that free does not have"):
+        provenance.remake(free, provenance.read(describe(2) | {"class": 1}))
+
+
+def test_another_model_is_refused_by_its_hash(model, half):
+    _, describe = drawn(model, 2, 2)
+    other = provenance.read(describe(1) | {"model_sha256": "0" * 64, "model": "theirs"})
+    with pytest.raises(UsageError, match=rf"drawn by theirs \(000000000000\), not by tiny \({model.sha256[:12]}\)"):
+        provenance.remake(model, other)
+
+
+def test_a_class_that_the_model_cannot_have_is_refused(model):
+    _, describe = drawn(model, 2, 2)
+    provenance.remake(model, provenance.read(describe(1) | {"class": 10}))  # the null class
+    with pytest.raises(UsageError, match="names classes that tiny does not have"):
+        provenance.remake(model, provenance.read(describe(1) | {"class": 11}))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"format": 2}, "format 2; this version reads 1"),
+        ({"format": None}, "format None"),
+        ({"seed": "many"}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"index": 2**32}, "index"),
+        ({"index": []}, "index"),
+        ({"index": [1, 2]}, "do not fit together"),
+        ({"class": [1]}, "do not fit together"),
+        ({"index": [1, 2], "class": [1, 2, 3]}, "do not fit together"),
+        ({"chunk": [2, 2]}, "do not fit together"),
+        ({"chunk": [0, 0]}, "chunk"),
+        ({"class": "sneaker"}, "class"),
+        ({"steps": 0}, "steps"),
+        ({"guidance": 0.5, "noise": "loud"}, "guidance, noise"),
+        ({"dtype": "float8"}, "dtype"),
+        ({"weights": "best"}, "weights"),
+        ({"edit": "stitch"}, "edit"),
+        ({"columns": 0}, "columns"),
+        ({"versions": "1.0"}, "versions"),
+    ],
+)
+def test_a_table_that_was_changed_is_a_sentence(model, change, named):
+    """A picture comes from anywhere: nothing in it may end in more than a sentence."""
+    _, describe = drawn(model, 2, 2)
+    with pytest.raises(FileError) as caught:
+        provenance.read(describe(1) | change)
+    assert named in caught.value.message
+    assert caught.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["format", "model", "model_sha256", "weights", "seed", "index", "class", "dtype", "backend", "versions"]
+)
+def test_a_table_that_lacks_a_key_is_a_sentence(model, key):
+    _, describe = drawn(model, 2, 2)
+    table = describe(1)
+    del table[key]
+    with pytest.raises(FileError, match=key):
+        provenance.read(table)
