@@ -42,7 +42,7 @@ soak: $(INSTALLED_DEV)
 	$(BIN)/pytest -m soak
 
 bench: $(INSTALLED_DEV)
-	$(BIN)/python benchmarks/speed.py
+	$(BIN)/python -m benchmarks.speed
 
 format: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix .

@@ -83,11 +83,9 @@ def load(path: Path, model: SphereEncoder, ema: EMA, optimiser: torch.optim.Opti
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted saves left."""
+    """Remove all but the newest `keep` checkpoints."""
     for path in checkpoints(folder)[:-keep]:
         path.unlink()
-    for leftover in folder.glob(".*.tmp*"):
-        leftover.unlink(missing_ok=True)
 
 
 def read_raw(path: Path) -> dict[str, Tensor]:

@@ -23,11 +23,11 @@ from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.transforms import to_float
-from spherectl.errors import TrainingError, UsageError
+from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.images import grid, save_png
 from spherectl.model.objective import Losses, LossWeights, draw, objective
 from spherectl.model.sphere import SphereEncoder, build, initialise
-from spherectl.model.weights import Package, write_package
+from spherectl.model.weights import Package, read_header, write_package
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint
 from spherectl.training.checkpoint import Counts
@@ -93,8 +93,11 @@ def train(
     run = Run(folder)
     with run.locked():
         run.claim(recipe, parent, device)
+        run.sweep()
         state = _State(recipe, pictures, run, device, start)
         done = state.counts.step
+        if done:
+            state.publish()
         if done >= state.steps:
             return Outcome(run, state.counts.images_seen, finished=True, steps_now=0)
         finished = state.loop(on_step or (lambda _: None), should_stop)
@@ -242,8 +245,20 @@ class _State:
     def save(self) -> None:
         """Checkpoint first, then the model file, then prune: whatever is cut short, the newest whole one counts."""
         checkpoint.save(self.run.checkpoints, self.model, self.ema, self.optimiser, self.counts)
-        write_package(self.run.model, Package(self.header(), {n: t.float() for n, t in self.ema.state().items()}))
+        self.publish()
+
+    def publish(self) -> None:
+        """Write the model file unless it is of these weights already, and keep only the newest checkpoints."""
+        if not self.is_published():
+            write_package(self.run.model, Package(self.header(), {n: t.float() for n, t in self.ema.state().items()}))
         checkpoint.prune(self.run.checkpoints, self.recipe.run.keep_checkpoints)
+
+    def is_published(self) -> bool:
+        """Whether the model file is of as many images as these weights."""
+        try:
+            return bool(read_header(self.run.model)["images_seen"] == self.counts.images_seen)
+        except (FileError, KeyError):
+            return False
 
     def header(self) -> dict[str, Any]:
         """What the model file says of itself; no paths."""

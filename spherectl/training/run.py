@@ -94,6 +94,11 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError):
             return ""
 
+    def sweep(self) -> None:
+        """Remove what a killed process had half written; only while the folder is locked."""
+        for leftover in self.path.rglob(".*.tmp*"):
+            leftover.unlink(missing_ok=True)
+
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines after `step`, which a resumed training writes again, and a line cut short."""
         kept = []

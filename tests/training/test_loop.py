@@ -119,6 +119,23 @@ def test_stopping_saves_and_the_next_call_goes_on_alike(pictures: PictureSet, tm
     assert (third.finished, third.steps_now) == (True, 0)
 
 
+def test_a_kill_between_the_last_checkpoint_and_the_model_file_is_made_good(
+    pictures: PictureSet, tmp_path: Path
+) -> None:
+    run = train(debug(pictures), pictures, tmp_path / "run", device=CPU).run
+    whole, earlier = (
+        run.model.read_bytes(),
+        train(debug(pictures, run={"length_images": 80}), pictures, tmp_path / "a", device=CPU).run,
+    )
+    run.model.write_bytes(earlier.model.read_bytes())
+    half = run.path / ".model.safetensors.abc.tmp.safetensors"
+    half.write_bytes(whole[:1000])
+    again = train(debug(pictures), pictures, run.path, device=CPU)
+    assert (again.finished, again.steps_now) == (True, 0)
+    assert run.model.read_bytes() == whole
+    assert not half.exists()
+
+
 def test_another_recipe_in_the_folder_is_refused_by_its_keys(pictures: PictureSet, tmp_path: Path) -> None:
     train(debug(pictures, run={"length_images": 8}), pictures, tmp_path / "run", device=CPU)
     other = debug(pictures, run={"length_images": 8, "seed": 1}, optim={"lr": 2e-3})

@@ -1,0 +1,283 @@
+"""What takes too long for every change: many kills, many images, many files, every batch.
+
+A session in which all of it passes writes docs/soak.json: what was measured, on which machine, with which versions.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks.timing import machine, rounded
+from spherectl.cli.app import app
+from spherectl.files import write_text
+from spherectl.images import read_provenance
+from spherectl.model import seeding
+from spherectl.model.weights import read_header, read_tensors
+from spherectl.training.run import versions
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.skipif(sys.platform != "linux", reason="peak memory is read as Linux tells it"),
+]
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "docs" / "soak.json"
+PARTS = {"kills", "images", "folder", "batches"}
+
+Record = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def record(request: pytest.FixtureRequest) -> Iterator[Record]:
+    """`record(part, key=value, ...)`; all parts are written when the session ends, if it has run and passed whole."""
+    about = {"date": datetime.now(UTC).date().isoformat(), "command": "make soak", "machine": machine()}
+    measured: dict[str, dict[str, Any]] = {}
+
+    def note(part: str, **values: Any) -> None:
+        measured[part] = {key: rounded(value) if isinstance(value, float) else value for key, value in values.items()}
+
+    yield note
+    if measured.keys() == PARTS and not request.session.testsfailed:
+        write_text(RESULTS, json.dumps({**about, "versions": versions(), **measured}, indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A process that did well: seconds from start to end, its peak of memory, what it printed."""
+
+    seconds: float
+    peak_mb: float
+    stdout: str
+
+
+# A parent of its own for each command: a process's peak begins with that of the one it is forked from, here small.
+WATCH = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[2:])
+open(sys.argv[1], "w").write(str(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss))
+sys.exit(code)
+"""
+
+
+def watched(cli: Any, *command: str | Path) -> Ended:
+    """Run Python with some arguments to its end."""
+    peak = cli.folder / "peak-kb"
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, peak, sys.executable, *map(str, command)],
+        cwd=cli.folder,
+        env=cli.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return Ended(time.monotonic() - began, int(peak.read_text()) * 1024 / 1e6, done.stdout)
+
+
+# Kills
+
+KILLING = ROOT / "tests" / "training" / "killing.py"
+KILLS = 20
+STEPS, BATCH, CHECKPOINT_STEPS = 100, 8, 10
+# How often a point may be passed before the kill: three checkpoints, each of which saves two files.
+LATEST = {"step": 3 * CHECKPOINT_STEPS, "between": 3 * CHECKPOINT_STEPS, "save": 6, "rename": 3}
+TIMINGS = {"images_per_s", "wall_s"}
+
+
+def training(data: Path, run: Path, dtype: str) -> list[str]:
+    lengths = {"length_images": STEPS, "checkpoint_images": CHECKPOINT_STEPS, "sample_images": STEPS // 2}
+    changes = [f"run.{key}={steps * BATCH}" for key, steps in lengths.items()] + [f"run.dtype={dtype}"]
+    options = [word for change in changes for word in ("--set", change)]
+    return ["train", "debug", "--data", str(data), "--run", str(run), "--threads", "1", *options]
+
+
+def left_behind(run: Path) -> dict[str, Any]:
+    """All that a run ends with, by file and key, but its timings and TensorBoard's files, whose names hold the time."""
+    found: dict[str, Any] = {}
+    for path in (one for one in run.rglob("*") if one.is_file() and one.parent.name != "tensorboard"):
+        name = str(path.relative_to(run))
+        if path.name == "metrics.jsonl":
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[name] = [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+        elif path.suffix == ".safetensors" and not path.name.startswith("."):
+            found |= {f"{name} {key}": value for key, value in read_header(path).items() if key not in TIMINGS}
+            found |= {f"{name} {key}": tensor.numpy().tobytes() for key, tensor in read_tensors(path).items()}
+        else:
+            found[name] = path.read_bytes()
+    return found
+
+
+def test_runs_killed_at_random_end_as_if_left_alone(
+    cli: Any, tmp_path: Path, fashion_excerpt: Path, record: Record
+) -> None:
+    began, chance = time.monotonic(), random.Random(0)
+    expected = {}
+    for dtype in ("float32", "bfloat16"):
+        done = cli(*training(fashion_excerpt, tmp_path / dtype, dtype))
+        assert done.returncode == 0, done.stderr
+        expected[dtype] = left_behind(tmp_path / dtype)
+        assert len(expected[dtype]["metrics.jsonl"]) == STEPS
+    kills: Counter[str] = Counter()
+    runs = 0
+    while kills.total() < KILLS:
+        dtype, run = ("float32", "bfloat16")[runs % 2], tmp_path / f"run-{runs}"
+        command, code = training(fashion_excerpt, run, dtype), -signal.SIGKILL
+        while code == -signal.SIGKILL and kills.total() < KILLS:
+            point = chance.choice(sorted(LATEST))
+            killing = [KILLING, point, chance.randint(1, LATEST[point])]
+            words = [sys.executable, *map(str, killing), *command]
+            ended = subprocess.run(
+                words, env=cli.environment(), cwd=tmp_path, capture_output=True, text=True, check=False
+            )
+            code = ended.returncode
+            assert code in (0, -signal.SIGKILL), ended.stderr
+            kills[point] += code == -signal.SIGKILL
+        last = cli(*command)  # the run that the last kill has left; another says that it is finished
+        assert last.returncode == 0, last.stderr
+        runs += 1
+        left, whole = left_behind(run), expected[dtype]
+        different = sorted(key for key in left.keys() | whole.keys() if left.get(key) != whole.get(key))
+        assert not different, f"run {runs} in {dtype}, last killed at {killing[1:]}"
+    assert runs > 1
+    assert kills.keys() == LATEST.keys()
+    record("kills", kills=dict(sorted(kills.items())), runs=runs, steps_a_run=STEPS, seconds=time.monotonic() - began)
+
+
+# Images
+
+IMAGES, FEW, AGAIN = 10_000, 100, 10
+
+
+def test_ten_thousand_images_take_no_more_memory_than_a_hundred(cli: Any, tmp_path: Path, record: Record) -> None:
+    def sample(count: int) -> Ended:
+        arguments = ("--steps", "4", "--count", str(count), "--out", tmp_path / str(count))
+        return watched(cli, "-m", "spherectl", "sample", *arguments)
+
+    few, many = sample(FEW), sample(IMAGES)
+    assert {path.name for path in (tmp_path / str(IMAGES)).iterdir()} == {f"{i:06d}.png" for i in range(IMAGES)}
+    assert many.peak_mb <= 1.25 * few.peak_mb + 100
+    chosen = [tmp_path / str(IMAGES) / f"{i:06d}.png" for i in random.Random(0).sample(range(IMAGES), AGAIN)]
+    for picture in chosen:
+        again = cli("sample", "--like", picture, "--out", tmp_path / "again.png")
+        assert again.returncode == 0, again.stderr
+        assert (tmp_path / "again.png").read_bytes() == picture.read_bytes(), picture.name
+    made = read_provenance(chosen[0]) or {}
+    assert made["model"] == "fashion-mnist"  # the embedded model, since nothing else was named
+    about = {"model": made["model"], "model_sha256": made["model_sha256"], "images": IMAGES, "steps": 4}
+    memory = {"peak_mb": many.peak_mb, "peak_mb_of_100": few.peak_mb}
+    record("images", **about, seconds=many.seconds, **memory, made_again=AGAIN)
+
+
+# Folder
+
+CLASSES, A_CLASS, READ = 100, 1000, 512
+
+READING = """
+import json, sys, time
+from pathlib import Path
+from spherectl.data.datasets import open_dataset
+from spherectl.data.order import training_batches
+from spherectl.recipe import DataSpec
+began = time.monotonic()
+pictures = open_dataset(DataSpec(kind="folder"), 32, root=Path(sys.argv[1]))
+opened = time.monotonic()
+batches = training_batches(pictures, seed=0, batch_size=64, flip=False)
+read = [next(batches) for _ in range(int(sys.argv[2]) // 64)]
+ended = time.monotonic()
+batches.close()
+colours = [colour for batch in read for colour in batch.images[:, :, 16, 16].tolist()]
+labels = [label for batch in read for label in batch.labels.tolist()]
+numbers = {"pictures": len(pictures), "open_s": opened - began, "read_s": ended - opened}
+print(json.dumps({**numbers, "colours": colours, "labels": labels}))
+"""
+
+
+def write_folder(folder: Path, a_class: int) -> None:
+    """CLASSES class folders of pictures of one colour, which is its class and its number in two bytes."""
+    for label in range(CLASSES):
+        (folder / f"{label:02d}").mkdir(parents=True)
+        for number in range(a_class):
+            pixels = np.full((8, 8, 3), (label, number // 256, number % 256), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{label:02d}" / f"{number:04d}.png", compress_level=1)
+
+
+def test_a_folder_of_a_hundred_thousand_pictures_is_read_in_order(cli: Any, tmp_path: Path, record: Record) -> None:
+    ended: dict[int, Ended] = {}
+    told: dict[int, dict[str, Any]] = {}
+    for a_class in (A_CLASS // 100, A_CLASS):
+        write_folder(tmp_path / str(a_class), a_class)
+        ended[a_class] = watched(cli, "-c", READING, tmp_path / str(a_class), str(READ))
+        told[a_class] = json.loads(ended[a_class].stdout)
+        # The order of the first epoch, as the method's section 11 has it.
+        order = seeding.permutation(0, seeding.ORDER, 0, CLASSES * a_class)[:READ].tolist()
+        assert told[a_class]["pictures"] == CLASSES * a_class
+        assert told[a_class]["labels"] == [number // a_class for number in order]
+        wanted = [[n // a_class, n % a_class // 256, n % a_class % 256] for n in order]
+        assert told[a_class]["colours"] == wanted
+    few, many = ended.values()
+    assert many.peak_mb <= few.peak_mb + 64
+    facts = {key: told[A_CLASS][key] for key in ("pictures", "open_s", "read_s")}
+    record("folder", **facts, read=READ, peak_mb=many.peak_mb, peak_mb_of_1000=few.peak_mb)
+
+
+# Batches
+
+COUNT, ALONE = 64, 5
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """The command line in this process, away from the checkout; threads are as before in the end."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def call(*arguments: Any) -> None:
+        with pytest.raises(SystemExit) as ended:
+            app([str(argument) for argument in arguments])
+        assert ended.value.code == 0
+
+    yield call
+    torch.set_num_threads(threads)
+
+
+def test_files_are_the_same_whatever_is_drawn_with_them(
+    run: Callable[..., None], tmp_path: Path, record: Record
+) -> None:
+    began, compared = time.monotonic(), 0
+    for steps in (1, 4):
+        expected: list[bytes] = []
+        for threads in (1, 2):
+            for batch in (64, 16, 7, 5, 1):
+                folder = tmp_path / f"{steps}-{threads}-{batch}"
+                settings = ("--steps", steps, "--guidance", 1.4, "--dtype", "float32", "--seed", 3)
+                run("sample", "--count", COUNT, "--batch", batch, "--threads", threads, *settings, "--out", folder)
+                files = [(folder / f"{i:06d}.png").read_bytes() for i in range(COUNT)]
+                if not expected:
+                    expected = files
+                    assert len({Image.open(picture).tobytes() for picture in folder.iterdir()}) == COUNT
+                    continue
+                different = [i for i in range(COUNT) if files[i] != expected[i]]
+                assert not different, f"{steps} steps, {threads} threads, batch {batch}: {different}"
+                compared += COUNT
+            alone = tmp_path / f"{steps}-{threads}.png"
+            run("sample", "--like", folder / f"{ALONE:06d}.png", "--threads", threads, "--out", alone)
+            assert alone.read_bytes() == expected[ALONE]
+            compared += 1
+    record("batches", files_compared=compared, files_different=0, seconds=time.monotonic() - began)
