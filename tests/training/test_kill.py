@@ -18,8 +18,8 @@ pytestmark = pytest.mark.slow
 
 KILLING = Path(__file__).with_name("killing.py")
 TIMINGS = ("images_per_s", "wall_s")
-# Twenty steps with checkpoints at 10 and 20: the first three die between checkpoints, at one, and just after one.
-POINTS = {"step": 13, "save": 1, "between": 17, "rename": 1}
+# Twenty steps with checkpoints at 10 and 20: after the first, inside it, before the second, and just after the last.
+POINTS = {"step": 13, "save": 1, "between": 17, "rename": 2}
 
 
 def arguments(data: Path, run: Path, dtype: str) -> list[str]:
