@@ -115,7 +115,7 @@ def test_the_first_steps_are_finite_although_the_first_latent_is_exactly_zero() 
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)))
         optimiser.step()
     assert all(math.isfinite(norm) for norm in norms)
-    assert norms[1] > 100  # why gradients are clipped
+    assert norms[1] > 10 * max(norms[0], 1.0)  # why gradients are clipped, at 1
 
 
 def test_modulations_looked_up_equal_modulations_computed() -> None:
