@@ -143,8 +143,8 @@ def sample(
     except UnknownClassError as error:
         loaded, chosen, batches = prepare(_another_model(error, settings))
     console.say(
-        f"settings: {chosen.steps} steps, guidance {chosen.guidance:g} ({chosen.guide}), {chosen.noise} noise, "
-        f"{chosen.strength} strength, seed {seed}, {DTYPES[loaded.dtype]}"
+        f"settings: {chosen.steps} step{'s' * (chosen.steps > 1)}, guidance {chosen.guidance:g} ({chosen.guide}), "
+        f"{chosen.noise} noise, {chosen.strength} strength, seed {seed}, {DTYPES[loaded.dtype]}"
     )
 
     def about(indices: Tensor, labels: Tensor | None, columns: int | None) -> dict[str, Any]:
