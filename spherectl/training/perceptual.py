@@ -23,6 +23,7 @@ from spherectl.errors import UsageError
 from spherectl.features import imagenet
 from spherectl.features.networks import FeatureNetwork, normalise_channels
 from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
+from spherectl.model.geometry import at_least_float32
 from spherectl.recipe import LossSpec
 
 
@@ -40,11 +41,11 @@ class PerceptualDistance(nn.Module):
     def targets(self, images: Tensor) -> list[Tensor]:
         """Features of the pictures to compare with, without gradients."""
         with torch.no_grad():
-            return self.features(_at_least_float32(images))
+            return self.features(at_least_float32(images))
 
     def distance(self, images: Tensor, targets: list[Tensor]) -> Tensor:
         """Mean distance of `images` to the pictures whose `targets` these are: a scalar."""
-        return self.compare(self.features(_at_least_float32(images)), targets)
+        return self.compare(self.features(at_least_float32(images)), targets)
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
         """Mean distance of `images` to `others`, which get no gradient: a scalar."""
@@ -137,7 +138,3 @@ def build_perceptual(loss: LossSpec, image_size: int, device: torch.device | str
 def _squared(a: Tensor, b: Tensor) -> Tensor:
     """Squared differences of (B, C, h, w), summed over channels, averaged over images and positions."""
     return (a - b).square().sum(1).mean()
-
-
-def _at_least_float32(images: Tensor) -> Tensor:
-    return images if images.dtype == torch.float64 else images.float()
