@@ -143,22 +143,23 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
 
     from spherectl import zoo
     from spherectl.api import model_hash
-    from spherectl.model.sphere import build
+    from spherectl.model.sphere import build, parameter_count
     from spherectl.model.weights import read_package
+    from spherectl.training.loop import fitting
 
     found = zoo.find_model(model, settings)
     package = read_package(found.path)
     with torch.device("meta"):
-        parameters = dict(build(recipe.model).named_parameters())
-    taken = [p for name, p in parameters.items() if name in package.weights and package.weights[name].shape == p.shape]
-    share = sum(p.numel() for p in taken) / sum(p.numel() for p in parameters.values())
+        model_of_recipe = build(recipe.model)
+    taken = fitting(model_of_recipe, package.weights)
+    share = sum(p.numel() for p in taken.values()) / parameter_count(model_of_recipe)
     if share < LEAST_SHARE:
         raise UsageError(
             f"{found.name} has networks of another shape than the recipe {recipe.name}: {share:.1%} of its weights "
             "fit, so there is nothing to start from.",
             "Choose a model and a recipe whose [model] tables agree in size and image_size.",
         )
-    anew = len(parameters) - len(taken)
+    anew = len(list(model_of_recipe.parameters())) - len(taken)
     console.say(f"from: {found.path}, {share:.1%} of the weights" + (f"; {anew} tensors start anew" if anew else ""))
     return package, model_hash(found.path)
 

@@ -17,9 +17,8 @@ from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import UsageError
-from spherectl.features.networks import FeatureNetwork
+from spherectl.features.fit import measure_accuracy
 from spherectl.features.scores import (
-    accuracy,
     check_independent,
     frechet_floor,
     reference_statistics,
@@ -127,7 +126,7 @@ def summarise(
         scorer=scorer,
         count=count,
         guidance=guidance,
-        accuracy_real=_accuracy_on(network, test),
+        accuracy_real=measure_accuracy(network, test),
         floor=frechet_floor(network, train, reference, count),
         samples=tuple(samples),
         psnr=reconstruction_psnr(model, test, tell),
@@ -147,9 +146,3 @@ def reconstruction_psnr(model: api.Model, pictures: PictureSet, tell: Callable[[
         values.append(-10 * errors.clamp_min(1e-10).log10())
         tell(len(indices))
     return float(torch.cat(values).double().mean())
-
-
-def _accuracy_on(network: torch.nn.Module, pictures: PictureSet) -> float:
-    parts = torch.arange(len(pictures)).split(BATCH)
-    logits = [cast("FeatureNetwork", network)(to_float(pictures.gather(part))) for part in parts]
-    return accuracy(torch.cat(logits), pictures.labels)

@@ -297,14 +297,16 @@ class _State:
 
 def take_over(model: SphereEncoder, weights: dict[str, Tensor]) -> list[str]:
     """Copy weights of equal name and shape into a model; returns the names that kept their start values."""
-    kept = []
+    taken = fitting(model, weights)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name in weights and weights[name].shape == parameter.shape:
-                parameter.copy_(weights[name])
-            else:
-                kept.append(name)
-    return kept
+        for name, parameter in taken.items():
+            parameter.copy_(weights[name])
+    return [name for name, _ in model.named_parameters() if name not in taken]
+
+
+def fitting(model: SphereEncoder, weights: dict[str, Tensor]) -> dict[str, torch.nn.Parameter]:
+    """The model's parameters that have a weight of equal name and shape."""
+    return {name: p for name, p in model.named_parameters() if name in weights and weights[name].shape == p.shape}
 
 
 def _crossed(interval: int, before: int, after: int) -> bool:
