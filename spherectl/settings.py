@@ -43,6 +43,7 @@ class Settings(BaseSettings):
         model: the model used where a command names none, as --model takes it; None: the newest run, else the zoo's own.
         zoo_index: further index files beside the zoo's own; in the environment separated as in PATH.
         offline: never open a connection.
+        kernels: compile and use the project's own CPU kernels where the processor can run them.
     """
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True)
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     model: str | None = None
     zoo_index: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_split)] = ()
     offline: bool = False
+    kernels: bool = True
 
     @classmethod
     def settings_customise_sources(

@@ -7,11 +7,13 @@ channels, k in-context tokens. Images are in [-1, 1] here. Parameter names are t
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spherectl.model import fast, fused
 from spherectl.model.geometry import spherify
 from spherectl.model.layers import Block, Mixer, Modulation, OutputLinear, position_embedding, rotary_table
 
@@ -83,13 +85,14 @@ class Trunk(nn.Module):
                 self.inctx_embed = nn.Parameter(torch.zeros(1, in_context_tokens, width))
         self.blocks = nn.ModuleList(Block(width, heads, conditional) for _ in range(blocks))
         self.ffn = OutputLinear(width, out_channels, conditional)
-        self._tables: dict[int, list[Tensor]] = {}
+        self.int8 = False  # whether `fast.py` computes the blocks' products in int8
+        self._tables: dict[int, Tensor] = {}
         self._tables_of: tuple[object, ...] = ()
 
     def run(self, x: Tensor, y: Tensor | None) -> Tensor:
         """Tokens (B, N, D) and labels (B,) -> (B, N, out_channels)."""
         modulations = self.modulations(y)
-        table = _rotary(self.grid, self.width // self.heads, x.device, x.dtype)
+        table = self.rotary(x.device, x.dtype)
         x, extra = x + self.pos_embed, 0  # (B, N, D)
         for i, block in enumerate(self.blocks):
             if self.in_context_tokens and i == self.in_context_start:
@@ -105,7 +108,16 @@ class Trunk(nn.Module):
             return (self.inctx_embed + self.inctx_pos_embed).expand(batch, -1, -1)
         return self.y_embedder(self._labels(y))[:, None] + self.inctx_pos_embed  # type: ignore[no-any-return]
 
-    def modulations(self, y: Tensor | None) -> list[Tensor | None]:
+    def takes_kernels(self, device: torch.device) -> bool:
+        """Whether `fused.py` can run this network here and now; it leaves out what no published model has."""
+        plain = not self.in_context_tokens and not self.spherify_blocks
+        return plain and fused.fits(device, self.grid**2, self.blocks[0].attn)  # type: ignore[arg-type]
+
+    def rotary(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """(2, N, K) cosines and sines, kept from call to call."""
+        return _rotary(self.grid, self.width // self.heads, device, dtype)
+
+    def modulations(self, y: Tensor | None) -> Sequence[Tensor | None]:
         """Modulation of every block and of the output linear: (B, 6 D) each and (B, 2 D), or None.
 
         With gradients each is computed from the labels' embeddings; without, looked up in a table of the classes.
@@ -116,10 +128,25 @@ class Trunk(nn.Module):
         if torch.is_grad_enabled():
             c = self.y_embedder(y)  # (B, D)
             return [layer(c) for layer in self._modulation_layers()]
-        calls, position = torch.unique(y // CLASSES_PER_CALL, return_inverse=True)
-        tables = [self._class_table(call) for call in calls.tolist()]
-        rows = position * CLASSES_PER_CALL + y % CLASSES_PER_CALL  # (B,)
-        return [torch.cat(parts)[rows] for parts in zip(*tables, strict=True)]
+        sizes = [layer[1].out_features for layer in self._modulation_layers()]
+        return self.class_rows(y, self._kept_tables()).split(sizes, dim=1)  # type: ignore[no-any-return, no-untyped-call]
+
+    def class_rows(self, y: Tensor | None, tables: dict[int, Tensor]) -> Tensor:
+        """Modulations of labels (B,) side by side, (B, 6 D blocks + 2 D), looked up in tables and added to them.
+
+        Args:
+            y: labels.
+            tables: of 16 classes each, by class // 16; of these weights.
+        """
+        chosen = [divmod(label, CLASSES_PER_CALL) for label in self._labels(y).tolist()]
+        calls = sorted({call for call, _ in chosen})
+        for call in calls:
+            if call not in tables:
+                while len(tables) >= max(CACHED_CALLS, len(calls)):
+                    del tables[next(one for one in tables if one not in calls)]
+                tables[call] = self._class_table(call)
+        rows = torch.tensor([calls.index(call) * CLASSES_PER_CALL + row for call, row in chosen])
+        return torch.cat([tables[call] for call in calls])[rows.to(tables[calls[0]].device)]
 
     def _labels(self, y: Tensor | None) -> Tensor:
         if y is None:
@@ -129,24 +156,25 @@ class Trunk(nn.Module):
     def _modulation_layers(self) -> list[Modulation]:
         return [layer for block in [*self.blocks, self.ffn] if (layer := block.adaLN_modulation) is not None]
 
-    def _class_table(self, call: int) -> list[Tensor]:
-        """Modulations of classes 16 call .. 16 call + 15, kept until a weight, the device or the dtype changes."""
+    def _kept_tables(self) -> dict[int, Tensor]:
+        """The tables so far; none after a weight, the device or the dtype changed."""
         assert self.y_embedder is not None
-        layers = self._modulation_layers()
-        parameters = [*self.y_embedder.parameters(), *(p for layer in layers for p in layer.parameters())]
+        parameters = [*self.y_embedder.parameters(), *(p for m in self._modulation_layers() for p in m.parameters())]
         device = parameters[0].device.type
         state = (torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device),)
         key = (*state, *((p.data_ptr(), p._version, p.dtype) for p in parameters))  # noqa: SLF001
         if key != self._tables_of:
             self._tables.clear()
             self._tables_of = key
-        if call not in self._tables:
-            while len(self._tables) >= CACHED_CALLS:
-                del self._tables[next(iter(self._tables))]
-            classes = torch.arange(call * CLASSES_PER_CALL, (call + 1) * CLASSES_PER_CALL, device=parameters[0].device)
-            c = self.y_embedder(classes.clamp(max=self.num_classes))  # (16, D)
-            self._tables[call] = [layer(c) for layer in layers]
-        return self._tables[call]
+        return self._tables
+
+    def _class_table(self, call: int) -> Tensor:
+        """Modulations of classes 16 call .. 16 call + 15 side by side, (16, 6 D blocks + 2 D)."""
+        assert self.y_embedder is not None
+        device = self.pos_embed.device
+        classes = torch.arange(call * CLASSES_PER_CALL, (call + 1) * CLASSES_PER_CALL, device=device)
+        c = self.y_embedder(classes.clamp(max=self.num_classes))  # (16, D)
+        return torch.cat([layer(c) for layer in self._modulation_layers()], dim=1)
 
 
 class Encoder(Trunk):
@@ -186,15 +214,20 @@ class Encoder(Trunk):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, 3, H, W), (B,) -> (B, N, d)."""
+        if self.takes_kernels(x.device):
+            return (fused if torch.is_grad_enabled() else fast).encode(self, x, y)
         out: Tensor = self.out(self.run(self.embed(x), y))  # (B, N, d)
         return out
 
     def embed(self, x: Tensor) -> Tensor:
         """Both convolutions as products over patches, (B, N, D): they do not overlap, and products keep rows apart."""
-        p, g = self.patch_size, self.grid
-        patches = x.reshape(-1, CHANNELS, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), g * g, -1)
-        x = F.linear(patches.to(self.patch.weight.dtype), self.patch.weight.flatten(1))  # (B, N, D)
+        x = F.linear(self.patches(x).to(self.patch.weight.dtype), self.patch.weight.flatten(1))  # (B, N, D)
         return F.linear(x, self.point.weight.flatten(1), self.point.bias)  # (B, N, D)
+
+    def patches(self, x: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, N, 3 p^2), in the order channel, row, column."""
+        p, g = self.patch_size, self.grid
+        return x.reshape(-1, CHANNELS, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), g * g, -1)
 
     @property
     def patch(self) -> nn.Conv2d:
@@ -247,6 +280,8 @@ class Decoder(Trunk):
 
     def forward(self, v: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, N, d), (B,) -> (B, 3, H, W)."""
+        if self.takes_kernels(v.device):
+            return (fused if torch.is_grad_enabled() else fast).decode(self, v, y)
         v = v.to(self.pos_embed.dtype)
         out: Tensor = self.out(self.run(self.x_embedder(v), y))  # (B, 3, H, W)
         return out
@@ -278,6 +313,7 @@ class PixelHead(nn.Sequential):
             up = nn.ConvTranspose2d(c, CHANNELS, patch_size + 2, patch_size, padding=1)
             parts = [ToPixels(grid, 1), nn.ReflectionPad2d(1), nn.Conv2d(c, c, 3), nn.SiLU(), up, nn.Tanh()]
         super().__init__(*parts)
+        self.kind = kind
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, K) -> (B, 3, H, W). On CPUs without gradients one image at a time, so that its bits are its own."""

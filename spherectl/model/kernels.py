@@ -1,0 +1,137 @@
+"""The compiled parts of a block: kernels.c, built once on this machine for its processor, kept in the cache, loaded.
+
+They exist where they pay: on Linux, on a processor with AVX512-BF16, where there is a C compiler. Everywhere else the
+networks run on torch alone, to the same mathematics. `fused.py` is the only caller.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spherectl.errors import SpherectlError
+from spherectl.files import replacing
+from spherectl.settings import load_settings
+
+SOURCE = Path(__file__).with_name("kernels.c")
+COMPILERS = ("cc", "gcc", "clang")
+# No -ffast-math: the same source is to give the same bits.
+FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
+PROCESSOR = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
+COMPILE_S = 120
+
+# One letter an argument: p tensor or None, i integer, f float.
+SIGNATURES = {
+    "norm_forward": "iiifpppipppippp",
+    "norm_backward": "iiippppppippipppppp",
+    "linear_forward": "iiiippppiip",
+    "linear_forward_bytes": "iiiipppppppiip",
+    "bytes_forward": "iippp",
+    "tokens_forward": "iiiipppfp",
+    "swiglu_forward": "iipp",
+    "swiglu_backward": "iippp",
+    "silu_forward": "ipp",
+    "silu_backward": "ippp",
+    "pixels_forward": "iiipppp",
+    "attention_forward": "iiiifpppp",
+    "attention_backward": "iiiifpppppp",
+}
+TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
+
+
+def available() -> bool:
+    """Whether the kernels can be called here."""
+    return isinstance(_library(), ctypes.CDLL)
+
+
+def products_pay() -> bool:
+    """Whether the kernels' own products are the fastest here: not where oneDNN has AMX, which they do not use."""
+    return available() and "amx_bf16" not in _processor_flags()
+
+
+def explain() -> str:
+    """Where they stand, for `spherectl doctor`: "works", or why not."""
+    found = _library()
+    return found if isinstance(found, str) else "works (AVX512-BF16, compiled)"
+
+
+def call(name: str, *arguments: Tensor | int | float | None) -> None:
+    """Call a kernel; tensors are contiguous but where kernels.c says otherwise, and are passed by address.
+
+    Raises:
+        MemoryError: the kernel's buffers do not fit.
+    """
+    library = _library()
+    assert isinstance(library, ctypes.CDLL)
+    plain = [one.data_ptr() if isinstance(one, Tensor) else one for one in arguments]
+    if getattr(library, name)(*plain):
+        raise MemoryError(f"No memory for the buffers of {name}.")
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | str:
+    """The loaded library, or why there is none. The first call on a machine compiles, which takes two seconds."""
+    settings = load_settings()
+    if not settings.kernels:
+        return "switched off by the setting `kernels`"
+    if platform.system() != "Linux":
+        return f"on Linux only, not on {platform.system()}"
+    flags = _processor_flags()
+    if missing := [flag for flag in PROCESSOR if flag not in flags]:
+        return f"this processor lacks {', '.join(missing)}"
+    try:
+        return _load(_built(settings.cache / "kernels", flags))
+    except (OSError, SpherectlError, subprocess.SubprocessError) as error:
+        output = str(getattr(error, "stderr", None) or error).strip()
+        return f"cannot be built or loaded: {output.splitlines()[-1] if output else type(error).__name__}"
+
+
+@functools.cache
+def _processor_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset()
+    found = re.search(r"^flags\s*:(.*)$", text, re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def _built(folder: Path, flags: frozenset[str]) -> Path:
+    """The library of this source, these options and this processor, compiled if it is not in the folder yet."""
+    compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
+    if compiler is None:
+        raise FileNotFoundError(f"no C compiler ({', '.join(COMPILERS)})")
+    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), " ".join(sorted(flags)).encode()]
+    target = folder / f"{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
+    if not target.exists():
+        with tempfile.TemporaryDirectory() as scratch, replacing(target) as temporary:
+            # Linked without OpenMP's runtime: torch has brought one, and two would fight for the cores.
+            run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=COMPILE_S)
+            run([compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{scratch}/kernels.o"])
+            run([compiler, "-shared", f"{scratch}/kernels.o", "-o", str(temporary), "-lm"])
+    return target
+
+
+def _load(path: Path) -> ctypes.CDLL:
+    torch.get_num_threads()  # so that torch has loaded its OpenMP runtime
+    mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text(encoding="utf-8").splitlines()}
+    runtimes = sorted(name for name in mapped if re.search(r"/lib(gomp|omp|iomp5)[^/]*\.so", name))
+    if not runtimes:
+        raise OSError("torch has no OpenMP runtime")
+    ctypes.CDLL(runtimes[0], mode=ctypes.RTLD_GLOBAL | os.RTLD_NOW)
+    library = ctypes.CDLL(str(path))
+    for name, letters in SIGNATURES.items():
+        getattr(library, name).argtypes = [TYPES[letter] for letter in letters]
+        getattr(library, name).restype = ctypes.c_int
+    return library
