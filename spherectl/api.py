@@ -19,7 +19,7 @@ from spherectl import zoo
 from spherectl.classes import parse_classes
 from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
-from spherectl.model import sampler, seeding, weights
+from spherectl.model import kernels, sampler, seeding, weights
 from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
@@ -39,7 +39,9 @@ __all__ = [
     "objective",
 ]
 
-Dtype = Literal["auto", "float32", "bfloat16"]
+Dtype = Literal["auto", "float32", "bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16", "int8"]
+PAYS = 1.2  # so much faster bfloat16 must be to be chosen
 TOLERANCE = 1e-6
 
 
@@ -67,7 +69,9 @@ class Model:
         recipe: from the header; its [sample] table holds the defaults of `generate`.
         class_names: empty where there are none.
         header: everything the file says of itself.
-        device, dtype: where and in what it computes.
+        device: where it computes.
+        precision: in what; int8 is for the products of the blocks, all else is bfloat16 then.
+        dtype: of the weights in memory.
         weights: "ema" or "raw", the set in use.
     """
 
@@ -78,11 +82,15 @@ class Model:
         *,
         name: str,
         device: torch.device,
-        dtype: torch.dtype,
+        precision: Precision = "float32",
         weights_kind: Literal["ema", "raw"] = "ema",
         file: Path | None = None,
     ) -> None:
+        dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.network = network.to(device, dtype)
+        for trunk in (network.encoder, network.decoder):
+            trunk.int8 = precision == "int8"
+        self.precision: Precision = precision
         self.weights: Literal["ema", "raw"] = "raw" if header.get("weights", "raw") == "raw" else weights_kind
         self.name, self.header, self.device, self.dtype = name, header, device, dtype
         self.recipe: Recipe = weights.Package(header, {}).recipe
@@ -181,7 +189,8 @@ def load(
         model: a zoo name, a model file, a run folder or a published checkpoint folder; None: the setting, else the
             newest run, else the embedded model.
         device: auto, cpu, cuda, cuda:1, mps.
-        dtype: "auto" is bfloat16 on CUDA, float32 elsewhere.
+        dtype: "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster, float32 elsewhere; "int8" is
+            faster still on such CPUs, at a price in exactness.
         weights_kind: averaged weights where there are any, or those of the last step.
 
     Raises:
@@ -200,13 +209,13 @@ def load_found(
         package = weights.Package(package.header, package.weights, _newest_raw(found.path.parent))
     where = choose_device(device)
     network = weights.instantiate(package, weights_kind)
-    precision = choose_dtype(dtype, where)
+    precision = choose_precision(dtype, where, network)
     return Model(
         network,
         package.header,
         name=found.name,
         device=where,
-        dtype=precision,
+        precision=precision,
         weights_kind=weights_kind,
         file=found.path,
     )
@@ -330,17 +339,23 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def choose_dtype(name: Dtype, device: torch.device) -> torch.dtype:
-    """The dtype of a name; "auto" is bfloat16 on CUDA, float32 elsewhere.
+def choose_precision(name: Dtype, device: torch.device, network: SphereEncoder) -> Precision:
+    """The precision of a name; "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster.
 
     Raises:
-        UsageError: bfloat16 on MPS, which this project runs in float32.
+        UsageError: bfloat16 on MPS, which this project runs in float32; int8 where the kernels cannot run the network.
     """
+    if name == "float32" or device.type == "mps":
+        if name not in ("auto", "float32"):
+            raise UsageError("On MPS models run in float32.", "Leave --dtype at auto.")
+        return "float32"
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name == "bfloat16" and device.type == "mps":
-        raise UsageError("On MPS models run in float32.", "Leave --dtype at auto.")
-    return torch.bfloat16 if name == "bfloat16" else torch.float32
+        pays = device.type == "cuda" or (network.takes_kernels(device) and kernels.speedup() > PAYS)
+        return "bfloat16" if pays else "float32"
+    if name == "int8" and not network.takes_kernels(device):
+        why = kernels.explain() if not kernels.available() else f"not for this model on {device.type}"
+        raise UsageError(f"int8 needs the CPU kernels: {why}.", "Leave --dtype at auto.")
+    return name
 
 
 def _newest_raw(run: Path) -> dict[str, Tensor] | None:

@@ -16,7 +16,6 @@ from spherectl.model import attention
 from spherectl.recipe import Positive, SampleSpec
 
 FORMAT = 1
-DTYPES: dict[torch.dtype, Literal["float32", "bfloat16"]] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 # Pictures that are made again together, where an image does not depend on the others.
 REMAKE_BATCH = 64
@@ -37,7 +36,7 @@ class Provenance(SampleSpec):
         class_: its class, the null class being the number of classes; None for unconditional models.
         columns: of a grid; None: nearly a square.
         dtype, backend, versions: on which arithmetic the last bits depend.
-        chunk: present where an image depends on how many are computed with it: not in float32 on a CPU.
+        chunk: present where an image may depend on how many are computed with it.
     """
 
     model_config = ConfigDict(protected_namespaces=())  # there is no harm in `model_sha256`
@@ -50,7 +49,7 @@ class Provenance(SampleSpec):
     index: Image | Annotated[list[Image], Field(min_length=2)]
     class_: Class | list[Class] | None = Field(alias="class")
     columns: Positive | None = None
-    dtype: Literal["float32", "bfloat16"]
+    dtype: api.Precision
     backend: str
     versions: dict[str, str]
     chunk: Chunk | list[Chunk] | None = None
@@ -124,7 +123,7 @@ def describe(
         "index": numbers[0] if single else numbers,
         "class": None if labels is None else (int(labels[0]) if single else labels.tolist()),
         **settings.model_dump(),
-        "dtype": DTYPES[model.dtype],
+        "dtype": model.precision,
         **_arithmetic(model),
     }
     if columns is not None and not single:
@@ -136,14 +135,17 @@ def describe(
 
 
 def is_invariant(model: api.Model) -> bool:
-    """Whether an image's bits do not depend on the images computed with it: float32 on a CPU."""
-    return model.dtype == torch.float32 and model.device.type == "cpu"
+    """Whether an image's bits do not depend on the images computed with it: on a CPU in float32, or on the kernels."""
+    return model.device.type == "cpu" and (model.precision == "float32" or model.network.takes_kernels(model.device))
 
 
 def _arithmetic(model: api.Model) -> dict[str, Any]:
     """Device and attention, as in "cpu sdpa", and versions: what the same picture made elsewhere may differ by."""
-    asked, trunk = model.recipe.model.attention, model.network.encoder
-    if asked == "auto":
+    asked: str = model.recipe.model.attention
+    trunk = model.network.encoder
+    if model.precision != "float32" and model.network.takes_kernels(model.device):
+        asked = "kernels"
+    elif asked == "auto":
         asked = attention.choose(model.device, model.dtype, trunk.grid**2, trunk.width // trunk.heads, training=False)
     versions = {"spherectl": spherectl.__version__, "torch": torch.__version__}
     return {"backend": f"{model.device.type} {asked}", "versions": versions}

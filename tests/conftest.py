@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,6 +97,16 @@ def _surroundings(folder: Path) -> dict[str, str]:
     return {name: str(folder / place) for name, place in HOMES.items()}
 
 
+def _share_kernels(folder: Path) -> None:
+    """Let all caches below a test's folder hold the same compiled kernels: a compilation takes two seconds."""
+    shared = Path(tempfile.gettempdir()) / f"spherectl-test-kernels-{os.getuid()}" if hasattr(os, "getuid") else None
+    own = folder / HOMES["XDG_CACHE_HOME"] / "spherectl" / "kernels"
+    if shared is not None and not own.exists():
+        shared.mkdir(mode=0o700, exist_ok=True)
+        own.parent.mkdir(parents=True, exist_ok=True)
+        own.symlink_to(shared, target_is_directory=True)
+
+
 class Cli:
     """`python -m spherectl` in a process of its own, whose home, settings, caches and ./runs lie below `folder`.
 
@@ -162,6 +173,7 @@ class Cli:
             "PYTHONPATH": str(ROOT),
             "_TYPER_FORCE_DISABLE_TERMINAL": "1",
         }
+        _share_kernels(self.folder)
         return kept | plain | _surroundings(self.folder) | dict(extra or {})
 
 

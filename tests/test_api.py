@@ -27,14 +27,14 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def model(tiny_run: Path) -> api.Model:
-    return spherectl.load(tiny_run, device="cpu")
+    return spherectl.load(tiny_run, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def free(model: api.Model, lively) -> api.Model:
     """An unconditional model that came from no file."""
     package = lively(model.recipe.replace(model={"num_classes": 0}))
-    return api.Model(weights.instantiate(package), package.header, name="free", device=CPU, dtype=torch.float32)
+    return api.Model(weights.instantiate(package), package.header, name="free", device=CPU)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def images(pictures: PictureSet) -> Tensor:
 def test_a_model_says_what_it_is(model):
     assert (model.name, model.num_classes, model.weights) == ("tiny", 10, "ema")
     assert model.class_names == FASHION_MNIST_CLASSES
-    assert (model.device, model.dtype) == (CPU, torch.float32)
+    assert (model.device, model.precision, model.dtype) == (CPU, "float32", torch.float32)
     assert model.recipe.noise.angle_deg == 80
     assert model.header["images_seen"] == 160
     assert not any(p.requires_grad for p in model.network.parameters())
@@ -61,7 +61,8 @@ def test_a_model_says_what_it_is(model):
 
 def test_a_run_its_file_and_a_copy_are_the_same_model(model, tiny_run, tmp_path):
     copy = shutil.copy(tiny_run / "model.safetensors", tmp_path / "copy.safetensors")
-    others = [spherectl.load(path, device="cpu") for path in (str(tiny_run), tiny_run / "model.safetensors", copy)]
+    places = (str(tiny_run), tiny_run / "model.safetensors", copy)
+    others = [spherectl.load(path, device="cpu", dtype="float32") for path in places]
     assert [other.name for other in others] == ["tiny", "tiny", "copy"]
     assert {other.sha256 for other in others} == {model.sha256}
     for other in others:
@@ -76,7 +77,7 @@ def test_without_a_name_the_newest_run_is_loaded(tiny_run, tmp_path, monkeypatch
 
 
 def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
-    raw = spherectl.load(tiny_run, device="cpu", weights_kind="raw")
+    raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights_kind="raw")
     assert raw.weights == "raw"
     expected = weights.read_tensors(tiny_run / "checkpoints" / "000000000160.safetensors")
     for name, parameter in raw.network.named_parameters():
@@ -101,10 +102,27 @@ def test_a_model_that_is_not_there_is_refused(tmp_path):
 def test_devices_and_dtypes(tiny_run):
     half = spherectl.load(tiny_run, device="cpu", dtype="bfloat16")
     assert {p.dtype for p in half.network.parameters()} == {torch.bfloat16}
-    assert api.choose_dtype("auto", CPU) == torch.float32
-    assert api.choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
-    with pytest.raises(UsageError, match="MPS"):
-        api.choose_dtype("bfloat16", torch.device("mps"))
+    network = half.network
+    assert api.choose_precision("auto", torch.device("cuda"), network) == "bfloat16"
+    assert api.choose_precision("auto", torch.device("mps"), network) == "float32"
+    for name in ("bfloat16", "int8"):
+        with pytest.raises(UsageError, match="MPS"):
+            api.choose_precision(name, torch.device("mps"), network)
+
+
+def test_auto_takes_bfloat16_only_where_it_was_measured_to_be_faster(tiny_run, monkeypatch):
+    network = spherectl.load(tiny_run, device="cpu").network
+    monkeypatch.setattr(type(network), "takes_kernels", lambda *_: True)
+    for speedup, expected in ((0.9, "float32"), (2.4, "bfloat16")):
+        monkeypatch.setattr(api.kernels, "speedup", lambda speedup=speedup: speedup)
+        assert api.choose_precision("auto", CPU, network) == expected
+    monkeypatch.setattr(type(network), "takes_kernels", lambda *_: False)
+    assert api.choose_precision("auto", CPU, network) == "float32"
+    with pytest.raises(UsageError, match="int8 needs the CPU kernels"):
+        api.choose_precision("int8", CPU, network)
+
+
+def test_device_names(tiny_run):
     for absent in ("abacus", "cuda:99"):
         with pytest.raises(UsageError, match=f"There is no device '{absent}' here"):
             spherectl.load(tiny_run, device=absent)

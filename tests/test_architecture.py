@@ -26,7 +26,8 @@ FLOORS = [
     # The networks and their mathematics.
     [
         "model",
-        *("model.geometry", "model.seeding", "model.attention", "model.layers", "model.vit", "model.sphere"),
+        *("model.geometry", "model.seeding", "model.attention", "model.layers"),
+        *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
         *("model.sampler", "model.objective", "model.weights"),
     ],
     # Pictures, and frozen networks that look at them.

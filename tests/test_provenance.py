@@ -13,19 +13,25 @@ import torch
 import spherectl
 from spherectl import api, provenance
 from spherectl.errors import FileError, UsageError
-from spherectl.model import weights
+from spherectl.model import kernels, weights
 
 pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(scope="module")
 def model(tiny_run: Path) -> api.Model:
-    return api.load(tiny_run, device="cpu")
+    return api.load(tiny_run, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
 def half(tiny_run: Path) -> api.Model:
     return api.load(tiny_run, device="cpu", dtype="bfloat16")
+
+
+@pytest.fixture
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a processor that cannot run them, where a bfloat16 picture may depend on its batch."""
+    monkeypatch.setattr(kernels, "available", lambda: False)
 
 
 def drawn(model: api.Model, count: int, batch: int, seed: int = 3, **settings: Any) -> tuple[torch.Tensor, Any]:
@@ -76,6 +82,7 @@ def test_a_grid_lists_its_pictures(model):
     assert "columns" not in describe(0, columns=2)  # of one picture
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_the_batch_is_said_only_where_bits_depend_on_it(model, half):
     """In bfloat16: images computed together and the place among them; the last batch is shorter."""
     _, describe = drawn(model, 7, 5)
@@ -84,6 +91,19 @@ def test_the_batch_is_said_only_where_bits_depend_on_it(model, half):
     assert describe(6)["chunk"] == [2, 1]
     assert describe(3, 4, 5)["chunk"] == [[5, 3], [5, 4], [2, 0]]
     assert describe(3)["dtype"] == "bfloat16"
+
+
+@pytest.mark.skipif(not kernels.available(), reason=f"kernels: {kernels.explain()}")
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_on_the_kernels_no_bit_depends_on_the_batch(tiny_run, precision):
+    model = api.load(tiny_run, device="cpu", dtype=precision)
+    together, describe = drawn(model, 7, 7)
+    apart, _ = drawn(model, 7, 2)
+    assert torch.equal(together, apart)
+    assert "chunk" not in describe(6)
+    assert (describe(6)["dtype"], describe(6)["backend"]) == (precision, "cpu kernels")
+    again, _ = provenance.remake(model, provenance.read(describe(5)))
+    assert torch.equal(again, together[5:6])
 
 
 @pytest.mark.parametrize("which", ["model", "half"])
@@ -104,6 +124,7 @@ def test_more_pictures_than_are_remade_at_once_are_made_again_too(model, monkeyp
     assert torch.equal(again, images)
 
 
+@pytest.mark.usefixtures("without_kernels")
 def test_places_of_a_chunk_that_nobody_asks_for_are_filled(half, monkeypatch):
     """A picture is computed among as many others as when it was drawn, at the same place."""
     seen = []
@@ -130,7 +151,7 @@ def test_an_unconditional_picture_has_no_class(lively, model):
     package = lively(model.recipe.replace(model={"num_classes": 0}))
     cpu = torch.device("cpu")
     network = weights.instantiate(package)
-    free = api.Model(network, package.header, name="free", device=cpu, dtype=torch.float32)
+    free = api.Model(network, package.header, name="free", device=cpu)
     images, describe = drawn(free, 3, 3)
     assert describe(2)["class"] is None
     again, _ = provenance.remake(free, provenance.read(describe(0, 1, 2)))

@@ -27,6 +27,7 @@ class DtypeName(StrEnum):
     AUTO = "auto"
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
+    INT8 = "int8"
 
 
 class WeightsName(StrEnum):
@@ -55,7 +56,8 @@ Device = Annotated[  # default None
     ),
 ]
 Dtype = Annotated[  # default DtypeName.AUTO
-    DtypeName, typer.Option("--dtype", help="Precision; auto is bfloat16 on CUDA and float32 elsewhere.")
+    DtypeName,
+    typer.Option("--dtype", help="Precision; auto is bfloat16 where that is fast (CUDA, AVX512-BF16), else float32."),
 ]
 Seed = Annotated[  # default 0
     int,

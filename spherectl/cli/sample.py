@@ -116,7 +116,7 @@ def sample(
     from spherectl import api, zoo
     from spherectl.classes import UnknownClassError
     from spherectl.output import check_target, claimed, write_pictures
-    from spherectl.provenance import DTYPES, describe
+    from spherectl.provenance import describe
     from spherectl.settings import load_settings
 
     settings = load_settings()
@@ -144,7 +144,7 @@ def sample(
         loaded, chosen, batches = prepare(_another_model(error, settings))
     console.say(
         f"settings: {chosen.steps} step{'s' * (chosen.steps > 1)}, guidance {chosen.guidance:g} ({chosen.guide}), "
-        f"{chosen.noise} noise, {chosen.strength} strength, seed {seed}, {DTYPES[loaded.dtype]}"
+        f"{chosen.noise} noise, {chosen.strength} strength, seed {seed}, {loaded.precision}"
     )
 
     def about(indices: Tensor, labels: Tensor | None, columns: int | None) -> dict[str, Any]:

@@ -10,120 +10,45 @@ Shapes: B batch, N tokens, D width, d token channels, c channels of a mixer, h h
 from __future__ import annotations
 
 import math
-import weakref
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from spherectl.model import kernels
-from spherectl.model.layers import NORM_EPSILON, Block, Mixer
-
-if TYPE_CHECKING:
-    from spherectl.model.vit import Decoder, Encoder, PixelHead, Trunk
+from spherectl.model.layers import NORM_EPSILON, Mixer, RMSNorm
+from spherectl.model.packing import Linear, Prepared, prepared
 
 PLAIN, SILU, SWIGLU, RESIDUAL = range(4)  # what becomes of a product, as in kernels.c
-LANES, PANEL, LEAST_ROWS = 16, 32, 8
 FLOAT_BYTES = 4
 
 
-class Linear(NamedTuple):
-    """A linear as `linear_forward` takes it.
-
-    Attributes:
-        inner, columns: inputs and outputs.
-        panels: (columns / 32, inner / 2, 32, 2) bfloat16, or (columns / 32, inner / 4, 32, 4) int8.
-        bias: (columns,) float32, rounded up to 32.
-        factors: the same of what an int8 weight of each column stands for; None for bfloat16.
-        starts: (columns,) int32 where the sums of int8 products begin.
-    """
-
-    inner: int
-    columns: int
-    panels: Tensor
-    bias: Tensor
-    factors: Tensor | None = None
-    starts: Tensor | None = None
-
-
-class Tokens(NamedTuple):
-    """A linear over tokens as `tokens_forward` takes it: (n, n) bfloat16 and (n,) float32, n = N rounded up to 16."""
-
-    weight: Tensor
-    bias: Tensor
-
-
-class MixerStep(NamedTuple):
-    """One mixer block: norms (c,), products, and the gates as a number and as (c,)."""
-
-    norm1: Tensor
-    tokens1: Tokens
-    tokens2: Tokens
-    alpha1: float
-    norm2: Tensor
-    channels1: Linear
-    channels2: Linear
-    alpha2: Tensor
-
-
-class Step(NamedTuple):
-    """One transformer block: norms (D,) and products."""
-
-    norm1: Tensor
-    qkv: Linear
-    proj: Linear
-    norm2: Tensor
-    w12: Linear
-    w3: Linear
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A network's weights, laid out.
-
-    Attributes:
-        state: of the parameters these were made from.
-        entrance: linears from patches or latent tokens to the width.
-        mixer: steps of the MLP-Mixer, before the blocks in a decoder, after them in an encoder.
-        blocks, norm, output: the trunk.
-        modulations: gathered rows of each 16 classes asked for so far, (16, all modulations side by side) float32.
-    """
-
-    state: tuple[int, ...]
-    entrance: list[Linear]
-    mixer: list[MixerStep]
-    blocks: list[Step]
-    norm: Tensor | None
-    output: Linear
-    modulations: dict[int, Tensor]
-
-
-def encode(network: Encoder, x: Tensor, y: Tensor | None) -> Tensor:
+def encode(network: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """`Encoder.forward`: (B, 3, H, W), (B,) -> (B, N, d) float32."""
     ready = prepared(network)
     patch, point = ready.entrance
-    tokens = linear(patch, network.patches(x).bfloat16().contiguous(), PLAIN)  # (B, N, D)
+    tokens = linear(patch, _even(network.patches(x).bfloat16()), PLAIN)  # (B, N, D)
     z = linear(ready.output, _blocks(network, ready, _add(point, tokens, network.pos_embed), y), RESIDUAL)  # (B, N, d)
     return _mix(ready, z, network.out.norm) if isinstance(network.out, Mixer) else z
 
 
-def decode(network: Decoder, v: Tensor, y: Tensor | None) -> Tensor:
+def decode(network: Any, v: Tensor, y: Tensor | None) -> Tensor:
     """`Decoder.forward`: (B, N, d), (B,) -> (B, 3, H, W) float32."""
     ready, pos = prepared(network), network.pos_embed
     (entrance,) = ready.entrance
-    v = F.pad(v, (0, entrance.inner - v.shape[-1])).bfloat16().contiguous()
+    v = _even(v.bfloat16())
     if ready.mixer:
-        x = _mix(ready, linear(entrance, v, RESIDUAL), network.x_embedder[1].norm) + pos.float()  # type: ignore[index]
+        mixer: Any = network.x_embedder
+        x = _mix(ready, linear(entrance, v, RESIDUAL), mixer[1].norm) + pos.float()  # (B, N, D)
     else:
         x = _add(entrance, v, pos)  # (B, N, D)
     tokens = linear(ready.output, _blocks(network, ready, x, y), PLAIN)  # (B, N, K)
     return _pixels(network.out, tokens)
 
 
-def _blocks(network: Trunk, ready: Prepared, x: Tensor, y: Tensor | None) -> Tensor:
+def _blocks(network: Any, ready: Prepared, x: Tensor, y: Tensor | None) -> Tensor:
     """Tokens (B, N, D) float32, which are overwritten, through blocks and last norm: (B, N, D) bfloat16."""
     images, tokens, width = x.shape
     rows, heads, hidden = images * tokens, network.heads, ready.blocks[0].w3.inner if ready.blocks else 0
@@ -153,9 +78,9 @@ def _blocks(network: Trunk, ready: Prepared, x: Tensor, y: Tensor | None) -> Ten
         linear(block.w3, gated, RESIDUAL, x, gate2, stride)  # (B, N, D)
     if ready.norm is None:
         return x.bfloat16()
-    shift, scale_ = next(parts), next(parts)
-    norm(ready.norm, shift, scale_)
-    return normed
+    norm(ready.norm, next(parts), next(parts))
+    result: Tensor = normed
+    return result
 
 
 def linear(
@@ -178,7 +103,7 @@ def linear(
     """
     rows, columns = x.numel() // layer.inner, layer.columns
     if out is None:
-        shape = (*x.shape[:-1], columns)
+        shape = (*x.shape[:-1], columns // 2 if kind == SWIGLU else columns)
         out = torch.zeros(shape) if kind == RESIDUAL else torch.empty(shape, dtype=torch.bfloat16)
     into = (layer.bias, gate, gate_stride, x.shape[1], out)
     if layer.factors is None:
@@ -196,7 +121,7 @@ def _add(layer: Linear, x: Tensor, start: Tensor) -> Tensor:
     return linear(layer, x, RESIDUAL, start.float().expand(len(x), -1, -1).clone(memory_format=torch.contiguous_format))
 
 
-def _mix(ready: Prepared, x: Tensor, last: nn.Module) -> Tensor:
+def _mix(ready: Prepared, x: Tensor, last: RMSNorm) -> Tensor:
     """MLP-Mixer blocks and their last norm over (B, N, c) float32, which is overwritten; (B, N, c) float32."""
     images, tokens, channels = x.shape
     rows, y = images * tokens, torch.empty(x.shape, dtype=torch.bfloat16)
@@ -211,33 +136,34 @@ def _mix(ready: Prepared, x: Tensor, last: nn.Module) -> Tensor:
             kernels.call("tokens_forward", images, tokens, channels, kind, source, weight, bias, gate, target)
         kernels.call("norm_forward", *plain, step.norm2, None, None, 0, None, y, None)
         linear(step.channels2, linear(step.channels1, _even(y), SILU, wide), RESIDUAL, x, step.alpha2)
-    weight = last.weight
-    return F.rms_norm(x, (channels,), None if weight is None else weight.float(), NORM_EPSILON)
+    out: Tensor = last(x)
+    return out
 
 
 def _even(x: Tensor) -> Tensor:
     """With one more channel of zeros where the number of channels is odd."""
-    return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x
+    return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x.contiguous()
 
 
-def _pixels(head: PixelHead, tokens: Tensor) -> Tensor:
+def _pixels(head: Any, tokens: Tensor) -> Tensor:
     """The pixel head: (B, N, K) bfloat16 -> (B, 3, H, W) float32 in [-1, 1]."""
     if head.kind != "linear":
-        return head(tokens).float()  # type: ignore[no-any-return]
+        out: Tensor = head(tokens).float()
+        return out
     unfold, _, conv, _ = head
     side = unfold.grid * unfold.side
-    out = torch.empty(len(tokens), conv.out_channels, side, side)
+    out = torch.empty(len(tokens), conv.out_channels, side, side)  # (B, 3, H, W)
     weight, bias = conv.weight.float().contiguous(), conv.bias.float()
     kernels.call("pixels_forward", len(tokens), unfold.grid, unfold.side, tokens, weight, bias, out)
     return out
 
 
-def _modulations(network: Trunk, ready: Prepared, y: Tensor | None) -> Tensor | None:
+def _modulations(network: Any, ready: Prepared, y: Tensor | None) -> Tensor | None:
     """All modulations of (B,) labels side by side, (B, 6 D blocks + 2 D) float32."""
     if network.y_embedder is None:
         return None
-    found = network.class_rows(y, ready.modulations)
-    return found if found.dtype == torch.float32 else found.float()
+    rows: Tensor = network.class_rows(y, ready.modulations)
+    return rows.float()
 
 
 def _parts(modulation: Tensor | None, width: int) -> Iterator[int | None]:
@@ -247,124 +173,3 @@ def _parts(modulation: Tensor | None, width: int) -> Iterator[int | None]:
             yield None
     start = modulation.data_ptr()
     yield from range(start, start + FLOAT_BYTES * modulation.shape[1], FLOAT_BYTES * width)
-
-
-_prepared: weakref.WeakKeyDictionary[nn.Module, Prepared] = weakref.WeakKeyDictionary()
-_parameters: weakref.WeakKeyDictionary[nn.Module, list[dict[str, Any]]] = weakref.WeakKeyDictionary()
-
-
-def prepared(network: Trunk) -> Prepared:
-    """The network's weights, laid out on the first call and again after any of them changed."""
-    if network not in _parameters:
-        _parameters[network] = [module._parameters for module in network.modules() if module._parameters]  # noqa: SLF001
-    state: list[int] = []
-    for table in _parameters[network]:
-        for parameter in table.values():
-            if parameter is not None:
-                state += (parameter.data_ptr(), parameter._version)  # noqa: SLF001
-    known = _prepared.get(network)
-    if known is None or known.state != (now := tuple(state)):
-        known = _prepared[network] = _prepare(network, tuple(state))
-    return known
-
-
-def _prepare(network: Any, state: tuple[int, ...]) -> Prepared:
-    if hasattr(network, "patch_size"):
-        entrance = [
-            pack(network.patch.weight.flatten(1), None),
-            pack(network.point.weight.flatten(1), network.point.bias),
-        ]
-        mixer = network.out
-    else:
-        first = network.x_embedder if isinstance(network.x_embedder, nn.Linear) else network.x_embedder[0]
-        entrance = [pack(first.weight, first.bias)]
-        mixer = None if first is network.x_embedder else network.x_embedder[1]
-    return Prepared(
-        state,
-        entrance,
-        [_mixer_step(block) for block in mixer.blocks] if isinstance(mixer, Mixer) else [],
-        [_step(block, network.int8) for block in network.blocks],
-        None if network.ffn.norm is None else network.ffn.norm.weight.float(),
-        pack(network.ffn.linear.weight, network.ffn.linear.bias),
-        {},
-    )
-
-
-def _step(block: Block, int8: bool) -> Step:
-    attn, mlp = block.attn, block.mlp
-    lay_out = pack_int8 if int8 else pack
-    return Step(
-        norm1=_scale(block.norm1),
-        qkv=lay_out(attn.qkv.weight, attn.qkv.bias),
-        proj=lay_out(attn.proj.weight, attn.proj.bias),
-        norm2=_scale(block.norm2),
-        w12=lay_out(*_in_turns(mlp.w12.weight, mlp.w12.bias)),
-        w3=lay_out(F.pad(mlp.w3.weight, (0, -mlp.w3.in_features % LANES)), mlp.w3.bias),
-    )
-
-
-def _mixer_step(block: nn.Module) -> MixerStep:
-    over, along = block.tok_mixer.mix, block.chn_mixer.mix
-    channels = along[0].in_features
-    return MixerStep(
-        norm1=_scale(block.norm1),
-        tokens1=_pack_tokens(over[0]),
-        tokens2=_pack_tokens(over[2]),
-        alpha1=float(block.alpha1),
-        norm2=_scale(block.norm2),
-        channels1=pack(along[0].weight, along[0].bias),
-        channels2=pack(along[2].weight, along[2].bias),
-        alpha2=block.alpha2.float().expand(channels).contiguous(),
-    )
-
-
-def _scale(norm: nn.Module) -> Tensor:
-    return norm.weight.detach().float()
-
-
-def pack(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Lay out a linear in bfloat16; an odd number of inputs gets one more, which is to be zero.
-
-    Args:
-        weight: (columns, inputs).
-        bias: (columns,) or None.
-    """
-    columns, inner = weight.shape[0], _up(weight.shape[1], 2)
-    rows = F.pad(weight.detach().bfloat16(), (0, inner - weight.shape[1], 0, -columns % PANEL))
-    panels = rows.reshape(-1, PANEL, inner // 2, 2).transpose(1, 2).contiguous()
-    return Linear(inner, columns, panels, _padded(bias, columns))
-
-
-# W = factor q, |q| <= 127, a factor each column; bytes are 128 more than they mean, so 128 sum(q) comes off
-def pack_int8(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Lay out a linear in int8, as `pack`; the number of inputs is a multiple of four."""
-    columns, inner = weight.shape
-    rows = F.pad(weight.detach().float(), (0, 0, 0, -columns % PANEL))
-    factors = rows.abs().amax(1).clamp_min(1e-30) / 127  # (columns,)
-    octets = (rows / factors[:, None]).round().to(torch.int8)
-    panels = octets.reshape(-1, PANEL, inner // 4, 4).transpose(1, 2).contiguous()
-    return Linear(inner, columns, panels, _padded(bias, columns), factors, -128 * octets.sum(1, dtype=torch.int32))
-
-
-def _padded(bias: Tensor | None, columns: int) -> Tensor:
-    start = torch.zeros(columns) if bias is None else bias.detach().float()
-    return F.pad(start, (0, -columns % PANEL))
-
-
-def _in_turns(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear to [a | b] with its outputs in turns, 16 of a and 16 of b, zeros beyond the last of each."""
-    beyond, inputs = -(len(weight) // 2) % LANES, weight.shape[1]
-    halves = F.pad(weight.unflatten(0, (2, -1)), (0, 0, 0, beyond))  # (2, h, inputs)
-    turns = halves.reshape(2, -1, LANES, inputs).transpose(0, 1).reshape(-1, inputs)
-    return turns, F.pad(bias.unflatten(0, (2, -1)), (0, beyond)).reshape(2, -1, LANES).transpose(0, 1).reshape(-1)
-
-
-def _pack_tokens(layer: nn.Linear) -> Tokens:
-    tokens = layer.in_features
-    beyond = _up(tokens, LANES) - tokens
-    weight = F.pad(layer.weight.detach().bfloat16(), (0, beyond, 0, beyond)).contiguous()
-    return Tokens(weight, F.pad(layer.bias.detach().float(), (0, beyond)))
-
-
-def _up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

@@ -1,4 +1,4 @@
-"""A trunk's blocks through the compiled kernels, in bfloat16 on a CPU: sampling and training, gradients included.
+"""Both networks with gradients through the compiled kernels: bfloat16 on a CPU with AVX512-BF16.
 
 The mathematics is that of `layers.py`, put together otherwise: each residual addition waits for the norm after it, so
 that a block is four products (oneDNN) and four passes over memory between them (kernels.c). The sum that runs through
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,42 +20,41 @@ from torch import Tensor, nn
 from spherectl.model import kernels
 from spherectl.model.layers import NORM_EPSILON, Attention, Mixer
 
-if TYPE_CHECKING:
-    from spherectl.model.vit import Decoder, Encoder, PixelHead, Trunk
-
+LEAST_TOKENS = 8  # rows of a product's tile
 BACKWARD_TOKENS = 1024  # above it the (N, N) weights of a head no longer stay in a processor's cache
 
 
-def fits(device: torch.device, tokens: int, attention: Attention) -> bool:
-    """Whether a network of so many tokens can take this way: in bfloat16, on a CPU that has the kernels.
+def fits(device: torch.device, dtype: torch.dtype, tokens: int, attention: Attention) -> bool:
+    """Whether a network of so many tokens can take the kernels: in bfloat16, on a CPU that has them.
 
     A recipe that asks for an attention backend gets that one, on torch alone.
     """
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else attention.qkv.weight.dtype
     return (
         device.type == "cpu"
         and dtype == torch.bfloat16
         and attention.backend is None
+        and tokens >= LEAST_TOKENS
         and not (torch.is_grad_enabled() and tokens > BACKWARD_TOKENS)
         and not torch.compiler.is_compiling()
         and kernels.available()
     )
 
 
-def encode(network: Encoder, x: Tensor, y: Tensor | None) -> Tensor:
+def encode(network: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """`Encoder.forward`: (B, 3, H, W), (B,) -> (B, N, d) bfloat16."""
     with torch.autocast("cpu", enabled=False):
-        patch, point = network.patch.weight.flatten(1), network.point.weight.flatten(1)
+        patch, point, bias = network.patch.weight.flatten(1), network.point.weight.flatten(1), network.point.bias
+        assert bias is not None
         tokens = F.linear(network.patches(x).bfloat16(), patch.bfloat16())  # (B, N, D)
-        tokens = F.linear(tokens, point.bfloat16(), network.point.bias.bfloat16())  # (B, N, D)
+        tokens = F.linear(tokens, point.bfloat16(), bias.bfloat16())  # (B, N, D)
         z = _blocks(network, tokens, y)  # (B, N, d)
         return mix(z, network.out) if isinstance(network.out, Mixer) else z
 
 
-def decode(network: Decoder, v: Tensor, y: Tensor | None) -> Tensor:
+def decode(network: Any, v: Tensor, y: Tensor | None) -> Tensor:
     """`Decoder.forward`: (B, N, d), (B,) -> (B, 3, H, W) bfloat16."""
     with torch.autocast("cpu", enabled=False):
-        entrance = network.x_embedder
+        entrance: Any = network.x_embedder
         if isinstance(entrance, nn.Linear):
             tokens = linear(entrance, v.bfloat16())  # (B, N, D)
         else:
@@ -64,12 +63,13 @@ def decode(network: Decoder, v: Tensor, y: Tensor | None) -> Tensor:
     return network.out(tokens)  # type: ignore[no-any-return]
 
 
-def _blocks(network: Trunk, x: Tensor, y: Tensor | None) -> Tensor:
+def _blocks(network: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """Position embedding, blocks, last norm and output linear: (B, N, D), (B,) -> (B, N, channels) bfloat16."""
     modulations = network.modulations(y)
     table = network.rotary(x.device, torch.float32)
     x, delta, gate = x.float() + network.pos_embed.float(), None, None  # (B, N, D)
-    for block, modulation in zip(network.blocks, modulations[:-1], strict=True):
+    blocks: Any = network.blocks
+    for block, modulation in zip(blocks, modulations[:-1], strict=True):
         shift1, scale1, gate1, shift2, scale2, gate2 = _parts(modulation, 6)  # (B, D) each
         x, y = add_norm(x, delta, gate, block.norm1.weight, shift1, scale1)  # (B, N, D) twice
         y = attention(linear(block.attn.qkv, y), table, block.attn.heads)  # (B, N, D)
@@ -85,7 +85,8 @@ def _blocks(network: Trunk, x: Tensor, y: Tensor | None) -> Tensor:
 def mix(x: Tensor, mixer: Mixer) -> Tensor:
     """MLP-Mixer blocks and their last norm: (B, N, c) -> (B, N, c) bfloat16."""
     x, delta, gate = x.float().contiguous(), None, None
-    for block in mixer.blocks:
+    blocks: Any = mixer.blocks
+    for block in blocks:
         x, y = add_norm(x, delta, gate, block.norm1.weight, None, None)  # (B, N, c) twice
         first, second = block.tok_mixer.mix[0], block.tok_mixer.mix[2]
         delta = _over_tokens(second, silu(_over_tokens(first, y)))  # (B, N, c)
@@ -112,12 +113,17 @@ def _parts(modulation: Tensor | None, parts: int) -> Sequence[Tensor | None]:
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     """The layer on bfloat16 (..., D)."""
-    return F.linear(x, layer.weight.bfloat16(), None if layer.bias is None else layer.bias.bfloat16())
+    return F.linear(x, layer.weight.bfloat16(), layer.bias.bfloat16())
 
 
 # s = x + gate delta; y = s / sqrt(mean(s^2) + eps) weight (1 + scale) + shift
 def add_norm(
-    x: Tensor, delta: Tensor | None, gate: Tensor | None, weight: Tensor | None, shift: Tensor | None, scale: Tensor | None
+    x: Tensor,
+    delta: Tensor | None,
+    gate: Tensor | None,
+    weight: Tensor | None,
+    shift: Tensor | None,
+    scale: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Residual, norm and modulation.
 
@@ -162,11 +168,18 @@ def _stride(rows: Tensor | None) -> int:
 
 class _AddNorm(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, delta: Tensor | None, *rest: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        delta: Tensor | None,
+        gate: Tensor | None,
+        weight: Tensor | None,
+        shift: Tensor | None,
+        scale: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
         total = x if delta is None else torch.empty_like(x)
         inverse = x.new_empty(x.shape[:2])
-        y = _norm_forward(x, delta, *rest, total, inverse)
-        gate, weight, _, scale = rest
+        y = _norm_forward(x, delta, gate, weight, shift, scale, total, inverse)
         ctx.save_for_backward(total, inverse, delta, gate, weight, scale)
         ctx.set_materialize_grads(False)
         return total, y
@@ -191,7 +204,7 @@ class _AddNorm(torch.autograd.Function):
 # silu(a) b, [a | b] = x
 def swiglu(x: Tensor) -> Tensor:
     """(B, N, 2 h) bfloat16 -> (B, N, h)."""
-    return _SwiGLU.apply(x) if torch.is_grad_enabled() else _swiglu_forward(x)  # type: ignore[no-any-return]
+    return _SwiGLU.apply(x) if torch.is_grad_enabled() else _swiglu_forward(x)
 
 
 def _swiglu_forward(x: Tensor) -> Tensor:

@@ -40,6 +40,11 @@ class SphereEncoder(nn.Module):
         """(N, d)."""
         return self.encoder.grid**2, self.encoder.ffn.linear.out_features
 
+    def takes_kernels(self, device: torch.device) -> bool:
+        """Whether the compiled kernels would sample from both networks there, in bfloat16 or int8."""
+        with torch.no_grad():
+            return all(trunk.path(device, torch.bfloat16) == "fast" for trunk in (self.encoder, self.decoder))
+
     def null_labels(self, batch: int, device: torch.device | None = None) -> Tensor | None:
         """(B,) labels of the null class; None for an unconditional model."""
         return torch.full((batch,), self.num_classes, device=device) if self.num_classes else None

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spherectl.model import fast, fused
+from spherectl.model import fast, fused, kernels
 from spherectl.model.geometry import spherify
-from spherectl.model.layers import Block, Mixer, Modulation, OutputLinear, position_embedding, rotary_table
+from spherectl.model.layers import Attention, Block, Mixer, Modulation, OutputLinear, position_embedding, rotary_table
 
 CHANNELS = 3
 CONV_HEAD_CHANNELS = 32
@@ -29,6 +30,11 @@ CACHED_CALLS = 16
 @functools.lru_cache(maxsize=32)
 def _rotary(grid: int, head_width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     return rotary_table(grid, head_width).to(device, dtype)
+
+
+def _compute_dtype(attention: Attention) -> torch.dtype:
+    kind = attention.qkv.weight.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else attention.qkv.weight.dtype
 
 
 class ClassEmbedding(nn.Module):
@@ -108,10 +114,20 @@ class Trunk(nn.Module):
             return (self.inctx_embed + self.inctx_pos_embed).expand(batch, -1, -1)
         return self.y_embedder(self._labels(y))[:, None] + self.inctx_pos_embed  # type: ignore[no-any-return]
 
-    def takes_kernels(self, device: torch.device) -> bool:
-        """Whether `fused.py` can run this network here and now; it leaves out what no published model has."""
+    def path(self, device: torch.device, dtype: torch.dtype | None = None) -> Literal["torch", "fused", "fast"]:
+        """What runs this network here and now: the modules below, or the kernels with or without gradients.
+
+        Args:
+            device: of its input.
+            dtype: to compute in; None: the weights', or autocast's.
+
+        The kernels leave out what no published model has. Where oneDNN has AMX its products are the faster ones.
+        """
         plain = not self.in_context_tokens and not self.spherify_blocks
-        return plain and fused.fits(device, self.grid**2, self.blocks[0].attn)  # type: ignore[arg-type]
+        attention: Any = self.blocks[0].attn
+        if not (plain and fused.fits(device, dtype or _compute_dtype(attention), self.grid**2, attention)):
+            return "torch"
+        return "fused" if torch.is_grad_enabled() or not kernels.products_pay() else "fast"
 
     def rotary(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(2, N, K) cosines and sines, kept from call to call."""
@@ -129,7 +145,7 @@ class Trunk(nn.Module):
             c = self.y_embedder(y)  # (B, D)
             return [layer(c) for layer in self._modulation_layers()]
         sizes = [layer[1].out_features for layer in self._modulation_layers()]
-        return self.class_rows(y, self._kept_tables()).split(sizes, dim=1)  # type: ignore[no-any-return, no-untyped-call]
+        return self.class_rows(y, self._kept_tables()).split(sizes, dim=1)  # type: ignore[no-any-return]
 
     def class_rows(self, y: Tensor | None, tables: dict[int, Tensor]) -> Tensor:
         """Modulations of labels (B,) side by side, (B, 6 D blocks + 2 D), looked up in tables and added to them.
@@ -214,8 +230,11 @@ class Encoder(Trunk):
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, 3, H, W), (B,) -> (B, N, d)."""
-        if self.takes_kernels(x.device):
-            return (fused if torch.is_grad_enabled() else fast).encode(self, x, y)
+        match self.path(x.device):
+            case "fast":
+                return fast.encode(self, x, y)
+            case "fused":
+                return fused.encode(self, x, y)
         out: Tensor = self.out(self.run(self.embed(x), y))  # (B, N, d)
         return out
 
@@ -280,8 +299,11 @@ class Decoder(Trunk):
 
     def forward(self, v: Tensor, y: Tensor | None = None) -> Tensor:
         """(B, N, d), (B,) -> (B, 3, H, W)."""
-        if self.takes_kernels(v.device):
-            return (fused if torch.is_grad_enabled() else fast).decode(self, v, y)
+        match self.path(v.device):
+            case "fast":
+                return fast.decode(self, v, y)
+            case "fused":
+                return fused.decode(self, v, y)
         v = v.to(self.pos_embed.dtype)
         out: Tensor = self.out(self.run(self.x_embedder(v), y))  # (B, 3, H, W)
         return out

@@ -287,7 +287,7 @@ class _State:
     def draw_samples(self) -> None:
         """samples/IMAGES-SEEN.png: a row of one-step, a row of four-step samples; fixed noise, averaged weights."""
         name = self.recipe.name
-        model = api.Model(self.averaged(), self.header(), name=name, device=self.device, dtype=torch.float32)
+        model = api.Model(self.averaged(), self.header(), name=name, device=self.device)
         columns = 10 if self.recipe.model.image_size <= 64 else 4
         rows = []
         for steps in SAMPLE_STEPS:

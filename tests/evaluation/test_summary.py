@@ -41,7 +41,7 @@ def model(sets: tuple[PictureSet, PictureSet]) -> api.Model:
     initialise(network, 0)
     header = {"recipe": TABLE, "weights": "raw", "class_names": list(sets[0].class_names)}
     device = torch.device("cpu")
-    return api.Model(network.eval().requires_grad_(False), header, name="known", device=device, dtype=torch.float32)
+    return api.Model(network.eval().requires_grad_(False), header, name="known", device=device)
 
 
 def test_a_score_by_the_models_own_loss_is_refused(model: api.Model, sets: tuple[PictureSet, PictureSet]) -> None:
