@@ -14,7 +14,7 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help sample test soak bench format clean
+.PHONY: help sample test soak bench bench-losses format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -22,7 +22,8 @@ help:
 	@echo "make sample   draw samples.png with the embedded model, or with the newest of your runs"
 	@echo "make test     lint, types, fast and slow tests"
 	@echo "make soak     the long tests"
-	@echo "make bench    measure speed on this machine"
+	@echo "make bench    measure speed on this machine: a quarter of an hour, best on one that does nothing else"
+	@echo "make bench-losses  train twice, plainly and fast, and compare the losses: half an hour"
 	@echo "make format   format, and mend what the linter can"
 	@echo "make clean    remove .venv and caches; runs stay"
 	@echo "PYTHON=python3.12 before or after any of them picks another Python (3.11 or newer)"
@@ -43,6 +44,9 @@ soak: $(INSTALLED_DEV)
 
 bench: $(INSTALLED_DEV)
 	$(BIN)/python -m benchmarks.speed
+
+bench-losses: $(INSTALLED_DEV)
+	$(BIN)/python -m benchmarks.training_equality
 
 format: $(INSTALLED_DEV)
 	$(BIN)/ruff check --fix .

@@ -2,103 +2,255 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
-PAGE = """\
+from benchmarks.tables import (
+    BYTES,
+    DRAWN,
+    EQUALITY,
+    GROWTH,
+    PEAKS,
+    PICTURES,
+    STEPPED,
+    Columns,
+    Row,
+    show,
+    table,
+)
+
+INTRO = """\
 # Speed
 
-Measured on {date} by
+How fast spherectl is on a processor, measured on {date} by
 
     {command}
 
-with the model {model} ({parameters:,} parameters, SHA-256 {sha256:.12}...) on
+on
 
 {machine}
 - versions: {versions}
+- compiled kernels: {kernels}
 
-The command writes this page from [performance.json](performance.json), which holds the same numbers. All cases were
-timed in turn, {rounds} rounds of them in one process; first calls do not count. Shown are the median, the lowest and
-the highest. A call that takes less than {turn_ms} ms is repeated for that long, and their mean counts once.
+That command writes this page from [performance.json](performance.json), which holds the same numbers. Everything
+timed was timed in turn in one process, {visits} visits in all, those of each case spread over the whole time; the ways
+of doing one thing follow one another. First calls do not count. Shown are the median, the lowest and the highest. A
+call of less than {turn_ms} ms is repeated for that long, and the mean counts once. Nothing on this page ran on a GPU.
+
+The ways, or paths:
+
+- **float32** is the baseline: the plain model, eager, no autocast, no kernels. A ratio is its time over another's.
+- **bfloat16, plain** is the same after `.bfloat16()`; in training, the same under autocast.
+- **bfloat16, kernels** is what `spherectl` does where it has its compiled kernels (`--dtype auto`).
+- **int8, kernels** is `--dtype int8`: the products of the blocks in int8, all else as above.
+
+GFLOP are the products of one call, counted on the plain float32 path. "% of peak" is their speed as a share of a large
+matrix product in the same precision, by torch, in the table that follows; for float32 the product that torch computes
+by itself. Memory is what a call needs beyond what the process holds before it.
 
 ## What the machine can do
 
 Products of two square matrices of side {matrix_side:,}; a copy of {copied_mb:,} MB, bytes read and bytes written.
 
 {peaks}
-
-## What spherectl does
-
-"draw" is `spherectl.generate`, no files written; guided is guidance {guidance:g}. A training step is one of
-`spherectl train {recipe}` with everything that belongs to it. GFLOP are the products of one call, "% of peak" their
-speed as a share of the matrix product above in the same precision. Memory is what one call needs beyond what the
-process holds before it; for training that is the whole run.
-
-{cases}
-
-## How far precision and batch change a picture
-
-{images} pictures of four guided steps in eight bits. The PSNR is the median over pictures, before they are rounded.
-
-{differences}
-
-## What it would cost to keep batches apart in bfloat16
-
-A bfloat16 picture may depend on how many are computed with it. If each were computed in a chunk of {chunk}, filled up
-where there are fewer, it would not depend on --batch and --count (if the row of chunks above says 0). The price in
-ms, for one picture and for {images}:
-
-{chunks}
 """
 
-# Heads of columns whose key does not say it well.
-HEADS = {
-    "lowest_ms": "lowest",
-    "highest_ms": "highest",
-    "images_per_s": "images/s",
-    "gflop": "GFLOP",
-    "percent_of_peak": "% of peak",
-    "memory_mb": "memory, MB",
-    "bytes_differ_percent": "% of bytes differ",
-    "largest_difference_levels": "by at most, of 255",
-    "psnr_db": "PSNR, dB",
-    "one_ms": "one alone",
-    "one_in_chunk_ms": "one in a chunk",
-    "one_ratio": "ratio",
-    "all_ms": "all together",
-    "all_in_chunks_ms": "all in chunks",
-    "all_ratio": "ratio",
+DRAW = """
+## Drawing
+
+`spherectl.generate`, no files written; guided is guidance {guidance:g}, which is two passes of each network. Memory of
+several steps is measured at two, as further rounds repeat the second.
+"""
+
+PASSES = """
+## Encoding and reconstructing
+
+{rows}
+"""
+
+TRAINING = """
+## A training step
+
+One of `spherectl train {recipe}`, with everything that belongs to it, with the perceptual part of the loss and
+without. Here plain bfloat16 is autocast, once over torch's own attention and once over attention by plain products.
+Memory is that of the whole run.
+
+{rows}
+"""
+
+EQUAL = """
+## The same losses
+
+The recipe `{recipe}` cut to {steps:,} steps, {length:,} images, and trained twice from the same seeds by
+
+    {command}
+
+on {date}. The loss is the mean over the last {last:,} steps; the two differ by {difference_percent} %.
+
+{rows}
+"""
+
+QUALITY = """
+{images:,} pictures of {model}, the same seeds in float32 and in the fast ways. PSNR is that of each picture before
+it is rounded to levels.
+
+{scores}
+
+{rows}
+"""
+
+SCORED = """\
+Frechet distances are to the test set, by the zoo's {scorer}; the change is relative, and the interval is half the
+width of the {covered:g} % bootstrap interval of the float32 distance ({resamples} resamples of its pictures)."""
+UNSCORED = "Fashion-MNIST was not on the machine, so there are no Frechet distances."
+
+INVARIANCE = """
+Bytes of {images} pictures ({what}) that differ between all computed together and each alone:
+
+{rows}
+"""
+
+GROWN = """
+## Growth
+
+One step without guidance unless it says more, on the path that `--dtype auto` takes (here {precision}). Few
+repetitions, and not in turn with the rest. Memory is what the first call needs beyond the weights; over resolution and
+size that is with the kernels' own copy of the decoder, over batch and steps without.
+"""
+
+OVER = {
+    "resolution": "Over resolution: one image of a small model, tokens as in the paper.",
+    "size": "Over size: one image of 32 px in patches of 2.",
+    "batch": "Over batch: {model}.",
+    "steps": "Over steps: {model}.",
 }
 
+CLUSTER = """
+## What the paper's recipes need on a cluster
 
-def page(results: dict[str, Any]) -> str:
-    """The page of the JSON's table."""
-    facts = {key: value for key, value in results.items() if not isinstance(value, list | dict)}
-    return PAGE.format(
-        **facts,
-        **results["method"],
+Arithmetic, and no measurement on a GPU: the products of one training step for each image, counted from the networks'
+shapes, times the images of the whole recipe; of the perceptual part, VGG16 and ConvNeXt-Small. Pictures are those of
+each training set; for Animal Faces those of AFHQ's first version. GPU-hours are those of one {gpu} at a share of its
+dense bfloat16 peak of {gpu_tflops} TFLOP/s (source: {source}).
+
+{rows}{share}
+"""
+
+LEFT_OUT = """
+## What was not run
+
+- Nothing on a GPU, on a processor of another kind, or on more cores.
+{rows}
+"""
+
+
+def page(results: Row) -> str:
+    """The page of the JSON's table; what the table lacks is left out."""
+    parts = []
+    if "peaks" in results:
+        parts += [_intro(results), *_draws(results), _passes(results), _training(results)]
+    if "training_equality" in results:
+        parts.append(_equality(results["training_equality"]))
+    if "peaks" in results:
+        parts += [_quality(results), *_growth(results), _cluster(results), _left_out(results)]
+    text = "".join(parts).rstrip("\n") + "\n"
+    return text if text.startswith("# ") else f"# Speed\n{text}"
+
+
+def _intro(results: Row) -> str:
+    return INTRO.format(
+        **{key: results[key] for key in ("date", "command", "kernels", "visits")},
+        **{key: results["method"][key] for key in ("turn_ms", "matrix_side", "copied_mb")},
         machine="\n".join(f"- {key.replace('_', ' ')}: {show(value)}" for key, value in results["machine"].items()),
         versions=", ".join(f"{name} {version}" for name, version in results["versions"].items()),
-        **{key: table(results[key]) for key in ("peaks", "cases", "differences", "chunks")},
+        peaks=table(results["peaks"], PEAKS),
     )
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Rows of equal keys as Markdown; the keys are the heads, numbers stand right."""
-    heads = [HEADS.get(key, key.replace("_", " ")) for key in rows[0]]
-    ruler = ["---" if isinstance(value, str) else "--:" for value in rows[0].values()]
-    lines = [heads, ruler, *([show(value) for value in row.values()] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def _draws(results: Row) -> Iterable[str]:
+    yield DRAW.format(guidance=results["method"]["guidance"])
+    for model in results["models"]:
+        rows = [row for row in _rows(results, "draws") if row["model"] == model["name"]]
+        where = f", SHA-256 {model['sha256']:.12}" if model["sha256"] else ", random weights"
+        yield f"\n### {model['title']}\n\n{show(model['parameters'])} parameters{where}.\n\n{table(rows, DRAWN)}\n"
+        if (share := model.get("baseline_percent")) is not None:
+            verdict = "so it is a baseline to compare with" if model["baseline_holds"] else "so no ratio counts"
+            most = results["method"]["least_baseline_percent"]
+            compared = "at least" if model["baseline_holds"] else "less than"
+            yield (
+                f"\nThe baseline itself, {model['baseline_images']} images in one step, reaches {show(share)} % of the "
+                f"float32 peak, {compared}\n{show(most)} %: {verdict}.\n"
+            )
 
 
-def show(value: Any) -> str:
-    """A value as it stands in the JSON, but for commas in thousands: 12,300."""
-    match value:
-        case None:
-            return "-"
-        case list():
-            return ", ".join(value) or "none"
-        case float() if value.is_integer():
-            return f"{value:,.0f}"
-        case float() | int():
-            return f"{value:,}"
-    return str(value)
+def _passes(results: Row) -> str:
+    rows = _rows(results, "passes")
+    return PASSES.format(rows=table(rows, DRAWN | {"what": "what"})) if rows else ""
+
+
+def _training(results: Row) -> str:
+    rows = _rows(results, "training")
+    return TRAINING.format(recipe=results["recipe"], rows=table(rows, STEPPED)) if rows else ""
+
+
+def _equality(equal: Row) -> str:
+    facts = {key: value for key, value in equal.items() if key != "rows"}
+    return EQUAL.format(**facts, rows=table(equal["rows"], EQUALITY))
+
+
+def _quality(results: Row) -> str:
+    if not results.get("quality"):
+        return ""
+    quality, invariance = results["quality"], results["invariance"]
+    text = "\n## The same pictures\n"
+    if rows := quality["rows"]:
+        columns = {key: head for key, head in PICTURES.items() if key in rows[0]}
+        scores = UNSCORED if quality["scorer"] is None else SCORED.format(**quality)
+        shown = {key: quality[key] for key in ("images", "model")}
+        text += QUALITY.format(**shown, scores=scores, rows=table(rows, columns))
+    first = invariance[0]
+    return text + INVARIANCE.format(images=first["images"], what=first["what"], rows=table(invariance, BYTES))
+
+
+def _growth(results: Row) -> Iterable[str]:
+    rows = results.get("growth")
+    if not rows:
+        return
+    yield GROWN.format(precision=rows[0]["precision"])
+    for over, title in OVER.items():
+        chosen = [row for row in rows if row["over"] == over]
+        if chosen:
+            yield f"\n{title.format(model=results['models'][0]['name'])}\n\n{table(chosen, GROWTH | {'value': over})}\n"
+
+
+def _cluster(results: Row) -> str:
+    cluster = results.get("cluster")
+    if not cluster:
+        return ""
+    columns: Columns = {
+        "recipe": "recipe",
+        "parameters": "parameters",
+        "pictures": "pictures",
+        "epochs": "epochs",
+        "gflop_an_image": "GFLOP an image",
+        "perceptual_gflop_an_image": "perceptual",
+        "exaflop": "EFLOP",
+        **{f"gpu_hours_at_{share}": f"GPU-hours at {share} %" for share in cluster["shares_percent"]},
+    }
+    steps = [row for row in _rows(results, "training") if row["what"] == "training step"]
+    shares = {row["path"]: row["percent_of_peak"] for row in steps if row["percent_of_peak"] is not None}
+    measured = " and ".join(f"{show(share)} % of the {path} peak" for path, share in _by_precision(shares).items())
+    share = f"\n\nOn this CPU a training step of the embedded recipe reached {measured}." if measured else ""
+    return CLUSTER.format(**cluster | {"rows": table(cluster["rows"], columns)}, share=share)
+
+
+def _by_precision(shares: Row) -> Row:
+    """The share of the last path of each precision."""
+    return {path.partition(",")[0]: share for path, share in shares.items()}
+
+
+def _left_out(results: Row) -> str:
+    return LEFT_OUT.format(rows="\n".join(f"- {sentence}" for sentence in results["left_out"]))
+
+
+def _rows(results: Row, kind: str) -> list[Row]:
+    return [row for row in results["cases"] if row["kind"] == kind]

@@ -1,4 +1,7 @@
-"""The instrument: cases timed in turns, their products and memory, and the machine they ran on."""
+"""The instrument: ways of doing one thing timed one after another, and in turn with all the other things.
+
+Beside the times: counted products, peak memory, and the machine.
+"""
 
 from __future__ import annotations
 
@@ -27,29 +30,39 @@ from spherectl.training.plan import resolve
 
 CPU = torch.device("cpu")
 TURN_S = 0.02  # a shorter call is repeated for so long, and the mean of its times is one measurement
-LEAST_ROUNDS = 2
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")  # what decides the speed of products
+LEAST_VISITS, MOST_VISITS = 3, 24
+SPARE = 0.15  # of the time for the least visits, which there is always for further ones
+RUN_STEPS = 3  # of a short training; all but the first are timed
+TOLD_S = 20  # seconds between words on the progress
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16")
 
 
 @dataclass
 class Case:
-    """Something that is timed.
+    """One way of doing a thing.
 
     Attributes:
-        what, dtype, images: what one call does, in which precision, for how many images.
+        path: which way, as in "float32" or "bfloat16 kernels"; its first word is the precision.
         turn: makes one measurement: seconds a call.
         gflop: products of one call.
         memory_mb: what one call needs beyond what the process holds before it; None where the system does not tell.
         seconds: the measurements.
     """
 
-    what: str
-    dtype: str
-    images: int
+    path: str
     turn: Callable[[], float]
     gflop: float
     memory_mb: float | None
     seconds: list[float] = field(default_factory=list)
+
+    def measure(self) -> None:
+        """Once more."""
+        self.seconds.append(self.turn())
+
+    @property
+    def precision(self) -> str:
+        """What the products are computed in."""
+        return self.path.partition(" ")[0].rstrip(",")
 
     @property
     def median_s(self) -> float:
@@ -57,8 +70,37 @@ class Case:
         return statistics.median(self.seconds)
 
 
-def call_case(what: str, dtype: str, images: int, call: Callable[[], Any]) -> Case:
-    """A plain call, warm afterwards."""
+@dataclass
+class Group:
+    """One thing done in several ways, which are timed one right after another: their ratio is of the same moment.
+
+    Attributes:
+        model: short name of the model.
+        what: what one call does.
+        images: for how many images.
+        cases: the ways.
+        visit_s: what the last visit took; 0 before the first.
+    """
+
+    model: str
+    what: str
+    images: int
+    cases: list[Case]
+    visit_s: float = 0.0
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.what}" + (f", {self.images} images" if self.images else "")
+
+    def visit(self) -> None:
+        """Measure every case once."""
+        began = time.perf_counter()
+        for case in self.cases:
+            case.measure()
+        self.visit_s = time.perf_counter() - began
+
+
+def repeated(call: Callable[[], Any]) -> Callable[[], float]:
+    """A measurement of a call: seconds, the mean over so many calls as `TURN_S` takes."""
 
     def turn() -> float:
         began, calls = time.perf_counter(), 0
@@ -67,32 +109,33 @@ def call_case(what: str, dtype: str, images: int, call: Callable[[], Any]) -> Ca
             calls += 1
         return passed / calls
 
+    return turn
+
+
+def measured_once(call: Callable[[], Any], turns: int = 3) -> float:
+    """Median seconds of a warm call, for what is not compared with anything."""
     call()
-    memory_mb = peak_memory_mb(call)
-    with counting() as counter:
-        call()
-    return Case(what, dtype, images, turn, counter.get_total_flops() / 1e9, memory_mb)
+    turn = repeated(call)
+    return statistics.median(turn() for _ in range(turns))
 
 
-def training_case(what: str, dtype: str, recipe: Recipe, pictures: PictureSet) -> Case:
-    """A step as `spherectl train` does it: pictures, losses, gradients, weights, average, line of metrics.
+def training_turn(recipe: Recipe, pictures: PictureSet) -> Callable[[Callable[[], float]], float]:
+    """Steps as `spherectl train` does them: pictures, losses, gradients, weights, average, line of metrics.
 
-    A turn is a run of three steps; the first is not counted, nor what comes after the last.
+    Returns:
+        A function of a gauge: by how much the gauge grows in a step, over a short run of which the first step does not
+        count, nor what comes after the last.
     """
-    batch = recipe.run.batch_size
-    resolved = resolve(recipe.replace(run={"dtype": dtype, "length_images": 3 * batch}), pictures, CPU)
+    length = RUN_STEPS * recipe.run.batch_size
+    resolved = resolve(recipe.replace(run={"length_images": length}), pictures, CPU)
 
-    def growth(look: Callable[[], float]) -> float:
-        """By how much `look()` grows in a step."""
+    def growth(gauge: Callable[[], float]) -> float:
         seen: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
-            train(resolved, pictures, Path(folder) / "run", device=CPU, on_step=lambda _: seen.append(look()))
+            train(resolved, pictures, Path(folder) / "run", device=CPU, on_step=lambda _: seen.append(gauge()))
         return (seen[-1] - seen[0]) / (len(seen) - 1)
 
-    with counting() as counter:
-        gflop = growth(counter.get_total_flops) / 1e9
-    memory_mb = peak_memory_mb(lambda: growth(time.perf_counter))
-    return Case(what, dtype, batch, lambda: growth(time.perf_counter), gflop, memory_mb)
+    return growth
 
 
 @contextmanager
@@ -100,6 +143,13 @@ def counting() -> Iterator[FlopCounterMode]:
     """Count products; attention as plain ones, because the counter does not know its fused kernel for CPUs."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         yield counter
+
+
+def counted_gflop(call: Callable[[], Any]) -> float:
+    """Products of one call, in units of 10^9 floating-point operations; a multiplication and an addition are two."""
+    with counting() as counter:
+        call()
+    return counter.get_total_flops() / 1e9
 
 
 def peak_memory_mb(call: Callable[[], Any]) -> float | None:
@@ -119,25 +169,56 @@ def _peak_kb() -> int:
     return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))[0])
 
 
-def time_in_turns(cases: list[Case], until: float) -> int:
-    """Measure all cases in turn (A B C A B C ...), so that a machine that slows down slows all alike.
+def time_in_turns(groups: list[Group], until: float) -> int:
+    """Visit all groups once, then again and again in an order that spreads each one's visits over the whole time.
+
+    A machine that slows down for a while slows a few visits of every group, which a median forgets.
 
     Args:
-        cases: warm; their `seconds` grow.
-        until: on the monotonic clock. No round begins that would end after it, but there are always two.
+        groups: warm; the `seconds` of their cases grow. One that was measured before has had its first visit.
+        until: on the monotonic clock, where the visits should end; late or not, each group has `LEAST_VISITS`.
 
     Returns:
-        The number of rounds.
+        The number of visits.
     """
-    rounds, longest = 0, 0.0
-    while rounds < LEAST_ROUNDS or time.monotonic() + longest < until:
-        began = time.monotonic()
-        for case in cases:
-            case.seconds.append(case.turn())
-        rounds, passed = rounds + 1, time.monotonic() - began
-        longest = max(longest, passed)
-        print(f"round {rounds} took {passed:.1f} s", file=sys.stderr)
-    return rounds
+    for group in groups:
+        if not group.visit_s:
+            group.visit()
+        tell(f"{group}: {group.visit_s:.1f} s for a visit")
+    costs, said = [group.visit_s for group in groups], 0.0
+    order = visits(costs, until - time.monotonic())
+    for done, index in enumerate(order):
+        if time.monotonic() - said > TOLD_S:
+            said = time.monotonic()
+            tell(f"{done} of {len(order)} further visits, about {sum(costs[i] for i in order[done:]):.0f} s to go")
+        groups[index].visit()
+    return len(groups) + len(order)
+
+
+def visits(costs: list[float], budget_s: float) -> list[int]:
+    """Which group is visited when, after the first visit of each.
+
+    What costs little is visited more often, so that all get about the same time, but none more than `MOST_VISITS` in
+    all and none fewer than `LEAST_VISITS`. Each group's visits are spread evenly.
+
+    Args:
+        costs: seconds of a visit.
+        budget_s: seconds for all of them; passed where the least visits and a little time to spare do not fit.
+    """
+    counts = [LEAST_VISITS - 1] * len(costs)
+    least = sum(cost * count for cost, count in zip(costs, counts, strict=True))
+    left = max(budget_s - least, SPARE * least)
+    while affordable := [i for i, cost in enumerate(costs) if cost <= left and counts[i] < MOST_VISITS - 1]:
+        poorest = min(affordable, key=lambda i: costs[i] * counts[i])
+        counts[poorest] += 1
+        left -= costs[poorest]
+    places = sorted(((k + 0.5) / count, i) for i, count in enumerate(counts) for k in range(count))
+    return [i for _, i in places]
+
+
+def tell(text: str) -> None:
+    """Words on the progress."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def machine() -> dict[str, Any]:

@@ -9,6 +9,7 @@ Names are looked up on first use, so that `import spherectl` and the command lin
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
+@functools.cache  # every picture asks for it, and the metadata is parsed each time
 def _version() -> str:
     """The installed distribution's version; "0+unknown" for a source tree that was never installed."""
     from importlib.metadata import PackageNotFoundError, version

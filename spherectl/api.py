@@ -6,8 +6,8 @@ Images are float (B, 3, H, W) in [0, 1] here; latents are points on the sphere, 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,12 +19,13 @@ from spherectl import zoo
 from spherectl.classes import parse_classes
 from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
-from spherectl.model import kernels, sampler, seeding, weights
+from spherectl.model import compiled, kernels, sampler, seeding, weights
 from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import Recipe, SampleSpec
 from spherectl.settings import load_settings
+from spherectl.timing import Stopwatch
 
 __all__ = [
     "Draws",
@@ -73,6 +74,9 @@ class Model:
         precision: in what; int8 is for the products of the blocks, all else is bfloat16 then.
         dtype: of the weights in memory.
         weights: "ema" or "raw", the set in use.
+        networks: what `generate` calls, encoder and decoder.
+        compiled: whether they went through torch.compile; those of `network`, which encode and decode call, never do.
+        watch: if it is set, `generate` counts its stages "noise", "encoder" and "decoder".
     """
 
     def __init__(
@@ -85,28 +89,40 @@ class Model:
         precision: Precision = "float32",
         weights_kind: Literal["ema", "raw"] = "ema",
         file: Path | None = None,
+        compile: bool = False,
     ) -> None:
+        if compile:
+            _check_compilable(device, precision)
         dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.network = network.to(device, dtype)
         for trunk in (network.encoder, network.decoder):
             trunk.int8 = precision == "int8"
         self.precision: Precision = precision
+        self.compiled = compile
+        plain: tuple[sampler.Network, sampler.Network] = (network.encoder, network.decoder)
+        self.networks = compiled.compiled(self.network) if compile else plain
         self.weights: Literal["ema", "raw"] = "raw" if header.get("weights", "raw") == "raw" else weights_kind
         self.name, self.header, self.device, self.dtype = name, header, device, dtype
         self.recipe: Recipe = weights.Package(header, {}).recipe
         self.class_names: tuple[str, ...] = tuple(header.get("class_names", ()))
-        # Beside the first forward, not before it.
-        self._hash: Future[str] | None = ThreadPoolExecutor(1).submit(model_hash, file) if file else None
+        self.watch: Stopwatch | None = None
+        # Held open, so that the hash is of what was loaded, even if a training writes a newer model under its name.
+        self._file = _model_file(file).open("rb") if file else None
+        if self._file is not None:
+            weakref.finalize(self, self._file.close)
 
     @property
     def num_classes(self) -> int:
         """Classes without the null class; 0 for an unconditional model."""
         return self.network.num_classes
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
-        """Hash of the file the model came from; empty for a model that came from none."""
-        return self._hash.result() if self._hash is not None else ""
+        """Hash of the file the model came from; empty for a model that came from none.
+
+        Computed when it is first asked for: beside a forward pass it would slow that down by more than it takes.
+        """
+        return file_hash(self._file) if self._file is not None else ""
 
     @torch.no_grad()
     def encode(self, images: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
@@ -137,9 +153,8 @@ class Model:
         tokens, channels = self.network.latent_shape
         if tuple(latents.shape[1:]) != (tokens, channels):
             raise UsageError(f"Expected latents of shape (B, {tokens}, {channels}), got {tuple(latents.shape)}.")
-        return sampler.to_unit(
-            self.network.decode(latents.to(self.device, self.dtype), self.labels(classes, len(latents)))
-        )
+        v = latents.to(self.device, self.dtype)
+        return sampler.to_unit(self.network.decode(v, self.labels(classes, len(latents))))
 
     def reconstruct(self, images: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
         """Encode and decode without noise: (B, 3, H, W) in [0, 1] to the same."""
@@ -182,6 +197,7 @@ def load(
     device: str = "auto",
     dtype: Dtype = "auto",
     weights_kind: Literal["ema", "raw"] = "ema",
+    compile: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -192,16 +208,23 @@ def load(
         dtype: "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster, float32 elsewhere; "int8" is
             faster still on such CPUs, at a price in exactness.
         weights_kind: averaged weights where there are any, or those of the last step.
+        compile: draw through torch.compile, on CUDA through CUDA graphs. The first batch of a size waits for the
+            compiler, a shorter last batch is filled up, and the last bits are others than without.
 
     Raises:
-        UsageError, FileError: no such model, or one that cannot be read.
+        UsageError, FileError: no such model, or one that cannot be read; or none that can be compiled here.
     """
     found = zoo.find_model(None if model is None else str(model), load_settings())
-    return load_found(found, device=device, dtype=dtype, weights_kind=weights_kind)
+    return load_found(found, device=device, dtype=dtype, weights_kind=weights_kind, compile=compile)
 
 
 def load_found(
-    found: zoo.Found, *, device: str = "auto", dtype: Dtype = "auto", weights_kind: Literal["ema", "raw"] = "ema"
+    found: zoo.Found,
+    *,
+    device: str = "auto",
+    dtype: Dtype = "auto",
+    weights_kind: Literal["ema", "raw"] = "ema",
+    compile: bool = False,
 ) -> Model:
     """`load` for a model that `zoo.find_model` found."""
     package = weights.read_package(found.path)
@@ -218,6 +241,7 @@ def load_found(
         precision=precision,
         weights_kind=weights_kind,
         file=found.path,
+        compile=compile,
     )
 
 
@@ -282,8 +306,12 @@ def _batches(
 ) -> Iterator[Generated]:
     for start in range(0, count, batch):
         indices = torch.arange(start, min(start + batch, count))
-        chosen = None if labels is None else labels[indices]
-        yield Generated(sample_indices(model, indices, chosen, settings, seed), chosen, indices)
+        computed = indices
+        if model.compiled:  # for one size: the last batch is filled up with its first image
+            computed = torch.cat((indices, indices[:1].expand(min(batch, count) - len(indices))))
+        chosen = None if labels is None else labels[computed]
+        images = sample_indices(model, computed, chosen, settings, seed)[: len(indices)]
+        yield Generated(images, None if chosen is None else chosen[: len(indices)], indices)
 
 
 @torch.no_grad()
@@ -302,17 +330,21 @@ def sample_indices(model: Model, indices: Tensor, labels: Tensor | None, setting
     """
     where, shape = indices.to(model.device), model.network.latent_shape
     y = None if labels is None else labels.to(model.device)
+    noise, networks = seeding.noise, model.networks
+    if model.watch is not None:
+        timed, finish = model.watch.timed, _finish(model.device)
+        noise = timed("noise", noise, finish)
+        networks = (timed("encoder", networks[0], finish), timed("decoder", networks[1], finish))
 
     @functools.cache
     def round_noise(k: int) -> Tensor:
-        return seeding.noise(seed, seeding.ROUND, where, shape, k)
+        return noise(seed, seeding.ROUND, where, shape, k)
 
-    networks: tuple[sampler.Network, sampler.Network] = (model.network.encoder, model.network.decoder)
     if y is not None:
         networks = sampler.guided(*networks, torch.full_like(y, model.num_classes), settings.guidance, settings.guide)
     images = sampler.generate(
         *networks,
-        seeding.noise(seed, seeding.INITIAL, where, shape),
+        noise(seed, seeding.INITIAL, where, shape),
         y,
         steps=settings.steps,
         sigma_max=model.recipe.noise.sigma_max,
@@ -320,6 +352,13 @@ def sample_indices(model: Model, indices: Tensor, labels: Tensor | None, setting
         strength=settings.strength,
     )
     return images.cpu()
+
+
+def _finish(device: torch.device) -> Callable[[], object] | None:
+    """What waits until the device has done all it was given; None for CPUs, which are never behind."""
+    if device.type == "cuda":
+        return functools.partial(torch.cuda.synchronize, device)
+    return torch.mps.synchronize if device.type == "mps" else None
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -358,6 +397,21 @@ def choose_precision(name: Dtype, device: torch.device, network: SphereEncoder) 
     return name
 
 
+def _check_compilable(device: torch.device, precision: Precision) -> None:
+    """Refuse to compile where that gains nothing, or cannot be.
+
+    Raises:
+        UsageError: on MPS, and on a CPU in less than float32.
+    """
+    if device.type == "mps":
+        raise UsageError("torch.compile is for CUDA and CPUs here, not for MPS.", "Leave --compile out.")
+    if device.type == "cpu" and precision != "float32":
+        raise UsageError(
+            f"In {precision} a CPU draws through the CPU kernels, which are already compiled.",
+            "Leave --compile out, or add --dtype float32.",
+        )
+
+
 def _newest_raw(run: Path) -> dict[str, Tensor] | None:
     from spherectl.training import checkpoint  # only this one question needs it
 
@@ -367,4 +421,8 @@ def _newest_raw(run: Path) -> dict[str, Tensor] | None:
 
 def model_hash(path: Path) -> str:
     """SHA-256 of a model file; of a published checkpoint folder, that of its newest checkpoint."""
-    return file_hash(weights.newest_checkpoint(path) if path.is_dir() else path)
+    return file_hash(_model_file(path))
+
+
+def _model_file(path: Path) -> Path:
+    return weights.newest_checkpoint(path) if path.is_dir() else path

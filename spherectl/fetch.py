@@ -7,6 +7,7 @@ import string
 import time
 import urllib.parse
 from collections.abc import Callable
+from io import BufferedReader
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -68,10 +69,12 @@ def fetch_url(
     return path
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def file_hash(file: Path | BufferedReader) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits; of an open one from where it stands."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return file_hash(opened)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_relative(file: str) -> None:

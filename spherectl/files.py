@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from spherectl.errors import FileError
+
+# To read it is to set it: of two threads at once the second would read the first one's 0, and leave it behind.
+_umask_is_read = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -54,8 +58,9 @@ def _cannot_write(path: Path, error: OSError) -> FileError:
 
 
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
+    with _umask_is_read:
+        current = os.umask(0)
+        os.umask(current)
     return current
 
 

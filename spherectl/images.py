@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ def grid(images: Tensor, columns: int | None = None, padding: int = 2) -> Tensor
     """Pictures row by row on white.
 
     Args:
-        images: (B, 3, H, W) floats in [0, 1].
+        images: (B, 3, H, W), floats in [0, 1] or uint8.
         columns: pictures a row; by default nearly a square, with full rows where B allows it (10 is 2 rows of 5).
         padding: white pixels between neighbours; none around the whole.
 
@@ -53,7 +55,7 @@ def grid(images: Tensor, columns: int | None = None, padding: int = 2) -> Tensor
     """
     if images.ndim != 4 or len(images) == 0:
         raise UsageError(f"A grid needs images of shape (B, 3, H, W) with B > 0, got {tuple(images.shape)}.")
-    pixels = to_uint8(images)  # (B, 3, H, W)
+    pixels = images if images.dtype == torch.uint8 else to_uint8(images)  # (B, 3, H, W)
     count, channels, height, width = pixels.shape
     columns = min(columns or _square_columns(count), count)
     rows = -(-count // columns)
@@ -122,27 +124,46 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     return provenance
 
 
-def save_npz(path: Path, images: Tensor, labels: Tensor | None = None) -> None:
+def save_npz(path: Path, count: int, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
     """Write pictures as the ADM evaluation suite reads them: arr_0 uint8 (n, H, W, 3), arr_1 int64 (n,) if given.
+
+    They are written as they come: 50,000 of 256 px are 10 GB.
 
     Args:
         path: written whole or not at all.
-        images: uint8 (n, 3, H, W).
-        labels: (n,) class numbers.
+        count: n, pictures in all.
+        batches: uint8 (B, 3, H, W), all of one size, with (B,) class numbers or None.
 
     Raises:
-        UsageError: images are not uint8 (n, 3, H, W), or labels are not one a picture.
+        UsageError: not such pictures, not so many, or labels that are not one a picture.
         FileError: the place cannot be written.
     """
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-        raise UsageError(f"An .npz is made from uint8 of shape (n, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
-    if labels is not None and labels.shape != (len(images),):
-        raise UsageError(f"Expected {len(images)} labels, one a picture, got shape {tuple(labels.shape)}.")
-    arrays = [images.permute(0, 2, 3, 1).contiguous().cpu().numpy()]  # (n, H, W, 3)
-    if labels is not None:
-        arrays.append(labels.long().cpu().numpy())
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, *arrays)
+    size: tuple[int, ...] = ()
+    written, labels = 0, []
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with archive.open("arr_0.npy", "w", force_zip64=True) as file:
+            for pixels, chosen in batches:
+                if pixels.dtype != torch.uint8 or pixels.ndim != 4 or pixels.shape[1] != 3:
+                    about = f"{pixels.dtype} {tuple(pixels.shape)}"
+                    raise UsageError(f"An .npz is made from uint8 of shape (n, 3, H, W), got {about}.")
+                if not size:
+                    size = (*pixels.shape[2:], 3)
+                    header = {"descr": "|u1", "fortran_order": False, "shape": (count, *size)}
+                    np.lib.format.write_array_header_1_0(file, header)
+                array = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (B, H, W, 3)
+                if array.shape[1:] != size:
+                    raise UsageError(f"Expected pictures of shape {size}, as the first, got {array.shape[1:]}.")
+                file.write(array.data)
+                written += len(array)
+                labels += [] if chosen is None else [chosen.long().cpu()]
+        if written != count:
+            raise UsageError(f"Expected {count} pictures, got {written}.")
+        if labels:
+            together = torch.cat(labels)  # (n,)
+            if together.shape != (count,):
+                raise UsageError(f"Expected {count} labels, one a picture, got shape {tuple(together.shape)}.")
+            with archive.open("arr_1.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, together.numpy(), allow_pickle=False)
 
 
 def _square_columns(count: int) -> int:

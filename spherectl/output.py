@@ -11,6 +11,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -99,49 +100,65 @@ def claimed(stem: str) -> Iterator[Path]:
         raise
 
 
-def write_pictures(target: Path, batches: Iterable[Generated], about: About | None) -> list[Path]:
+@dataclass(frozen=True)
+class Drawn:
+    """All pictures of a run: bytes, a quarter of what they are as floats.
+
+    Attributes:
+        pixels: uint8 (n, 3, H, W).
+        labels: (n,), or None for unconditional models.
+        indices: (n,), as in `Generated`.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None
+    indices: Tensor
+
+
+def collect(batches: Iterable[Generated]) -> Drawn:
+    """Draw all batches, at least one, before anything is written."""
+    parts = [(to_uint8(batch.images), batch.labels, batch.indices) for batch in batches]
+    pixels, labels, indices = zip(*parts, strict=True)
+    known = [one for one in labels if one is not None]
+    return Drawn(torch.cat(pixels), torch.cat(known) if known else None, torch.cat(indices))
+
+
+def write_pictures(target: Path, batches: Iterable[Generated], count: int, about: About | None) -> int:
     """Write finished batches by the target's kind: one grid, one file of arrays, or a PNG each in a folder.
+
+    A folder and arrays take the memory of two batches, however many there are.
 
     Args:
         target: checked by `check_target`, or claimed.
         batches: at least one.
+        count: pictures in all.
         about: None leaves provenance out.
 
     Returns:
-        The files.
+        How many files were written.
 
     Raises:
         FileError: a file cannot be written; what was there before under its name still is.
     """
     match kind(target):
         case Kind.GRID:
-            _write_grid(target, batches, about)
+            write_grid(target, collect(batches), about)
         case Kind.ARRAYS:
-            _write_arrays(target, batches)
+            save_npz(target, count, ((to_uint8(batch.images), batch.labels) for batch in batches))
         case Kind.FOLDER:
             return _write_folder(target, batches, about)
-    return [target]
+    return 1
 
 
-def _write_grid(target: Path, batches: Iterable[Generated], about: About | None) -> None:
-    drawn = list(batches)
-    indices, labels = torch.cat([batch.indices for batch in drawn]), _joined([batch.labels for batch in drawn])
-    columns = _columns(labels, len(indices))
-    sheet = grid(torch.cat([batch.images for batch in drawn]), columns)
-    save_png(target, sheet, about(indices, labels, columns) if about else None)
+def write_grid(target: Path, drawn: Drawn, about: About | None) -> None:
+    """Write pictures as one grid, classes side by side where they are few; arguments as for `write_pictures`."""
+    columns = _columns(drawn.labels, len(drawn.pixels))
+    save_png(target, grid(drawn.pixels, columns), about(drawn.indices, drawn.labels, columns) if about else None)
 
 
-def _write_arrays(target: Path, batches: Iterable[Generated]) -> None:
-    pixels, labels = [], []
-    for batch in batches:
-        pixels.append(to_uint8(batch.images))  # at once: 50,000 images of 256 px are 10 GB so, and 39 GB as floats
-        labels.append(batch.labels)
-    save_npz(target, torch.cat(pixels), _joined(labels))
-
-
-def _write_folder(folder: Path, batches: Iterable[Generated], about: About | None) -> list[Path]:
+def _write_folder(folder: Path, batches: Iterable[Generated], about: About | None) -> int:
     """Separate files, compressed beside the sampling; holds two batches at a time."""
-    files: list[Path] = []
+    files = 0
     jobs: list[Future[None]] = []
     with ThreadPoolExecutor(PARALLEL_PICTURES) as pool:
         for batch in batches:
@@ -151,8 +168,9 @@ def _write_folder(folder: Path, batches: Iterable[Generated], about: About | Non
                     batch.indices[row : row + 1],
                     None if batch.labels is None else batch.labels[row : row + 1],
                 )
-                files.append(folder / f"{int(index):06d}.png")
-                jobs.append(pool.submit(save_png, files[-1], image, about(index, label, None) if about else None))
+                path, table = folder / f"{int(index):06d}.png", about(index, label, None) if about else None
+                jobs.append(pool.submit(save_png, path, image, table))
+                files += 1
         _wait_for(jobs)
     return files
 
@@ -168,8 +186,3 @@ def _columns(labels: Tensor | None, count: int) -> int | None:
     """Columns of a grid: classes side by side where they are few; None: nearly a square."""
     different = 0 if labels is None else len(set(labels.tolist()))
     return different if 1 < different <= ONE_ROW and count > different else None
-
-
-def _joined(labels: list[Tensor | None]) -> Tensor | None:
-    known = [one for one in labels if one is not None]
-    return torch.cat(known) if known else None

@@ -80,6 +80,10 @@ class Provenance(SampleSpec):
         """For each image, how many were computed together, and its place among them."""
         return [self.chunk] if isinstance(self.chunk, tuple) else self.chunk
 
+    def was_compiled_on(self, device: torch.device) -> bool:
+        """Whether torch.compile drew it on such a device, where it takes the same to make it again."""
+        return self.backend.startswith(f"{device.type} ") and self.backend.endswith(" compiled")
+
     @property
     def settings(self) -> SampleSpec:
         """Steps, guidance, noise."""
@@ -129,22 +133,32 @@ def describe(
     if columns is not None and not single:
         table["columns"] = columns
     if not is_invariant(model):
-        chunks = _chunks(numbers, batch, count)
+        chunks = _chunks(numbers, batch, count, filled=model.compiled)
         table["chunk"] = chunks[0] if single else chunks
     return table
 
 
 def is_invariant(model: api.Model) -> bool:
-    """Whether an image's bits do not depend on the images computed with it: on a CPU in float32, or on the kernels."""
-    return model.device.type == "cpu" and (model.precision == "float32" or model.network.takes_kernels(model.device))
+    """Whether an image's bits do not depend on the images computed with it: on a CPU in float32, or on the kernels.
+
+    What torch.compile makes for one batch size promises nothing of the kind.
+    """
+    if model.compiled or model.device.type != "cpu":
+        return False
+    return model.precision == "float32" or model.network.takes_kernels(model.device)
 
 
 def _arithmetic(model: api.Model) -> dict[str, Any]:
-    """Device and attention, as in "cpu sdpa", and versions: what the same picture made elsewhere may differ by."""
+    """Device and attention, as in "cpu sdpa", and versions: what the same picture made elsewhere may differ by.
+
+    A compiled model is told by a third word, "cuda sdpa compiled".
+    """
     asked: str = model.recipe.model.attention
-    trunk = model.network.encoder
+    trunk: Any = model.network.encoder
     if model.precision != "float32" and model.network.takes_kernels(model.device):
         asked = "kernels"
+    elif model.compiled:
+        asked = f"{trunk.blocks[0].attn.backend} compiled"
     elif asked == "auto":
         asked = attention.choose(model.device, model.dtype, trunk.grid**2, trunk.width // trunk.heads, training=False)
     versions = {"spherectl": spherectl.__version__, "torch": torch.__version__}
@@ -215,6 +229,9 @@ def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
     return torch.stack(images), {**table, **_arithmetic(model)}
 
 
-def _chunks(numbers: Iterable[int], batch: int, count: int) -> list[Chunk]:
-    """For each image number of a run of `count`, how many are computed together, and its place among them."""
-    return [(min(batch, count - n // batch * batch), n % batch) for n in numbers]
+def _chunks(numbers: Iterable[int], batch: int, count: int, *, filled: bool = False) -> list[Chunk]:
+    """For each image number of a run of `count`, how many are computed together, and its place among them.
+
+    The last batch is shorter, unless it is filled up.
+    """
+    return [(min(batch, count if filled else count - n // batch * batch), n % batch) for n in numbers]

@@ -22,13 +22,13 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["errors", "files", "tables", "recipe", "settings", "fetch", "entries", "zoo", "classes"],
+    ["errors", "timing", "files", "tables", "recipe", "settings", "fetch", "entries", "zoo", "classes"],
     # The networks and their mathematics.
     [
         "model",
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
-        *("model.sampler", "model.objective", "model.weights"),
+        *("model.sampler", "model.compiled", "model.objective", "model.weights"),
     ],
     # Pictures, and frozen networks that look at them.
     [
@@ -44,7 +44,7 @@ FLOORS = [
         "training",
         *("training.perceptual", "training.optimiser", "training.ema", "training.checkpoint"),
         *("api", "provenance", "output"),
-        *("training.plan", "training.run", "training.loop"),
+        *("training.plan", "training.cuda", "training.run", "training.loop"),
         "evaluation",
         "evaluation.summary",
     ],
@@ -63,6 +63,13 @@ ORDER = [name for floor in FLOORS for name in floor]
 DISTRIBUTIONS = {"PIL": "pillow"}
 
 HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests"}
+
+# What a picture does not need; torch's compiler and all it brings take longer than everything of ours.
+NOT_FOR_SAMPLING = {
+    *("torchvision", "scipy", "pooch", "requests", "tensorboard", "torch_fidelity", "lpips", "xformers", "filelock"),
+    *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes"),
+    *("sympy", "spherectl.training", "spherectl.features", "spherectl.evaluation", "spherectl.data.datasets"),
+}
 
 
 def module_name(path: Path) -> str:
@@ -180,11 +187,12 @@ def test_every_imported_distribution_is_declared():
 
 
 def loaded(cli, code: str, *arguments: str, env: dict[str, str] | None = None) -> set[str]:
-    """Top-level modules in a process of its own after `code`."""
-    tell = "\nimport json, sys\nprint(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
+    """All modules in a process of its own after `code`."""
+    tell = "\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
     ended = subprocess.run(
         [sys.executable, "-c", code + tell, *arguments],
         env=cli.environment(env),
+        cwd=cli.folder,
         capture_output=True,
         text=True,
         check=True,
@@ -204,7 +212,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 def after(cli, *lines: str, env: dict[str, str] | None = None) -> set[str]:
-    """Top-level modules loaded after some command lines, one after another."""
+    """Modules loaded after some command lines, one after another."""
     return loaded(cli, RUN, json.dumps([line.split() for line in lines]), env=env)
 
 
@@ -212,6 +220,7 @@ def after(cli, *lines: str, env: dict[str, str] | None = None) -> set[str]:
 def test_heavy_modules_are_seen_when_they_are_loaded(cli):
     """The measure itself: were `loaded` blind, the tests below could not fail."""
     assert loaded(cli, "import pooch, requests, torchvision, pydantic_settings") >= HEAVY
+    assert loaded(cli, "import torch; torch.arange(3, device='meta')") & NOT_FOR_SAMPLING >= {"sympy"}
 
 
 @pytest.mark.slow
@@ -246,3 +255,12 @@ def test_completion_loads_nothing_heavy(cli, line):
 def test_listing_loads_no_torch(cli):
     modules = after(cli, "zoo ls", "zoo ls --json", "recipes ls", "recipes show debug", "recipes check debug")
     assert not modules & {"torch", "torchvision", "numpy", "pooch"}
+
+
+@pytest.mark.slow
+def test_sampling_loads_no_more_than_it_needs(cli):
+    lines = ["sample --count 2 --steps 2 --out grid.png", "sample --count 2 --guidance 1.4 --out folder --profile"]
+    lines += ["sample --count 2 --dtype float32 --out arrays.npz", "sample --like grid.png --out again.png"]
+    modules = after(cli, *lines)
+    assert "torch" in modules
+    assert not modules & NOT_FOR_SAMPLING

@@ -35,6 +35,7 @@ def test_grid_puts_every_picture_in_its_place():
     for i, (top, left) in enumerate([(0, 0), (0, 4), (0, 8), (3, 0), (3, 4)]):
         expected[:, top : top + 2, left : left + 3] = pictures[i]
     assert torch.equal(sheet, expected)
+    assert torch.equal(images.grid(pictures, columns=3, padding=1), expected), "bytes stay what they are"
 
 
 def test_one_picture_is_itself():
@@ -147,7 +148,7 @@ def test_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     for write in (
         lambda: images.save_png(tmp_path / "file" / "picture.png", ramp(), None),
-        lambda: images.save_npz(tmp_path / "file" / "pictures.npz", ramp()[None]),
+        lambda: images.save_npz(tmp_path / "file" / "pictures.npz", 1, [(ramp()[None], None)]),
     ):
         with pytest.raises(FileError, match=r"^Cannot write "):
             write()
@@ -200,28 +201,49 @@ def test_provenance_survives_another_programs_copy(tmp_path):
 
 
 def test_npz_as_the_adm_suite_reads_it(tmp_path):
-    pictures = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+    pictures = torch.arange(3 * 3 * 4 * 5, dtype=torch.uint8).reshape(3, 3, 4, 5)
+    labels = torch.tensor([7, 1, 4], dtype=torch.int32)
     path = tmp_path / "pictures.npz"
-    images.save_npz(path, pictures, torch.tensor([7, 1], dtype=torch.int32))
+    images.save_npz(path, 3, [(pictures[:2], labels[:2]), (pictures[2:], labels[2:])])
     with np.load(path, allow_pickle=False) as stored:
         assert sorted(stored) == ["arr_0", "arr_1"]
         assert stored["arr_0"].dtype == np.uint8
         assert (stored["arr_0"] == pictures.numpy().transpose(0, 2, 3, 1)).all()
         assert stored["arr_1"].dtype == np.int64
-        assert stored["arr_1"].tolist() == [7, 1]
+        assert stored["arr_1"].tolist() == [7, 1, 4]
     with zipfile.ZipFile(path) as archive:
         assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}, "no time: same bytes"
     assert [entry.name for entry in tmp_path.iterdir()] == ["pictures.npz"]
 
 
+def test_npz_has_the_bytes_that_numpy_writes(tmp_path):
+    pictures, labels = torch.arange(96, dtype=torch.uint8).reshape(2, 3, 4, 4), torch.tensor([3, 9])
+    images.save_npz(tmp_path / "ours.npz", 2, [(pictures, labels)])
+    np.savez(tmp_path / "numpys.npz", pictures.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
+    for name in ("arr_0.npy", "arr_1.npy"):
+        with zipfile.ZipFile(tmp_path / "ours.npz") as ours, zipfile.ZipFile(tmp_path / "numpys.npz") as theirs:
+            assert ours.namelist() == theirs.namelist()
+            assert ours.read(name) == theirs.read(name)
+
+
 def test_npz_without_labels_and_under_any_name(tmp_path):
-    images.save_npz(tmp_path / "pictures", ramp()[None])
+    images.save_npz(tmp_path / "pictures", 1, [(ramp()[None], None)])
     with np.load(tmp_path / "pictures", allow_pickle=False) as stored:
         assert list(stored) == ["arr_0"]
 
 
-def test_npz_refuses_wrong_shapes(tmp_path):
-    with pytest.raises(UsageError, match=r"uint8 of shape \(n, 3, H, W\)"):
-        images.save_npz(tmp_path / "pictures.npz", to_float(ramp())[None])
-    with pytest.raises(UsageError, match="Expected 1 labels"):
-        images.save_npz(tmp_path / "pictures.npz", ramp()[None], torch.tensor([1, 2]))
+@pytest.mark.parametrize(
+    ("count", "batches", "said"),
+    [
+        (1, [(to_float(ramp())[None], None)], r"uint8 of shape \(n, 3, H, W\)"),
+        (1, [(ramp()[None], torch.tensor([1, 2]))], "Expected 1 labels"),
+        (2, [(ramp()[None], None)], "Expected 2 pictures, got 1"),
+        (2, [(ramp()[None], None), (ramp()[None, :, :-1], None)], "as the first"),
+        (1, [], "Expected 1 pictures, got 0"),
+    ],
+)
+def test_npz_refuses_what_does_not_fit(tmp_path, count, batches, said):
+    (tmp_path / "pictures.npz").write_text("old")
+    with pytest.raises(UsageError, match=said):
+        images.save_npz(tmp_path / "pictures.npz", count, batches)
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("pictures.npz", "old")]

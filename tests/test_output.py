@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,16 @@ def test_the_suffix_says_the_kind():
 
 
 def test_a_folder_holds_every_picture(here):
-    files = write_pictures(here / "folder", batches(), about)
-    assert files == [here / "folder" / f"{i:06d}.png" for i in range(7)] == sorted((here / "folder").iterdir())
+    assert write_pictures(here / "folder", batches(), 7, about) == 7
+    files = sorted((here / "folder").iterdir())
+    assert files == [here / "folder" / f"{i:06d}.png" for i in range(7)]
     for i, path in enumerate(files):
         assert torch.equal(pixels(path), to_uint8(RAMPS[i]))
         assert read_provenance(path) == {"indices": [i], "labels": [int(LABELS[i])], "columns": None}
 
 
 def test_a_grid_has_a_column_a_class(here):
-    assert write_pictures(here / "a.png", batches(), about) == [here / "a.png"]
+    assert write_pictures(here / "a.png", batches(), 7, about) == 1
     sheet = pixels(here / "a.png")
     assert sheet.shape == (3, 3 * 10 - 2, 3 * 10 - 2)
     for i in range(7):
@@ -79,27 +81,27 @@ def test_a_grid_has_a_column_a_class(here):
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(7, dtype=torch.int64), torch.arange(7)])
 def test_without_turns_of_classes_a_grid_is_nearly_square(here, labels):
-    write_pictures(here / "a.png", batches(labels), about)
+    write_pictures(here / "a.png", batches(labels), 7, about)
     assert read_provenance(here / "a.png")["columns"] is None
     assert pixels(here / "a.png").shape == (3, 28, 28)
 
 
 def test_arrays_are_what_the_adm_suite_reads(here):
     """uint8 NHWC under arr_0, int64 labels under arr_1, if there are any; no pickle."""
-    write_pictures(here / "a.npz", batches(), about)
+    write_pictures(here / "a.npz", batches(), 7, about)
     with np.load(here / "a.npz", allow_pickle=False) as arrays:
         assert sorted(arrays) == ["arr_0", "arr_1"]
         assert (arrays["arr_0"].dtype, arrays["arr_0"].shape) == (np.uint8, (7, 8, 8, 3))
         assert np.array_equal(arrays["arr_0"], to_uint8(RAMPS).permute(0, 2, 3, 1).numpy())
         assert (arrays["arr_1"].dtype, arrays["arr_1"].tolist()) == (np.int64, LABELS.tolist())
-    write_pictures(here / "b.npz", batches(None), None)
+    write_pictures(here / "b.npz", batches(None), 7, None)
     with np.load(here / "b.npz", allow_pickle=False) as arrays:
         assert sorted(arrays) == ["arr_0"]
 
 
 def test_without_about_files_say_nothing(here):
-    write_pictures(here / "a.png", batches(), None)
-    write_pictures(here / "folder", batches(), None)
+    write_pictures(here / "a.png", batches(), 7, None)
+    write_pictures(here / "folder", batches(), 7, None)
     for path in (here / "a.png", *(here / "folder").iterdir()):
         assert read_provenance(path) is None
 
@@ -114,8 +116,29 @@ def test_a_folder_holds_no_more_than_two_batches_in_memory(here, monkeypatch):
         real(jobs)
 
     monkeypatch.setattr(output, "_wait_for", wait)
-    write_pictures(here / "folder", batches(), None)
+    write_pictures(here / "folder", batches(), 7, None)
     assert open_jobs == [0, 3, 3, 1]
+
+
+@pytest.mark.parametrize("out", ["folder", "a.npz", "a.png"])
+def test_drawn_floats_are_let_go(here, out):
+    """When a batch is drawn the one before it may still be there, the others are not; a grid keeps bytes alone."""
+    known: list[weakref.ref[torch.Tensor]] = []
+    alive = []
+
+    def drawing() -> Iterator[Generated]:
+        for batch in batches():
+            images = batch.images.clone()
+            known.append(weakref.ref(images))
+            alive.append(sum(one() is not None for one in known))
+            drawn = Generated(images, batch.labels, batch.indices)
+            del images
+            yield drawn
+            del drawn
+
+    write_pictures(here / out, drawing(), 7, None)
+    assert alive[0] == 1
+    assert max(alive) <= 2
 
 
 def test_a_disk_that_fills_up_leaves_whole_files_only(here, monkeypatch):
@@ -132,13 +155,13 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(here, monkeypatch):
     monkeypatch.setattr(output, "PARALLEL_PICTURES", 1)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileError, match=r"Cannot write .*/000002\.png: No space left on device\."):
-        write_pictures(here / "folder", batches(), about)
+        write_pictures(here / "folder", batches(), 7, about)
     assert [path.name for path in sorted((here / "folder").iterdir())] == ["000000.png", "000001.png"]
     assert torch.equal(pixels(here / "folder" / "000001.png"), to_uint8(RAMPS[1]))
     for name in ("a.png", "a.npz"):
         (here / name).write_text("old")
         with pytest.raises(FileError, match="No space left"):
-            write_pictures(here / name, batches(), about)
+            write_pictures(here / name, batches(), 7, about)
         assert (here / name).read_text() == "old"
     assert [path.name for path in sorted(here.iterdir())] == ["a.npz", "a.png", "folder"]
 

@@ -51,6 +51,15 @@ def show_json(result: Any) -> None:
 
 def show_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
     """A table on stdout: the keys of the rows are its heads; columns named in `right` are aligned right."""
+    _stdout().print(_table(rows, right))
+
+
+def say_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
+    """The same on stderr."""
+    _stderr().print(_table(rows, right))
+
+
+def _table(rows: list[dict[str, str]], right: tuple[str, ...]) -> RenderableType:
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", pad_edge=False)
@@ -58,7 +67,7 @@ def show_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
         table.add_column(head, justify="right" if head in right else "left", overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(_plain(cell) for cell in row.values()))
-    _stdout().print(table)
+    return table
 
 
 def is_terminal() -> bool:

@@ -71,6 +71,7 @@ def _machine(settings: Settings) -> Facts:
     import torch
 
     from spherectl.api import choose_device
+    from spherectl.model import kernels
 
     device = choose_device(settings.device)
     return {
@@ -81,6 +82,7 @@ def _machine(settings: Settings) -> Facts:
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "not available",
         "bfloat16": _bfloat16(device.type),
+        "kernels": kernels.explain() if device.type == "cpu" else "for CPUs only",
         "cache_free": _free(settings.cache),
         "runs_free": _free(settings.runs),
     }

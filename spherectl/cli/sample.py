@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +13,7 @@ import typer
 
 from spherectl.cli import console, options, remake
 from spherectl.errors import UsageError
+from spherectl.timing import Stopwatch, process_age
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,19 @@ class Strength(StrEnum):
 
 
 THE_MODELS = "the model's own"
+
+# What --profile tells apart: keys in JSON, and what they mean.
+STAGES = {
+    "startup": "start-up and imports",
+    "model": "finding and loading the model",
+    "noise": "noise",
+    "encoder": "encoder",
+    "decoder": "decoder",
+    "sampling": "rest of sampling",
+    "writing": "encoding and writing files",
+    "hash": "hash of the model file",
+    "rest": "all else",
+}
 
 
 def sample(
@@ -84,6 +98,10 @@ def sample(
     weights: options.Weights = options.WeightsName.EMA,
     device: options.Device = None,
     threads: options.Threads = None,
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", help="Draw through torch.compile, on CUDA as CUDA graphs: for many pictures."),
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -100,6 +118,9 @@ def sample(
     provenance: Annotated[
         bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
     ] = True,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Say on stderr what took how long; with --json in the document too.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Draw images: one forward pass each, or a few rounds that sharpen them.
@@ -111,13 +132,15 @@ def sample(
 
     spherectl sample --like grid.png --out again.png
     """
-    import torch
+    watch = Stopwatch("rest", dict.fromkeys(STAGES, 0.0) | {"startup": process_age()})
+    with watch.stage("startup"):
+        import torch
 
-    from spherectl import api, zoo
-    from spherectl.classes import UnknownClassError
-    from spherectl.output import check_target, claimed, write_pictures
-    from spherectl.provenance import describe
-    from spherectl.settings import load_settings
+        from spherectl import api, zoo
+        from spherectl.classes import UnknownClassError
+        from spherectl.output import check_target, claimed, collect, write_grid, write_pictures
+        from spherectl.provenance import describe
+        from spherectl.settings import load_settings
 
     settings = load_settings()
     where = device or settings.device
@@ -133,37 +156,48 @@ def sample(
 
     def prepare(found: Found) -> tuple[Model, SampleSpec, Iterator[Generated]]:
         console.say(found.reason)
-        loaded = api.load_found(found, device=where, dtype=dtype.value, weights_kind=weights.value)
+        loaded = api.load_found(found, device=where, dtype=dtype.value, weights_kind=weights.value, compile=compile_)
         chosen = api.sample_settings(loaded, **changes)
+        loaded.watch = watch if profile else None
         run = api.generate(loaded, count, classes=class_, seed=seed, batch=batch, **chosen.model_dump())
         return loaded, chosen, run
 
-    try:
-        loaded, chosen, batches = prepare(zoo.find_model(model, settings))
-    except UnknownClassError as error:
-        loaded, chosen, batches = prepare(_another_model(error, settings))
+    with watch.stage("model"):
+        try:
+            loaded, chosen, batches = prepare(zoo.find_model(model, settings))
+        except UnknownClassError as error:
+            loaded, chosen, batches = prepare(_another_model(error, settings))
     console.say(
         f"settings: {chosen.steps} step{'s' * (chosen.steps > 1)}, guidance {chosen.guidance:g} ({chosen.guide}), "
         f"{chosen.noise} noise, {chosen.strength} strength, seed {seed}, {loaded.precision}"
     )
 
     def about(indices: Tensor, labels: Tensor | None, columns: int | None) -> dict[str, Any]:
+        with watch.stage("hash"):
+            _ = loaded.sha256  # kept for `describe`, which asks for it
         run = {"seed": seed, "batch": batch, "count": count}
         return describe(loaded, chosen, indices=indices, labels=labels, columns=columns, **run)
 
-    with console.progress("drawing", count, "images") as bar:
-        watched = _watched(batches, bar)
+    with console.progress("drawing", count, "images") as bar, watch.stage("writing"):
+        watched, files = _watched(batches, bar, watch), 1
         if out is not None:
-            target, files = out, write_pictures(out, watched, about if provenance else None)
+            target, files = out, write_pictures(out, watched, count, about if provenance else None)
         else:
-            drawn = list(watched)  # first, so that the claim on the name is short
+            drawn = collect(watched)  # first, so that the claim on the name is short
             with claimed(f"{loaded.name}-seed{seed}") as target:
-                files = write_pictures(target, drawn, about if provenance else None)
-    if target.is_dir() and (others := sum(1 for _ in target.glob("*.png")) - len(files)) > 0:
+                write_grid(target, drawn, about if provenance else None)
+    if target.is_dir() and (others := sum(1 for _ in target.glob("*.png")) - files) > 0:
         console.say(f"{target} holds {others} other PNG file{'s' * (others > 1)} as well")
+    facts: dict[str, Any] = {}
     if as_json:
-        facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, **chosen.model_dump()}
-        console.show_json({"out": str(target), "files": len(files), **facts})
+        with watch.stage("hash"):
+            facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, **chosen.model_dump()}
+    if profile:
+        seconds = watch.seconds()
+        _say_profile(seconds)
+        facts["profile"] = {key: round(taken, 4) for key, taken in (*seconds.items(), ("total", sum(seconds.values())))}
+    if as_json:
+        console.show_json({"out": str(target), "files": files, **facts})
     else:
         console.show(str(target))
 
@@ -182,12 +216,28 @@ def _refuse_beside_like(ctx: typer.Context) -> None:
         raise UsageError(f"--like takes everything from the picture; leave out {', '.join(given)}.")
 
 
-def _watched(batches: Iterable[Generated], bar: Callable[[int], None]) -> Iterator[Generated]:
+def _watched(batches: Iterator[Generated], bar: Callable[[int], None], watch: Stopwatch) -> Iterator[Generated]:
     done = 0
-    for batch in batches:
+    while True:
+        with watch.stage("sampling"):
+            batch = next(batches, None)
+        if batch is None:
+            return
         done += len(batch.images)
         bar(done)
         yield batch
+
+
+def _say_profile(seconds: dict[str, float]) -> None:
+    """A table of what took how long; images are compressed beside the drawing of others, and "writing" is the rest."""
+    total = sum(seconds.values())
+    console.say_rows(
+        [
+            {"stage": stage, "seconds": f"{taken:.3f}", "share": f"{taken / total:.0%}"}
+            for stage, taken in (*((STAGES[key], taken) for key, taken in seconds.items()), ("total", total))
+        ],
+        right=("seconds", "share"),
+    )
 
 
 def _another_model(error: UnknownClassError, settings: Settings) -> Found:

@@ -42,8 +42,8 @@ def to_uint8(images: Tensor, rule: Literal["round", "floor"] = "round") -> Tenso
         low, high = (bound.item() for bound in values.aminmax())
         if not (low >= -TOLERANCE and high <= 1 + TOLERANCE):  # written so that NaN fails too
             raise UsageError(f"Images are floats in [0, 1]; these reach from {low:.4g} to {high:.4g}.")
-    scaled = 255 * values.clamp(0, 1)
-    return (scaled + 0.5 if rule == "round" else scaled).floor().to(torch.uint8)
+    scaled = values.clamp(0, 1).mul_(255)
+    return (scaled.add_(0.5) if rule == "round" else scaled).floor_().to(torch.uint8)
 
 
 def to_grey(pixels: Tensor) -> Tensor:

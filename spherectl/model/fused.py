@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from spherectl.model import kernels
 from spherectl.model.layers import NORM_EPSILON, Attention, Mixer
 
+PLAIN, LANES, PANEL = 0, 16, 32  # as in kernels.c
 LEAST_TOKENS = 8  # rows of a product's tile
 BACKWARD_TOKENS = 1024  # above it the (N, N) weights of a head no longer stay in a processor's cache
 
 
-def fits(device: torch.device, dtype: torch.dtype, tokens: int, attention: Attention) -> bool:
-    """Whether a network of so many tokens can take the kernels: in bfloat16, on a CPU that has them.
+def fits(dtype: torch.dtype, tokens: int, attention: Attention) -> bool:
+    """Whether a network of so many tokens can take the kernels on the CPU: in bfloat16, where there are any.
 
     A recipe that asks for an attention backend gets that one, on torch alone.
     """
     return (
-        device.type == "cpu"
-        and dtype == torch.bfloat16
+        dtype == torch.bfloat16
         and attention.backend is None
         and tokens >= LEAST_TOKENS
         and not (torch.is_grad_enabled() and tokens > BACKWARD_TOKENS)
@@ -44,9 +44,8 @@ def encode(network: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """`Encoder.forward`: (B, 3, H, W), (B,) -> (B, N, d) bfloat16."""
     with torch.autocast("cpu", enabled=False):
         patch, point, bias = network.patch.weight.flatten(1), network.point.weight.flatten(1), network.point.bias
-        assert bias is not None
-        tokens = F.linear(network.patches(x).bfloat16(), patch.bfloat16())  # (B, N, D)
-        tokens = F.linear(tokens, point.bfloat16(), bias.bfloat16())  # (B, N, D)
+        tokens = _linear(network.patches(x).bfloat16(), patch, None)  # (B, N, D)
+        tokens = _linear(tokens, point, bias)  # (B, N, D)
         z = _blocks(network, tokens, y)  # (B, N, d)
         return mix(z, network.out) if isinstance(network.out, Mixer) else z
 
@@ -111,9 +110,54 @@ def _parts(modulation: Tensor | None, parts: int) -> Sequence[Tensor | None]:
     return [None] * parts if modulation is None else modulation.float().chunk(parts, dim=-1)
 
 
+# y = x W^T + b; dx = dy W, dW = dy^T x, db = sums of dy
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The layer on bfloat16 (..., D)."""
-    return F.linear(x, layer.weight.bfloat16(), layer.bias.bfloat16())
+    """The layer on bfloat16 (B, N, inputs or more); (B, N, outputs)."""
+    return _linear(x, layer.weight, layer.bias)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not kernels.products_pay():
+        beyond = x.shape[-1] - weight.shape[1]
+        return F.linear(x, F.pad(weight, (0, beyond)).bfloat16(), None if bias is None else bias.bfloat16())
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    return _Linear.apply(_even(x), weight.float(), bias.float())  # type: ignore[no-any-return]
+
+
+def _even(x: Tensor) -> Tensor:
+    """With one more channel of zeros where the number of channels is odd: products take pairs."""
+    return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x.contiguous()
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor, turned: bool, columns: int) -> Tensor:
+    """x W^T + b, or x W for `turned`; `columns` are the weight's, or more of zeros."""
+    outputs, inputs = weight.shape
+    inner = x.shape[-1]
+    panels = torch.empty(-(-columns // PANEL) * PANEL * inner // 2, dtype=torch.int32)
+    kernels.call("panels_forward", outputs, inputs, inner, turned, weight, panels)
+    y = x.new_empty(*x.shape[:-1], columns)
+    rows = x.numel() // inner
+    kernels.call("linear_forward", rows, inner, columns, PLAIN, x, panels, bias, None, 0, x.shape[1], y)
+    return y
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight.contiguous(), bias, False, len(weight))
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        (outputs, inputs), inner = weight.shape, x.shape[-1]
+        dy = dy.contiguous()
+        dx = None
+        if ctx.needs_input_grad[0]:
+            dx = _product(_even(dy), weight.contiguous(), weight.new_zeros(inner), True, inner)
+        dweight, dbias = torch.empty_like(weight), weight.new_empty(outputs)
+        kernels.call("linear_backward", x.numel() // inner, inputs, inner, outputs, x, dy, dweight, dbias)
+        return dx, dweight, dbias
 
 
 # s = x + gate delta; y = s / sqrt(mean(s^2) + eps) weight (1 + scale) + shift
@@ -203,14 +247,15 @@ class _AddNorm(torch.autograd.Function):
 
 # silu(a) b, [a | b] = x
 def swiglu(x: Tensor) -> Tensor:
-    """(B, N, 2 h) bfloat16 -> (B, N, h)."""
+    """(B, N, 2 h) bfloat16 -> (B, N, h rounded up to 16), zero beyond h."""
     return _SwiGLU.apply(x) if torch.is_grad_enabled() else _swiglu_forward(x)
 
 
 def _swiglu_forward(x: Tensor) -> Tensor:
     hidden = x.shape[-1] // 2
-    y = x.new_empty(*x.shape[:-1], hidden)
-    kernels.call("swiglu_forward", y.numel() // hidden, hidden, x, y)
+    wide = -(-hidden // LANES) * LANES
+    y = x.new_empty(*x.shape[:-1], wide)
+    kernels.call("swiglu_forward", y.numel() // wide, hidden, wide, x, y)
     return y
 
 
@@ -223,8 +268,8 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        hidden, dx = dy.shape[-1], torch.empty_like(x)
-        kernels.call("swiglu_backward", dy.numel() // hidden, hidden, x, dy.contiguous(), dx)
+        wide, dx = dy.shape[-1], torch.empty_like(x)
+        kernels.call("swiglu_backward", dy.numel() // wide, x.shape[-1] // 2, wide, x, dy.contiguous(), dx)
         return dx
 
 

@@ -142,27 +142,27 @@ int norm_backward(i64 images, i64 D, i64 rows_per_image, const bf16 *dout, const
 
 /* ------------------------------------------------------------------ SwiGLU */
 
-/* out = silu(a) b of rows [a | b]; in (rows, 2 h), out (rows, h). */
-int swiglu_forward(i64 rows, i64 h, const bf16 *in, bf16 *out) {
+/* out = silu(a) b of rows [a | b]; in (rows, 2 h), out (rows, wide), zero beyond h. */
+int swiglu_forward(i64 rows, i64 h, i64 wide, const bf16 *in, bf16 *out) {
 #pragma omp parallel for schedule(static)
     for (i64 row = 0; row < rows; row++)
-        for (i64 j = 0; j < h; j += LANES) {
-            const __mmask16 m = lanes(h - j);
+        for (i64 j = 0; j < wide; j += LANES) {
+            const __mmask16 m = h > j ? lanes(h - j) : 0;
             const __m512 a = load(in + row * 2 * h + j, m), b = load(in + row * 2 * h + h + j, m);
-            store(out + row * h + j, m, _mm512_mul_ps(_mm512_mul_ps(a, sigmoid(a)), b));
+            store(out + row * wide + j, lanes(wide - j), _mm512_mul_ps(_mm512_mul_ps(a, sigmoid(a)), b));
         }
     return 0;
 }
 
-/* Gradient din (rows, 2 h) from dout (rows, h). */
-int swiglu_backward(i64 rows, i64 h, const bf16 *in, const bf16 *dout, bf16 *din) {
+/* Gradient din (rows, 2 h) from dout (rows, wide). */
+int swiglu_backward(i64 rows, i64 h, i64 wide, const bf16 *in, const bf16 *dout, bf16 *din) {
     const __m512 one = _mm512_set1_ps(1.0f);
 #pragma omp parallel for schedule(static)
     for (i64 row = 0; row < rows; row++)
         for (i64 j = 0; j < h; j += LANES) {
             const __mmask16 m = lanes(h - j);
             const i64 at = row * 2 * h + j;
-            const __m512 a = load(in + at, m), b = load(in + at + h, m), g = load(dout + row * h + j, m);
+            const __m512 a = load(in + at, m), b = load(in + at + h, m), g = load(dout + row * wide + j, m);
             const __m512 s = sigmoid(a);
             /* d silu = s (1 + a (1 - s)) */
             const __m512 slope = _mm512_mul_ps(s, _mm512_fmadd_ps(a, _mm512_sub_ps(one, s), one));
@@ -332,8 +332,8 @@ enum { PLAIN, SILU, SWIGLU, RESIDUAL };
  * SILU      silu of it
  * SWIGLU    out (rows, columns / 2) bfloat16 = silu(a) b; each panel holds 16 columns of a, then the same of b
  * RESIDUAL  out (rows, columns) float32 += gate (x W^T + bias); gate one row an image, `gate_stride` apart, or null
- * x (rows, words) of 32 bits, at least ROWS rows: two bfloat16 each or, with `factors`, four bytes; bias float32, one a
- * packed column. A byte stands for (byte - 128) row_factors[row], a weight for weight factors[column]; sums begin at
+ * x (rows, words) of 32 bits, at least ROWS rows: two bfloat16 each or, with `factors`, four bytes; bias (columns)
+ * float32. A byte stands for (byte - 128) row_factors[row], a weight for weight factors[column]; sums begin at
  * `starts`, which takes off what the 128 add. Always inlined, so that each kind of word has a loop of its own. */
 static inline __attribute__((always_inline)) void
 linear(const int bytes, i64 rows, i64 words, i64 columns, i64 kind, const uint32_t *x, const float *row_factors,
@@ -346,8 +346,8 @@ linear(const int bytes, i64 rows, i64 words, i64 columns, i64 kind, const uint32
         const i64 last = (part + 1) * block < rows ? (part + 1) * block : rows;
         for (i64 j = 0; j < columns; j += PANEL) {
             const uint32_t *panel = panels + j * words;
-            const __m512 bias0 = _mm512_loadu_ps(bias + j), bias1 = _mm512_loadu_ps(bias + j + LANES);
             const __mmask16 m0 = lanes(columns - j), m1 = columns - j > LANES ? lanes(columns - j - LANES) : 0;
+            const __m512 bias0 = loadf(bias + j, m0), bias1 = loadf(bias + j + LANES, m1);
             for (i64 i = part * block; i < last; i += ROWS) {
                 const i64 top = i + ROWS <= rows ? i : rows - ROWS; /* the last tile goes over some rows again */
                 const uint32_t *a = x + top * words;
@@ -435,11 +435,111 @@ int bytes_forward(i64 rows, i64 columns, const bf16 *x, uint8_t *out, float *fac
     return 0;
 }
 
+/* Panels of a weight (outputs, inputs) float32 for x W^T, or, `turned`, for dy W: then its columns are the inputs. Zeros
+ * beyond; `inner`, even, is the length of the rows that the product will see. */
+int panels_forward(i64 outputs, i64 inputs, i64 inner, i64 turned, const float *weight, uint32_t *panels) {
+    const i64 columns = turned ? inputs : outputs, depth = turned ? outputs : inputs;
+    const __m512i ladder = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                              _mm512_set1_epi32((int)inputs));
+#pragma omp parallel for schedule(static)
+    for (i64 j = 0; j < up(columns, PANEL); j += LANES) {
+        const __mmask16 m = columns > j ? lanes(columns - j) : 0;
+        uint32_t *to = panels + j / PANEL * PANEL * (inner / 2) + j % PANEL;
+        for (i64 p = 0; p < inner / 2; p++) {
+            __m512 pair[2];
+            for (i64 k = 0; k < 2; k++) {
+                const __mmask16 here = 2 * p + k < depth ? m : 0;
+                pair[k] = turned ? loadf(weight + (2 * p + k) * inputs + j, here)
+                                 : _mm512_mask_i32gather_ps(_mm512_setzero_ps(), here, ladder,
+                                                            weight + j * inputs + 2 * p + k, sizeof(float));
+            }
+            const __m512i low = _mm512_cvtepu16_epi32(narrow(pair[0])), high = _mm512_cvtepu16_epi32(narrow(pair[1]));
+            _mm512_storeu_si512(to + p * PANEL, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+    }
+    return 0;
+}
+
 /* A thread's buffers, all zero at first: what lies beyond the tokens and beyond the columns stays zero. */
 static void *buffer(size_t bytes) {
     void *p = aligned_alloc(64, up((i64)bytes, 64));
     if (p) memset(p, 0, bytes);
     return p;
+}
+
+#define DEPTH 256 /* rows that are summed before a tile of the gradient goes back to memory */
+
+/* Pairs of rows of x (rows, stride), columns `from` to `from` + count, as words (pairs, ld), ld of LANES; zeros beyond. */
+static void pair_up(i64 rows, i64 stride, i64 from, i64 count, i64 ld, const bf16 *x, uint32_t *words) {
+    for (i64 p = 0; p < (rows + 1) / 2; p++)
+        for (i64 j = 0; j < ld; j += LANES) {
+            const __mmask16 m = count > j ? lanes(count - j) : 0, second = 2 * p + 1 < rows ? m : 0;
+            const bf16 *at = x + 2 * p * stride + from + j;
+            const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, at));
+            const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, at + stride));
+            _mm512_storeu_si512(words + p * ld + j, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+}
+
+/* Gradients of a linear's weight (outputs, inputs) and bias (outputs), float32: dy^T x and the sums of dy, over rows.
+ * x (rows, stride) bfloat16, of which `inputs` count; dy (rows, outputs) bfloat16. Nonzero: no memory. */
+int linear_backward(i64 rows, i64 inputs, i64 stride, i64 outputs, const bf16 *x, const bf16 *dy, float *dweight,
+                    float *dbias) {
+    const i64 share = 4 * LANES, k = up(inputs, PANEL);
+    const __m512i ones = _mm512_set1_epi32(0x3F803F80); /* a pair of 1.0 */
+    int failed = 0;
+#pragma omp parallel
+    {
+        uint32_t *a = buffer(DEPTH / 2 * share * 4), *b = buffer(DEPTH / 2 * k * 4);
+        float *sums = buffer(share * k * 4);
+        const int ready = a && b && sums;
+        if (!ready) failed = 1;
+#pragma omp for schedule(static)
+        for (i64 first = 0; first < outputs; first += share) {
+            if (!ready) continue;
+            const i64 mine = outputs - first < share ? outputs - first : share;
+            __m512 bias[4];
+            for (int c = 0; c < 4; c++) bias[c] = _mm512_setzero_ps();
+            memset(sums, 0, share * k * sizeof(float));
+            for (i64 row = 0; row < rows; row += DEPTH) {
+                const i64 some = rows - row < DEPTH ? rows - row : DEPTH, pairs = (some + 1) / 2;
+                pair_up(some, outputs, first, mine, share, dy + row * outputs, a);
+                pair_up(some, stride, 0, inputs, k, x + row * stride, b);
+                for (i64 p = 0; p < pairs; p++)
+                    for (int c = 0; c < 4; c++)
+                        bias[c] = dot(bias[c], _mm512_loadu_si512(a + p * share + c * LANES), ones);
+                for (i64 i = 0; i < mine; i += ROWS)
+                    for (i64 j = 0; j < k; j += PANEL) {
+                        __m512 acc[ROWS][2];
+                        for (int r = 0; r < ROWS; r++) {
+                            acc[r][0] = _mm512_loadu_ps(sums + (i + r) * k + j);
+                            acc[r][1] = _mm512_loadu_ps(sums + (i + r) * k + j + LANES);
+                        }
+                        for (i64 p = 0; p < pairs; p++) {
+                            const __m512i b0 = _mm512_loadu_si512(b + p * k + j);
+                            const __m512i b1 = _mm512_loadu_si512(b + p * k + j + LANES);
+#pragma GCC unroll 8
+                            for (int r = 0; r < ROWS; r++) {
+                                const __m512i word = _mm512_set1_epi32((int)a[p * share + i + r]);
+                                acc[r][0] = dot(acc[r][0], word, b0);
+                                acc[r][1] = dot(acc[r][1], word, b1);
+                            }
+                        }
+                        for (int r = 0; r < ROWS; r++) {
+                            _mm512_storeu_ps(sums + (i + r) * k + j, acc[r][0]);
+                            _mm512_storeu_ps(sums + (i + r) * k + j + LANES, acc[r][1]);
+                        }
+                    }
+            }
+            for (i64 i = 0; i < mine; i++)
+                memcpy(dweight + (first + i) * inputs, sums + i * k, inputs * sizeof(float));
+            for (int c = 0; dbias && c < 4; c++)
+                if (mine > c * LANES)
+                    _mm512_mask_storeu_ps(dbias + first + c * LANES, lanes(mine - c * LANES), bias[c]);
+        }
+        free(a), free(b), free(sums);
+    }
+    return failed;
 }
 
 /* The same over the tokens of each image: out (B, N, columns) = W x + bias, kinds SILU and RESIDUAL, gate one number.

@@ -7,7 +7,7 @@ one point of the sphere. Images are in [0, 1] here; the callables see and return
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,13 +22,13 @@ COSINE_GUARD = 1e-8
 
 
 class Perceptual(Protocol):
-    """A perceptual distance whose target side is computed once, without gradient."""
+    """A perceptual distance by features, so that those of one picture serve in several distances."""
 
-    def targets(self, images: Tensor) -> Any:
-        """Whatever `distance` needs of (B, 3, H, W) target images in [0, 1]."""
+    def features(self, images: Tensor) -> list[Tensor]:
+        """What is compared of (B, 3, H, W) images in [0, 1]."""
 
-    def distance(self, images: Tensor, targets: Any) -> Tensor:
-        """Mean distance of (B, 3, H, W) images in [0, 1] from their targets, a scalar."""
+    def compare(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
+        """Mean distance over the batch, a scalar."""
 
 
 @dataclass(frozen=True)
@@ -125,10 +125,15 @@ def objective(
     rec = w.rec * F.smooth_l1_loss(small01, target01)
     con = w.con * F.smooth_l1_loss(large01, small01.detach())
     rec_p = con_p = zero
-    if perceptual is not None and w.rec_perceptual:
-        rec_p = w.rec_perceptual * perceptual.distance(small01, perceptual.targets(target01))
-    if perceptual is not None and w.con_perceptual:
-        con_p = w.con_perceptual * perceptual.distance(large01, perceptual.targets(small01.detach()))
+    if perceptual is not None and (w.rec_perceptual or w.con_perceptual):
+        small = perceptual.features(small01)  # of x_small once: compared with x, and compared to by x_large
+        if w.rec_perceptual:
+            with torch.no_grad():
+                target = perceptual.features(target01)
+            rec_p = w.rec_perceptual * perceptual.compare(small, target)
+        if w.con_perceptual:
+            still = [features.detach() for features in small]
+            con_p = w.con_perceptual * perceptual.compare(perceptual.features(large01), still)
     latent = w.latent * (1 - cosine(z_large, z_clean)).mean()
     total = rec + rec_p + con + con_p + latent
     return Losses(total, rec, rec_p, con, con_p, latent, x_large, x_small, z_large, z_clean)
@@ -156,7 +161,7 @@ def stratified(u: Tensor, order: Tensor) -> Tensor:
     """
     inner = len(u) - 2
     steps = (torch.arange(inner, device=u.device) + (0.001 + 0.999 * u[:inner])) / inner
-    return torch.cat((steps, u.new_tensor([1.0, 0.0])))[order]
+    return torch.cat((steps, u.new_ones(1), u.new_zeros(1)))[order]
 
 
 # r = 1 + u (tan(angle_hard) / sigma_max - 1) with probability p; one u decides and places, unless a second is given
@@ -211,8 +216,7 @@ def draw(
 
     def radii(stream: int, shuffle_round: int) -> Tensor:
         u = seeding.uniform(seed, stream, images, 1)[:, 0]
-        order = seeding.permutation(seed, seeding.SHUFFLE, first_image, batch, shuffle_round).to(device)
-        return stratified(u, order)
+        return stratified(u, seeding.permutation(seed, seeding.SHUFFLE, first_image, batch, shuffle_round, device))
 
     r = radii(seeding.RADII, 0)
     small = 0.5 * r * radii(seeding.ANCHOR, 1)

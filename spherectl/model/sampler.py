@@ -11,9 +11,12 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from spherectl.model.geometry import at_least_float32, perturb, spherify
+
+PAIRED = 16  # up to so many images, guidance computes both calls of a network as one
 
 Network = Callable[[Tensor, Tensor | None], Tensor]
 Noise = Callable[[int], Tensor]  # round k -> e_k, shaped like the latents
@@ -42,13 +45,19 @@ def guided(encode: Network, decode: Network, null: Tensor, scale: float, guide: 
         return encode, decode
     w = math.sqrt(scale) if guide == "both" else scale
 
+    def pair(network: Network, x: Tensor, y: Tensor | None) -> Tensor:
+        """Without the class and with it; of few images in one call, whose every operation then has twice the work."""
+        if y is None or len(x) > PAIRED:
+            free, bound = network(x, null), network(x, y)
+        else:
+            free, bound = network(torch.cat((x, x)), torch.cat((null, y))).chunk(2)
+        return free + w * (bound - free)
+
     def guided_encode(x: Tensor, y: Tensor | None) -> Tensor:
-        free = encode(x, null)
-        return free + w * (encode(x, y) - free)
+        return pair(encode, x, y)
 
     def guided_decode(v: Tensor, y: Tensor | None) -> Tensor:
-        free = decode(v, null)
-        return (free + w * (decode(v, y) - free)).clamp(-1, 1)
+        return pair(decode, v, y).clamp(-1, 1)
 
     return (encode if guide == "decoder" else guided_encode, decode if guide == "encoder" else guided_decode)
 

@@ -85,6 +85,8 @@ def noise(seed: int, stream: int, images: Tensor, shape: tuple[int, ...], round:
     return drawn.to(images.device).reshape(len(images), *shape)
 
 
-def permutation(seed: int, stream: int, index: int, n: int, round: int = 0) -> Tensor:
+def permutation(
+    seed: int, stream: int, index: int, n: int, round: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
     """(n,) int64 permutation of 0..n-1: stable argsort of the n words of counter image `index`."""
-    return words(seed, stream, torch.tensor([index]), n, round)[0].argsort(stable=True)
+    return words(seed, stream, torch.full((1,), index, device=device), n, round)[0].argsort(stable=True)

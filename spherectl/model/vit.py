@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from spherectl.model import fast, fused, kernels
 from spherectl.model.geometry import spherify
-from spherectl.model.layers import Attention, Block, Mixer, Modulation, OutputLinear, position_embedding, rotary_table
+from spherectl.model.layers import Block, Mixer, Modulation, OutputLinear, position_embedding, rotary_table
 
 CHANNELS = 3
 CONV_HEAD_CHANNELS = 32
@@ -32,9 +32,8 @@ def _rotary(grid: int, head_width: int, device: torch.device, dtype: torch.dtype
     return rotary_table(grid, head_width).to(device, dtype)
 
 
-def _compute_dtype(attention: Attention) -> torch.dtype:
-    kind = attention.qkv.weight.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else attention.qkv.weight.dtype
+def _compute_dtype(attention: Any) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else attention.qkv.weight.dtype
 
 
 class ClassEmbedding(nn.Module):
@@ -42,7 +41,9 @@ class ClassEmbedding(nn.Module):
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, width)
+        # Not nn.Embedding's own normal_: on the meta device it would load torch's compiler, which takes a second.
+        start = torch.empty(num_classes + 1, width).uniform_(-1, 1)
+        self.embedding_table = nn.Embedding.from_pretrained(start, freeze=False)
 
     def forward(self, y: Tensor) -> Tensor:
         """(B,) int64 -> (B, D)."""
@@ -92,6 +93,7 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, conditional) for _ in range(blocks))
         self.ffn = OutputLinear(width, out_channels, conditional)
         self.int8 = False  # whether `fast.py` computes the blocks' products in int8
+        self.register_buffer("kept_rotary", None, persistent=False)  # for a compiled network, which sees no cache
         self._tables: dict[int, Tensor] = {}
         self._tables_of: tuple[object, ...] = ()
 
@@ -123,25 +125,30 @@ class Trunk(nn.Module):
 
         The kernels leave out what no published model has. Where oneDNN has AMX its products are the faster ones.
         """
-        plain = not self.in_context_tokens and not self.spherify_blocks
+        plain = device.type == "cpu" and not self.in_context_tokens and not self.spherify_blocks
+        if not plain:
+            return "torch"
         attention: Any = self.blocks[0].attn
-        if not (plain and fused.fits(device, dtype or _compute_dtype(attention), self.grid**2, attention)):
+        if not fused.fits(dtype or _compute_dtype(attention), self.grid**2, attention):
             return "torch"
         return "fused" if torch.is_grad_enabled() or not kernels.products_pay() else "fast"
 
     def rotary(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(2, N, K) cosines and sines, kept from call to call."""
+        if isinstance(self.kept_rotary, Tensor):
+            return self.kept_rotary
         return _rotary(self.grid, self.width // self.heads, device, dtype)
 
     def modulations(self, y: Tensor | None) -> Sequence[Tensor | None]:
         """Modulation of every block and of the output linear: (B, 6 D) each and (B, 2 D), or None.
 
-        With gradients each is computed from the labels' embeddings; without, looked up in a table of the classes.
+        With gradients, and in a compiled network, each is computed from the labels' embeddings; else looked up in a
+        table of the classes.
         """
         if self.y_embedder is None:
             return [None] * (len(self.blocks) + 1)
         y = self._labels(y)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
             c = self.y_embedder(y)  # (B, D)
             return [layer(c) for layer in self._modulation_layers()]
         sizes = [layer[1].out_features for layer in self._modulation_layers()]
@@ -170,7 +177,8 @@ class Trunk(nn.Module):
         return y
 
     def _modulation_layers(self) -> list[Modulation]:
-        return [layer for block in [*self.blocks, self.ffn] if (layer := block.adaLN_modulation) is not None]
+        layers = [block.adaLN_modulation for block in [*self.blocks, self.ffn]]
+        return [layer for layer in layers if layer is not None]
 
     def _kept_tables(self) -> dict[int, Tensor]:
         """The tables so far; none after a weight, the device or the dtype changed."""
@@ -339,11 +347,17 @@ class PixelHead(nn.Sequential):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, K) -> (B, 3, H, W). On CPUs without gradients one image at a time, so that its bits are its own."""
-        if torch.is_grad_enabled() or x.device.type != "cpu":
+        if torch.is_grad_enabled() or x.device.type != "cpu" or torch.compiler.is_compiling():
             return self._apply_parts(x)
         return torch.cat([self._apply_parts(one) for one in x.split(1)])
 
     def _apply_parts(self, x: Tensor) -> Tensor:
         for part in self:
+            if isinstance(part, nn.Conv2d) and self.channels_last(x.device):
+                x = x.contiguous(memory_format=torch.channels_last)
             x = part(x)
         return x
+
+    def channels_last(self, device: torch.device) -> bool:
+        """Whether the first convolution sees channels last: tensor cores read its 32 channels so; 3 are too few."""
+        return device.type == "cuda" and self.kind == "conv"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -92,7 +93,7 @@ def read_header(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file."""
+    """All tensors of a safetensors file, mapped: a page is read when it is first used."""
     try:
         return safetensors.torch.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
@@ -192,7 +193,8 @@ def read_published(folder: Path, checkpoint: Path | None = None) -> Package:
     cfg = _read_cfg(folder / "cfg.json")
     path = checkpoint or newest_checkpoint(folder)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        # Mapped: of two sets of weights and an optimiser's state, one set is what a forward reads.
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):

@@ -29,7 +29,7 @@ from spherectl.model.objective import Losses, LossWeights, draw, objective
 from spherectl.model.sphere import SphereEncoder, build, initialise
 from spherectl.model.weights import Package, read_header, write_package
 from spherectl.recipe import Recipe
-from spherectl.training import checkpoint
+from spherectl.training import checkpoint, cuda
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
 from spherectl.training.optimiser import build_optimiser, learning_rate, set_learning_rate, total_steps
@@ -134,23 +134,27 @@ class _State:
         recipe, counts = self.recipe, self.counts
         batch = recipe.run.batch_size
         began, earlier = time.monotonic(), counts.wall_s
-        batches = training_batches(
-            self.pictures,
-            seed=recipe.run.seed,
-            batch_size=batch,
-            start_image=counts.images_seen,
-            flip=recipe.data.flip,
-            workers=recipe.data.workers,
+        batches = cuda.sent(
+            training_batches(
+                self.pictures,
+                seed=recipe.run.seed,
+                batch_size=batch,
+                start_image=counts.images_seen,
+                flip=recipe.data.flip,
+                workers=recipe.data.workers,
+            ),
+            self.device,
         )
         with (
             contextlib.closing(batches),
+            cuda.tf32(self.device, recipe.run.dtype),
             self.run.metrics_writer() as metrics,
             _tensorboard(self.run, counts.step) as board,
         ):
             while counts.step < self.steps:
                 step_began = time.monotonic()
                 pictures = next(batches)
-                losses = self.losses(to_float(pictures.images).to(self.device), pictures.labels.to(self.device))
+                losses = self.losses(to_float(pictures.images), pictures.labels)
                 values = self.update(losses)
                 before, now = counts.images_seen, time.monotonic()
                 counts.step, counts.images_seen = counts.step + 1, before + batch
@@ -220,11 +224,13 @@ class _State:
         recipe, counts = self.recipe, self.counts
         names = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat")
         parts = (losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent)
-        values = dict(zip(names, torch.stack([p.detach().double() for p in parts]).tolist(), strict=True))
-        self._refuse_non_finite(values)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, recipe.optim.clip_norm))
+        gradient = torch.nn.utils.clip_grad_norm_(self.parameters, recipe.optim.clip_norm)
+        # Read at once: a GPU's queue runs dry at every read.
+        *read, norm = torch.stack([part.detach() for part in (*parts, gradient)]).tolist()
+        values = dict(zip(names, read, strict=True))
+        self._refuse_non_finite(values)
         self._refuse_non_finite({"gradient norm": norm})
         lr = learning_rate(counts.step, recipe)
         set_learning_rate(self.optimiser, lr)

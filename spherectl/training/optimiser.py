@@ -9,6 +9,8 @@ import torch
 from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import OptimSpec, Recipe
 
+FUSED = ("cpu", "cuda", "mps")  # where torch updates all parameters in one kernel; elsewhere it chooses by itself
+
 
 def build_optimiser(model: SphereEncoder, optim: OptimSpec) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; the group's `ratio` multiplies the scheduled rate."""
@@ -16,7 +18,8 @@ def build_optimiser(model: SphereEncoder, optim: OptimSpec) -> torch.optim.AdamW
         {"params": [p for p in model.decoder.parameters() if p.requires_grad], "ratio": 1.0},
         {"params": [p for p in model.encoder.parameters() if p.requires_grad], "ratio": optim.encoder_lr_ratio},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=True)
+    fused = True if next(model.parameters()).device.type in FUSED else None
+    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)
 
 
 # warm-up: lr (t + 1) / (n + 1), t < n; then min + (lr - min) (1 + cos(pi (t - n) / (T - 1 - n))) / 2

@@ -17,6 +17,7 @@ from spherectl import recipe as recipes
 from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.files import write_text
 from spherectl.recipe import Recipe
+from spherectl.training.cuda import takes_tf32
 
 VERSIONED = ("spherectl", "torch", "numpy", "safetensors")
 
@@ -82,7 +83,12 @@ class Run:
                     f"{self.path} holds a run that differs in {', '.join(differing)}.",
                     "Give --run another folder, or the same settings to go on.",
                 )
-        info = {"parent": parent, "device": describe_device(device), "versions": versions()}
+        info = {
+            "parent": parent,
+            "device": describe_device(device),
+            "float32_products": "tf32" if takes_tf32(device, recipe.run.dtype) else "float32",
+            "versions": versions(),
+        }
         write_text(self.info, json.dumps(info, indent=2, sort_keys=True) + "\n")
         if not known:  # last, as it is what claims the folder
             write_text(self.recipe, recipe.to_toml())

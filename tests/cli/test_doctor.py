@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from spherectl.cli.app import app
+from spherectl.model import kernels
 from spherectl.model.attention import explain
 from spherectl.settings import Settings
 
@@ -72,6 +73,7 @@ def test_the_machine_is_told(monkeypatch):
     machine = report()["machine"]
     assert (machine["device"], machine["threads"]) == ("cpu", torch.get_num_threads())
     assert 1 <= machine["cores"] <= (os.cpu_count() or 1)
+    assert machine["kernels"] == kernels.explain()
     assert machine["cache_free"].endswith(" GB")  # of the disk it would be on: the folder itself does not exist yet
 
 

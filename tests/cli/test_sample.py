@@ -374,6 +374,22 @@ def test_json_is_all_of_stdout(command, run_here):
 
 
 @pytest.mark.fast
+def test_a_file_is_hashed_once_and_only_if_it_is_asked_for(command, run_here, monkeypatch):
+    """Not for pictures that say nothing; for others once, however many they are."""
+    real, hashed = api.file_hash, []
+
+    def counted(file: Any) -> str:
+        hashed.append(file)
+        return real(file)
+
+    monkeypatch.setattr(api, "file_hash", counted)
+    assert command("sample", "--count", 3, "--no-provenance", "--out", "folder").exit_code == 0
+    assert hashed == []
+    assert command("sample", "--count", 3, "--out", "folder", "--json").exit_code == 0
+    assert len(hashed) == 1
+
+
+@pytest.mark.fast
 def test_raw_weights_of_a_run_and_of_a_file(command, run_here, work, files, fails, pixels):
     command("sample", "--count", 3, "--out", "ema.png")
     assert command("sample", "--count", 3, "--out", "raw.png", "--weights", "raw").exit_code == 0

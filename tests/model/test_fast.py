@@ -149,14 +149,19 @@ def gradients(model: SphereEncoder, autocast: bool) -> tuple[float, dict[str, Te
 
 
 @EVERY_MODEL
-def test_a_training_step_has_the_gradients_of_float32(lively, changes):
-    """Of every parameter, to a few degrees: the gradient that float32 on torch alone gives."""
+def test_a_training_step_is_as_near_to_float32_as_autocast_is(lively, changes):
+    """Loss and every parameter's gradient against float32 on torch alone, with bfloat16 on torch as the measure."""
     plain, _ = pair(lively, changes)
-    trained = copy.deepcopy(plain)
+    trained, autocast = copy.deepcopy(plain), copy.deepcopy(plain)
+    for trunk in (autocast.encoder, autocast.decoder):
+        for block in trunk.blocks:
+            block.attn.backend = "math"
     loss, expected = gradients(plain, autocast=False)
+    rough, measure = gradients(autocast, autocast=True)
     mine, found = gradients(trained, autocast=True)
-    assert mine == pytest.approx(loss, rel=0.01)
+    assert abs(mine - loss) <= 2 * abs(rough - loss) + 1e-3 * loss
     assert found.keys() == expected.keys()
     largest = max(float(gradient.norm()) for gradient in expected.values())
     for name, gradient in expected.items():
-        assert (found[name] - gradient).norm() < 0.12 * gradient.norm() + 0.001 * largest, name
+        allowed = 1.5 * (measure[name] - gradient).norm() + 0.03 * gradient.norm() + 5e-3 * largest
+        assert (found[name] - gradient).norm() < allowed, name

@@ -1,0 +1,145 @@
+"""How much the fast ways change the pictures: against float32 on the same seeds, and by a scorer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from benchmarks.subjects import BASELINE, PLAIN, SEED, Subject, draw, guidance, what
+from benchmarks.timing import rounded
+from spherectl import api
+from spherectl.data.datasets import PictureSet
+from spherectl.data.transforms import to_float, to_uint8
+from spherectl.features.networks import FeatureNetwork
+from spherectl.features.scores import FeatureStatistics, check_independent, frechet_distance, reference_statistics
+from spherectl.features.store import load_feature_network
+
+STEPS = (1, 4)
+BATCH = 64
+INVARIANT = 32  # images computed together and one by one
+SCORER = "fashion-scorer"
+RESAMPLES = 200
+LOW = 0.01  # quantile of PSNR
+COVERED = 0.95  # of the bootstrap interval
+
+
+def differences(subject: Subject, count: int, test: PictureSet | None) -> list[dict[str, Any]]:
+    """The fast ways against the baseline: same seeds, classes in turn.
+
+    Args:
+        subject: a trained model.
+        count: images at each number of steps.
+        test: pictures to score against, of the model's classes; None: no scores.
+    """
+    rows = []
+    scorer = None if test is None else Scorer(subject.baseline, test)
+    fast = {path: model for path, model in subject.models.items() if path not in (BASELINE, PLAIN)}
+    for steps in STEPS:
+        exact = drawn(subject.baseline, count, steps)
+        features = None if scorer is None else scorer.embed(exact)
+        for path, model in fast.items():
+            images = drawn(model, count, steps)
+            row = {"what": what(steps), "path": path, "images": count, **compared(images, exact)}
+            if scorer is not None and features is not None:
+                row |= scorer.compared(scorer.embed(images), features)
+            rows.append(row)
+    return rows
+
+
+def drawn(model: api.Model, count: int, steps: int) -> Tensor:
+    """Images (count, 3, H, W) in [0, 1], in batches as `sample` draws them."""
+    batches = api.generate(model, count, steps=steps, guidance=guidance(model, steps), seed=SEED, batch=BATCH)
+    return torch.cat([batch.images for batch in batches])
+
+
+def compared(images: Tensor, exact: Tensor) -> dict[str, Any]:
+    """PSNR of each image (n, 3, H, W) against its exact twin, before rounding to levels, and the levels after it."""
+    psnr = psnr_db(images, exact)
+    lowest = max(1, math.ceil(LOW * len(psnr)))
+    return {
+        "median_psnr_db": finite(psnr.median()),
+        "low_psnr_db": finite(psnr.kthvalue(lowest).values),
+        "largest_difference_levels": int((to_uint8(images).int() - to_uint8(exact).int()).abs().max()),
+    }
+
+
+# -10 log10 of the mean squared error of an image in [0, 1]
+def psnr_db(images: Tensor, exact: Tensor) -> Tensor:
+    """(n,) in dB; infinite where nothing differs."""
+    return -10 * (images - exact).double().square().mean((1, 2, 3)).log10()
+
+
+def finite(value: Tensor) -> float | None:
+    """Three digits, or None for infinity, which JSON does not have."""
+    return rounded(float(value)) if math.isfinite(value) else None
+
+
+class Scorer:
+    """Frechet distances to a test set, by a network that is not the model's own loss.
+
+    Args:
+        model: whose pictures are scored.
+        test: the set.
+    """
+
+    def __init__(self, model: api.Model, test: PictureSet) -> None:
+        check_independent(model.recipe, SCORER)
+        self._network = load_feature_network(SCORER)
+        self._reference = reference_statistics(self._network, test)
+
+    @torch.no_grad()
+    def embed(self, images: Tensor) -> Tensor:
+        """(n, D) of images, rounded to levels first, as a PNG would hold them."""
+        network = cast("FeatureNetwork", self._network)
+        return torch.cat([network.embed(to_float(to_uint8(some))) for some in images.split(500)])
+
+    def distance(self, features: Tensor) -> float:
+        """Of features (n, D)."""
+        statistics, reference = FeatureStatistics(features.shape[1]), self._reference
+        statistics.add(features)
+        return frechet_distance(statistics.mean, statistics.covariance, reference.mean, reference.covariance)
+
+    def compared(self, features: Tensor, exact: Tensor) -> dict[str, Any]:
+        """Both distances, their relative change, and how far the exact one's bootstrap interval reaches to a side."""
+        mine, before = self.distance(features), self.distance(exact)
+        again = [self.distance(exact[chosen]) for chosen in resamples(len(exact), RESAMPLES)]
+        return {
+            "frechet_float32": rounded(before),
+            "frechet": rounded(mine),
+            "change_percent": rounded(100 * (mine / before - 1)),
+            "interval_percent": rounded(100 * half_interval(again) / before),
+        }
+
+
+def resamples(count: int, times: int) -> Tensor:
+    """(times, count) numbers below count, drawn with replacement under a fixed seed."""
+    return torch.randint(count, (times, count), generator=torch.Generator().manual_seed(SEED))
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the width of the interval that holds the middle 95% of values."""
+    beyond = (1 - COVERED) / 2
+    low, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([beyond, 1 - beyond]).double())
+    return float(high - low) / 2
+
+
+def invariance(subject: Subject, count: int = INVARIANT) -> list[dict[str, Any]]:
+    """Bytes that differ between images computed together and one by one, in each way."""
+    rows = []
+    for path, model in subject.models.items():
+        together = to_uint8(draw(model, count, STEPS[-1])).int()
+        alone = torch.cat([to_uint8(draw(model, [index], STEPS[-1])).int() for index in range(count)])
+        levels = (together - alone).abs()
+        rows.append({
+            "what": what(STEPS[-1]),
+            "path": path,
+            "images": count,
+            "bytes": levels.numel(),
+            "bytes_that_differ": int((levels > 0).sum()),
+            "largest_difference_levels": int(levels.max()),
+        })  # fmt: skip
+    return rows

@@ -1,0 +1,81 @@
+"""The tables of docs/performance.md: their columns, and how a value is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Row = dict[str, Any]
+Columns = dict[str, str]  # key of a row to the head of its column
+
+TIMES = {
+    "path": "path",
+    "ms": "ms",
+    "lowest_ms": "lowest",
+    "highest_ms": "highest",
+    "images_per_s": "images/s",
+    "gflop": "GFLOP",
+    "percent_of_peak": "% of peak",
+    "memory_mb": "memory, MB",
+    "ratio": "ratio",
+}
+DRAWN: Columns = {"what": "draw", "images": "images", **TIMES}
+STEPPED: Columns = {"what": "what", "images": "images", **TIMES, "ratio_to_plain_bfloat16": "to plain bfloat16"}
+PEAKS: Columns = {
+    "what": "what",
+    "precision": "precision",
+    "unit": "unit",
+    "median": "median",
+    "lowest": "lowest",
+    "highest": "highest",
+}
+PICTURES: Columns = {
+    "what": "draw",
+    "path": "path",
+    "median_psnr_db": "median PSNR, dB",
+    "low_psnr_db": "1% quantile, dB",
+    "largest_difference_levels": "at most, of 255",
+    "frechet_float32": "Frechet, float32",
+    "frechet": "Frechet, fast",
+    "change_percent": "change, %",
+    "interval_percent": "interval, ± %",
+}
+BYTES: Columns = {
+    "path": "path",
+    "bytes": "bytes",
+    "bytes_that_differ": "differ",
+    "largest_difference_levels": "at most, of 255",
+}
+GROWTH: Columns = {
+    "value": "",
+    "images": "images",
+    "tokens": "tokens",
+    "parameters": "parameters",
+    "ms": "ms",
+    "gflop": "GFLOP",
+    "gflop_per_s": "GFLOP/s",
+    "weights_mb": "weights, MB",
+    "memory_mb": "memory, MB",
+}
+EQUALITY: Columns = {"path": "path", "mean_loss": "mean loss", "ms_a_step": "ms a step", "minutes": "minutes in all"}
+
+
+def table(rows: list[Row], columns: Columns) -> str:
+    """Rows as Markdown; a column of words stands left, one of numbers right."""
+    words = [all(isinstance(row.get(key), str) for row in rows) for key in columns]
+    ruler = ["---" if left else "--:" for left in words]
+    lines = [list(columns.values()), ruler, *([show(row.get(key)) for key in columns] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def show(value: Any) -> str:
+    """A value as it stands in the JSON, but for commas in thousands: 12,300."""
+    match value:
+        case None:
+            return "-"
+        case list():
+            return ", ".join(value) or "none"
+        case float() if value.is_integer():
+            return f"{value:,.0f}"
+        case float() | int():
+            return f"{value:,}"
+    return str(value)
