@@ -260,7 +260,8 @@ def generate(
 ) -> Iterator[Generated]:
     """Draw images, in finished batches.
 
-    Image i depends on the seed, i, its class and the settings; in float32 on a CPU not on `batch` or `count`.
+    Image i depends on the seed, i, its class and the settings; in float32 on a CPU not on `batch` or `count`, unless it
+    is drawn by a compiled model.
 
     Args:
         model: from `load`.
@@ -407,7 +408,7 @@ def _check_compilable(device: torch.device, precision: Precision) -> None:
         raise UsageError("torch.compile is for CUDA and CPUs here, not for MPS.", "Leave --compile out.")
     if device.type == "cpu" and precision != "float32":
         raise UsageError(
-            f"In {precision} a CPU draws through the CPU kernels, which are already compiled.",
+            f"On a CPU torch.compile is for float32: for {precision} there are the CPU kernels, already compiled.",
             "Leave --compile out, or add --dtype float32.",
         )
 

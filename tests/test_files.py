@@ -6,6 +6,8 @@ import errno
 import os
 import stat
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -110,6 +112,26 @@ def test_files_get_the_mode_that_the_umask_gives(tmp_path, umask):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o666 & ~umask
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
+def test_threads_that_write_at_once_leave_the_umask_as_it_was(tmp_path, monkeypatch):
+    """Who reads it sets it for a moment; here for so long that a second thread would read that."""
+    before, real = os.umask(0o027), os.umask
+
+    def slow(mask: int) -> int:
+        found = real(mask)
+        time.sleep(0.01)
+        return found
+
+    monkeypatch.setattr(os, "umask", slow)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda i: write_text(tmp_path / f"{i}.txt", "1"), range(8)))
+        assert real(0o027) == 0o027
+    finally:
+        real(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
 
 
 def test_a_file_in_the_place_of_the_folder_is_a_sentence(tmp_path):

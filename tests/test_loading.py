@@ -15,13 +15,13 @@ import torch
 from spherectl import api
 from spherectl.model import weights
 
-STARTS = 5
+STARTS, FEWEST = 15, 3
 SAMPLE = ("-m", "spherectl", "sample", "--model", "fashion-mnist", "--count", "1", "--steps", "1", "--out", "x.png")
 
 
 @pytest.mark.slow
 def test_a_first_picture_takes_at_most_twice_the_import_of_torch(cli):
-    """The quickest of several starts each, taken in turns: what else the machine does slows both."""
+    """The quickest of several starts each, taken in turns: what else the machine does slows both, so more are taken."""
 
     def seconds(*arguments: str) -> float:
         began = time.perf_counter()
@@ -31,9 +31,13 @@ def test_a_first_picture_takes_at_most_twice_the_import_of_torch(cli):
         return time.perf_counter() - began
 
     seconds(*SAMPLE)  # the first on a machine may compile the kernels
-    pairs = [(seconds(*SAMPLE), seconds("-c", "import torch")) for _ in range(STARTS)]
-    sample, torch_alone = (min(times) for times in zip(*pairs, strict=True))
-    assert sample <= 2 * torch_alone, pairs
+    drawn, imported = [], []
+    for start in range(STARTS):
+        drawn.append(seconds(*SAMPLE))
+        imported.append(seconds("-c", "import torch"))
+        if start + 1 >= FEWEST and min(drawn) <= 2 * min(imported):
+            break
+    assert min(drawn) <= 2 * min(imported), (drawn, imported)
 
 
 def mappings(tensors: Any) -> dict[str, set[str]]:

@@ -82,6 +82,8 @@ def _machine(settings: Settings) -> Facts:
         "hardware": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "cuda": str(torch.version.cuda) if torch.cuda.is_available() else "not available",
         "bfloat16": _bfloat16(device.type),
+        "tf32": "in training" if device.type == "cuda" and torch.cuda.is_tf32_supported() else f"not on this {device}",
+        "compile": _compile(device.type),
         "kernels": kernels.explain() if device.type == "cpu" else "for CPUs only",
         "cache_free": _free(settings.cache),
         "runs_free": _free(settings.runs),
@@ -103,6 +105,18 @@ def _bfloat16(device: str) -> str:
     if torch.cpu._is_avx512_bf16_supported():  # noqa: SLF001
         return "fast: oneDNN with AVX512-BF16"
     return "slow: this processor has no instructions for it"
+
+
+def _compile(device: str) -> str:
+    """What `sample --compile` would compile with."""
+    from importlib.util import find_spec
+
+    if device == "mps":
+        return "not used on MPS"
+    if device == "cuda":
+        return "Triton" if find_spec("triton") else "not possible: no Triton"
+    name = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")  # as torch looks for it
+    return shutil.which(name) or f"not possible: no {name}"
 
 
 def _free(folder: Path) -> str:

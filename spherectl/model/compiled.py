@@ -28,8 +28,8 @@ def compiled(network: SphereEncoder) -> tuple[Network, Network]:
         network: on the device and in the dtype to draw in.
 
     Returns:
-        encode(x, y) and decode(v, y), to be called without gradients. They raise SpherectlError where torch cannot
-        compile.
+        encode(x, y) and decode(v, y), to be called without gradients and from one thread, to which CUDA graphs belong.
+        They raise SpherectlError where torch cannot compile.
     """
     for module in network.modules():
         if isinstance(module, Attention) and module.backend != "math":

@@ -12,6 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from spherectl.cli import doctor
 from spherectl.cli.app import app
 from spherectl.model import kernels
 from spherectl.model.attention import explain
@@ -92,6 +93,23 @@ def test_bfloat16_is_told_by_hardware(monkeypatch, amx, avx512, mkldnn, words):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: mkldnn)
     assert report()["machine"]["bfloat16"] == words
+
+
+def test_what_would_compile_is_told(monkeypatch, tmp_path):
+    monkeypatch.setenv("SPHERECTL_DEVICE", "cpu")
+    monkeypatch.setenv("CXX", "/nowhere/c++")
+    machine = report()["machine"]
+    assert (machine["tf32"], machine["compile"]) == ("not on this cpu", "not possible: no /nowhere/c++")
+    compiler = tmp_path / "c++"
+    compiler.touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    assert report()["machine"]["compile"] == str(compiler)
+
+
+@pytest.mark.parametrize(("found", "words"), [(object(), "Triton"), (None, "not possible: no Triton")])
+def test_a_gpu_compiles_with_triton(monkeypatch, found, words):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
+    assert doctor._compile("cuda") == words
 
 
 def test_attention_backends_are_explained(monkeypatch):

@@ -23,7 +23,7 @@ from spherectl import api, zoo
 from spherectl.cli import sample as command_file
 from spherectl.data.transforms import to_uint8
 from spherectl.images import read_provenance
-from spherectl.model import weights
+from spherectl.model import kernels, weights
 from spherectl.settings import load_settings
 
 DESIGNS_SENTENCE = (
@@ -349,8 +349,9 @@ def test_the_setting_goes_before_runs(command, own_zoo, run_here, monkeypatch):
 
 @pytest.mark.fast
 def test_settings_are_named_on_stderr(command, run_here):
-    said = command("sample", "--count", 1).stderr.splitlines()[1]
+    said = command("sample", "--count", 1, "--dtype", "float32").stderr.splitlines()[1]
     assert said == "settings: 2 steps, guidance 1 (both), shared noise, constant strength, seed 0, float32"
+    assert command("sample", "--count", 1).stderr.splitlines()[1].startswith(said.removesuffix("float32"))
     arguments = ["--steps", 3, "--guidance", 1.5, "--guide", "encoder", "--noise", "fresh", "--strength", "decaying"]
     said = command("sample", "--count", 1, *arguments, "--seed", 9, "--dtype", "bfloat16").stderr.splitlines()[1]
     assert said == "settings: 3 steps, guidance 1.5 (encoder), fresh noise, decaying strength, seed 9, bfloat16"
@@ -545,9 +546,11 @@ def test_without_provenance_there_is_only_the_picture(command, run_here, work, p
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("dtype", ["float32", *(["bfloat16", "int8"] if kernels.available() else [])])
 @pytest.mark.parametrize("settings", [("--steps", 1), ("--steps", 4, "--guidance", 1.5, "--noise", "fresh")])
-def test_the_same_seed_gives_the_same_bytes_in_float32(command, run_here, work, settings):
+def test_the_same_seed_gives_the_same_bytes(command, run_here, work, settings, dtype):
     """Whatever --batch, --count and --threads, alone and in a grid."""
+    settings = (*settings, "--dtype", dtype)
 
     def drawn(**options: int) -> list[bytes]:
         given = [text for name, value in options.items() for text in (f"--{name}", value)]

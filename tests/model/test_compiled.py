@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from spherectl.errors import SpherectlError
+from spherectl import api, provenance
 from spherectl.model import compiled as module
 from spherectl.model import vit
 from spherectl.model.attention import Backend
@@ -136,22 +137,31 @@ def test_only_the_compilers_errors_become_its_sentence():
 
 
 @pytest.mark.slow
-def test_without_a_c_compiler_a_sentence_says_so(monkeypatch, tmp_path):
-    import torch._inductor.config
-    import torch._inductor.cpp_builder as builder
+def test_pictures_of_compiled_networks_are_those_of_the_plain_ones(tiny_run: Path) -> None:
+    """Through torch's own compiler, once a network: a shorter last batch is filled up, and says so of itself."""
+    import torch._dynamo.utils as dynamo
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/c++",))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # nothing is compiled there already
-    builder.get_cpp_compiler.cache_clear()
     torch._dynamo.reset()
-    model = network(num_classes=0)
-    encode, _ = compiled(model)
-    with torch.no_grad(), pytest.raises(SpherectlError, match=r"cannot compile this model here: .*C\+\+") as caught:
-        encode(torch.zeros(2, 3, 32, 32), None)
-    assert caught.value.exit_code == 1
-    assert "without --compile" in caught.value.hint
+    dynamo.counters.clear()
+    plain = api.load(tiny_run, device="cpu", dtype="float32")
+    model = api.load(tiny_run, device="cpu", dtype="float32", compile=True)
+    settings = api.sample_settings(model, steps=2, guidance=1.5)
+    run = {"seed": 3, "batch": 5, **settings.model_dump()}
+    batches = list(api.generate(model, 7, **run))
+    assert [len(batch.images) for batch in batches] == [5, 2]
+    assert [batch.labels.tolist() for batch in batches] == [[0, 1, 2, 3, 4], [5, 6]]
+    images = torch.cat([batch.images for batch in batches])
+    expected = torch.cat([batch.images for batch in api.generate(plain, 7, **run)])
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    assert dynamo.counters["stats"]["unique_graphs"] == 2
+    about = {"seed": 3, "indices": torch.tensor([1, 6]), "labels": torch.tensor([1, 6]), "batch": 5, "count": 7}
+    table = provenance.describe(model, settings, **about)
+    assert (table["backend"], table["chunk"]) == ("cpu sdpa compiled", [(5, 1), (5, 1)])
+    again, of_again = provenance.remake(model, provenance.read(table))
+    assert torch.equal(again, images[[1, 6]])
+    assert provenance.read(of_again) == provenance.read(table)
+    assert dynamo.counters["stats"]["unique_graphs"] == 2
     torch._dynamo.reset()
-    builder.get_cpp_compiler.cache_clear()
 
 
 @pytest.mark.gpu
