@@ -91,8 +91,6 @@ def test_psnr_of_a_constant_error(model: api.Model, sets: tuple[PictureSet, Pict
 def test_another_number_of_classes_is_refused(model: api.Model, sets: tuple[PictureSet, PictureSet]) -> None:
     other = {**TABLE, "model": {**TABLE["model"], "num_classes": 3}}
     network = build(Recipe.model_validate(other).model)
-    three = api.Model(
-        network, {"recipe": other, "weights": "raw"}, name="three", device=torch.device("cpu"), dtype=torch.float32
-    )
+    three = api.Model(network, {"recipe": other, "weights": "raw"}, name="three", device=torch.device("cpu"))
     with pytest.raises(UsageError, match="three has 3 classes"):
         summarise(three, *sets, scorer="fashion-scorer", count=20)
