@@ -56,7 +56,7 @@ GROWTH: Columns = {
     "weights_mb": "weights, MB",
     "memory_mb": "memory, MB",
 }
-EQUALITY: Columns = {"path": "path", "mean_loss": "mean loss", "ms_a_step": "ms a step", "minutes": "minutes in all"}
+EQUALITY: Columns = {"path": "path", "mean_loss": "mean loss"}
 
 
 def table(rows: list[Row], columns: Columns) -> str:

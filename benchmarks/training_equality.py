@@ -110,17 +110,12 @@ def losses(recipe: Recipe, pictures: PictureSet, path: str, steps: int, folder: 
 
     outcome = train(resolved, pictures, folder, device=CPU, on_step=tell)
     lines = outcome.run.metrics.read_text(encoding="utf-8").splitlines()
-    return [{**json.loads(line), "seconds": batch / json.loads(line)["images_per_s"]} for line in lines]
+    return [json.loads(line) for line in lines]
 
 
 def summary(lines: list[dict[str, float]], last: int) -> dict[str, Any]:
-    """Mean loss of the last steps, and the time of all, without checkpoints and samples."""
-    seconds = sum(line["seconds"] for line in lines)
-    return {
-        "mean_loss": float(f"{sum(line['loss'] for line in lines[-last:]) / last:.6g}"),
-        "ms_a_step": rounded(1000 * seconds / len(lines)),
-        "minutes": rounded(seconds / 60),
-    }
+    """Mean loss of the last steps."""
+    return {"mean_loss": float(f"{sum(line['loss'] for line in lines[-last:]) / last:.6g}")}
 
 
 if __name__ == "__main__":
