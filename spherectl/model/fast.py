@@ -14,14 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from spherectl.model import kernels
+from spherectl.model.kernels import PLAIN, RESIDUAL, SILU, SWIGLU, even
 from spherectl.model.layers import NORM_EPSILON, Mixer, RMSNorm
 from spherectl.model.packing import Linear, Prepared, prepared
 
-PLAIN, SILU, SWIGLU, RESIDUAL = range(4)  # what becomes of a product, as in kernels.c
 FLOAT_BYTES = 4
 
 
@@ -29,7 +28,7 @@ def encode(network: Any, x: Tensor, y: Tensor | None) -> Tensor:
     """`Encoder.forward`: (B, 3, H, W), (B,) -> (B, N, d) float32."""
     ready = prepared(network)
     patch, point = ready.entrance
-    tokens = linear(patch, _even(network.patches(x).bfloat16()), PLAIN)  # (B, N, D)
+    tokens = linear(patch, even(network.patches(x).bfloat16()), PLAIN)  # (B, N, D)
     z = linear(ready.output, _blocks(network, ready, _add(point, tokens, network.pos_embed), y), RESIDUAL)  # (B, N, d)
     return _mix(ready, z, network.out.norm) if isinstance(network.out, Mixer) else z
 
@@ -38,7 +37,7 @@ def decode(network: Any, v: Tensor, y: Tensor | None) -> Tensor:
     """`Decoder.forward`: (B, N, d), (B,) -> (B, 3, H, W) float32."""
     ready, pos = prepared(network), network.pos_embed
     (entrance,) = ready.entrance
-    v = _even(v.bfloat16())
+    v = even(v.bfloat16())
     if ready.mixer:
         mixer: Any = network.x_embedder
         x = _mix(ready, linear(entrance, v, RESIDUAL), mixer[1].norm) + pos.float()  # (B, N, D)
@@ -135,14 +134,9 @@ def _mix(ready: Prepared, x: Tensor, last: RMSNorm) -> Tensor:
         ):
             kernels.call("tokens_forward", images, tokens, channels, kind, source, weight, bias, gate, target)
         kernels.call("norm_forward", *plain, step.norm2, None, None, 0, None, y, None)
-        linear(step.channels2, linear(step.channels1, _even(y), SILU, wide), RESIDUAL, x, step.alpha2)
+        linear(step.channels2, linear(step.channels1, even(y), SILU, wide), RESIDUAL, x, step.alpha2)
     out: Tensor = last(x)
     return out
-
-
-def _even(x: Tensor) -> Tensor:
-    """With one more channel of zeros where the number of channels is odd."""
-    return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x.contiguous()
 
 
 def _pixels(head: Any, tokens: Tensor) -> Tensor:

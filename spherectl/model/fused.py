@@ -1,7 +1,7 @@
 """Both networks with gradients through the compiled kernels: bfloat16 on a CPU with AVX512-BF16.
 
 The mathematics is that of `layers.py`, put together otherwise: each residual addition waits for the norm after it, so
-that a block is four products (oneDNN) and four passes over memory between them (kernels.c). The sum that runs through
+that a block is four products and four passes over memory between them. The sum that runs through
 the blocks stays in float32; what enters a product is bfloat16.
 
 Shapes: B batch, N tokens, D width, H heads, K head width, h hidden width of SwiGLU.
@@ -18,10 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spherectl.model import kernels
+from spherectl.model.kernels import LANES, PANEL, PLAIN, ROWS, even, rounded_up
 from spherectl.model.layers import NORM_EPSILON, Attention, Mixer
 
-PLAIN, LANES, PANEL = 0, 16, 32  # as in kernels.c
-LEAST_TOKENS = 8  # rows of a product's tile
 BACKWARD_TOKENS = 1024  # above it the (N, N) weights of a head no longer stay in a processor's cache
 
 
@@ -33,7 +32,7 @@ def fits(dtype: torch.dtype, tokens: int, attention: Attention) -> bool:
     return (
         dtype == torch.bfloat16
         and attention.backend is None
-        and tokens >= LEAST_TOKENS
+        and tokens >= ROWS  # one tile of a product at least
         and not (torch.is_grad_enabled() and tokens > BACKWARD_TOKENS)
         and not torch.compiler.is_compiling()
         and kernels.available()
@@ -121,19 +120,14 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         beyond = x.shape[-1] - weight.shape[1]
         return F.linear(x, F.pad(weight, (0, beyond)).bfloat16(), None if bias is None else bias.bfloat16())
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    return _Linear.apply(_even(x), weight.float(), bias.float())  # type: ignore[no-any-return]
-
-
-def _even(x: Tensor) -> Tensor:
-    """With one more channel of zeros where the number of channels is odd: products take pairs."""
-    return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x.contiguous()
+    return _Linear.apply(even(x), weight.float(), bias.float())  # type: ignore[no-any-return]
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor, turned: bool, columns: int) -> Tensor:
     """x W^T + b, or x W for `turned`; `columns` are the weight's, or more of zeros."""
     outputs, inputs = weight.shape
     inner = x.shape[-1]
-    panels = torch.empty(-(-columns // PANEL) * PANEL * inner // 2, dtype=torch.int32)
+    panels = torch.empty(rounded_up(columns, PANEL) * inner // 2, dtype=torch.int32)
     kernels.call("panels_forward", outputs, inputs, inner, turned, weight, panels)
     y = x.new_empty(*x.shape[:-1], columns)
     rows = x.numel() // inner
@@ -154,7 +148,7 @@ class _Linear(torch.autograd.Function):
         dy = dy.contiguous()
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = _product(_even(dy), weight.contiguous(), weight.new_zeros(inner), True, inner)
+            dx = _product(even(dy), weight.contiguous(), weight.new_zeros(inner), True, inner)
         dweight, dbias = torch.empty_like(weight), weight.new_empty(outputs)
         kernels.call("linear_backward", x.numel() // inner, inputs, inner, outputs, x, dy, dweight, dbias)
         return dx, dweight, dbias
@@ -253,7 +247,7 @@ def swiglu(x: Tensor) -> Tensor:
 
 def _swiglu_forward(x: Tensor) -> Tensor:
     hidden = x.shape[-1] // 2
-    wide = -(-hidden // LANES) * LANES
+    wide = rounded_up(hidden, LANES)
     y = x.new_empty(*x.shape[:-1], wide)
     kernels.call("swiglu_forward", y.numel() // wide, hidden, wide, x, y)
     return y

@@ -1,7 +1,7 @@
 """The compiled parts of a block: kernels.c, built once on this machine for its processor, kept in the cache, loaded.
 
 They exist where they pay: on Linux, on a processor with AVX512-BF16, where there is a C compiler. Everywhere else the
-networks run on torch alone, to the same mathematics. `fused.py` is the only caller.
+networks run on torch alone, to the same mathematics. `fast.py` and `fused.py` call them.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from spherectl.errors import SpherectlError
@@ -35,6 +36,10 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-
 PROCESSOR = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
 COMPILE_S = 120
 MEASURED_CALLS = 7
+
+# As in kernels.c: values of a vector, columns of a panel, rows of a tile; what becomes of a product.
+LANES, PANEL, ROWS = 16, 32, 8
+PLAIN, SILU, SWIGLU, RESIDUAL = range(4)
 
 # One letter an argument: p tensor or None, i integer, f float.
 SIGNATURES = {
@@ -101,6 +106,16 @@ def call(name: str, *arguments: Tensor | float | None) -> None:
         raise MemoryError(f"No memory for the buffers of {name}.")
 
 
+def even(x: Tensor) -> Tensor:
+    """(..., channels), contiguous, with one more channel of zeros where their number is odd: products take pairs."""
+    return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x.contiguous()
+
+
+def rounded_up(number: int, multiple: int) -> int:
+    """The least multiple that is not less."""
+    return -(-number // multiple) * multiple
+
+
 def _measured() -> float:
     """Best of several runs of a linear of 768 to 768 over 1,024 rows in both precisions."""
     rows, side = 1024, 768
@@ -110,9 +125,9 @@ def _measured() -> float:
 
     def bfloat16() -> None:
         if products_pay():
-            call("linear_forward", rows, side, side, 0, half, packed, bias, None, 0, rows, out)
+            call("linear_forward", rows, side, side, PLAIN, half, packed, bias, None, 0, rows, out)
         else:
-            torch.nn.functional.linear(half, packed)
+            F.linear(half, packed)
 
     def best(function: Callable[[], object]) -> float:
         times = []
@@ -122,7 +137,7 @@ def _measured() -> float:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    return best(lambda: torch.nn.functional.linear(x, weight, bias)) / best(bfloat16)
+    return best(lambda: F.linear(x, weight, bias)) / best(bfloat16)
 
 
 @functools.cache

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spherectl.model.kernels import LANES, PANEL, rounded_up
 from spherectl.model.layers import Block, Mixer, RMSNorm
-
-LANES, PANEL = 16, 32  # as in kernels.c
 
 
 class Linear(NamedTuple):
@@ -169,7 +168,7 @@ def pack(weight: Tensor, bias: Tensor | None) -> Linear:
         weight: (columns, inputs).
         bias: (columns,) or None.
     """
-    columns, inner = weight.shape[0], _up(weight.shape[1], 2)
+    columns, inner = weight.shape[0], rounded_up(weight.shape[1], 2)
     rows = F.pad(weight.detach().bfloat16(), (0, inner - weight.shape[1], 0, -columns % PANEL))
     panels = rows.reshape(-1, PANEL, inner // 2, 2).transpose(1, 2).contiguous()
     return Linear(inner, columns, panels, _padded(bias, columns))
@@ -201,11 +200,6 @@ def in_turns(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
 
 def pack_tokens(layer: nn.Linear) -> Tokens:
     """Lay out a linear over N tokens."""
-    tokens = layer.in_features
-    beyond = _up(tokens, LANES) - tokens
+    beyond = -layer.in_features % LANES
     weight = F.pad(layer.weight.detach().bfloat16(), (0, beyond, 0, beyond)).contiguous()
     return Tokens(weight, F.pad(layer.bias.detach().float(), (0, beyond)))
-
-
-def _up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
