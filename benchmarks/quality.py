@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -13,18 +12,20 @@ from benchmarks.subjects import BASELINE, PLAIN, SEED, Subject, draw, guidance, 
 from benchmarks.timing import rounded
 from spherectl import api
 from spherectl.data.datasets import PictureSet
-from spherectl.data.transforms import to_float, to_uint8
-from spherectl.features.networks import FeatureNetwork
-from spherectl.features.scores import FeatureStatistics, check_independent, frechet_distance, reference_statistics
-from spherectl.features.store import load_feature_network
+from spherectl.data.transforms import to_uint8
+from spherectl.evaluation.bootstrap import frechet_replicates, interval, multiplicities
+from spherectl.evaluation.extractors import open_extractor
+from spherectl.evaluation.fidelity import score
+from spherectl.evaluation.reference import Features, extract, from_features
+from spherectl.features.independence import check_independent
 
 STEPS = (1, 4)
 BATCH = 64
 INVARIANT = 32  # images computed together and one by one
 SCORER = "fashion-scorer"
 RESAMPLES = 200
-LOW = 0.01  # quantile of PSNR
 COVERED = 0.95  # of the bootstrap interval
+LOW = 0.01  # quantile of PSNR
 
 
 def differences(subject: Subject, count: int, test: PictureSet | None) -> list[dict[str, Any]]:
@@ -88,43 +89,32 @@ class Scorer:
 
     def __init__(self, model: api.Model, test: PictureSet) -> None:
         check_independent(model.recipe, SCORER)
-        self._network = load_feature_network(SCORER)
-        self._reference = reference_statistics(self._network, test)
+        self._extractor = open_extractor(SCORER)
+        found = extract(test, self._extractor)
+        assert found is not None  # one process alone
+        self._reference = from_features(test.name, found, SCORER, test.image_size)
 
-    @torch.no_grad()
     def embed(self, images: Tensor) -> Tensor:
         """(n, D) of images, rounded to levels first, as a PNG would hold them."""
-        network = cast("FeatureNetwork", self._network)
-        return torch.cat([network.embed(to_float(to_uint8(some))) for some in images.split(500)])
+        return self._extractor(to_uint8(images))["embedding"]
 
     def distance(self, features: Tensor) -> float:
         """Of features (n, D)."""
-        statistics, reference = FeatureStatistics(features.shape[1]), self._reference
-        statistics.add(features)
-        return frechet_distance(statistics.mean, statistics.covariance, reference.mean, reference.covariance)
+        scores = score(Features(features, None), self._reference, self._extractor, metrics=["fid"])
+        return cast("float", scores.frechet_distance)
 
     def compared(self, features: Tensor, exact: Tensor) -> dict[str, Any]:
         """Both distances, their relative change, and how far the exact one's bootstrap interval reaches to a side."""
         mine, before = self.distance(features), self.distance(exact)
-        again = [self.distance(exact[chosen]) for chosen in resamples(len(exact), RESAMPLES)]
+        mean, covariance = (torch.from_numpy(part) for part in (self._reference.mean, self._reference.covariance))
+        again = frechet_replicates(exact, mean, covariance, multiplicities(len(exact), RESAMPLES, SEED))
+        low, high = interval(before, again, COVERED)
         return {
             "frechet_float32": rounded(before),
             "frechet": rounded(mine),
             "change_percent": rounded(100 * (mine / before - 1)),
-            "interval_percent": rounded(100 * half_interval(again) / before),
+            "interval_percent": rounded(100 * (high - low) / 2 / before),
         }
-
-
-def resamples(count: int, times: int) -> Tensor:
-    """(times, count) numbers below count, drawn with replacement under a fixed seed."""
-    return torch.randint(count, (times, count), generator=torch.Generator().manual_seed(SEED))
-
-
-def half_interval(values: Sequence[float]) -> float:
-    """Half the width of the interval that holds the middle 95% of values."""
-    beyond = (1 - COVERED) / 2
-    low, high = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([beyond, 1 - beyond]).double())
-    return float(high - low) / 2
 
 
 def invariance(subject: Subject, count: int = INVARIANT) -> list[dict[str, Any]]:

@@ -36,8 +36,9 @@ FLOORS = [
         *("data.decode", "data.formats", "data.folders", "data.transforms"),
         *("data.download", "data.datasets", "data.order"),
         "features",
-        *("features.networks", "features.store", "features.imagenet", "features.fit", "features.scores"),
+        *("features.networks", "features.store", "features.imagenet", "features.fit", "features.independence"),
         "images",
+        "processes",
     ],
     # What is done with a model.
     [
@@ -46,13 +47,16 @@ FLOORS = [
         *("api", "provenance", "output"),
         *("training.plan", "training.cuda", "training.run", "training.loop"),
         "evaluation",
-        "evaluation.summary",
+        *("evaluation.extractors", "evaluation.reference", "evaluation.fidelity", "evaluation.bootstrap"),
+        *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
+        *("evaluation.protocol", "evaluation.rows", "evaluation.run", "evaluation.report"),
     ],
     # The command line.
     [
         "cli",
         *("cli.console", "cli.options"),
-        *("cli.train", "cli.remake", "cli.sample", "cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
+        *("cli.train", "cli.remake", "cli.sample", "cli.evaluate", "cli.zoo", "cli.recipes", "cli.features"),
+        "cli.doctor",
         "cli.app",
         "__main__",
     ],

@@ -70,6 +70,19 @@ def _table(rows: list[dict[str, str]], right: tuple[str, ...]) -> RenderableType
     return table
 
 
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Say, show and draw nothing in the body, as all processes of one command but the first; errors leave it."""
+    consoles = (_stdout(), _stderr())
+    for console in consoles:
+        console.quiet = True
+    try:
+        yield
+    finally:
+        for console in consoles:
+            console.quiet = False
+
+
 def is_terminal() -> bool:
     """Whether stdout is a person's screen."""
     return _stdout().is_terminal

@@ -67,18 +67,14 @@ def train(
 def check(
     name: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A feature network of the zoo, or a file.")],
     data: Data = None,
-    floor: Annotated[bool, typer.Option("--floor", help="Also measure the score a perfect model would get.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Measure a feature network on the test images again, and compare with what its file says.
 
-    --floor adds the Frechet distance of 2,000 training images to the test images.
-
-    Example: spherectl features check fashion-scorer --floor
+    Example: spherectl features check fashion-scorer
     """
     from spherectl.errors import FileError
     from spherectl.features.fit import measure_accuracy, open_pictures
-    from spherectl.features.scores import frechet_floor, reference_statistics
     from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
 
     path = find_feature_network(name)
@@ -91,10 +87,6 @@ def check(
     words = f"{name}: {accuracy:.2%} of {len(tests):,} test images"
     if stated is not None:
         words += f"; its file says {stated:.2%}"
-    if floor:
-        train = open_pictures("train", data)
-        result["floor"] = frechet_floor(network, train, reference_statistics(network, tests), min(2000, len(train)))
-        words += f"; floor of the Frechet distance {result['floor']:.3f}"
     if as_json:
         console.show_json(result)
     else:
@@ -102,70 +94,3 @@ def check(
     # Ten images of 10,000 are more than rounding on another machine can turn.
     if stated is not None and abs(accuracy - stated) > 0.001:
         raise FileError(f"{path} does not classify as its header says; it is not the file it was, or the data is not.")
-
-
-@app.command()
-def score(
-    model: options.Model = None,
-    network: Annotated[str, typer.Option("--network", help="The scoring network.")] = "fashion-scorer",
-    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps, with commas.")] = "1,4",
-    count: Annotated[int, typer.Option("--count", min=2, help="Samples at each number of steps.")] = 2000,
-    guidance: Annotated[float, typer.Option("--guidance", min=1.0, help="Guidance scale; 1 is off.")] = 1.0,
-    seed: options.Seed = 0,
-    data: Data = None,
-    as_json: options.Json = False,
-) -> None:
-    """Score a model of Fashion-MNIST: classes recognised, Frechet distance, reconstruction.
-
-    The network must not be the one of the model's own loss; that is refused.
-
-    Example: spherectl features score --model fashion-mnist --steps 1,2,4
-    """
-    import dataclasses
-
-    from spherectl import api, zoo
-    from spherectl.errors import UsageError
-    from spherectl.evaluation.summary import summarise
-    from spherectl.features.fit import open_pictures
-    from spherectl.settings import load_settings
-
-    numbers = [part.strip() for part in steps.split(",")]
-    if not all(part.isdigit() and int(part) for part in numbers):
-        raise UsageError(f"--steps {steps}: expected whole numbers from 1 with commas between, as in 1,2,4.")
-    settings = load_settings()
-    found = zoo.find_model(model, settings)
-    console.say(found.reason)
-    loaded = api.load_found(found, device=settings.device)
-    with console.progress("scoring", unit="images") as progress:
-        summary = summarise(
-            loaded,
-            open_pictures("train", data),
-            open_pictures("test", data),
-            scorer=network,
-            steps=tuple(int(part) for part in numbers),
-            count=count,
-            guidance=guidance,
-            seed=seed,
-            progress=progress,
-        )
-    if as_json:
-        console.show_json({"model": loaded.name, "sha256": loaded.sha256, "seed": seed, **dataclasses.asdict(summary)})
-        return
-    console.show(
-        f"{loaded.name} by {network}, {count:,} samples, guidance {guidance:g}, seed {seed}; real test images: "
-        f"{summary.accuracy_real:.1%}, floor {summary.floor:.3f}"
-    )
-    rows = [
-        {
-            "steps": str(one.steps),
-            "class right": f"{one.accuracy:.1%}",
-            "Frechet distance": f"{one.frechet:.3f}",
-            "in floors": f"{one.frechet / summary.floor:.1f}",
-        }
-        for one in summary.samples
-    ]
-    console.show_rows(rows, right=("steps", "class right", "Frechet distance", "in floors"))
-    console.show(
-        f"reconstruction of the test images: {summary.psnr:.1f} dB; channels differ by at most "
-        f"{summary.channel_spread} levels"
-    )

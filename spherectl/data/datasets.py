@@ -6,9 +6,10 @@ Letters: n pictures, B batch, S image size.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, TypedDict
@@ -24,7 +25,8 @@ from spherectl.data.download import Fetched, fetch_set
 from spherectl.data.folders import Listing, holds_pictures, list_pictures, pack_names
 from spherectl.data.formats import Split
 from spherectl.data.transforms import adm_crop, fit_crop, fit_pad, pad_to, to_grey
-from spherectl.errors import UsageError
+from spherectl.errors import FileError, UsageError
+from spherectl.fetch import file_hash
 from spherectl.recipe import DataKind, DataSpec
 
 # Where the system keeps sets for everybody on the machine.
@@ -89,9 +91,24 @@ class PictureSet(Dataset[Tensor], ABC):
         pictures = self._gather(torch.as_tensor(indices, dtype=torch.int64))  # (B, 3, S, S)
         return to_grey(pictures) if self.grey else pictures
 
+    def fingerprint(self) -> str:
+        """SHA-256 over what `gather` depends on: contents of the pictures in their order, size, fit and colours.
+
+        Raises:
+            FileError: a file cannot be read.
+        """
+        digest = hashlib.sha256(f"{self.image_size} {self.fit} {self.grey} {len(self)}\n".encode())
+        for content in self._contents():
+            digest.update(content)
+        return digest.hexdigest()
+
     @abstractmethod
     def _gather(self, indices: Tensor) -> Tensor:
         """As `gather`, in the picture's own colours."""
+
+    @abstractmethod
+    def _contents(self) -> Iterator[bytes]:
+        """What tells the pictures from others, in their order."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -100,6 +117,10 @@ class MemoryPictures(PictureSet):
 
     pixels: Tensor
     in_memory: ClassVar[bool] = True
+
+    def _contents(self) -> Iterator[bytes]:
+        yield f"{tuple(self.pixels.shape)}".encode()
+        yield self.pixels.contiguous().numpy().tobytes()
 
     def _gather(self, indices: Tensor) -> Tensor:
         pixels = self.pixels[indices]  # (B, H, W) or (B, 3, H, W)
@@ -119,6 +140,13 @@ class FolderPictures(PictureSet):
 
     listing: Listing
     in_memory: ClassVar[bool] = False
+
+    def _contents(self) -> Iterator[bytes]:
+        for index in range(len(self)):
+            try:
+                yield bytes.fromhex(file_hash(self.listing.path(index)))
+            except OSError as error:
+                raise FileError(f"Cannot read {self.listing.path(index)}: {error.strerror or error}.") from None
 
     def _gather(self, indices: Tensor) -> Tensor:
         return torch.stack([self._read(int(index)) for index in indices])

@@ -53,7 +53,9 @@ _AGAIN = "Remove it, then fetch or install it again."
 
 
 class LpipsFeatures(nn.Module):
-    """Weighted unit features of VGG16: LPIPS is the sum over stages of `squared_distance` of two pictures' features.
+    """Weighted unit features of VGG16, of which LPIPS is the squared distance of two pictures.
+
+    Squared differences are summed over channels, averaged over positions and summed over stages.
 
     Args:
         trunk: torchvision's `vgg16().features`.
@@ -119,12 +121,22 @@ def load_published(progress: Progress | None = None) -> tuple[LpipsFeatures, Con
         SpherectlError: a file is not here and cannot be fetched; the hint says where to put it.
         FileError: a file is damaged.
     """
-    heads = lpips_heads()  # first: it fails at once where the others may take minutes
-    vgg16, convnext = (
-        fetch_url(source.url, source.sha256, f"torchvision/{source.url.rpartition('/')[2]}", progress)
-        for source in (VGG16, CONVNEXT_SMALL)
-    )
-    return lpips_features(vgg16, heads), convnext_logits(convnext)
+    return load_lpips(progress), convnext_logits(_fetch(CONVNEXT_SMALL, progress))
+
+
+def load_lpips(progress: Progress | None = None) -> LpipsFeatures:
+    """The half of `load_published` that LPIPS needs, from the cache or from the network (553 MB).
+
+    Args:
+        progress: called with bytes done and bytes in all while the file is fetched.
+
+    Raises:
+        UsageError: the package `lpips` is not installed.
+        SpherectlError: the file is not here and cannot be fetched; the hint says where to put it.
+        FileError: the file is damaged.
+    """
+    heads = lpips_heads()  # first: it fails at once where the file may take minutes
+    return lpips_features(_fetch(VGG16, progress), heads)
 
 
 def lpips_features(vgg16: Path, heads: list[Tensor]) -> LpipsFeatures:
@@ -166,11 +178,17 @@ def lpips_heads() -> list[Tensor]:
     found = importlib.util.find_spec("lpips")
     if found is None or not found.submodule_search_locations:
         raise UsageError(
-            'loss.perceptual = "lpips+convnext" needs the package lpips, which is not installed.',
+            'LPIPS, a score and a part of loss.perceptual = "lpips+convnext", needs the package lpips, '
+            "which is not installed.",
             "Install it with spherectl's extra: pip install 'spherectl[perceptual]'.",
         )
     state = _read_weights(Path(next(iter(found.submodule_search_locations))) / "weights" / "v0.1" / "vgg.pth")
     return [state[f"lin{index}.model.1.weight"].flatten() for index in range(len(_VGG_STAGE_ENDS))]
+
+
+def _fetch(source: Source, progress: Progress | None) -> Path:
+    """The file in the cache, fetched if it is not there."""
+    return fetch_url(source.url, source.sha256, f"torchvision/{source.url.rpartition('/')[2]}", progress)
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""How pictures are compared: against numbers made by hand, closed forms, and `score_samples`."""
+"""How pictures are compared: against numbers made by hand, closed forms, and the evaluation."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ import pytest
 import torch
 
 from benchmarks import subjects
-from benchmarks.quality import SCORER, Scorer, compared, differences, half_interval, invariance, resamples
+from benchmarks.quality import SCORER, Scorer, compared, differences, invariance
 from benchmarks.subjects import BASELINE, PLAIN, spec_of
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.data.datasets import open_dataset
 from spherectl.data.transforms import to_float
-from spherectl.features.scores import reference_statistics, score_samples
-from spherectl.features.store import load_feature_network
+from spherectl.evaluation.fidelity import fidelity
 
 pytestmark = pytest.mark.fast
 
@@ -41,31 +40,15 @@ def test_levels_are_counted_after_rounding() -> None:
     assert compared(exact + 1e-6, exact)["largest_difference_levels"] == 0
 
 
-def test_the_interval_holds_the_middle_of_the_values() -> None:
-    assert half_interval([float(value) for value in range(1001)]) == pytest.approx(475)
-    assert half_interval([2.0] * 10) == 0
-
-
-def test_resamples_are_drawn_with_replacement_and_again_the_same() -> None:
-    drawn = resamples(50, 20)
-    assert drawn.shape == (20, 50)
-    assert int(drawn.min()) == 0
-    assert int(drawn.max()) == 49
-    assert all(len(row.unique()) < 50 for row in drawn)
-    assert torch.equal(drawn, resamples(50, 20))
-
-
-def test_the_distance_is_that_of_score_samples(fashion_excerpt: Path) -> None:
+def test_the_distance_is_that_of_the_evaluation(fashion_excerpt: Path) -> None:
     recipe = recipes.load(zoo.find_recipe("fashion-mnist"))
     test = open_dataset(recipe.data, 32, root=fashion_excerpt, split="test")
     train = open_dataset(recipe.data, 32, root=fashion_excerpt)
-    images = to_float(train.gather(torch.arange(100)))
-    model = subjects.embedded().baseline
-    scorer = Scorer(model, test)
-    features = scorer.embed(images)
-    network = load_feature_network(SCORER)
-    expected = score_samples([(images, None)], network, reference_statistics(network, test), recipe=model.recipe)
-    assert scorer.distance(features) == pytest.approx(expected.frechet)
+    pixels = train.gather(torch.arange(100))
+    scorer = Scorer(subjects.embedded().baseline, test)
+    features = scorer.embed(to_float(pixels))
+    expected = fidelity(pixels, test, SCORER, metrics=["fid"])
+    assert scorer.distance(features) == pytest.approx(expected.frechet_distance)
     row = scorer.compared(features, features)
     assert (row["change_percent"], row["frechet"]) == (0, row["frechet_float32"])
     assert row["interval_percent"] > 0

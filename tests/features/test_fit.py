@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,6 @@ pytestmark = pytest.mark.fast
 PLAN = fit.FitPlan(
     kind="plain", arguments={"widths": [8, 16], "convolutions": [1, 1]}, seed=5, epochs=12, use="loss", batch_size=16
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Networks as small as these wait for threads longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def bright_halves(count: int) -> MemoryPictures:

@@ -147,6 +147,21 @@ def test_published_distance_from_a_server_equals_lpips_and_torchvision(
 
 
 @pytest.mark.slow
+def test_lpips_alone_needs_vgg16_alone(
+    vgg16_file: Path, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SPHERECTL_OFFLINE", raising=False)
+    with serving(vgg16_file.parent) as url:
+        monkeypatch.setattr(imagenet, "VGG16", imagenet.Source(f"{url}/{vgg16_file.name}", digest(vgg16_file)))
+        monkeypatch.setattr(imagenet, "CONVNEXT_SMALL", imagenet.Source(f"{url}/nothing.pth", "0" * 64))
+        network = imagenet.load_lpips()
+    assert [path.name for path in (tmp_path / "cache" / "torchvision").iterdir()] == [vgg16_file.name]
+    expected = imagenet.lpips_features(vgg16_file, imagenet.lpips_heads())(pictures[1])
+    assert all(torch.equal(a, b) for a, b in zip(network(pictures[1]), expected, strict=True))
+
+
+@pytest.mark.slow
 def test_lpips_and_its_gradient_equal_the_packages(
     reference: lpips.LPIPS, vgg16_file: Path, pictures: tuple[Tensor, Tensor]
 ) -> None:

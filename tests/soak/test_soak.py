@@ -40,7 +40,7 @@ pytestmark = [
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "soak.json"
-PARTS = {"kills", "images", "one step", "folder", "batches"}
+PARTS = {"kills", "images", "one step", "evaluation", "folder", "batches"}
 
 Record = Callable[..., None]
 
@@ -210,6 +210,23 @@ def test_ten_thousand_images_take_no_more_memory_than_a_hundred(cli: Any, tmp_pa
     about = {"model": made["model"], "model_sha256": made["model_sha256"], "images": IMAGES, "steps": 4}
     memory = {"peak_mb": many.peak_mb, "peak_mb_of_100": few.peak_mb}
     record("images", **about, seconds=many.seconds, **memory, made_again=AGAIN)
+
+
+EVALUATION_MB = 4_000
+
+
+def test_ten_thousand_samples_are_evaluated_in_less_than_four_gigabytes(cli: Any, record: Record) -> None:
+    arguments = ("--steps", "1,4", "--count", str(IMAGES), "--reconstructions", str(IMAGES), "--json")
+    ended = watched(cli, "-m", "spherectl", "evaluate", "fashion-mnist", "--reference", "train", *arguments)
+    document = json.loads(ended.stdout)
+    assert [row["scores"]["count"] for row in document["rows"]] == [IMAGES, IMAGES]
+    assert document["reconstructions"][0]["count"] == IMAGES
+    names = {"frechet_distance", "kid", "inception_score", "precision", "recall", "accuracy"}
+    assert all(row["scores"][name] is not None for row in document["rows"] for name in names)
+    assert ended.peak_mb < EVALUATION_MB
+    about = {"model": document["models"][0]["name"], "model_sha256": document["models"][0]["sha256"]}
+    facts = {"samples": IMAGES, "rows": 2, "reference": document["reference"]["name"]}
+    record("evaluation", **about, **facts, seconds=ended.seconds, peak_mb=ended.peak_mb)
 
 
 # Folder

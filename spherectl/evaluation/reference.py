@@ -1,0 +1,350 @@
+"""What samples are compared with: features of real pictures, or the statistics that somebody published of them.
+
+Statistics travel as the .npz file that the authors and the ADM suite publish: `mu` (D,) and `sigma` (D, D). Ours say
+beside it what they are of. Features are kept in the cache under a name made from all that decides them, contents of the
+pictures and weights of the network included.
+
+Letters: n pictures, D width of the embedding, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from spherectl.data.datasets import PictureSet
+from spherectl.errors import FileError, UsageError
+from spherectl.evaluation.extractors import Extractor
+from spherectl.files import replacing
+from spherectl.model import seeding
+from spherectl.processes import Processes, Progress
+from spherectl.settings import load_settings
+
+Array = npt.NDArray[np.float64]
+
+FORMAT = 1
+BATCH = 64
+
+# Sets above this size are represented by a random part, as the paper does with ImageNet.
+LARGEST, PART = 200_000, 50_000
+
+
+class Pictures(Protocol):
+    """Anything that gives pictures by number, as `PictureSet` does."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+        ...
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """Those of the numbers (B,): uint8 (B, 3, H, W)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """Pictures in memory: `pixels` uint8 (n, 3, H, W)."""
+
+    pixels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """Those of the numbers (B,)."""
+        return self.pixels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Some pictures of a set: those at `indices` (n,)."""
+
+    whole: Pictures
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def gather(self, indices: Tensor) -> Tensor:
+        """Those of the numbers (B,) among the chosen."""
+        return self.whole.gather(self.indices[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features of n pictures.
+
+    Attributes:
+        embedding: (n, D) float32.
+        logits: (n, K) float32; None where the network has none.
+    """
+
+    embedding: Tensor
+    logits: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """One side of a comparison.
+
+    Attributes:
+        name: what it is, for people: "fashion-mnist test, 10,000 images".
+        mean: (D,).
+        covariance: (D, D), over n - 1.
+        features: of the pictures; None for published statistics, which serve a Frechet distance alone.
+        extractor: name of the network; None where the file does not say.
+        image_size: of the pictures; None where the file does not say.
+        count: n; None where the file does not say.
+    """
+
+    name: str
+    mean: Array
+    covariance: Array
+    features: Features | None
+    extractor: str | None
+    image_size: int | None
+    count: int | None
+
+
+def extract(
+    pictures: Pictures,
+    extractor: Extractor,
+    *,
+    batch: int = BATCH,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Features | None:
+    """Features of pictures, each computed once by one of the processes, whose bits do not depend on their number.
+
+    Args:
+        pictures: at least one.
+        extractor: the network.
+        batch: pictures gathered together.
+        processes: those that share the work.
+        progress: called with pictures done and pictures in all.
+
+    Returns:
+        On the first process all features; None on the others.
+    """
+    shared = processes or Processes()
+    found = shared.gather(len(pictures), batch, lambda numbers: extractor(pictures.gather(numbers)), progress)
+    return Features(found["embedding"], found.get("logits")) if shared.is_first else None
+
+
+def statistics(embedding: Tensor) -> tuple[Array, Array]:
+    """Mean (D,) and covariance (D, D) of features (n, D), as torch-fidelity computes them.
+
+    Raises:
+        UsageError: fewer than two.
+    """
+    from torch_fidelity.metric_fid import fid_features_to_statistics
+
+    if len(embedding) < 2:
+        raise UsageError(f"A Frechet distance needs at least 2 images on each side; there were {len(embedding)}.")
+    found = fid_features_to_statistics(embedding)
+    return np.asarray(found["mu"], np.float64), np.asarray(found["sigma"], np.float64)
+
+
+def from_features(name: str, features: Features, extractor: str, image_size: int) -> Reference:
+    """A reference of features at hand."""
+    mean, covariance = statistics(features.embedding)
+    return Reference(name, mean, covariance, features, extractor, image_size, len(features))
+
+
+def of_pictures(
+    pictures: PictureSet,
+    extractor: Extractor,
+    *,
+    what: str = "",
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Reference | None:
+    """The reference that a set of pictures makes, from the cache where it holds them.
+
+    Args:
+        pictures: real ones, at the model's size; of more than 200,000 a random 50,000 stand for all.
+        extractor: the network.
+        what: a word behind the set's name, such as "test".
+        processes: those that share the work.
+        progress: called with pictures done and pictures in all.
+
+    Returns:
+        On the first process the reference; None on the others.
+    """
+    shared = processes or Processes()
+    chosen: Pictures = pictures
+    if len(pictures) > LARGEST:
+        chosen = Part(pictures, seeding.permutation(0, seeding.ORDER, 0, len(pictures))[:PART].sort().values)
+    cached, found = Path(), None
+    if shared.is_first:
+        parts = {"format": FORMAT, "network": extractor.digest, "pictures": pictures.fingerprint(), "n": len(chosen)}
+        name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+        cached = load_settings().cache / "features" / f"{name}.npz"
+        found = _read_features(cached)
+    if not shared.agree(found is not None):
+        found = extract(chosen, extractor, processes=shared, progress=progress)
+        if found is not None:
+            _write_features(cached, found)
+    if found is None:
+        return None
+    name = " ".join(word for word in (pictures.name, what) if word)
+    return from_features(f"{name}, {len(found):,} images", found, extractor.name, pictures.image_size)
+
+
+def real_draw(pictures: PictureSet, count: int, seed: int) -> Part:
+    """Real pictures drawn as evenly over the classes as samples are; all where there are no more than `count`."""
+    return Part(pictures, even_draw(pictures.labels, min(count, len(pictures)), seed))
+
+
+def even_draw(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Indices (count,) of pictures drawn without replacement, as evenly over the classes as `count` allows.
+
+    Args:
+        labels: (n,) classes.
+        count: at most n.
+        seed: of the draw.
+    """
+    order = seeding.permutation(seed, seeding.ORDER, 0, len(labels))  # (n,)
+    mine = labels[order]
+    turn = torch.zeros_like(mine)  # a picture's place among those of its class
+    for label in mine.unique():
+        of_class = mine == label
+        turn[of_class] = torch.arange(int(of_class.sum()))
+    return order[turn.argsort(stable=True)[:count]]
+
+
+def save_statistics(path: Path, reference: Reference) -> None:
+    """Write mu and sigma as the authors and the ADM suite publish them, and beside them what they are of.
+
+    Raises:
+        FileError: the place cannot be written.
+    """
+    about = {
+        "format": FORMAT,
+        "name": reference.name,
+        "features": reference.extractor,
+        "image_size": reference.image_size,
+        "count": reference.count,
+    }
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, mu=reference.mean, sigma=reference.covariance, about=np.array(json.dumps(about)))
+
+
+def read_statistics(path: Path, extractor: Extractor, image_size: int) -> Reference:
+    """The statistics of a file, ours or somebody else's.
+
+    Args:
+        path: .npz with mu and sigma.
+        extractor: the network that scores.
+        image_size: of the samples, in pixels.
+
+    Raises:
+        UsageError: they are of another network or of another size than the samples, where the file says so or its
+            widths do.
+        FileError: the file is missing, damaged, or holds no statistics.
+    """
+    arrays = _load(path, ("mu", "sigma", "about"))
+    mean, covariance = arrays.get("mu"), arrays.get("sigma")
+    if mean is None or covariance is None:
+        raise FileError(f"{path} holds no statistics: expected the arrays mu and sigma, as --save-stats writes them.")
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise FileError(
+            f"Expected mu of shape (D,) and sigma (D, D) in {path}, got {mean.shape} and {covariance.shape}."
+        )
+    for array in (mean, covariance):
+        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
+            raise FileError(f"{path} holds statistics that are not all finite numbers; it is damaged.")
+    about = _about(arrays.get("about"), path)
+    name, size = about.get("features"), about.get("image_size")
+    if name not in (None, extractor.name):
+        raise UsageError(
+            f"{path} holds statistics of the features of {name}; those of {extractor.name} are not comparable.",
+            f"Score with --features {name}, or give a reference of pictures.",
+        )
+    width = extractor(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))["embedding"].shape[1]
+    if len(mean) != width:
+        raise UsageError(
+            f"{path} holds statistics of {len(mean)} features; {extractor.name} has {width}, so the networks differ."
+        )
+    if size not in (None, image_size):
+        raise UsageError(f"{path} holds statistics of pictures of {size} px; the samples have {image_size} px.")
+    count = about.get("count")
+    return Reference(
+        str(about.get("name", path.name)),
+        mean.astype(np.float64),
+        covariance.astype(np.float64),
+        None,
+        name,
+        size,
+        int(count) if count is not None else None,
+    )
+
+
+def _about(array: npt.NDArray[Any] | None, path: Path) -> dict[str, Any]:
+    if array is None:
+        return {}
+    try:
+        about = json.loads(str(array))
+    except ValueError:
+        about = None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise FileError(f"What {path} says about itself cannot be read by this version.")
+    return about
+
+
+def _load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """Some arrays of an .npz file; nothing is unpickled.
+
+    Raises:
+        FileError: it is missing, damaged or no such file.
+    """
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise _damaged(path)
+            return {name: archive[name] for name in names if name in archive}
+    except OSError as error:
+        if error.errno is not None:
+            raise FileError(f"Cannot read {path}: {error.strerror}.") from None
+        raise _damaged(path) from None
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> FileError:
+    return FileError(
+        f"{path} is not a whole .npz file of numbers.", "Make it again with --save-stats, or fetch it again."
+    )
+
+
+def _write_features(path: Path, features: Features) -> None:
+    arrays = {"embedding": features.embedding.numpy()}
+    if features.logits is not None:
+        arrays["logits"] = features.logits.numpy()
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def _read_features(path: Path) -> Features | None:
+    """What is in the cache; a damaged file counts as none, and is written again."""
+    try:
+        arrays = _load(path, ("embedding", "logits"))
+    except FileError:
+        return None
+    if "embedding" not in arrays:
+        return None
+    logits = arrays.get("logits")
+    return Features(torch.from_numpy(arrays["embedding"]), None if logits is None else torch.from_numpy(logits))

@@ -1,0 +1,312 @@
+"""A report as tables, JSON, Markdown and pictures. Nothing is printed; the command line shows the same tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import spherectl
+from spherectl import api
+from spherectl.evaluation.extractors import Extractor
+from spherectl.evaluation.fidelity import ENOUGH
+from spherectl.evaluation.protocol import Interval, Plan, Real, Reconstruction, Report
+from spherectl.evaluation.uniformity import UniformityByClass
+from spherectl.files import write_text
+from spherectl.images import grid, save_png
+from spherectl.provenance import describe
+
+FORMAT = 1
+
+Rows = list[dict[str, str]]
+
+# Scores as people read them: how many digits, in which unit.
+_SHOWN = {
+    "frechet_distance": "{:.4g}",
+    "kid": "{:.4g}",
+    "inception_score": "{:.2f}",
+    "precision": "{:.3f}",
+    "recall": "{:.3f}",
+    "accuracy": "{:.1%}",
+    "psnr": "{:.2f}",
+    "ssim": "{:.4f}",
+    "lpips": "{:.4f}",
+    "rfid": "{:.4g}",
+}
+
+
+def heads(inception: bool) -> dict[str, str]:
+    """What each score is called by; the names of Inception's are for Inception alone."""
+    return {
+        "frechet_distance": "FID" if inception else "Frechet distance",
+        "kid": "KID",
+        "inception_score": "Inception Score" if inception else "class score",
+        "precision": "precision",
+        "recall": "recall",
+        "accuracy": "class right",
+        "rfid": "rFID" if inception else "Frechet distance",
+        "psnr": "PSNR, dB",
+        "ssim": "SSIM",
+        "lpips": "LPIPS",
+    }
+
+
+def score_rows(report: Report, inception: bool) -> Rows:
+    """The samples' table: one row a model and setting, the real pictures last; KID first where samples are few."""
+    rows = [*report.rows, *([report.real] if report.real is not None else [])]
+    distance = ["kid", "frechet_distance"]
+    names = [
+        *(distance if report.rows[0].scores.count < ENOUGH else reversed(distance)),
+        *("inception_score", "precision", "recall", "accuracy"),
+    ]
+    names = [name for name in names if any(getattr(row.scores, name) is not None for row in rows)]
+    told = heads(inception)
+    table: Rows = []
+    for row in rows:
+        setting = row.settings
+        cells = {
+            "model": row.model,
+            "steps": str(setting["steps"]) if setting else "",
+            "guidance": f"{setting['guidance']:g}" if setting else "",
+            "noise": str(setting["noise"]) if setting else "",
+        }
+        for name in names:
+            cells[told[name]] = _cell(name, getattr(row.scores, name), row.intervals.get(name))
+            if name == "frechet_distance" and report.real is not None:
+                cells["in floors"] = f"{row.floors:.2f}" if row.floors is not None else ""
+        cells["seconds"] = f"{row.seconds:.1f}" if row.seconds is not None else ""
+        table.append(cells)
+    return table
+
+
+def comparison_rows(report: Report, inception: bool) -> Rows:
+    """The table of differences."""
+    told = heads(inception)
+    return [
+        {
+            "score": told[one.score],
+            "of": one.first,
+            "less that of": one.second,
+            "difference": f"{one.difference.value:+.4g}",
+            "95% interval": f"{one.difference.low:+.4g} to {one.difference.high:+.4g}",
+            "differs": "yes" if one.difference.low > 0 or one.difference.high < 0 else "not beyond chance",
+        }
+        for one in report.comparisons
+    ]
+
+
+def reconstruction_rows(reconstructions: Sequence[Reconstruction], inception: bool) -> Rows:
+    """The reconstructions' table."""
+    told = heads(inception)
+    known = ("rfid", "psnr", "ssim", "lpips")
+    names = [name for name in known if any(getattr(one, name) is not None for one in reconstructions)]
+    return [
+        {"model": one.model, "pictures": f"{one.count:,} of {one.pictures}"}
+        | {told[name]: _cell(name, getattr(one, name), one.intervals.get(name)) for name in names}
+        for one in reconstructions
+    ]
+
+
+def uniformity_rows(found: UniformityByClass) -> Rows:
+    """The uniformity of one model's latents: in all and by class, each measure beside what uniform points give."""
+    measures = {
+        "mean_direction": "mean direction",
+        "pairwise_angles": "pairwise angles",
+        "effective_rank": "effective rank / L",
+        "energy_distance": "energy distance",
+    }
+    rows: Rows = []
+    for name, one in (("all", found.overall), *found.classes):
+        cells = {"class": name, "points": f"{one.count:,}"}
+        for key, told in measures.items():
+            measure = getattr(one, key)
+            cells[told] = f"{measure.value:.4g} (uniform {measure.expected:.4g}, p {measure.p_value:.3g})"
+        rows.append(cells)
+    return rows
+
+
+def protocol_lines(plan: Plan, real: Real, extractor: Extractor, models: Sequence[api.Model]) -> list[str]:
+    """What every score depends on, in sentences."""
+    assert real.reference is not None, "a report is of the first process"
+    resampled = f"{plan.resamples} resamples of the samples, 95% intervals" if plan.resamples else "no intervals"
+    return [
+        f"features: {extractor.name}; reference: {real.reference.name}",
+        f"samples: {plan.count:,} a row, classes in turn, seed {plan.seed}, the same noise in every row",
+        f"bytes: {_RULES[plan.quantise]}; bootstrap: {resampled}",
+        *(f"{model.name}: {model.weights} weights, {model.precision} on {model.device.type}" for model in models),
+    ]
+
+
+_RULES = {"round": "rounded, floor(255 x + 1/2)", "floor": "truncated, floor(255 x), as the published evaluation does"}
+
+
+def as_json(
+    report: Report, plan: Plan, real: Real, extractor: Extractor, models: Sequence[api.Model], command: str
+) -> dict[str, Any]:
+    """The whole report but its pictures, as a JSON document."""
+    assert real.reference is not None, "a report is of the first process"
+    found = {
+        name: value
+        for name in ("accuracy_real", "rows", "real", "comparisons", "reconstructions", "uniformity", "notes")
+        if (value := _plain(getattr(report, name))) not in (None, [], {})
+    }
+    copies = {name: _plain(one.summary()) for name, one in report.memorisation.items()}
+    return {
+        "format": FORMAT,
+        "command": command,
+        "versions": versions(),
+        "models": [
+            {
+                "name": model.name,
+                "sha256": model.sha256,
+                "weights": model.weights,
+                "precision": model.precision,
+                "device": model.device.type,
+                "images_seen": model.header.get("images_seen"),
+            }
+            for model in models
+        ],
+        "features": {"name": extractor.name, "digest": extractor.digest},
+        "reference": {
+            "name": real.reference.name,
+            "count": real.reference.count,
+            "image_size": real.reference.image_size,
+        },
+        "plan": _plain(plan),
+        **found,
+        **({"memorisation": copies} if copies else {}),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the numbers."""
+    from importlib.metadata import version
+
+    return {
+        "spherectl": spherectl.__version__,
+        "torch": torch.__version__,
+        **{name: version(name) for name in ("torch-fidelity", "torchmetrics", "numpy")},
+    }
+
+
+def write(
+    folder: Path,
+    report: Report,
+    plan: Plan,
+    real: Real,
+    extractor: Extractor,
+    models: Sequence[api.Model],
+    command: str,
+) -> list[Path]:
+    """Write report.json, report.md and the pictures.
+
+    Args:
+        folder: made if need be; files of these names are replaced.
+        report, plan, real, extractor, models: the evaluation.
+        command: that asked for it.
+
+    Returns:
+        The files written.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    pictures = _write_pictures(folder, report, plan)
+    document = as_json(report, plan, real, extractor, models, command)
+    written = [folder / "report.json", folder / "report.md", *pictures.values()]
+    write_text(written[0], json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    text = _markdown(report, plan, real, extractor, models, command, {t: p.name for t, p in pictures.items()})
+    write_text(written[1], text)
+    return written
+
+
+def _write_pictures(folder: Path, report: Report, plan: Plan) -> dict[str, Path]:
+    """Grids of the first samples of each row, and of samples beside their nearest training images; by title."""
+    pictures: dict[str, Path] = {}
+    for one in report.grids:
+        # A picture says how `sample --like` makes it again; its bytes are rounded, so truncated ones cannot say so.
+        about = None
+        if plan.quantise == "round":
+            numbers = {"seed": plan.seed, "batch": plan.batch, "count": plan.count, "columns": one.columns}
+            indices = torch.arange(len(one.pixels))
+            about = describe(one.model, one.settings, indices=indices, labels=one.labels, **numbers)
+        path = folder / f"{_slug(one.name)}.png"
+        save_png(path, grid(one.pixels, one.columns), about)
+        pictures[one.name] = path
+    for name, picture in report.neighbours.items():
+        title = f"{name}: samples, nearest training images in pixels, nearest in features"
+        pictures[title] = folder / f"{_slug(name)}-neighbours.png"
+        save_png(pictures[title], picture, None)
+    return pictures
+
+
+def _markdown(
+    report: Report,
+    plan: Plan,
+    real: Real,
+    extractor: Extractor,
+    models: Sequence[api.Model],
+    command: str,
+    pictures: dict[str, str],
+) -> str:
+    inception = extractor.is_inception
+    lines = ["# Evaluation", "", f"    {command}", ""]
+    lines += [f"- {line}" for line in protocol_lines(plan, real, extractor, models)]
+    lines += [f"- {name} {version}" for name, version in versions().items()]
+    lines += ["", "## Samples", "", *markdown_table(score_rows(report, inception))]
+    if report.accuracy_real is not None:
+        lines += ["", f"{extractor.name} is right about {report.accuracy_real:.1%} of real test images."]
+    if report.comparisons:
+        lines += ["", "## Differences", "", *markdown_table(comparison_rows(report, inception))]
+    if report.reconstructions:
+        lines += ["", "## Reconstructions", "", *markdown_table(reconstruction_rows(report.reconstructions, inception))]
+    for name, latents in report.uniformity.items():
+        lines += ["", f"## Uniformity of the latents of {name}", "", *markdown_table(uniformity_rows(latents))]
+    for name, copies in report.memorisation.items():
+        lines += ["", f"## Near-copies among the samples of {name}", "", copies.sentence()]
+    if report.notes:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in report.notes)]
+    if pictures:
+        lines += ["", "## Pictures"]
+        for title, file in pictures.items():
+            lines += ["", f"{title}:", "", f"![{title}]({file})"]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(rows: Rows) -> list[str]:
+    """Rows with the same keys as lines of a Markdown table."""
+    names = list(rows[0])
+    body = [[cell.replace("|", "\\|") for cell in row.values()] for row in rows]
+    return [f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *body)]
+
+
+def _cell(name: str, value: float | None, interval: Interval | None) -> str:
+    if value is None:
+        return ""
+    shown = _SHOWN[name].format
+    return shown(value) if interval is None else f"{shown(value)} ({shown(interval[0])} to {shown(interval[1])})"
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, tuples and sets as JSON has them; what JSON has no number for as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {one.name: _plain(getattr(value, one.name)) for one in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted(_plain(each) for each in value)
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _slug(label: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.") or "samples"

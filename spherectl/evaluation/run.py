@@ -1,0 +1,356 @@
+"""The evaluation of one or several models: every asked setting drawn from the same seeds, scored against one reference.
+
+Image i of every row has the same noise and class, so rows are compared image by image: the bootstrap resamples them
+together. A row of real pictures, drawn from the other split as evenly over the classes as the samples are, says what a
+perfect model would get.
+
+Letters: n samples, B batch, R resamples, H and W picture sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from torch import Tensor
+
+from spherectl import api
+from spherectl.data.transforms import to_float, to_uint8
+from spherectl.errors import UsageError
+from spherectl.evaluation import bootstrap, memorisation, reconstruction, uniformity
+from spherectl.evaluation.extractors import Extractor
+from spherectl.evaluation.fidelity import ENOUGH, METRICS, right, score, unavailable
+from spherectl.evaluation.protocol import (
+    OF_RECONSTRUCTIONS,
+    Interval,
+    Plan,
+    Real,
+    Reconstruction,
+    Report,
+    Row,
+)
+from spherectl.evaluation.reference import Features, extract, from_features, real_draw
+from spherectl.evaluation.rows import Scored, compare, score_row
+from spherectl.features import imagenet
+from spherectl.features.independence import check_independent
+from spherectl.processes import Processes
+from spherectl.recipe import SampleSpec
+
+# Called with pictures done, pictures in all, and what is going on.
+Progress = Callable[[int, int, str], None]
+
+
+def evaluate(
+    models: Sequence[api.Model],
+    plan: Plan,
+    real: Real,
+    extractor: Extractor,
+    *,
+    processes: Processes | None = None,
+    progress: Progress | None = None,
+) -> Report | None:
+    """Measure models.
+
+    Args:
+        models: at least one, all of one image size; with several, each is compared with the first.
+        plan: what to draw and to measure.
+        real: the pictures to compare with.
+        extractor: the network that scores.
+        processes: those that share the work; each draws and looks at its own part.
+        progress: called with pictures done, pictures in all and what is going on, in this process alone.
+
+    Returns:
+        On the first process the report; None on the others.
+
+    Raises:
+        UsageError: models of several sizes, a setting out of range, a network that is a model's own loss, or a metric
+            that needs pictures which are not there; before anything is drawn.
+    """
+    return _Evaluation(models, plan, real, extractor, processes or Processes(), progress).run()
+
+
+class _Evaluation:
+    """What the parts of one evaluation share."""
+
+    def __init__(
+        self,
+        models: Sequence[api.Model],
+        plan: Plan,
+        real: Real,
+        extractor: Extractor,
+        processes: Processes,
+        progress: Progress | None,
+    ) -> None:
+        self.models, self.plan, self.real, self.extractor = models, plan, real, extractor
+        self.processes = processes
+        self.settings = [plan.settings(model) for model in models]
+        _check(models, real, extractor, plan)
+        self.wanted = tuple(metric for metric in METRICS if metric in plan.wanted)
+        self.notes: list[str] = []
+        self._unseen: tuple[Tensor, Tensor] | None = None  # logits and labels of test pictures
+        self._progress, self._done = progress, 0
+        self._total = self._count_pictures()
+
+    def run(self) -> Report | None:
+        """Rows, then reconstructions, then what else was asked."""
+        if self.processes.is_first:
+            self._drop_unavailable()
+        real = self._real_row()
+        scored: list[Scored] = []
+        kept: dict[str, Tensor] = {}
+        for model, settings in zip(self.models, self.settings, strict=True):
+            for spec in settings:
+                # Near-copies are looked for among the samples of the last setting, the one with the most steps.
+                many = spec is settings[-1] and "memorisation" in self.plan.wanted
+                if (row := self._row(model, spec, real, memorisation.MOST if many else 0)) is not None:
+                    scored.append(row)
+                    kept |= {model.name: row.pixels} if many else {}
+        reconstructions = [one for model in self.models if (one := self._reconstruction(model)) is not None]
+        latents = {model.name: found for model in self.models if (found := self._uniformity(model)) is not None}
+        if not self.processes.is_first:
+            return None
+        rows = [each.row for each in scored]
+        copies = {model.name: self._memorisation(model, kept[model.name]) for model in self.models if kept}
+        return Report(
+            accuracy_real=self._accuracy_real(),
+            rows=rows,
+            real=real,
+            comparisons=list(compare(rows, [each.replicates for each in scored], self.settings)),
+            reconstructions=reconstructions,
+            uniformity=latents,
+            memorisation={name: found for name, (found, _) in copies.items()},
+            notes=[*self.notes, *self._cautions()],
+            grids=[each.grid for each in scored],
+            neighbours={name: picture for name, (_, picture) in copies.items()},
+        )
+
+    def _row(self, model: api.Model, spec: SampleSpec, real: Row | None, most: int) -> Scored | None:
+        """Draw the samples of one setting and score them."""
+        what = f"{model.name}, {spec.steps} step{'s' * (spec.steps > 1)}"
+        return score_row(
+            model,
+            spec,
+            self.plan,
+            self.wanted,
+            self.real.reference,
+            self.extractor,
+            self.processes,
+            floor=real.scores.frechet_distance if real is not None else None,
+            most=most,
+            progress=self._tell(self.plan.count, what),
+            tell=lambda part: self._tell_part(f"{what}: {part}"),
+        )
+
+    def _real_row(self) -> Row | None:
+        """The score of as many real pictures, from the split that the reference is not."""
+        pictures = self.real.held_out
+        if pictures is None:
+            return None
+        draw = real_draw(pictures, self.plan.count, self.plan.seed)
+        features = extract(
+            draw,
+            self.extractor,
+            batch=self.plan.batch,
+            processes=self.processes,
+            progress=self._tell(len(draw), "real images"),
+        )
+        if features is None or self.real.reference is None:
+            return None
+        if pictures is self.real.test and features.logits is not None:
+            self._unseen = (features.logits, pictures.labels[draw.indices])
+        # Accuracy on pictures that the network learned from would say nothing.
+        metrics = [metric for metric in self.wanted if metric != "acc"]
+        scores = score(
+            features, self.real.reference, self.extractor, metrics=metrics, quantise="none, they are bytes already"
+        )
+        return Row("real images", None, scores, floors=1.0 if scores.frechet_distance else None)
+
+    def _accuracy_real(self) -> float | None:
+        """Of pictures that no network was trained on, whichever side of the comparison they are on."""
+        reference, test = self.real.reference, self.real.test
+        if test is None or "acc" not in self.wanted or test.class_names != self.extractor.class_names:
+            return None
+        if self.real.compared == "test" and reference is not None and reference.features is not None:
+            logits = reference.features.logits
+            # Of a very large split the reference is a random part.
+            if logits is not None and len(logits) == len(test):
+                return float(right(logits, test.labels).double().mean())
+        return float(right(*self._unseen).double().mean()) if self._unseen is not None else None
+
+    def _reconstruction(self, model: api.Model) -> Reconstruction | None:
+        """Give real pictures back, and compare each with its original."""
+        wanted, pictures = [m for m in OF_RECONSTRUCTIONS if m in self.plan.wanted], self.real.unseen
+        if not wanted or pictures is None:
+            return None
+        draw = real_draw(pictures, self.plan.reconstructions, self.plan.seed)
+        labels = pictures.labels[draw.indices] if pictures.class_names == model.class_names else None
+        with self.processes.first_goes_first():
+            network = imagenet.load_lpips().to(model.device) if "lpips" in wanted else None
+
+        def work(numbers: Tensor) -> dict[str, Tensor]:
+            originals = draw.gather(numbers)  # (B, 3, H, W)
+            again = model.reconstruct(to_float(originals), None if labels is None else labels[numbers])
+            pixels = to_uint8(again.cpu(), self.plan.quantise)
+            found: dict[str, Tensor] = {}
+            if "rfid" in wanted:
+                found["originals"] = self.extractor(originals)["embedding"]
+                found["embedding"] = self.extractor(pixels)["embedding"]
+            if "psnr" in wanted:
+                found["psnr"] = reconstruction.psnr(originals, pixels)
+            if "ssim" in wanted:
+                found["ssim"] = reconstruction.ssim(originals, pixels)
+            if network is not None:
+                found["lpips"] = reconstruction.lpips(network, originals, pixels)
+            return found
+
+        tell = self._tell(len(draw), f"{model.name}, reconstructions")
+        found = self.processes.gather(len(draw), self.plan.batch, work, tell)
+        if not self.processes.is_first:
+            return None
+        values = {name: found[name] for name in ("psnr", "ssim", "lpips") if name in found}
+        means = {name: float(each.mean()) for name, each in values.items()}
+        intervals: dict[str, Interval] = {}
+        if self.plan.resamples and values:
+            m = bootstrap.multiplicities(len(draw), self.plan.resamples, self.plan.seed)
+            intervals = {
+                name: bootstrap.interval(means[name], bootstrap.mean_replicates(each, m))
+                for name, each in values.items()
+            }
+        split = "test" if pictures is self.real.test else "train"
+        return Reconstruction(
+            model.name,
+            f"{pictures.name} {split}",
+            len(draw),
+            rfid=self._rfid(found["originals"], found["embedding"]) if "rfid" in wanted else None,
+            **means,
+            intervals=intervals,
+        )
+
+    def _rfid(self, originals: Tensor, reconstructions: Tensor) -> float | None:
+        size = self.models[0].recipe.model.image_size
+        reference = from_features("originals", Features(originals, None), self.extractor.name, size)
+        return score(Features(reconstructions, None), reference, self.extractor, metrics=["fid"]).frechet_distance
+
+    def _uniformity(self, model: api.Model) -> uniformity.UniformityByClass | None:
+        """How evenly the latents of training pictures lie on the sphere."""
+        pictures = self.real.train
+        if "uniformity" not in self.plan.wanted or pictures is None:
+            return None
+        draw = real_draw(pictures, uniformity.MOST, self.plan.seed)
+        labels = pictures.labels[draw.indices]
+        own = labels if pictures.class_names == model.class_names else None
+
+        def work(numbers: Tensor) -> dict[str, Tensor]:
+            images = to_float(draw.gather(numbers))
+            return {"latents": model.encode(images, None if own is None else own[numbers]).float().cpu()}
+
+        found = self.processes.gather(len(draw), self.plan.batch, work, self._tell(len(draw), f"{model.name}, latents"))
+        if not self.processes.is_first:
+            return None
+        told = self._tell_part(f"{model.name}: uniform draw")
+        return uniformity.uniformity_by_class(
+            found["latents"], labels, pictures.class_names, seed=self.plan.seed, progress=told
+        )
+
+    def _memorisation(self, model: api.Model, pixels: Tensor) -> tuple[memorisation.Memorisation, Tensor]:
+        """Near-copies among the samples, and the nearest of them as a picture."""
+        train, test = self.real.train, self.real.test
+        assert train is not None, "checked before anything was drawn"
+        assert test is not None, "checked before anything was drawn"
+        tell = self._tell(len(train) + min(memorisation.MOST_TEST, len(test)) + len(pixels), "near-copies")
+        found = memorisation.memorisation(
+            pixels,
+            train,
+            test,
+            lambda images: self.extractor(images)["embedding"],
+            train_features=self._train_features(len(train)),
+            mirrored=model.recipe.data.flip,
+            seed=self.plan.seed,
+            progress=tell,
+        )
+        return found, memorisation.neighbour_picture(found, pixels, train)
+
+    def _train_features(self, count: int) -> Tensor | None:
+        """(N, D) of all training images, where they are the reference."""
+        reference = self.real.reference
+        if self.real.compared != "train" or reference is None or reference.features is None:
+            return None
+        return reference.features.embedding if len(reference.features) == count else None
+
+    def _drop_unavailable(self) -> None:
+        """Leave out what this reference or network cannot give, with a note; what was asked by name is an error."""
+        assert self.real.reference is not None
+        missing = unavailable(self.wanted, self.real.reference, self.extractor)
+        if missing and self.plan.metrics is not None:
+            raise UsageError(" ".join(missing.values()), f"Leave {', '.join(missing)} out of --metrics.")
+        self.wanted = tuple(metric for metric in self.wanted if metric not in missing)
+        self.notes += missing.values()
+
+    def _cautions(self) -> Iterator[str]:
+        if "fid" in self.wanted and self.plan.count < ENOUGH:
+            yield (
+                f"{self.plan.count:,} samples: a Frechet distance is biased upward by few samples, the more the fewer. "
+                "KID is not, so it stands first. Compare distances of equal counts alone."
+            )
+        if not self.extractor.is_inception:
+            yield (
+                f"Distances and scores are of the features of {self.extractor.name}: they compare with each other, "
+                "never with published FID or Inception Scores."
+            )
+
+    def _count_pictures(self) -> int:
+        plan, total = self.plan, 0
+        total += sum(len(settings) for settings in self.settings) * plan.count
+        if self.real.held_out is not None:
+            total += min(plan.count, len(self.real.held_out))
+        if self.real.unseen is not None and any(m in plan.wanted for m in OF_RECONSTRUCTIONS):
+            total += len(self.models) * min(plan.reconstructions, len(self.real.unseen))
+        if self.real.train is not None and "uniformity" in plan.wanted:
+            total += len(self.models) * min(uniformity.MOST, len(self.real.train))
+        if self.processes.is_first and "memorisation" in plan.wanted:
+            train, test = len(self.real.train or ()), len(self.real.test or ())
+            looked_at = min(plan.count, memorisation.MOST)
+            total += len(self.models) * (train + min(memorisation.MOST_TEST, test) + looked_at)
+        return total
+
+    def _tell_part(self, what: str) -> Callable[[int, int], None]:
+        """Progress of what is not counted in pictures, told in words."""
+
+        def tell(done: int, total: int) -> None:
+            if self._progress is not None:
+                self._progress(self._done, self._total, f"{what} {done} of {total}")
+
+        return tell
+
+    def _tell(self, count: int, what: str) -> Callable[[int, int], None]:
+        """Progress of one part as progress of the whole."""
+        before = self._done
+        self._done += count
+
+        def tell(done: int, _: int) -> None:
+            if self._progress is not None:
+                self._progress(before + done, self._total, what)
+
+        return tell
+
+
+def _check(models: Sequence[api.Model], real: Real, extractor: Extractor, plan: Plan) -> None:
+    """Refuse what could not be measured in the end, before anything is drawn."""
+    if not models:
+        raise UsageError("There is no model to evaluate.")
+    sizes = {model.name: model.recipe.model.image_size for model in models}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {size} px" for name, size in sizes.items())
+        raise UsageError(f"Models of several image sizes have no reference in common: {told}.", "Evaluate them apart.")
+    if len(sizes) < len(models):
+        raise UsageError("Two of the models have one name, so their rows could not be told apart.")
+    for model in models:
+        if extractor.scorer is not None:
+            check_independent(model.recipe, extractor.scorer)
+    if "memorisation" in plan.wanted:
+        if real.train is None or real.test is None:
+            raise UsageError(
+                "Near-copies are told from chance by the distances of test images: that needs the training and the "
+                "test images of the model's data set.",
+                "Leave memorisation out of --metrics, or give the data set with --data.",
+            )
+        memorisation.check_sets(real.train, real.test)

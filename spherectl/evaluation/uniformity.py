@@ -1,0 +1,424 @@
+"""Whether points on a sphere are spread evenly over it, as numbers: what the paper shows of its latents in a figure.
+
+Four measures, none of which changes when the points are rotated:
+
+| measure         | what it sees                                 | what it is blind to                                 |
+|-----------------|----------------------------------------------|-----------------------------------------------------|
+| mean direction  | a pull to one side, clusters that do not     | whatever balances about the centre: two opposite    |
+|                 | balance                                      | clusters, a great subsphere                         |
+| pairwise angles | any departure, given enough points; clusters | nothing in the limit, but a weak pull moves it less |
+|                 | and lost dimensions above all                | than the mean direction                             |
+| effective rank  | directions used too much or not at all: a    | signs (a point may change places with its           |
+|                 | great subsphere, the axis of two opposite    | opposite), a weak pull, clusters on every axis      |
+|                 | clusters                                     | alike                                               |
+| energy distance | any departure, given enough points; what the | nothing in the limit, but where L is large it is    |
+|                 | mean direction sees above all                | hardly moved by what leaves the mean alone          |
+
+Pairwise angles miss nothing in the limit, because their distribution determines the energy distance, which is 0 for the
+uniform distribution alone. Expectations and p-values come from truly uniform points, as many and of the same dimension.
+
+Sources: Mardia and Jupp, Directional Statistics (2000), 10.4.1 for Rayleigh's test and 9.3.1 for the law of an angle;
+Szekely and Rizzo, Energy statistics (J. Stat. Plan. Inference, 2013); Roy and Vetterli, The effective rank (EUSIPCO
+2007).
+
+Letters: n points, L dimension of the space around the sphere (latent length), P = n (n - 1) / 2 pairs.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spherectl.errors import UsageError
+from spherectl.model import seeding
+
+Progress = Callable[[int, int], None]
+
+DRAWS = 499  # so that p-values are multiples of 0.002
+MOST = 1000  # points in all; a draw costs n^3 where L > n, and up to 0.2 s of one core here
+MOST_OF_CLASS = 200
+
+_ANGLE_CELLS = 8192  # of the table of the law of an angle; linear between its edges, off by 1e-6 at most
+
+
+class Statistics(NamedTuple):
+    """The four measures of one set of points.
+
+    Attributes:
+        mean_direction: Rayleigh: length of the mean of the unit vectors, times sqrt(n), so that its root mean square
+            is exactly 1 for uniform points of any n and L; sqrt(n) where all are one point.
+        pairwise_angles: Kolmogorov-Smirnov distance of the angles of all P pairs to the law of the angle of two uniform
+            points, 0 to 1.
+        effective_rank: exp of the entropy of the eigenvalues of the second-moment matrix (about the centre of the
+            sphere) over L: 1 / L for points on a line, 1 for equal eigenvalues, never above n / L.
+        energy_distance: 2 E|x - U| - E|U - U'| - E|x - x'| for points x, x' of the set, drawn with replacement, and
+            uniform U, U'; 0 or more.
+    """
+
+    mean_direction: float
+    pairwise_angles: float
+    effective_rank: float
+    energy_distance: float
+
+
+MEASURES = Statistics._fields
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure beside what uniform points give.
+
+    Attributes:
+        value: as in `Statistics`.
+        expected: under uniformity. Exact for the mean direction (root mean square) and the energy distance; the mean of
+            the draws for the others.
+        spread: standard deviation of the draws. A departure that no draw comes near shows its size here, not in
+            p_value.
+        p_value: (1 + draws at least as extreme) / (1 + draws). Extreme is high, but for the effective rank low: points
+            more even than chance are not the defect looked for.
+    """
+
+    value: float
+    expected: float
+    spread: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Uniformity:
+    """All measures of one set of points.
+
+    Attributes:
+        count: n, points measured.
+        dimension: L.
+        draws: sets of uniform points they were compared with.
+        mean_direction, pairwise_angles, effective_rank, energy_distance: see `Statistics`.
+    """
+
+    count: int
+    dimension: int
+    draws: int
+    mean_direction: Measure
+    pairwise_angles: Measure
+    effective_rank: Measure
+    energy_distance: Measure
+
+
+@dataclass(frozen=True)
+class UniformityByClass:
+    """Of K classes and four measures, uniform points give 4 K / 100 p-values of 0.01 or less by chance.
+
+    Attributes:
+        overall: all points together.
+        classes: name and measures of each class, in the order of the classes. Pairs, for ImageNet has names twice.
+        left_out: names of the classes of fewer than two points, which have no measure.
+    """
+
+    overall: Uniformity
+    classes: tuple[tuple[str, Uniformity], ...]
+    left_out: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class NullDistribution:
+    """The measures of sets of truly uniform points.
+
+    Attributes:
+        count: n, points in each set.
+        dimension: L.
+        statistics: one entry a draw.
+    """
+
+    count: int
+    dimension: int
+    statistics: tuple[Statistics, ...]
+
+
+def uniformity(
+    points: Tensor,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    most: int = MOST,
+    null: NullDistribution | None = None,
+    progress: Progress | None = None,
+) -> Uniformity:
+    """Measure how evenly points are spread over the sphere.
+
+    Args:
+        points: (n, ...) floating point, each flattened to L numbers and divided by its length.
+        draws: sets of uniform points to compare with.
+        seed: of the draws, and of the choice of points where there are too many.
+        most: points to measure; of more, that many are chosen at random.
+        null: `null_distribution` of the same n and L, which sets `draws`; drawn here without.
+        progress: called with draws done and draws in all.
+
+    Raises:
+        UsageError: there are fewer than two points or dimensions, a point is zero or not finite, or `null` is of
+            another n or L.
+    """
+    flat = _flatten(points)  # (n, L)
+    unit = _directions(flat, _choose(len(flat), most, seed))
+    count, dimension = unit.shape
+    if null is None:
+        null = null_distribution(count, dimension, draws, seed, progress)
+    if (null.count, null.dimension) != (count, dimension):
+        raise UsageError(
+            f"The null distribution must be of {count} points in {dimension} dimensions, as the points are; "
+            f"it is of {null.count} in {null.dimension}."
+        )
+    return _compare(measure(unit), null)
+
+
+def uniformity_by_class(
+    points: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    most: int = MOST,
+    most_of_class: int = MOST_OF_CLASS,
+    progress: Progress | None = None,
+) -> UniformityByClass:
+    """Measure how evenly points are spread over the sphere, in all and class by class.
+
+    Sets of one size share their draws.
+
+    Args:
+        points: (n, ...), as for `uniformity`.
+        labels: (n,) integers from 0, places in `class_names`.
+        class_names: one a class.
+        draws, seed: as for `uniformity`.
+        most: points to measure in all.
+        most_of_class: points to measure of each class.
+        progress: called with draws done and draws in all, over all sizes.
+
+    Raises:
+        UsageError: as for `uniformity`, or the labels do not fit the points or the names.
+    """
+    flat, labels = _flatten(points), labels.cpu()  # (n, L), (n,)
+    if labels.shape != (len(flat),) or labels.is_floating_point():
+        raise UsageError(
+            f"Expected one integer label a point, ({len(flat)},); got {labels.dtype} of shape {tuple(labels.shape)}."
+        )
+    low, high = (int(bound) for bound in labels.aminmax())
+    if low < 0 or high >= len(class_names):
+        raise UsageError(
+            f"Labels of {len(class_names)} classes are 0 to {len(class_names) - 1}; these reach from {low} to {high}."
+        )
+    everything = _choose(len(flat), most, seed)
+    members = [(labels == label).nonzero()[:, 0] for label in range(len(class_names))]
+    chosen = [of_class[_choose(len(of_class), most_of_class, seed)] for of_class in members]
+
+    sizes = sorted({len(indices) for indices in (everything, *chosen) if len(indices) > 1})
+    nulls = {}
+    for place, size in enumerate(sizes):
+        tell = _part_of(progress, place * draws, len(sizes) * draws)
+        nulls[size] = null_distribution(size, flat.shape[1], draws, seed, tell)
+
+    def examine(indices: Tensor) -> Uniformity:
+        return _compare(measure(_directions(flat, indices)), nulls[len(indices)])
+
+    pairs = list(zip(class_names, chosen, strict=True))
+    return UniformityByClass(
+        overall=examine(everything),
+        classes=tuple((name, examine(indices)) for name, indices in pairs if len(indices) > 1),
+        left_out=tuple(name for name, indices in pairs if len(indices) < 2),
+    )
+
+
+_drawn: dict[tuple[int, int, int, int], NullDistribution] = {}
+
+
+def null_distribution(
+    count: int, dimension: int, draws: int = DRAWS, seed: int = 0, progress: Progress | None = None
+) -> NullDistribution:
+    """The measures of `draws` sets of `count` uniform points in `dimension` dimensions; kept for the next call.
+
+    Args:
+        count, dimension: n and L, at least 2.
+        draws: at least 1. Fewer draws are the first of more.
+        seed: of the draws.
+        progress: called with draws done and draws in all.
+
+    Raises:
+        UsageError: an argument is too small.
+    """
+    if count < 2 or dimension < 2 or draws < 1:
+        raise UsageError(
+            "Uniformity needs at least 2 points, 2 dimensions and 1 draw; "
+            f"there were {count} points, {dimension} dimensions and {draws} draws."
+        )
+    key = (count, dimension, draws, seed)
+    if key not in _drawn:
+        generator = np.random.default_rng(seed)
+        statistics = []
+        for draw in range(draws):
+            statistics.append(measure(_draw_uniform(generator, count, dimension), dimension))
+            if progress is not None:
+                progress(draw + 1, draws)
+        _drawn[key] = NullDistribution(count, dimension, tuple(statistics))
+    elif progress is not None:
+        progress(draws, draws)
+    return _drawn[key]
+
+
+def measure(unit: Tensor, dimension: int | None = None) -> Statistics:
+    """The four measures of unit vectors.
+
+    In float32, whose rounding of a cosine, 1e-7, is far below what any measure varies by; sums and eigenvalues in
+    float64.
+
+    Args:
+        unit: (n, L) float32, rows of length 1; or (n, l) where the points lie in a subspace known to hold them.
+        dimension: L, where it is not the width of `unit`.
+    """
+    count, width = unit.shape
+    dimension = dimension or width
+    gram = unit @ unit.T  # (n, n)
+    rows, columns = torch.triu_indices(count, count, offset=1)
+    cosines = gram[rows, columns].clamp(-1, 1)  # (P,)
+    distances = (2 - 2 * cosines).sqrt()  # (P,)
+    # E|x - U| = E|U - U'| by symmetry; each pair stands for two of the n^2, and a point is 0 from itself
+    energy = mean_distance(dimension) - 2 * float(distances.double().sum()) / count**2
+    # the nonzero eigenvalues of X^T X and X X^T are the same, and sum to the n unit lengths
+    eigenvalues = torch.linalg.eigvalsh((gram if count <= width else unit.T @ unit).double() / count)
+    entropy = float(torch.special.entr(eigenvalues.clamp(min=0)).sum())
+    return Statistics(
+        mean_direction=float(unit.mean(0, dtype=torch.float64).norm()) * math.sqrt(count),
+        pairwise_angles=_kolmogorov_distance(cosines, dimension),
+        effective_rank=math.exp(entropy) / dimension,
+        energy_distance=max(0.0, energy),
+    )
+
+
+def mean_distance(dimension: int) -> float:
+    """E|x - U| over uniform U, the same for every x of the unit sphere: 4 / pi in the plane, 4 / 3 in space.
+
+    |x - U| = 2 sqrt(B), where B = (1 - cos) / 2 has the law Beta(a, a) with a = (L - 1) / 2.
+    """
+    a = (dimension - 1) / 2
+    return 2 * math.exp(math.lgamma(a + 0.5) + math.lgamma(2 * a) - math.lgamma(a) - math.lgamma(2 * a + 0.5))
+
+
+def cosine_cdf(cosines: Tensor, dimension: int) -> Tensor:
+    """Probability that the cosine of two uniform points is below each of `cosines`: float32, any shape, to 1e-6.
+
+    That is I_b(a, a), the regularised incomplete beta function, of b = (1 + cos) / 2 and a = (L - 1) / 2. Here it is
+    read from a table in the arcsine of the cosine, whose density is smooth for every L.
+    """
+    reach, table = _angle_table(dimension)
+    place = ((cosines.asin() + reach) * (_ANGLE_CELLS / (2 * reach))).clamp(0, _ANGLE_CELLS)
+    cell = place.int().clamp(max=_ANGLE_CELLS - 1)
+    low, high = (table.index_select(0, (cell + one).flatten()).reshape(cell.shape) for one in (0, 1))
+    probabilities: Tensor = low + (place - cell) * (high - low)
+    return probabilities
+
+
+def _compare(statistics: Statistics, null: NullDistribution) -> Uniformity:
+    draws = torch.tensor(null.statistics, dtype=torch.float64)  # (draws, 4)
+    expected = draws.mean(0)
+    exact = {"mean_direction": 1.0, "energy_distance": mean_distance(null.dimension) / null.count}
+    measures = {}
+    for place, (name, value) in enumerate(zip(MEASURES, statistics, strict=True)):
+        column = draws[:, place]
+        extreme = column <= value if name == "effective_rank" else column >= value
+        measures[name] = Measure(
+            value=value,
+            expected=exact.get(name, float(expected[place])),
+            spread=float(column.std(correction=0)),
+            p_value=(1 + int(extreme.sum())) / (1 + len(draws)),
+        )
+    return Uniformity(null.count, null.dimension, len(draws), **measures)
+
+
+def _choose(count: int, most: int, seed: int) -> Tensor:
+    """Places of at most `most` of `count` points, chosen at random without replacement."""
+    if most < 2:
+        raise UsageError(f"Uniformity needs at least 2 points; it was asked for {most}.")
+    if count <= most:
+        return torch.arange(count)
+    return seeding.permutation(seed, seeding.ORDER, 0, count)[:most]
+
+
+def _flatten(points: Tensor) -> Tensor:
+    """Points (n, ...) as (n, L), once each is known to have a direction."""
+    if points.ndim < 2 or not points.is_floating_point():
+        raise UsageError(
+            f"Points on a sphere are floats of shape (n, L) or (n, ...); got {points.dtype} of {tuple(points.shape)}."
+        )
+    flat = points.detach().flatten(1)  # (n, L)
+    if len(flat) < 2 or flat.shape[1] < 2:
+        raise UsageError(
+            f"Uniformity needs at least 2 points of at least 2 dimensions; there were {len(flat)} of {flat.shape[1]}."
+        )
+    lengths = torch.cat([rows.float().norm(dim=1).cpu() for rows in flat.split(1000)])  # (n,)
+    wrong = (~(lengths.isfinite() & (lengths > 0))).nonzero()[:, 0]
+    if len(wrong):
+        first = int(wrong[0])
+        raise UsageError(
+            f"Every point must be finite and not zero to have a direction; {len(wrong)} of {len(flat)} have none, "
+            f"the first is point {first}, of length {float(lengths[first]):.4g}."
+        )
+    return flat
+
+
+def _directions(flat: Tensor, indices: Tensor) -> Tensor:
+    """The points (n, L) at `indices` (m,) divided by their lengths: (m, L) float32 on the CPU."""
+    return _normalise(flat[indices.to(flat.device)].to("cpu", torch.float32))
+
+
+def _normalise(points: Tensor) -> Tensor:
+    unit: Tensor = points / points.norm(dim=1, keepdim=True)  # (n, L)
+    return unit
+
+
+def _part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """Progress of one part of a work of `total`, after `before` of it."""
+    return None if progress is None else lambda done, _: progress(before + done, total)
+
+
+def _draw_uniform(generator: np.random.Generator, count: int, dimension: int) -> Tensor:
+    """Uniform points: unit vectors (n, min(n, L)) float32.
+
+    n < L normal vectors can be turned into the space of the first n axes, where their matrix is triangular (Bartlett,
+    1933): normals below the diagonal and on it the square roots of chi-squares of L, L - 1, ... degrees of freedom.
+    So drawn, their lengths and angles have the law they have in L dimensions, at a cost that does not grow with L.
+    """
+    normals = generator.standard_normal((count, min(count, dimension)), dtype=np.float32)
+    if dimension > count:
+        normals = np.tril(normals)
+        np.fill_diagonal(normals, np.sqrt(generator.chisquare(dimension - np.arange(count))))
+    return _normalise(torch.from_numpy(normals))
+
+
+def _kolmogorov_distance(cosines: Tensor, dimension: int) -> float:
+    """Largest difference, up or down, of the distribution of `cosines` (P,) and the exact one."""
+    ordered = torch.from_numpy(np.sort(cosines.numpy()))  # three times as fast as torch's sort
+    exact = cosine_cdf(ordered, dimension).double()  # (P,)
+    steps = torch.arange(len(exact) + 1, dtype=torch.float64) / len(exact)  # the empirical one, before and after each
+    return float(torch.maximum(exact - steps[:-1], steps[1:] - exact).max())
+
+
+@functools.lru_cache(maxsize=8)
+def _angle_table(dimension: int) -> tuple[float, Tensor]:
+    """Law of phi = asin(cos angle), of density proportional to cos(phi)^(L - 2) (Mardia and Jupp, 9.3.1).
+
+    Returns:
+        The reach: the table runs from -reach to reach, 12 standard deviations or all there is; and the
+        probabilities below the edges of its cells, (_ANGLE_CELLS + 1,) float32.
+    """
+    reach = min(math.pi / 2, 12 / math.sqrt(max(dimension - 2, 1)))
+    phi = torch.linspace(-reach, reach, 2 * _ANGLE_CELLS + 1, dtype=torch.float64)  # edges and middles of the cells
+    density = ((dimension - 2) * phi.cos().clamp(min=1e-300).log()).exp()
+    cells = density[:-2:2] + 4 * density[1::2] + density[2::2]  # Simpson's rule
+    edges = torch.cat([torch.zeros(1, dtype=torch.float64), cells.cumsum(0)])
+    return reach, (edges / edges[-1]).float()

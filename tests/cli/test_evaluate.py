@@ -1,0 +1,191 @@
+"""`spherectl evaluate`: tables, files, references, mistakes, and several processes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import Result
+
+from spherectl.data.datasets import open_dataset
+from spherectl.images import read_provenance
+from spherectl.recipe import DataSpec
+from tests.conftest import Cli
+from tests.evaluation.conftest import write_pngs
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def evaluate(command: Run, fashion_excerpt: Path) -> Run:
+    """`evaluate(...)` of the embedded model on the excerpt, small and quick."""
+
+    def run(*arguments: Any, model: str = "fashion-mnist") -> Result:
+        small = ["--count", 20, "--reconstructions", 20, "--bootstrap", 5, "--threads", 1, "--data", fashion_excerpt]
+        return command("evaluate", model, *small, *arguments)
+
+    return run
+
+
+@pytest.mark.fast
+def test_tables_go_to_stdout_and_the_story_to_stderr(evaluate: Run, files: Callable[[], list[str]]) -> None:
+    result = evaluate("--steps", "1,2")
+    assert result.exit_code == 0, result.stderr
+    for part in (
+        "features: fashion-scorer; reference: fashion-mnist test, 100 images",
+        "samples: 20 a row",
+        "Frechet distance",
+        "in floors",
+        "real images",
+        "less that of",
+        "PSNR, dB",
+        "of real test images",
+    ):
+        assert part in result.stdout, part
+    assert "note: 20 samples: a Frechet distance is biased upward" in result.stderr
+    assert "never with published FID" in result.stderr
+    assert files() == []
+
+
+@pytest.mark.fast
+def test_a_report_is_written_and_its_grid_is_what_sample_makes(
+    evaluate: Run, command: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["spherectl", "evaluate", "fashion-mnist", "--steps", "1"])
+    result = evaluate("--steps", "1", "--guidance", "1", "--metrics", "fid", "--out", "report")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads((work / "report" / "report.json").read_text())
+    assert document["command"] == "spherectl evaluate fashion-mnist --steps 1"
+    assert document["rows"][0]["settings"]["guidance"] == 1.0
+    assert "report/report.md and 2 files beside it" in result.stdout
+    grid = work / "report" / "fashion-mnist-1-step-guidance-1.png"
+    about = read_provenance(grid)
+    assert about is not None
+    assert about["index"] == list(range(20))
+    again = command("sample", "--like", grid, "--threads", 1, "--out", "again.png")
+    assert again.exit_code == 0, again.stderr
+    assert (work / "again.png").read_bytes() == grid.read_bytes()
+
+
+@pytest.mark.fast
+def test_json_is_one_document(evaluate: Run) -> None:
+    result = evaluate(
+        "--steps", "2", "--guidance", "1,1.4", "--noise", "shared,fresh", "--metrics", "fid,acc", "--json"
+    )
+    document = json.loads(result.stdout)
+    settings = [row["settings"] for row in document["rows"]]
+    assert [(one["guidance"], one["noise"]) for one in settings] == [
+        (1.0, "shared"),
+        (1.4, "shared"),
+        (1.0, "fresh"),
+        (1.4, "fresh"),
+    ]
+    assert document["plan"]["metrics"] == ["fid", "acc"]
+
+
+@pytest.mark.fast
+def test_statistics_are_saved_and_used_again(evaluate: Run, work: Path) -> None:
+    common = ("--steps", "1", "--metrics", "fid", "--json")
+    first = evaluate(*common, "--save-stats", "test.npz")
+    assert first.exit_code == 0, first.stderr
+    with np.load(work / "test.npz", allow_pickle=False) as arrays:
+        assert arrays["mu"].shape == (128,)
+        assert arrays["sigma"].shape == (128, 128)
+    again = evaluate(*common, "--reference", "test.npz")
+    distances = [json.loads(one.stdout)["rows"][0]["scores"]["frechet_distance"] for one in (first, again)]
+    assert distances[1] == pytest.approx(distances[0], rel=1e-4)
+    told = evaluate("--steps", "1", "--reference", "test.npz")
+    assert "KID compares features picture by picture, and fashion-mnist test, 100 images has" in told.stderr
+
+
+@pytest.mark.fast
+def test_a_folder_of_pictures_is_a_reference(evaluate: Run, work: Path, fashion_excerpt: Path) -> None:
+    spec = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
+    write_pngs(work / "real", open_dataset(spec, 32, root=fashion_excerpt, split="test").gather(torch.arange(100)))
+    common = ("--steps", "1", "--metrics", "fid,kid,prc", "--json")
+    by_folder, by_set = (json.loads(evaluate(*common, *more).stdout) for more in (("--reference", "real"), ()))
+    assert by_folder["reference"]["name"] == "real, 100 images"
+    for name in ("frechet_distance", "kid", "precision", "recall"):
+        ours, same = (one["rows"][0]["scores"][name] for one in (by_folder, by_set))
+        assert ours == pytest.approx(same, rel=1e-9), name
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--steps", "0"), "--steps 0: expected numbers from 1 with commas between"),
+        (("--steps", "1,two"), "--steps 1,two: expected numbers"),
+        (("--guidance", "0.5"), "--guidance 0.5: expected numbers from 1"),
+        (("--guidance", "nan"), "--guidance nan: expected numbers from 1"),
+        (("--noise", "loud"), "--noise loud: loud is none of shared, fresh"),
+        (("--metrics", "fid,fdi"), "--metrics fid,fdi: fdi is none of fid, kid, is, prc, acc, rfid"),
+        (("--bootstrap", "1"), "one resample has no spread"),
+        (("--features", "nonsense"), "There is no feature network 'nonsense'"),
+        (("--features", "inception:none.pth"), "there is no such file"),
+        (("--features", "fashion-features"), "trained against the features of fashion-features"),
+        (("--reference", "nowhere"), "expected train, test, a folder of pictures, or statistics in an .npz file"),
+        (("--reference", "nowhere.npz"), "there is no such file"),
+        (("--save-stats", "stats.txt"), "expected a name that ends in .npz"),
+        (("--metrics", "memorisation"), "needs at least 198"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], sentence: str, evaluate: Run) -> None:
+    result = evaluate(*arguments)
+    assert result.exit_code == 2, result.stderr
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stdout == ""
+
+
+@pytest.mark.fast
+def test_a_file_in_the_reports_place_and_damaged_statistics_lose_nothing(evaluate: Run, work: Path) -> None:
+    (work / "report").write_text("mine")
+    assert "there is a file of that name" in evaluate("--out", "report").stderr
+    assert (work / "report").read_text() == "mine"
+    (work / "stats.npz").write_bytes(b"PK\x03\x04 nothing")
+    result = evaluate("--reference", "stats.npz")
+    assert (result.exit_code, "not a whole .npz file" in result.stderr) == (1, True)
+
+
+@pytest.mark.fast
+def test_a_model_without_its_data_set_needs_a_reference(command: Run, run_here: Path) -> None:
+    result = command("evaluate", "runs/tiny", "--features", "fashion-scorer", "--data", "empty", "--count", 4)
+    assert result.exit_code in (1, 2)
+    assert result.stderr.count("error:") == 1
+
+
+@pytest.mark.slow
+def test_torchrun_gives_the_same_report_once(cli: Cli, tmp_path: Path, fashion_excerpt: Path) -> None:
+    arguments = [
+        *("-m", "spherectl", "evaluate", "fashion-mnist", "--steps", "1,2", "--count", "150", "--json"),
+        *("--bootstrap", "5", "--reconstructions", "70", "--data", str(fashion_excerpt)),
+    ]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    found = []
+    for start in ([], torchrun):
+        done = subprocess.run(
+            [sys.executable, *start, *arguments],
+            cwd=tmp_path,
+            env=cli.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("model: fashion-mnist") == 1
+        found.append(json.loads(done.stdout))
+    one, two = found
+    for mine, theirs in zip(one["rows"], two["rows"], strict=True):
+        for name, value in mine["scores"].items():
+            expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-9)
+            assert theirs["scores"][name] == expected, name
+    assert one["reconstructions"][0]["psnr"] == pytest.approx(two["reconstructions"][0]["psnr"], rel=1e-9)

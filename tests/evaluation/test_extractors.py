@@ -1,0 +1,124 @@
+"""Feature networks: bits that do not depend on company, weights that are not unpickled, mistakes in a sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spherectl.data.datasets import PictureSet
+from spherectl.data.transforms import to_float
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.evaluation import extractors
+from spherectl.evaluation.extractors import CHUNK, Extractor, checked, default_features, open_extractor
+from spherectl.features.store import load_feature_network
+
+pytestmark = pytest.mark.fast
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+def test_features_are_the_networks_own(scorer: Extractor, excerpt: tuple[PictureSet, PictureSet]) -> None:
+    pictures = excerpt[1].gather(torch.arange(40))
+    network = load_feature_network("fashion-scorer")
+    found = scorer(pictures)
+    with torch.no_grad():
+        torch.testing.assert_close(found["embedding"], network.embed(to_float(pictures)))
+        torch.testing.assert_close(found["logits"], network(to_float(pictures)))
+    assert scorer.class_names == excerpt[1].class_names
+
+
+def test_a_pictures_bits_do_not_depend_on_those_beside_it(
+    scorer: Extractor, excerpt: tuple[PictureSet, PictureSet]
+) -> None:
+    pictures = excerpt[1].gather(torch.arange(CHUNK + 9))
+    together = scorer(pictures)["embedding"]
+    for size in (1, 7, CHUNK):
+        apart = torch.cat([scorer(some)["embedding"] for some in pictures.split(size)])
+        assert torch.equal(apart, together)
+
+
+def test_the_default_is_the_scorer_of_the_data_and_never_a_loss() -> None:
+    assert default_features("fashion-mnist") == "fashion-scorer"
+    assert default_features("cifar10") == "inception"
+
+
+def test_options_that_torch_fidelity_would_ignore_are_refused() -> None:
+    assert checked(prc_neighborhood=3) == {"prc_neighborhood": 3}
+    with pytest.raises(UsageError, match="no option fidd"):
+        checked(fid=True, fidd=True)
+
+
+def test_pictures_of_another_size_are_refused(scorer: Extractor) -> None:
+    with pytest.raises(UsageError, match="made for pictures of 32 px, got 64x64"):
+        scorer(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+    with pytest.raises(UsageError, match="Expected pictures uint8"):
+        scorer(torch.zeros(2, 3, 32, 32))
+
+
+def test_inceptions_weights_are_not_unpickled(tmp_path: Path) -> None:
+    torch.save({"weight": Malicious(tmp_path / "mark")}, tmp_path / "evil.pth")
+    with pytest.raises(FileError, match="does not hold the weights"):
+        open_extractor(f"inception:{tmp_path / 'evil.pth'}")
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("content", ["other", "cut", "text"])
+def test_a_file_that_is_not_inceptions_is_refused(tmp_path: Path, inception_file: Path, content: str) -> None:
+    path = tmp_path / "weights.pth"
+    if content == "other":
+        torch.save({"fc.weight": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(inception_file.read_bytes()[:100_000] if content == "cut" else b"not weights")
+    with pytest.raises(FileError, match="does not hold the weights of torch-fidelity's Inception-v3"):
+        open_extractor(f"inception:{path}")
+
+
+def test_a_missing_file_and_an_unknown_name_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no such file"):
+        open_extractor(f"inception:{tmp_path / 'none.pth'}")
+    with pytest.raises(UsageError, match="no feature network 'inceptoin'"):
+        open_extractor("inceptoin")
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
+    with pytest.raises(SpherectlError, match=r"6726825d\.pth is missing"):
+        open_extractor("inception")
+
+
+def test_a_network_that_cannot_be_fetched_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(torch.hub, "load", refuse)
+    with pytest.raises(SpherectlError, match=r"Cannot load dinov2-vit-b-14, .*no route to host") as caught:
+        open_extractor("dinov2-vit-b-14")
+    assert "inception" in caught.value.hint
+
+
+def test_dinov2_is_torch_fidelitys(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mean(torch.nn.Module):
+        """Stands in for the network: channel means of what it is given."""
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((2, 3))
+
+    monkeypatch.setattr(torch.hub, "load", lambda *_, **__: Mean())
+    extractor = open_extractor("dinov2-vit-s-14")
+    grey = torch.full((2, 3, 32, 32), 255, dtype=torch.uint8)
+    expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(extractor(grey)["embedding"], expected.expand(2, 3), rtol=1e-5, atol=1e-5)
+    assert extractor.logits is None
+    assert not extractor.is_inception
+
+
+def test_the_published_hash_is_the_one_in_the_files_name() -> None:
+    assert extractors.INCEPTION_SHA256[:8] in extractors.URL_INCEPTION_V3

@@ -1,0 +1,255 @@
+"""Near-copies: planted ones among real pictures, thresholds and summaries against plain arithmetic, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from spherectl.data.datasets import MemoryPictures, PictureSet, open_dataset
+from spherectl.data.transforms import to_float
+from spherectl.errors import UsageError
+from spherectl.evaluation import memorisation as module
+from spherectl.evaluation.memorisation import Memorisation, closeness, memorisation, neighbour_picture
+from spherectl.evaluation.neighbours import Embed
+from spherectl.features.store import load_feature_network
+from spherectl.recipe import DataSpec
+
+GARMENTS = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
+
+
+@pytest.fixture(scope="module")
+def embed() -> Embed:
+    """The zoo's scoring network."""
+    network: nn.Module = load_feature_network("fashion-scorer")
+    return lambda pictures: network.embed(to_float(pictures))  # type: ignore[operator,no-any-return]
+
+
+def plant(pictures: Tensor, sigma: float, seed: int) -> Tensor:
+    """Copies of black-bordered pictures, moved by 1 or 2 pixels along one or both axes, with noise in every channel."""
+    generator = torch.Generator().manual_seed(seed)
+    steps = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0)]
+    chosen = torch.randint(0, len(steps), (len(pictures),), generator=generator)
+    moved = torch.stack([p.roll(steps[step], (1, 2)) for p, step in zip(pictures, chosen, strict=True)])
+    noisy = moved + sigma * torch.randn(moved.shape, generator=generator)
+    return noisy.round().clamp(0, 255).to(torch.uint8)
+
+
+def subset(pictures: PictureSet, indices: Tensor) -> PictureSet:
+    assert isinstance(pictures, MemoryPictures)
+    return dataclasses.replace(pictures, pixels=pictures.pixels[indices], labels=pictures.labels[indices])
+
+
+# On the excerpt: 300 training pictures, 100 test pictures, of which 80 calibrate and check and 20 pass as samples
+
+PLANTED = torch.arange(5, 300, 29)  # 11 training pictures
+
+
+@pytest.fixture(scope="module")
+def sets(excerpt: tuple[PictureSet, PictureSet]) -> tuple[PictureSet, PictureSet, Tensor]:
+    """Training set, test set, and 20 + 11 samples."""
+    train, test = excerpt
+    fresh = torch.arange(100) % 5 == 0
+    copies = plant(train.gather(PLANTED), 8, seed=0)
+    return train, subset(test, (~fresh).nonzero()[:, 0]), torch.cat([test.gather(fresh.nonzero()[:, 0]), copies])
+
+
+@pytest.fixture(scope="module")
+def result(sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed) -> Memorisation:
+    train, test, samples = sets
+    return memorisation(samples, train, test, embed, rate=0.05)
+
+
+@pytest.mark.fast
+def test_planted_copies_are_flagged_and_fresh_pictures_are_not(result: Memorisation) -> None:
+    assert result.flagged[20:].all()
+    assert torch.equal(result.samples.pixel_index[20:], PLANTED)
+    assert result.flagged[:20].sum() <= 2
+    assert closeness(result.samples)[20:].max() < closeness(result.test).min() / 2
+
+
+@pytest.mark.fast
+def test_threshold_is_an_order_statistic_of_one_half_and_the_other_half_checks_it(result: Memorisation) -> None:
+    assert sorted(result.test_index.tolist()) == list(range(80))
+    assert result.test_index.tolist() != list(range(80))
+    assert result.calibration.tolist() == [True] * 40 + [False] * 40
+    # 5% of 40 + 1 is 2.05: the second lowest.
+    scores = result.test.pixel_distance**2 / result.test.crowd_distance
+    assert result.threshold == sorted(scores[:40].tolist())[1]
+    assert result.feature_threshold == sorted(result.test.feature_distance[:40].tolist())[1]
+    assert torch.equal(result.test_flagged, scores < result.threshold)
+    assert result.summary().test_share == sum(scores[40:] < result.threshold) / 40
+
+
+@pytest.mark.fast
+def test_summary_is_plain_arithmetic(result: Memorisation) -> None:
+    one = result.summary()
+    flagged = int(result.flagged.sum())
+    assert (one.samples, one.near_copies, one.share, one.test_images) == (31, flagged, flagged / 31, 40)
+    assert (one.rate, one.threshold) == (0.05, result.threshold)
+    assert one.close_in_features == int((result.samples.feature_distance < result.feature_threshold).sum()) / 31
+    for name, found in (("pixels", "pixel_distance"), ("features", "feature_distance")):
+        distances = getattr(one, name)
+        for side in ("samples", "test"):
+            values = getattr(getattr(result, side), found).numpy()
+            told = getattr(distances, side)
+            assert list(told) == ["1%", "5%", "25%", "50%", "75%", "95%"]
+            levels = [float(level[:-1]) / 100 for level in told]
+            np.testing.assert_allclose(list(told.values()), np.quantile(values, levels), rtol=1e-12)
+        assert distances.median_ratio == distances.samples["50%"] / distances.test["50%"]
+    assert f"{flagged} of 31 samples ({flagged / 31:.1%}) are near-copies" in result.sentence()
+    assert f"{one.test_share:.1%} of 40 held-out test images" in result.sentence()
+
+
+@pytest.mark.fast
+def test_same_seed_same_numbers_and_another_seed_another_half(
+    result: Memorisation, sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed
+) -> None:
+    train, test, samples = sets
+    told: list[tuple[int, int]] = []
+    again = memorisation(samples, train, test, embed, rate=0.05, progress=lambda *done: told.append(done))
+    for side in ("samples", "test"):
+        for name, value in vars(getattr(result, side)).items():
+            assert torch.equal(getattr(getattr(again, side), name), value), name
+    assert (again.threshold, again.feature_threshold) == (result.threshold, result.feature_threshold)
+    assert [total for _, total in told] == [300 + 80 + 31] * len(told)
+    assert [done for done, _ in told] == sorted({done for done, _ in told})
+    assert told[-1] == (411, 411)
+    other = memorisation(samples[:2], train, test, embed, rate=0.05, seed=1, most_test=60)
+    assert len(other.test) == 60
+    assert other.test_index.tolist() != result.test_index[:60].tolist()
+    assert torch.equal(other.samples.pixel_distance, result.samples.pixel_distance[:2])
+
+
+@pytest.mark.fast
+def test_exact_copies_are_flagged_even_where_test_images_are_training_images(
+    sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed
+) -> None:
+    train, test, _ = sets
+    samples = torch.cat([train.gather([17]), test.gather([3])])
+    leaked = memorisation(samples, train, subset(train, torch.arange(0, 300, 5)), embed, rate=0.05)
+    assert leaked.threshold == 0
+    assert leaked.flagged.tolist() == [True, False]
+    assert leaked.samples.pixel_distance[0] == 0
+    assert leaked.samples.feature_distance[0] == pytest.approx(0, abs=1e-4)
+    assert leaked.summary().test_share == 1
+    assert math.isnan(leaked.summary().pixels.median_ratio)
+
+
+@pytest.mark.fast
+def test_mirrored_copies_are_flagged_where_training_mirrors(
+    sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed
+) -> None:
+    train, test, _ = sets
+    shoes = (train.labels == 7).nonzero()[:3, 0]  # sneakers: they have a side
+    samples = plant(train.gather(shoes).flip(-1), 5, seed=1)
+    found = memorisation(samples, train, test, embed, rate=0.05, mirrored=True)
+    assert found.flagged.all()
+    assert found.samples.mirrored.all()
+    assert torch.equal(found.samples.pixel_index, shoes)
+    assert not memorisation(samples, train, test, embed, rate=0.05).flagged.any()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_picture_shows_the_closest_first_each_beside_its_neighbours_in_place(
+    sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed, mirrored: bool
+) -> None:
+    train, test, _ = sets
+    own = train.gather([40, 80])
+    moved = torch.stack([own[0].roll((1, -2), (1, 2)), own[1].roll((-1, 1), (1, 2))])
+    moved = moved.flip(-1) if mirrored else moved
+    samples = torch.cat([test.gather([0]), (moved[:1].int() + 5).clamp(max=255).to(torch.uint8), moved[1:]])
+    found = memorisation(samples, train, test, embed, rate=0.05, mirrored=mirrored)
+    sheet = neighbour_picture(found, samples, train, most=2)
+    assert sheet.shape == (3, 2 * 34 - 2, 3 * 34 - 2)
+    tiles = [[sheet[:, y : y + 32, x : x + 32] for x in (0, 34, 68)] for y in (0, 34)]
+    assert torch.equal(tiles[0][0], samples[2])  # at distance 0
+    assert torch.equal(tiles[0][1], samples[2])  # moved, and mirrored, onto the sample; the border of 2 px is black
+    assert torch.equal(tiles[1][0], samples[1])
+    assert torch.equal(tiles[1][1], moved[0])
+    for row, sample in enumerate((2, 1)):
+        assert torch.equal(tiles[row][2], train[int(found.samples.feature_index[sample])])
+    assert neighbour_picture(found, samples, train).shape[1] == 3 * 34 - 2
+
+
+@pytest.mark.fast
+def test_requests_that_cannot_be_met_are_refused(sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed) -> None:
+    train, test, samples = sets
+    for wrong in (samples[:0], samples.float() / 255, samples[:, :1], samples[0]):
+        with pytest.raises(UsageError, match=r"Expected samples uint8 \(n, 3, S, S\) with n > 0"):
+            memorisation(wrong, train, test, embed)
+    with pytest.raises(UsageError, match="samples are 28 x 32, training images 32 x 32, test images 32 x 32"):
+        memorisation(samples[..., :28], train, test, embed)
+    with pytest.raises(UsageError, match="samples are 32 x 32, training images 32 x 32, test images 40 x 40"):
+        memorisation(samples, train, dataclasses.replace(test, image_size=40), embed)
+    tiny = [dataclasses.replace(each, image_size=8, fit="crop") for each in (train, test)]
+    with pytest.raises(UsageError, match="at least 12 px; these are 8 px"):
+        memorisation(samples[..., :8, :8], *tiny, embed)
+    with pytest.raises(UsageError, match="20 training images beside the nearest; there are 20 in all"):
+        memorisation(samples, subset(train, torch.arange(20)), test, embed)
+    for rate in (0, 0.5, math.nan):
+        with pytest.raises(UsageError, match=r"above 0 and below 0\.5"):
+            memorisation(samples, train, test, embed, rate=rate)
+    with pytest.raises(UsageError, match=r"that 1\.00% of test images .* needs at least 198 of them, .* there are 80"):
+        memorisation(samples, train, test, embed)
+    with pytest.raises(UsageError, match=r"needs at least 38 of them.*there are 36"):
+        memorisation(samples, train, test, embed, rate=0.05, most_test=36)
+    assert len(memorisation(samples[:1], train, test, embed, rate=0.05, most_test=38).test) == 38
+
+
+@pytest.mark.fast
+def test_pictures_of_other_samples_are_refused(
+    result: Memorisation, sets: tuple[PictureSet, PictureSet, Tensor]
+) -> None:
+    train, _, samples = sets
+    for wrong, most in ((samples[1:], 16), (samples, 0)):
+        with pytest.raises(UsageError, match="Expected the 31 samples of the result and at least 1 row"):
+            neighbour_picture(result, wrong, train, most)
+
+
+# On all of Fashion-MNIST: 950 test pictures that pass as samples, and of each level of noise 50 planted copies
+
+LEVELS = (5, 10, 15)  # standard deviation of the noise, in levels of 255
+FRESH = 950
+
+
+@pytest.fixture(scope="module")
+def everything(embed: Embed) -> tuple[Memorisation, dict[int, Tensor]]:
+    """950 test images and 3 x 50 copies as samples, against 60,000 training images and 4,000 other test images.
+
+    What is found of a sample does not depend on the other samples, so this stands for three sets of 1,000.
+    """
+    try:
+        train, test = (open_dataset(GARMENTS, 32, split=s, download=False) for s in ("train", "test"))  # type: ignore[arg-type]
+    except UsageError:
+        pytest.skip("Fashion-MNIST is not on this machine; `spherectl train fashion-mnist` fetches it")
+    order = torch.randperm(len(test), generator=torch.Generator().manual_seed(1))
+    chosen = {level: torch.randperm(60_000, generator=torch.Generator().manual_seed(level))[:50] for level in LEVELS}
+    copies = [plant(train.gather(indices), level, seed=level) for level, indices in chosen.items()]
+    samples = torch.cat([test.gather(order[:FRESH]), *copies])
+    return memorisation(samples, train, subset(test, order[FRESH:]), embed), chosen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", LEVELS)
+def test_all_of_50_planted_copies_are_flagged(everything: tuple[Memorisation, dict[int, Tensor]], level: int) -> None:
+    result, chosen = everything
+    first = FRESH + 50 * LEVELS.index(level)
+    assert result.flagged[first : first + 50].all()
+    assert torch.equal(result.samples.pixel_index[first : first + 50], chosen[level])
+
+
+@pytest.mark.slow
+def test_at_most_2_percent_of_fresh_test_images_are_flagged(
+    everything: tuple[Memorisation, dict[int, Tensor]],
+) -> None:
+    result, _ = everything
+    assert len(result.test) == module.MOST_TEST
+    assert result.flagged[:FRESH].sum() <= 0.02 * FRESH
+    assert 0 < result.summary().test_share <= 0.02
+    assert result.summary().pixels.test["50%"] > 3 * result.threshold

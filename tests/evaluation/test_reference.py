@@ -1,0 +1,256 @@
+"""References: statistics as others publish them, a cache that notices every change, draws of real pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from spherectl.data.datasets import FolderPictures, MemoryPictures, PictureSet, open_dataset
+from spherectl.errors import FileError, UsageError
+from spherectl.evaluation import reference as references
+from spherectl.evaluation.extractors import Extractor
+from spherectl.evaluation.fidelity import fidelity
+from spherectl.evaluation.reference import (
+    Held,
+    Reference,
+    even_draw,
+    extract,
+    of_pictures,
+    read_statistics,
+    real_draw,
+    save_statistics,
+    statistics,
+)
+from spherectl.recipe import DataSpec
+from spherectl.settings import load_settings
+from tests.evaluation.conftest import write_pngs
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def real(excerpt: tuple[PictureSet, PictureSet], scorer: Extractor) -> Reference:
+    found = of_pictures(excerpt[1], scorer, what="test")
+    assert found is not None
+    return found
+
+
+def cached() -> list[Path]:
+    return sorted((load_settings().cache / "features").glob("*.npz"))
+
+
+def test_statistics_are_numpys(real: Reference) -> None:
+    assert real.features is not None
+    features = real.features.embedding.double().numpy()
+    np.testing.assert_allclose(real.mean, features.mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(real.covariance, np.cov(features.T), rtol=1e-12)
+    assert (real.name, real.count, real.image_size) == ("fashion-mnist test, 100 images", 100, 32)
+    with pytest.raises(UsageError, match="at least 2 images"):
+        statistics(torch.zeros(1, 4))
+
+
+def test_the_cache_is_used_and_every_change_misses_it(
+    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, real: Reference
+) -> None:
+    assert len(cached()) == 1
+    asked: list[int] = []
+    again = of_pictures(excerpt[1], scorer, progress=lambda done, _: asked.append(done))
+    assert asked == []
+    assert again is not None
+    assert again.features is not None
+    assert real.features is not None
+    assert torch.equal(again.features.embedding, real.features.embedding)
+    assert torch.equal(again.features.logits, real.features.logits)  # type: ignore[arg-type]
+    test = excerpt[1]
+    assert isinstance(test, MemoryPictures)
+    other = test.pixels.clone()
+    other[3, 5, 5] += 1
+    changed = [
+        (dataclasses.replace(test, pixels=other), scorer),  # one level of one pixel
+        (dataclasses.replace(test, pixels=test.pixels.flip(0)), scorer),  # their order
+        (test, dataclasses.replace(scorer, digest="another network")),
+    ]
+    for number, (pictures, network) in enumerate(changed, 2):
+        of_pictures(pictures, network)
+        assert len(cached()) == number
+
+
+def test_a_damaged_file_of_the_cache_is_made_again(
+    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, real: Reference
+) -> None:
+    path = cached()[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    again = of_pictures(excerpt[1], scorer)
+    assert again is not None
+    np.testing.assert_array_equal(again.covariance, real.covariance)
+    assert path.read_bytes()[:100] == whole[:100]
+
+
+def test_a_folders_fingerprint_is_of_its_files_contents(tmp_path: Path, excerpt: tuple[PictureSet, PictureSet]) -> None:
+    def opened(name: str) -> FolderPictures:
+        spec = DataSpec(kind="folder", fit="pad", flip=False)
+        pictures = open_dataset(spec, 32, root=tmp_path / name, evaluation=True)
+        assert isinstance(pictures, FolderPictures)
+        return pictures
+
+    pixels = excerpt[1].gather(torch.arange(4))
+    for name in ("a", "copy", "other"):
+        write_pngs(tmp_path / name, pixels if name != "other" else pixels.flip(0))
+    assert opened("a").fingerprint() == opened("copy").fingerprint() != opened("other").fingerprint()
+    assert dataclasses.replace(opened("a"), grey=True).fingerprint() != opened("a").fingerprint()
+    (tmp_path / "a" / "00002.png").unlink()
+    listed = opened("copy")
+    (tmp_path / "copy" / "00002.png").unlink()
+    with pytest.raises(FileError, match=r"Cannot read .*00002\.png"):
+        listed.fingerprint()
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_statistics_made_elsewhere_give_the_pictures_distance(
+    kind: type, excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, real: Reference, tmp_path: Path
+) -> None:
+    """As the authors' scripts and the ADM suite write them, with arrays of other names beside."""
+    assert real.features is not None
+    features = real.features.embedding.numpy()
+    np.savez(
+        tmp_path / "theirs.npz",
+        mu=features.mean(0).astype(kind),
+        sigma=np.cov(features, rowvar=False).astype(kind),
+        mu_s=np.zeros(7),
+    )
+    samples = excerpt[0].gather(torch.arange(60))
+    theirs = read_statistics(tmp_path / "theirs.npz", scorer, 32)
+    by_file = fidelity(samples, theirs, scorer, metrics=["fid"]).frechet_distance
+    by_pictures = fidelity(samples, excerpt[1], scorer, metrics=["fid"]).frechet_distance
+    assert by_file == pytest.approx(by_pictures, rel=1e-4)
+    assert (theirs.name, theirs.count, theirs.extractor) == ("theirs.npz", None, None)
+
+
+def test_saved_statistics_are_plain_arrays_that_say_what_they_are(
+    real: Reference, scorer: Extractor, tmp_path: Path
+) -> None:
+    path = tmp_path / "deep" / "real.npz"
+    save_statistics(path, real)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert sorted(arrays) == ["about", "mu", "sigma"]
+        np.testing.assert_array_equal(arrays["sigma"], real.covariance)
+    again = read_statistics(path, scorer, 32)
+    expected = (real.name, real.count, real.image_size, "fashion-scorer")
+    assert (again.name, again.count, again.image_size, again.extractor) == expected
+    assert again.features is None
+
+
+def test_statistics_of_another_network_or_size_are_refused(real: Reference, scorer: Extractor, tmp_path: Path) -> None:
+    path = tmp_path / "real.npz"
+    save_statistics(path, real)
+    with pytest.raises(
+        UsageError, match=r"of the features of fashion-scorer; those of another .*--features|comparable"
+    ):
+        read_statistics(path, dataclasses.replace(scorer, name="another"), 32)
+    with pytest.raises(UsageError, match="of pictures of 32 px; the samples have 64 px"):
+        read_statistics(path, dataclasses.replace(scorer, image_size=None), 64)
+    np.savez(tmp_path / "wide.npz", mu=np.zeros(2048), sigma=np.eye(2048))
+    with pytest.raises(UsageError, match="statistics of 2048 features; fashion-scorer has 128"):
+        read_statistics(tmp_path / "wide.npz", scorer, 32)
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("missing", "Cannot read"),
+        ("text", "not a whole .npz"),
+        ("cut", "not a whole .npz"),
+        ("array", "not a whole .npz"),
+        ("nothing", "holds no statistics"),
+        ("shape", "Expected mu of shape"),
+        ("infinite", "not all finite numbers"),
+        ("words", "not all finite numbers"),
+        ("later", "cannot be read by this version"),
+        ("pickle", "not a whole .npz"),
+    ],
+)
+def test_a_file_that_holds_no_statistics_is_told(what: str, sentence: str, scorer: Extractor, tmp_path: Path) -> None:
+    path, mu, sigma = tmp_path / "stats.npz", np.zeros(128), np.eye(128)
+    match what:
+        case "text":
+            path.write_text("mu, sigma")
+        case "cut":
+            np.savez(path, mu=mu, sigma=sigma)
+            path.write_bytes(path.read_bytes()[:3000])
+        case "array":
+            with path.open("wb") as file:
+                np.save(file, mu)
+        case "nothing":
+            np.savez(path, arr_0=mu)
+        case "shape":
+            np.savez(path, mu=mu, sigma=sigma[:5])
+        case "infinite":
+            np.savez(path, mu=mu * np.nan, sigma=sigma)
+        case "words":
+            np.savez(path, mu=np.array(["a"] * 128), sigma=sigma)
+        case "later":
+            np.savez(path, mu=mu, sigma=sigma, about=np.array('{"format": 2}'))
+        case "pickle":
+            np.savez(path, mu=np.array([Malicious(tmp_path / "mark")], dtype=object), sigma=sigma)
+            assert zipfile.is_zipfile(path)
+    with pytest.raises(FileError, match=sentence):
+        read_statistics(path, scorer, 32)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_very_large_set_is_represented_by_a_random_part(
+    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(references, "LARGEST", 99)
+    monkeypatch.setattr(references, "PART", 40)
+    found = of_pictures(excerpt[1], scorer)
+    assert found is not None
+    assert found.features is not None
+    whole = extract(excerpt[1], scorer)
+    assert whole is not None
+    places = [int((whole.embedding == row).all(1).nonzero()[0]) for row in found.features.embedding]
+    assert found.count == 40
+    assert places == sorted(set(places))
+    assert places != list(range(40))
+
+
+def test_an_even_draw_takes_as_many_of_each_class_without_repeating() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 9 + [2] * 30)
+    drawn = even_draw(labels, 24, seed=3)
+    assert labels[drawn].bincount().tolist() == [8, 8, 8]
+    assert len(drawn.unique()) == 24
+    assert not torch.equal(drawn, even_draw(labels, 24, seed=4))
+    assert even_draw(labels, 89, seed=3).sort().values.tolist() == list(range(89))
+
+
+def test_a_real_draw_gives_what_there_is(excerpt: tuple[PictureSet, PictureSet]) -> None:
+    assert len(real_draw(excerpt[1], 1000, 0)) == 100
+    drawn = real_draw(excerpt[1], 10, 0)
+    assert excerpt[1].labels[drawn.indices].sort().values.tolist() == list(range(10))
+    assert torch.equal(drawn.gather(torch.tensor([2])), excerpt[1].gather(drawn.indices[2:3]))
+
+
+def test_features_do_not_depend_on_the_batch(excerpt: tuple[PictureSet, PictureSet], scorer: Extractor) -> None:
+    pixels: Tensor = excerpt[1].gather(torch.arange(50))
+    by_64, by_7 = (extract(Held(pixels), scorer, batch=batch) for batch in (64, 7))
+    assert by_64 is not None
+    assert by_7 is not None
+    assert torch.equal(by_64.embedding, by_7.embedding)
