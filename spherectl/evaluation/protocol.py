@@ -111,7 +111,7 @@ class Row:
         scores: of the samples.
         floors: the Frechet distance in multiples of the real pictures'.
         intervals: 95% intervals by the name of the score.
-        channel_spread: largest difference between channels of a sample, in 255 levels.
+        channel_spread: of a grey model, the largest difference between channels of a sample, in 255 levels.
         seconds: to draw the samples and extract their features.
     """
 

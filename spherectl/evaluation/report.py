@@ -80,6 +80,8 @@ def score_rows(report: Report, inception: bool) -> Rows:
             cells[told[name]] = _cell(name, getattr(row.scores, name), row.intervals.get(name))
             if name == "frechet_distance" and report.real is not None:
                 cells["in floors"] = f"{row.floors:.2f}" if row.floors is not None else ""
+        if any(each.channel_spread is not None for each in rows):
+            cells["colour"] = f"{row.channel_spread} levels" if row.channel_spread is not None else ""
         cells["seconds"] = f"{row.seconds:.1f}" if row.seconds is not None else ""
         table.append(cells)
     return table

@@ -126,7 +126,7 @@ def score_row(
         scores,
         floors=distance / floor if distance is not None and floor else None,
         intervals={name: bootstrap.interval(getattr(scores, name), values) for name, values in replicates.items()},
-        channel_spread=int(found["spread"].max()),
+        channel_spread=int(found["spread"].max()) if model.recipe.data.channels == "grey" else None,
         seconds=time.perf_counter() - started,
     )
     classes = None if labels is None else labels[:shown]

@@ -75,6 +75,7 @@ def test_a_row_shows_scores_with_their_intervals_and_the_real_pictures_below() -
         "precision": "0.750",
         "recall": "0.500",
         "class right": "91.2%",
+        "colour": "3 levels",
         "seconds": "12.3",
     }
     assert (real["model"], real["steps"], real["class right"]) == ("real images", "", "")

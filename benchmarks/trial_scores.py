@@ -1,0 +1,133 @@
+"""What a short trial is worth: the scores of its samples, and how its latents lie on the sphere.
+
+Letters: B batch, N tokens, d token channels, L = N d.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.quality import SCORER
+from benchmarks.tables import Row
+from benchmarks.timing import rounded
+from spherectl import api
+from spherectl.data.datasets import PictureSet
+from spherectl.data.transforms import to_float, to_uint8
+from spherectl.evaluation.extractors import open_extractor
+from spherectl.evaluation.fidelity import Scores, score
+from spherectl.evaluation.protocol import Plan, Real
+from spherectl.evaluation.reference import Features, of_pictures, real_draw
+from spherectl.evaluation.run import evaluate
+from spherectl.evaluation.uniformity import measure
+from spherectl.model import seeding
+from spherectl.model.geometry import perturb
+from spherectl.model.sphere import parameter_count
+
+STEPS = (1, 4)
+SEED = 0  # of samples, noise and draws of real images
+BATCH = 100
+
+
+@torch.no_grad()
+def scores(model: api.Model, pictures: PictureSet, test: PictureSet, count: int) -> tuple[Row, Row]:
+    """What a model is worth.
+
+    Args:
+        model: of a finished trial.
+        pictures, test: the real images, those to train with and those to compare with.
+        count: samples at each number of steps; at most as many real images are noised, and looked at as latents.
+
+    Returns:
+        What is the same for every trial, and the trial's own numbers.
+    """
+    extractor = open_extractor(SCORER)
+    reference = of_pictures(test, extractor, what="test")
+    assert reference is not None  # one process alone
+    plan = Plan(
+        steps=STEPS,
+        guidance=(1.0,),
+        noise=("shared",),
+        count=count,
+        seed=SEED,
+        batch=BATCH,
+        metrics=("fid", "prc", "acc", "psnr"),
+        resamples=0,
+        reconstructions=len(test),
+    )
+    report = evaluate([model], plan, Real(reference, pictures, test, "test"), extractor)
+    assert report is not None
+    assert report.real is not None
+    floor = cast("float", report.real.scores.frechet_distance)
+    noised = Features(extractor(noised_images(model, pictures, count))["embedding"], None)
+    lost = cast("float", score(noised, reference, extractor, metrics=["fid"]).frechet_distance)
+    directions, labels = latent_directions(model, test, count)
+
+    row: Row = {"parameters": parameter_count(model.network), "latent_size": directions.shape[1]}
+    for steps, one in zip(STEPS, report.rows, strict=True):
+        row |= {f"{name}_{steps}": value for name, value in _of(one.scores, floor).items()}
+        row[f"spread_{steps}"] = one.channel_spread
+    row |= {
+        "floors_noised": rounded(lost / floor),
+        "psnr_db": rounded(cast("float", report.reconstructions[0].psnr)),
+        "rank": rounded(effective_rank(directions)),
+        "shared": rounded(shared_length(directions, labels)),
+    }
+    about = {
+        "scorer": SCORER,
+        "floor": rounded(floor),
+        "recall_real": rounded(cast("float", report.real.scores.recall)),
+        "right_real": rounded(100 * cast("float", report.accuracy_real)),
+        "latents": len(directions),
+    }
+    return about, row
+
+
+def _of(samples: Scores, floor: float) -> Row:
+    """What the table has of the scores of one number of steps."""
+    distance, right, recall = (
+        cast("float", value) for value in (samples.frechet_distance, samples.accuracy, samples.recall)
+    )
+    return {
+        "frechet": rounded(distance),
+        "floors": rounded(distance / floor),
+        "right": rounded(100 * right),
+        "recall": rounded(recall),
+    }
+
+
+# D(f(v + sigma_max e), y), v = f(E(x, y))
+def noised_images(model: api.Model, pictures: PictureSet, count: int) -> Tensor:
+    """Images, `count` at most, turned by the largest usual angle of training and decoded: uint8 (n, 3, H, W)."""
+    draw, decoded = real_draw(pictures, count, SEED), []
+    for numbers in torch.arange(len(draw)).split(BATCH):
+        labels = pictures.labels[draw.indices[numbers]]
+        v = model.encode(to_float(draw.gather(numbers)), labels)  # (B, N, d)
+        noise = seeding.noise(SEED, seeding.ROUND, numbers, model.network.latent_shape)  # (B, N, d)
+        turned = perturb(v, model.recipe.noise.sigma_max, noise.to(v.device))  # (B, N, d)
+        decoded.append(to_uint8(model.decode(turned, labels).cpu()))
+    return torch.cat(decoded)
+
+
+def latent_directions(model: api.Model, pictures: PictureSet, count: int) -> tuple[Tensor, Tensor]:
+    """Latents of `count` images at most, (n, L) of length 1, and their labels (n,)."""
+    draw = real_draw(pictures, count, SEED)
+    labels = pictures.labels[draw.indices]
+    latents = [
+        model.encode(to_float(draw.gather(numbers)), labels[numbers]).cpu().flatten(1)
+        for numbers in torch.arange(len(draw)).split(BATCH)
+    ]
+    return F.normalize(torch.cat(latents), dim=1), labels
+
+
+def effective_rank(directions: Tensor) -> float:
+    """Of unit vectors (n, L), as `spherectl.evaluation.uniformity` has it: 1 on one line, L all over the sphere."""
+    return measure(directions).effective_rank * directions.shape[1]
+
+
+def shared_length(directions: Tensor, labels: Tensor) -> float:
+    """Length of the mean of a class's unit vectors (n, L), averaged over the classes there are, 0 to 1."""
+    return float(torch.stack([directions[labels == label].mean(0).norm() for label in labels.unique()]).mean())

@@ -1,0 +1,330 @@
+"""Short trainings of a recipe, one change at a time: what helps the embedded model, and what does not.
+
+Each trial sees the same number of images, with the whole schedule of learning rates in them, and is scored as a model
+card is. A trial that ends is added to docs/trials.json at once, and docs/trials.md is written anew from that alone.
+The same command goes on where it was stopped: from the last checkpoint of the trial it was in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from benchmarks.speed import ROOT, command_line
+from benchmarks.tables import Columns, Row, show, table
+from benchmarks.timing import CPU, machine, rounded, tell
+from benchmarks.trial_scores import scores
+from spherectl import api, zoo
+from spherectl import recipe as recipes
+from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.errors import FileError, SpherectlError, TrainingError, UsageError
+from spherectl.files import write_text
+from spherectl.recipe import SIZES, Recipe, Size
+from spherectl.tables import flatten, parse_overrides
+from spherectl.training.loop import Outcome, train
+from spherectl.training.plan import resolve
+from spherectl.training.run import Run, versions
+
+CHECKPOINT_IMAGES = 5_000  # what a killed trial loses at most
+TOLD_S = 60  # seconds between words on the progress
+FORMAT = 1  # of the JSON
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One change of the recipe.
+
+    Attributes:
+        name: of its row and of its run folder.
+        changes: as after --set, with spaces between; empty for the recipe as it is.
+        why: one sentence without its full stop.
+    """
+
+    name: str
+    changes: str
+    why: str
+
+    def apply(self, recipe: Recipe) -> Recipe:
+        """The recipe with the changes."""
+        changed: Recipe = recipe.replace(**parse_overrides(self.changes.split()))
+        return changed
+
+
+# In this order: first what is most likely to bring samples nearer to real images.
+TRIALS = (
+    #     name                changes                              why
+    Trial("base",             "",                                  "what the others are compared with"),
+    Trial("no-encoder-mixer", "model.encoder_mixer_blocks=0",      "its norm gives empty border tokens full length"),
+    Trial("latent-2048",      "model.compression_ratio=1.5",       "four times the signal is left at 80 degrees"),
+    Trial("pixels-third",     "loss.rec=3.3 loss.con=1.7",         "samples are soft; squared errors ask for that"),
+    Trial("latent-loss-0",    "loss.latent=0",                     "it draws the latents of a class together"),
+    Trial("batch-32",         "run.batch_size=32 optim.lr=2e-3",   "twice the steps at the same rate of 1e-3"),
+    Trial("consistency-x2",   "loss.con=10 loss.con_perceptual=1", "these two alone see the largest noise"),
+    Trial("angle-85",         "noise.angle_deg=85",                "nearer to the 90 degrees samples begin at"),
+    Trial("encoder-lr-1",     "optim.encoder_lr_ratio=1",          "it may spread its latents sooner"),
+    Trial("angle-70",         "noise.angle_deg=70",                "more is left in the noise to decode sharply"),
+    Trial("blocks-8",         "model.size=micro-8",                "depth: a third more blocks"),
+    Trial("lr-2e-3",          "optim.lr=2e-3",                     "the loss still falls when the schedule ends"),
+    Trial("width-192",        "model.size=micro-192",              "width: half as much again"),
+    Trial("latent-256",       "model.compression_ratio=12",        "a tenth of 512 dimensions is in use"),
+    Trial("latent-loss-1",    "loss.latent=1",                     "the encoder must read the decoder's own images"),
+    Trial("no-label-dropout", "loss.label_dropout=0",              "unguided samples never use the null class"),
+    Trial("no-decoder-mixer", "model.decoder_mixer_blocks=0",      "its gates hardly move in a short run"),
+    Trial("patch-2",          "model.latent_resolution=high",      "256 tokens as in the paper; four times the time"),
+)  # fmt: skip
+
+# Sizes that recipes do not have, known while trials run. To draw with such a trial's model, put its size into `SIZES`.
+SHAPES = {
+    #                  width blocks heads in-context start
+    "micro-8":   Size(   128,     8,    4,  2),
+    "micro-192": Size(   192,     6,    6,  2),
+}  # fmt: skip
+
+SCORES: Columns = {
+    "name": "trial",
+    "changes": "--set",
+    "floors_1": "1 step, floors",
+    "floors_4": "4 steps, floors",
+    "floors_noised": "noised, floors",
+    "right_1": "1 step, % right",
+    "right_4": "4 steps, % right",
+    "recall_4": "4 steps, recall",
+    "psnr_db": "PSNR, dB",
+    "spread_1": "spread",
+}
+INSIDE: Columns = {
+    "name": "trial",
+    "parameters": "parameters",
+    "latent_size": "L",
+    "rank": "rank",
+    "shared": "shared",
+    "images_per_s": "images/s",
+    "cpu_minutes": "CPU minutes",
+    "why": "why",
+}
+
+PAGE = """\
+# Short trials
+
+Trainings of the recipe [{recipe}](../recipes/{recipe}.toml) cut to {images:,} images each, with one change each, on
+{date} by
+
+    {command}
+
+on {processor}, {threads} of its threads. That command writes this page from [trials.json](trials.json), which has the
+same numbers. A run of {images:,} images is short: the table says what helps early, and differences of a few percent
+are noise.
+
+{scores}
+
+Scores are by {scorer}, unguided, of {count:,} class-balanced samples with shared noise and averaged weights.
+It recognises {right_real} % of the real test images. "Floors" are Frechet distances to the test images over that of as
+many training images, {floor}, whose recall is {recall_real}. "Noised, floors" is of training images that are turned by
+the largest usual angle of training and decoded with their own classes: what is lost there no first step has, and what
+a single step lacks beside it is lost between that angle and the 90 degrees at which samples begin. PSNR is of
+reconstructions of the test images; spread is the largest difference between the channels of a one-step sample, of 255
+levels.
+
+{inside}
+
+Rank is the effective rank of the latents of {latents:,} test images: exp of the entropy of the normalised eigenvalues
+of the second-moment matrix of their unit vectors, at most L. "Shared" is the length of the mean unit latent of a class,
+averaged over the classes: 0 for points all over the sphere, 1 for one point. Images a second are the median on a
+machine that does other work too; CPU minutes are those of the training alone.
+"""
+
+
+def main() -> None:
+    """Run what is missing, and write both files."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.trials",
+        description=__doc__.partition("\n")[0],
+        epilog=f"Trials: {', '.join(trial.name for trial in TRIALS)}.",
+    )
+    parser.add_argument("names", nargs="*", metavar="TRIAL", help="those to run; default all")
+    parser.add_argument("--images", type=int, default=60_000, help="that each trial sees; default %(default)s")
+    parser.add_argument("--count", type=int, default=2000, help="samples at each number of steps; default %(default)s")
+    parser.add_argument("--recipe", default="fashion-mnist", help="the base; default %(default)s")
+    parser.add_argument("--data", type=Path, help="the data set, where it is not in its usual place")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "trials", help="run folders; default runs/trials")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder; default docs")
+    given = parser.parse_args()
+    try:
+        failed = run(given)
+    except SpherectlError as error:
+        sys.exit(f"error: {error}")
+    print(given.out / "trials.md")
+    if failed:
+        sys.exit(f"error: {', '.join(failed)}: the training failed, as told above; nothing is recorded of it.")
+
+
+def run(given: Namespace) -> list[str]:
+    """Every chosen trial that has no result yet; both files are written after each.
+
+    Args:
+        given: names, images, count, recipe, data, work, out.
+
+    Returns:
+        Names of the trials whose training failed.
+
+    Raises:
+        UsageError: an unknown trial, or results of another base.
+        TrainingError: another process runs trials in that folder.
+    """
+    chosen = choose(given.names)
+    SIZES.update(SHAPES)
+    recipe = recipes.load(zoo.find_recipe(given.recipe))
+    pictures, test = (
+        open_dataset(recipe.data, recipe.model.image_size, root=given.data, split=split) for split in ("train", "test")
+    )
+    failed = []
+    with Run(given.work).locked():
+        results = begin(given.out, {"base": table_of(shortened(recipe, given.images, pictures)), "count": given.count})
+        for trial in missing(chosen, results["trials"]):
+            changed = shortened(trial.apply(recipe), given.images, pictures)
+            try:
+                outcome = trained(trial.name, changed, pictures, given.work / trial.name)
+            except TrainingError as error:
+                tell(f"{trial.name}: {error}")
+                failed.append(trial.name)
+                continue
+            tell(f"{trial.name}: scoring")
+            about, row = scores(api.load(outcome.run.path), pictures, test, given.count)
+            results |= about | {"command": command_line("trials"), "machine": machine(), "versions": versions()}
+            results |= {"date": datetime.now(UTC).date().isoformat()}
+            results["trials"] = placed(results["trials"], asdict(trial) | row | pace(outcome.run))
+            write(given.out, results)
+    return failed
+
+
+def choose(names: list[str]) -> list[Trial]:
+    """The trials of those names, in the order of `TRIALS`; all for none."""
+    known = [trial.name for trial in TRIALS]
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"There is no trial {', '.join(unknown)}; those there are: {', '.join(known)}.")
+    return [trial for trial in TRIALS if not names or trial.name in names]
+
+
+def missing(chosen: Iterable[Trial], rows: list[Row]) -> list[Trial]:
+    """Those without a row of the same changes."""
+    done = {(row["name"], row["changes"]) for row in rows}
+    return [trial for trial in chosen if (trial.name, trial.changes) not in done]
+
+
+def shortened(recipe: Recipe, images: int, pictures: PictureSet) -> Recipe:
+    """The recipe of one trial, resolved: so many images, and checkpoints often enough."""
+    run = {"length_images": images, "sample_images": images, "checkpoint_images": CHECKPOINT_IMAGES, "default": False}
+    return resolve(recipe.replace(run=run), pictures, CPU)
+
+
+def table_of(recipe: Recipe) -> dict[str, Any]:
+    """A resolved recipe without the folder that its data is in."""
+    kept = recipe.to_table()
+    kept["data"].pop("root", None)
+    return kept
+
+
+def begin(out: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What the results hold so far, or what they begin with.
+
+    Args:
+        out: folder of the files.
+        about: what all trials of one table have in common: base, count.
+
+    Raises:
+        UsageError: the results there are of something else; names the keys that differ.
+        FileError: the file there is not what this command writes.
+    """
+    path = out / "trials.json"
+    if not path.exists():
+        return {"format": FORMAT, **about, "trials": []}
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kept = flatten({key: found[key] for key in ("format", *about)})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileError(f"{path} is not a table of trials.", "Remove it, or give --out another folder.") from None
+    asked = flatten({"format": FORMAT, **about})
+    if differing := sorted(key for key in kept.keys() | asked.keys() if kept.get(key) != asked.get(key)):
+        raise UsageError(
+            f"{path} has trials that differ from these in {', '.join(differing)}; they do not compare.",
+            "Give --out another folder, or remove the file to begin again.",
+        )
+    return found
+
+
+def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path) -> Outcome:
+    """The training, from where it was stopped; each step's CPU time goes to cpu.jsonl in its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "cpu.jsonl").open("a", encoding="utf-8", buffering=1) as file:
+        told, used = 0.0, time.process_time()
+
+        def count(line: dict[str, float]) -> None:
+            nonlocal told, used
+            before, used = used, time.process_time()
+            file.write(json.dumps({"step": line["step"], "cpu_s": round(used - before, 4)}) + "\n")
+            if time.monotonic() - told > TOLD_S:
+                told = time.monotonic()
+                tell(f"{name}: {line['images_seen']:,.0f} of {recipe.run.length_images:,}, loss {line['loss']:.4f}")
+
+        return train(recipe, pictures, folder, device=CPU, on_step=count)
+
+
+def pace(run: Run) -> Row:
+    """Median images a second, and minutes of CPU time; a step that was done again counts once."""
+    speeds = [line["images_per_s"] for line in _lines(run.metrics)]
+    cpu_s = {line["step"]: line["cpu_s"] for line in _lines(run.path / "cpu.jsonl")}
+    return {
+        "images_per_s": rounded(statistics.median(speeds)),
+        "cpu_minutes": rounded(sum(cpu_s.values()) / 60),
+    }
+
+
+def _lines(path: Path) -> list[dict[str, float]]:
+    """Lines of JSON, but for one that a killed process cut short and the next one went on behind."""
+    found = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(json.loads(line))
+        except ValueError:
+            continue
+    return found
+
+
+def placed(rows: list[Row], row: Row) -> list[Row]:
+    """The rows with a new one, which replaces its name's old one, in the order of `TRIALS`; unknown ones last."""
+    order = {trial.name: place for place, trial in enumerate(TRIALS)}
+    place: Callable[[Row], int] = lambda one: order.get(one["name"], len(order))  # noqa: E731
+    return sorted([*(one for one in rows if one["name"] != row["name"]), row], key=place)
+
+
+def write(out: Path, results: dict[str, Any]) -> None:
+    """Both files, each whole or not at all."""
+    write_text(out / "trials.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+    write_text(out / "trials.md", page(results))
+
+
+def page(results: dict[str, Any]) -> str:
+    """The page of the JSON's table, which has one trial at least."""
+    rows = [row | {"changes": f"`{row['changes']}`" if row["changes"] else "-"} for row in results["trials"]]
+    return PAGE.format(
+        **{key: results[key] for key in ("date", "command", "count", "scorer", "floor", "recall_real", "latents")},
+        **{key: show(results["machine"][key]) for key in ("processor", "threads")},
+        recipe=results["base"]["name"],
+        images=results["base"]["run"]["length_images"],
+        right_real=show(results["right_real"]),
+        scores=table(rows, SCORES),
+        inside=table(rows, INSIDE),
+    )
+
+
+if __name__ == "__main__":
+    main()
