@@ -244,7 +244,7 @@ def _open_real(
             return of_pictures(pictures, extractor, what=what, processes=processes, progress=bar)
 
     if against in ("train", "test"):
-        train, test = (_open_split(recipe, root, split, processes) for split in ("train", "test"))
+        train, test = (_open_split(recipe, root, split, processes, download=True) for split in ("train", "test"))
         pictures = train if against == "train" else test
         if isinstance(pictures, UsageError):
             raise pictures
@@ -252,7 +252,8 @@ def _open_real(
         compared: Literal["train", "test"] = "train" if against == "train" else "test"
         return Real(describe(pictures, against), found.get("train"), found.get("test"), compared)
     path = Path(against).expanduser()
-    splits = {split: _open_split(recipe, root, split, processes) for split in ("train", "test")}
+    # What is not here is done without, rather than fetched for what was not asked.
+    splits = {split: _open_split(recipe, root, split, processes, download=False) for split in ("train", "test")}
     found = {split: one for split, one in splits.items() if not isinstance(one, UsageError)}
     if path.is_dir():
         folder = _open_folder(path, recipe)
@@ -268,7 +269,7 @@ def _open_real(
 
 
 def _open_split(
-    recipe: Recipe, root: Path | None, split: Literal["train", "test"], processes: Processes
+    recipe: Recipe, root: Path | None, split: Literal["train", "test"], processes: Processes, *, download: bool
 ) -> PictureSet | UsageError:
     """One split of the model's data set, or why there is none."""
     from spherectl.data.datasets import open_dataset
@@ -276,7 +277,13 @@ def _open_split(
     try:
         with processes.first_goes_first():
             return open_dataset(
-                recipe.data, recipe.model.image_size, root=root, split=split, evaluation=True, progress=console.say
+                recipe.data,
+                recipe.model.image_size,
+                root=root,
+                split=split,
+                evaluation=True,
+                download=download,
+                progress=console.say,
             )
     except UsageError as error:
         return error

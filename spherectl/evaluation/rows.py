@@ -112,7 +112,6 @@ def score_row(
     if reference is None:
         return None
     features = Features(found["embedding"], found.get("logits"))
-    # The classes of a network's logits are those of its data set, and so may be the model's.
     known = labels if model.class_names == extractor.class_names else None
     scores = score(features, reference, extractor, metrics=wanted, labels=known, quantise=plan.quantise)
     replicates: Replicates = {}

@@ -18,7 +18,7 @@ from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import UsageError
 from spherectl.evaluation import bootstrap, memorisation, reconstruction, uniformity
 from spherectl.evaluation.extractors import Extractor
-from spherectl.evaluation.fidelity import ENOUGH, METRICS, right, score, unavailable
+from spherectl.evaluation.fidelity import ENOUGH, right, score, unavailable
 from spherectl.evaluation.protocol import (
     OF_RECONSTRUCTIONS,
     Interval,
@@ -84,7 +84,7 @@ class _Evaluation:
         self.processes = processes
         self.settings = [plan.settings(model) for model in models]
         _check(models, real, extractor, plan)
-        self.wanted = tuple(metric for metric in METRICS if metric in plan.wanted)
+        self.wanted = plan.wanted
         self.notes: list[str] = []
         self._unseen: tuple[Tensor, Tensor] | None = None  # logits and labels of test pictures
         self._progress, self._done = progress, 0
@@ -277,15 +277,31 @@ class _Evaluation:
         return reference.features.embedding if len(reference.features) == count else None
 
     def _drop_unavailable(self) -> None:
-        """Leave out what this reference or network cannot give, with a note; what was asked by name is an error."""
+        """Leave out what cannot be had here, with a note; what was asked by name is an error."""
         assert self.real.reference is not None
-        missing = unavailable(self.wanted, self.real.reference, self.extractor)
+        missing = unavailable(self.wanted, self.real.reference, self.extractor) | self._without_pictures()
         if missing and self.plan.metrics is not None:
-            raise UsageError(" ".join(missing.values()), f"Leave {', '.join(missing)} out of --metrics.")
+            told = " ".join(dict.fromkeys(missing.values()))
+            raise UsageError(told, f"Leave {', '.join(missing)} out of --metrics.")
         self.wanted = tuple(metric for metric in self.wanted if metric not in missing)
-        self.notes += missing.values()
+        self.notes += dict.fromkeys(missing.values())
+
+    def _without_pictures(self) -> dict[str, str]:
+        """What needs pictures that are not at hand, or classes that the network does not know."""
+        missing: dict[str, str] = {}
+        for metric in self.wanted:
+            if metric in OF_RECONSTRUCTIONS and self.real.unseen is None:
+                missing[metric] = "The models' data set is not at hand, so there are no pictures to reconstruct."
+            if metric == "uniformity" and self.real.train is None:
+                missing[metric] = "The models' training set is not at hand, so there are no latents to look at."
+            strangers = [model.name for model in self.models if model.class_names != self.extractor.class_names]
+            if metric == "acc" and self.extractor.class_names and strangers:
+                missing[metric] = f"{self.extractor.name} does not know the classes of {', '.join(strangers)}."
+        return missing
 
     def _cautions(self) -> Iterator[str]:
+        if self.real.held_out is None:
+            yield "No real pictures beside the reference are at hand, so nothing says what a perfect model would get."
         if "fid" in self.wanted and self.plan.count < ENOUGH:
             yield (
                 f"{self.plan.count:,} samples: a Frechet distance is biased upward by few samples, the more the fewer. "
