@@ -63,7 +63,8 @@ def evaluate(
 
     Raises:
         UsageError: models of several sizes, a setting out of range, a network that is a model's own loss, or a metric
-            that needs pictures which are not there; before anything is drawn.
+            that needs pictures or a package that is not there; before anything is drawn.
+        SpherectlError: LPIPS is asked for and its weights cannot be fetched.
     """
     return _Evaluation(models, plan, real, extractor, processes or Processes(), progress).run()
 
@@ -84,6 +85,8 @@ class _Evaluation:
         self.processes = processes
         self.settings = [plan.settings(model) for model in models]
         _check(models, real, extractor, plan)
+        with processes.first_goes_first():  # a download, or a package that is missing: rather now than in the end
+            self._lpips = imagenet.load_lpips() if "lpips" in plan.wanted else None
         self.wanted = plan.wanted
         self.notes: list[str] = []
         self._unseen: tuple[Tensor, Tensor] | None = None  # logits and labels of test pictures
@@ -183,8 +186,7 @@ class _Evaluation:
             return None
         draw = real_draw(pictures, self.plan.reconstructions, self.plan.seed)
         labels = pictures.labels[draw.indices] if pictures.class_names == model.class_names else None
-        with self.processes.first_goes_first():
-            network = imagenet.load_lpips().to(model.device) if "lpips" in wanted else None
+        network = self._lpips.to(model.device) if self._lpips is not None else None
 
         def work(numbers: Tensor) -> dict[str, Tensor]:
             originals = draw.gather(numbers)  # (B, 3, H, W)

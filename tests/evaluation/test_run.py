@@ -16,8 +16,8 @@ from torch import Tensor
 from spherectl import api
 from spherectl.data.datasets import MemoryPictures, PictureSet
 from spherectl.data.transforms import to_float, to_uint8
-from spherectl.errors import UsageError
-from spherectl.evaluation import uniformity
+from spherectl.errors import SpherectlError, UsageError
+from spherectl.evaluation import reconstruction, uniformity
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
 from spherectl.evaluation.protocol import Plan, Real, Report
@@ -30,6 +30,7 @@ from spherectl.evaluation.reference import (
     save_statistics,
 )
 from spherectl.evaluation.run import evaluate
+from spherectl.features import imagenet
 from spherectl.model.sphere import build
 from spherectl.model.weights import Package
 from spherectl.recipe import Recipe, SampleSpec
@@ -197,6 +198,27 @@ def test_reconstructions_are_those_of_the_model_with_the_pictures_own_classes(
 
 
 @pytest.mark.fast
+def test_lpips_is_of_each_reconstruction(
+    make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With random weights, for the real ones are not here."""
+    torch.manual_seed(0)
+    from torchvision.models import vgg16
+
+    heads = [torch.rand(width) for width in (64, 128, 256, 512, 512)]
+    network = imagenet.LpipsFeatures(vgg16(weights=None).features, heads).eval().requires_grad_(False)
+    monkeypatch.setattr(imagenet, "load_lpips", lambda: network)
+    model = make_model()
+    report = run([model], Plan(count=10, metrics=["lpips"], reconstructions=6, resamples=5), real, scorer)
+    draw = real_draw(excerpt[1], 6, 0)
+    originals = draw.gather(torch.arange(6))
+    again = to_uint8(model.reconstruct(to_float(originals), excerpt[1].labels[draw.indices]))
+    expected = float(reconstruction.lpips(network, originals, again).mean())
+    assert report.reconstructions[0].lpips == pytest.approx(expected, rel=1e-5)
+    assert expected > 0
+
+
+@pytest.mark.fast
 @pytest.mark.usefixtures("draws_garments")
 def test_without_real_pictures_statistics_give_a_distance_and_the_rest_is_told(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, tmp_path: Path
@@ -297,6 +319,9 @@ def test_what_could_not_be_measured_in_the_end_is_refused_first(
         evaluate([make_model(num_classes=0)], Plan(guidance=(1.4,)), real, scorer)
     with pytest.raises(UsageError, match="training and the test images"):
         evaluate([make_model()], Plan(metrics=["memorisation"]), Real(real.reference), scorer)
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
+    with pytest.raises(SpherectlError, match=r"vgg16-397923af\.pth is missing"):
+        evaluate([make_model()], Plan(metrics=["lpips"]), real, scorer)
     with pytest.raises(UsageError, match="needs at least 198 of them"):
         evaluate([make_model()], Plan(metrics=["memorisation"]), real, scorer)
 
