@@ -60,8 +60,8 @@ def scores(model: api.Model, pictures: PictureSet, test: PictureSet, count: int)
     )
     report = evaluate([model], plan, Real(reference, pictures, test, "test"), extractor)
     assert report is not None
-    assert report.real is not None
-    floor = cast("float", report.real.scores.frechet_distance)
+    assert report.floor is not None
+    floor = cast("float", report.floor.scores.frechet_distance)
     noised = Features(extractor(noised_images(model, pictures, count))["embedding"], None)
     lost = cast("float", score(noised, reference, extractor, metrics=["fid"]).frechet_distance)
     directions, labels = latent_directions(model, test, count)
@@ -79,7 +79,7 @@ def scores(model: api.Model, pictures: PictureSet, test: PictureSet, count: int)
     about = {
         "scorer": SCORER,
         "floor": rounded(floor),
-        "recall_real": rounded(cast("float", report.real.scores.recall)),
+        "recall_real": rounded(cast("float", report.floor.scores.recall)),
         "right_real": rounded(100 * cast("float", report.accuracy_real)),
         "latents": len(directions),
     }

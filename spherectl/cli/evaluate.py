@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from spherectl.api import Model
     from spherectl.data.datasets import PictureSet
     from spherectl.evaluation.extractors import Extractor
-    from spherectl.evaluation.protocol import Plan, Real, Report
+    from spherectl.evaluation.protocol import Real, Report
     from spherectl.evaluation.reference import Reference
     from spherectl.processes import Processes
     from spherectl.recipe import Recipe
@@ -37,7 +37,7 @@ class Quantise(StrEnum):
 Models = Annotated[  # default None
     list[str] | None,
     typer.Argument(
-        metavar="[MODEL]...",
+        metavar="MODEL",
         help="Zoo names, model files, run folders or published checkpoint folders.",
         show_default="the setting, else the newest run, else the zoo's",
     ),
@@ -46,9 +46,7 @@ Models = Annotated[  # default None
 
 def evaluate(
     models: Models = None,
-    steps: Annotated[
-        str | None, typer.Option("--steps", metavar="LIST", help="Numbers of steps, as in 1,2,4.", show_default="1,2,4")
-    ] = None,
+    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps.")] = "1,2,4",
     guidance: Annotated[
         str | None,
         typer.Option(
@@ -57,7 +55,9 @@ def evaluate(
     ] = None,
     noise: Annotated[
         str | None,
-        typer.Option("--noise", metavar="LIST", help="shared, fresh or both.", show_default="the model's own"),
+        typer.Option(
+            "--noise", metavar="LIST", help="shared, fresh, or both as shared,fresh.", show_default="the model's own"
+        ),
     ] = None,
     count: Annotated[
         int, typer.Option("--count", "-n", min=2, help="Samples of each row; the paper has 50,000.")
@@ -67,9 +67,9 @@ def evaluate(
         typer.Option(
             "--metrics",
             metavar="LIST",
-            help="fid, kid, is, prc (precision and recall), acc; rfid, psnr, ssim, lpips of reconstructions; "
+            help="fid, kid, is, prc (precision and recall), acc; rfid, psnr, ssim of reconstructions; lpips; "
             "uniformity of latents; memorisation.",
-            show_default="fid,kid,is,prc,acc,rfid,psnr,ssim",
+            show_default="all but the last three",
         ),
     ] = None,
     features: Annotated[
@@ -147,7 +147,7 @@ def evaluate(
     from spherectl.settings import load_settings
 
     plan = Plan(
-        steps=_numbers("--steps", steps or "1,2,4", int),
+        steps=_numbers("--steps", steps, int),
         guidance=_numbers("--guidance", guidance, float) if guidance else (None,),
         noise=_words("--noise", noise, ("shared", "fresh")) if noise else (None,),
         count=count,
@@ -193,29 +193,28 @@ def evaluate(
         command = shlex.join(["spherectl", *sys.argv[1:]])
         files: list[Path] = []
         if out is not None:
-            files = reports.write(out, report, plan, real, extractor, loaded, command)
+            files = reports.write(out, report, command)
         if as_json:
-            console.show_json(reports.as_json(report, plan, real, extractor, loaded, command))
+            console.show_json(reports.as_json(report, command))
             return
-        _show(report, plan, real, extractor, loaded)
+        _show(report)
         if files:
             console.show(f"{files[1]} and {len(files) - 1} files beside it")
 
 
-def _show(report: Report, plan: Plan, real: Real, extractor: Extractor, models: list[Model]) -> None:
+def _show(report: Report) -> None:
     """The tables on stdout, the notes on stderr."""
     from spherectl.evaluation import report as reports
 
-    inception = extractor.is_inception
-    for line in reports.protocol_lines(plan, real, extractor, models):
+    for line in reports.protocol_lines(report):
         console.show(line)
     if report.accuracy_real is not None:
-        console.show(f"{extractor.name} is right about {report.accuracy_real:.1%} of real test images")
-    tables = [reports.score_rows(report, inception)]
+        console.show(f"{report.extractor.name} is right about {report.accuracy_real:.1%} of real test images")
+    tables = [reports.score_rows(report)]
     if report.comparisons:
-        tables.append(reports.comparison_rows(report, inception))
+        tables.append(reports.comparison_rows(report))
     if report.reconstructions:
-        tables.append(reports.reconstruction_rows(report.reconstructions, inception))
+        tables.append(reports.reconstruction_rows(report))
     tables += [reports.uniformity_rows(found) for found in report.uniformity.values()]
     for rows in tables:
         console.show("")

@@ -5,7 +5,7 @@ Letters: n samples, H and W picture sides.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.evaluation.bootstrap import Difference
+from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import Quantise, Scores
 from spherectl.evaluation.memorisation import Memorisation
 from spherectl.evaluation.reference import Reference
@@ -187,21 +188,26 @@ class Grid:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that one evaluation found.
+    """All that one evaluation found, with what it was asked.
 
     Attributes:
+        models, plan, real, extractor: as `evaluate` was given them.
         accuracy_real: share of real pictures that the network gives their own class; None where it knows none.
         rows: models at their settings, in the order asked.
-        real: the row of real pictures; None where there are none beside the reference.
+        floor: the row of real pictures; None where there are none beside the reference.
         comparisons, reconstructions: see there.
         uniformity, memorisation: by model, where asked.
         notes: what could not be measured, and why; what to beware of.
         grids, neighbours: pictures for people.
     """
 
+    models: Sequence[api.Model]
+    plan: Plan
+    real: Real
+    extractor: Extractor
     accuracy_real: float | None
     rows: list[Row]
-    real: Row | None
+    floor: Row | None
     comparisons: list[Comparison]
     reconstructions: list[Reconstruction]
     uniformity: dict[str, UniformityByClass]

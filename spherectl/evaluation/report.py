@@ -6,17 +6,16 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import spherectl
-from spherectl import api
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import ENOUGH
-from spherectl.evaluation.protocol import Interval, Plan, Real, Reconstruction, Report
+from spherectl.evaluation.protocol import Interval, Report
+from spherectl.evaluation.reference import Reference
 from spherectl.evaluation.uniformity import UniformityByClass
 from spherectl.files import write_text
 from spherectl.images import grid, save_png
@@ -41,8 +40,9 @@ _SHOWN = {
 }
 
 
-def heads(inception: bool) -> dict[str, str]:
+def heads(extractor: Extractor) -> dict[str, str]:
     """What each score is called by; the names of Inception's are for Inception alone."""
+    inception = extractor.is_inception
     return {
         "frechet_distance": "FID" if inception else "Frechet distance",
         "kid": "KID",
@@ -57,16 +57,16 @@ def heads(inception: bool) -> dict[str, str]:
     }
 
 
-def score_rows(report: Report, inception: bool) -> Rows:
+def score_rows(report: Report) -> Rows:
     """The samples' table: one row a model and setting, the real pictures last; KID first where samples are few."""
-    rows = [*report.rows, *([report.real] if report.real is not None else [])]
+    rows = [*report.rows, *([report.floor] if report.floor is not None else [])]
     distance = ["kid", "frechet_distance"]
     names = [
         *(distance if report.rows[0].scores.count < ENOUGH else reversed(distance)),
         *("inception_score", "precision", "recall", "accuracy"),
     ]
     names = [name for name in names if any(getattr(row.scores, name) is not None for row in rows)]
-    told = heads(inception)
+    told = heads(report.extractor)
     table: Rows = []
     for row in rows:
         setting = row.settings
@@ -78,7 +78,7 @@ def score_rows(report: Report, inception: bool) -> Rows:
         }
         for name in names:
             cells[told[name]] = _cell(name, getattr(row.scores, name), row.intervals.get(name))
-            if name == "frechet_distance" and report.real is not None:
+            if name == "frechet_distance" and report.floor is not None:
                 cells["in floors"] = f"{row.floors:.2f}" if row.floors is not None else ""
         if any(each.channel_spread is not None for each in rows):
             cells["colour"] = f"{row.channel_spread} levels" if row.channel_spread is not None else ""
@@ -87,9 +87,9 @@ def score_rows(report: Report, inception: bool) -> Rows:
     return table
 
 
-def comparison_rows(report: Report, inception: bool) -> Rows:
+def comparison_rows(report: Report) -> Rows:
     """The table of differences."""
-    told = heads(inception)
+    told = heads(report.extractor)
     return [
         {
             "score": told[one.score],
@@ -103,9 +103,9 @@ def comparison_rows(report: Report, inception: bool) -> Rows:
     ]
 
 
-def reconstruction_rows(reconstructions: Sequence[Reconstruction], inception: bool) -> Rows:
+def reconstruction_rows(report: Report) -> Rows:
     """The reconstructions' table."""
-    told = heads(inception)
+    told, reconstructions = heads(report.extractor), report.reconstructions
     known = ("rfid", "psnr", "ssim", "lpips")
     names = [name for name in known if any(getattr(one, name) is not None for one in reconstructions)]
     return [
@@ -133,29 +133,30 @@ def uniformity_rows(found: UniformityByClass) -> Rows:
     return rows
 
 
-def protocol_lines(plan: Plan, real: Real, extractor: Extractor, models: Sequence[api.Model]) -> list[str]:
+def protocol_lines(report: Report) -> list[str]:
     """What every score depends on, in sentences."""
-    assert real.reference is not None, "a report is of the first process"
+    plan, reference = report.plan, _reference(report)
     resampled = f"{plan.resamples} resamples of the samples, 95% intervals" if plan.resamples else "no intervals"
     return [
-        f"features: {extractor.name}; reference: {real.reference.name}",
+        f"features: {report.extractor.name}; reference: {reference.name}",
         f"samples: {plan.count:,} a row, classes in turn, seed {plan.seed}, the same noise in every row",
         f"bytes: {_RULES[plan.quantise]}; bootstrap: {resampled}",
-        *(f"{model.name}: {model.weights} weights, {model.precision} on {model.device.type}" for model in models),
+        *(
+            f"{model.name}: {model.weights} weights, {model.precision} on {model.device.type}"
+            for model in report.models
+        ),
     ]
 
 
 _RULES = {"round": "rounded, floor(255 x + 1/2)", "floor": "truncated, floor(255 x), as the published evaluation does"}
 
 
-def as_json(
-    report: Report, plan: Plan, real: Real, extractor: Extractor, models: Sequence[api.Model], command: str
-) -> dict[str, Any]:
+def as_json(report: Report, command: str) -> dict[str, Any]:
     """The whole report but its pictures, as a JSON document."""
-    assert real.reference is not None, "a report is of the first process"
+    reference = _reference(report)
     found = {
         name: value
-        for name in ("accuracy_real", "rows", "real", "comparisons", "reconstructions", "uniformity", "notes")
+        for name in ("accuracy_real", "rows", "floor", "comparisons", "reconstructions", "uniformity", "notes")
         if (value := _plain(getattr(report, name))) not in (None, [], {})
     }
     copies = {name: _plain(one.summary()) for name, one in report.memorisation.items()}
@@ -172,15 +173,11 @@ def as_json(
                 "device": model.device.type,
                 "images_seen": model.header.get("images_seen"),
             }
-            for model in models
+            for model in report.models
         ],
-        "features": {"name": extractor.name, "digest": extractor.digest},
-        "reference": {
-            "name": real.reference.name,
-            "count": real.reference.count,
-            "image_size": real.reference.image_size,
-        },
-        "plan": _plain(plan),
+        "features": {"name": report.extractor.name, "digest": report.extractor.digest},
+        "reference": {"name": reference.name, "count": reference.count, "image_size": reference.image_size},
+        "plan": _plain(report.plan),
         **found,
         **({"memorisation": copies} if copies else {}),
     }
@@ -197,20 +194,12 @@ def versions() -> dict[str, str]:
     }
 
 
-def write(
-    folder: Path,
-    report: Report,
-    plan: Plan,
-    real: Real,
-    extractor: Extractor,
-    models: Sequence[api.Model],
-    command: str,
-) -> list[Path]:
+def write(folder: Path, report: Report, command: str) -> list[Path]:
     """Write report.json, report.md and the pictures.
 
     Args:
         folder: made if need be; files of these names are replaced.
-        report, plan, real, extractor, models: the evaluation.
+        report: what was found.
         command: that asked for it.
 
     Returns:
@@ -219,18 +208,17 @@ def write(
     Raises:
         FileError: the folder cannot be written.
     """
-    pictures = _write_pictures(folder, report, plan)
-    document = as_json(report, plan, real, extractor, models, command)
+    pictures = _write_pictures(folder, report)
     written = [folder / "report.json", folder / "report.md", *pictures.values()]
-    write_text(written[0], json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    text = _markdown(report, plan, real, extractor, models, command, {t: p.name for t, p in pictures.items()})
-    write_text(written[1], text)
+    document = json.dumps(as_json(report, command), indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(written[0], document + "\n")
+    write_text(written[1], _markdown(report, command, {title: path.name for title, path in pictures.items()}))
     return written
 
 
-def _write_pictures(folder: Path, report: Report, plan: Plan) -> dict[str, Path]:
+def _write_pictures(folder: Path, report: Report) -> dict[str, Path]:
     """Grids of the first samples of each row, and of samples beside their nearest training images; by title."""
-    pictures: dict[str, Path] = {}
+    plan, pictures = report.plan, dict[str, Path]()
     for one in report.grids:
         # A picture says how `sample --like` makes it again; its bytes are rounded, so truncated ones cannot say so.
         about = None
@@ -248,26 +236,17 @@ def _write_pictures(folder: Path, report: Report, plan: Plan) -> dict[str, Path]
     return pictures
 
 
-def _markdown(
-    report: Report,
-    plan: Plan,
-    real: Real,
-    extractor: Extractor,
-    models: Sequence[api.Model],
-    command: str,
-    pictures: dict[str, str],
-) -> str:
-    inception = extractor.is_inception
+def _markdown(report: Report, command: str, pictures: dict[str, str]) -> str:
     lines = ["# Evaluation", "", f"    {command}", ""]
-    lines += [f"- {line}" for line in protocol_lines(plan, real, extractor, models)]
+    lines += [f"- {line}" for line in protocol_lines(report)]
     lines += [f"- {name} {version}" for name, version in versions().items()]
-    lines += ["", "## Samples", "", *markdown_table(score_rows(report, inception))]
+    lines += ["", "## Samples", "", *markdown_table(score_rows(report))]
     if report.accuracy_real is not None:
-        lines += ["", f"{extractor.name} is right about {report.accuracy_real:.1%} of real test images."]
+        lines += ["", f"{report.extractor.name} is right about {report.accuracy_real:.1%} of real test images."]
     if report.comparisons:
-        lines += ["", "## Differences", "", *markdown_table(comparison_rows(report, inception))]
+        lines += ["", "## Differences", "", *markdown_table(comparison_rows(report))]
     if report.reconstructions:
-        lines += ["", "## Reconstructions", "", *markdown_table(reconstruction_rows(report.reconstructions, inception))]
+        lines += ["", "## Reconstructions", "", *markdown_table(reconstruction_rows(report))]
     for name, latents in report.uniformity.items():
         lines += ["", f"## Uniformity of the latents of {name}", "", *markdown_table(uniformity_rows(latents))]
     for name, copies in report.memorisation.items():
@@ -286,6 +265,11 @@ def markdown_table(rows: Rows) -> list[str]:
     names = list(rows[0])
     body = [[cell.replace("|", "\\|") for cell in row.values()] for row in rows]
     return [f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *body)]
+
+
+def _reference(report: Report) -> Reference:
+    assert report.real.reference is not None, "a report is made by the process that holds the reference"
+    return report.real.reference
 
 
 def _cell(name: str, value: float | None, interval: Interval | None) -> str:

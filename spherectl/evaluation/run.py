@@ -97,14 +97,14 @@ class _Evaluation:
         """Rows, then reconstructions, then what else was asked."""
         if self.processes.is_first:
             self._drop_unavailable()
-        real = self._real_row()
+        floor = self._real_row()
         scored: list[Scored] = []
         kept: dict[str, Tensor] = {}
         for model, settings in zip(self.models, self.settings, strict=True):
             for spec in settings:
                 # Near-copies are looked for among the samples of the last setting, the one with the most steps.
                 many = spec is settings[-1] and "memorisation" in self.plan.wanted
-                if (row := self._row(model, spec, real, memorisation.MOST if many else 0)) is not None:
+                if (row := self._row(model, spec, floor, memorisation.MOST if many else 0)) is not None:
                     scored.append(row)
                     kept |= {model.name: row.pixels} if many else {}
         reconstructions = [one for model in self.models if (one := self._reconstruction(model)) is not None]
@@ -114,9 +114,13 @@ class _Evaluation:
         rows = [each.row for each in scored]
         copies = {model.name: self._memorisation(model, kept[model.name]) for model in self.models if kept}
         return Report(
+            self.models,
+            self.plan,
+            self.real,
+            self.extractor,
             accuracy_real=self._accuracy_real(),
             rows=rows,
-            real=real,
+            floor=floor,
             comparisons=list(compare(rows, [each.replicates for each in scored], self.settings)),
             reconstructions=reconstructions,
             uniformity=latents,
@@ -126,7 +130,7 @@ class _Evaluation:
             neighbours={name: picture for name, (_, picture) in copies.items()},
         )
 
-    def _row(self, model: api.Model, spec: SampleSpec, real: Row | None, most: int) -> Scored | None:
+    def _row(self, model: api.Model, spec: SampleSpec, floor: Row | None, most: int) -> Scored | None:
         """Draw the samples of one setting and score them."""
         what = f"{model.name}, {spec.steps} step{'s' * (spec.steps > 1)}"
         return score_row(
@@ -137,7 +141,7 @@ class _Evaluation:
             self.real.reference,
             self.extractor,
             self.processes,
-            floor=real.scores.frechet_distance if real is not None else None,
+            floor=floor.scores.frechet_distance if floor is not None else None,
             most=most,
             progress=self._tell(self.plan.count, what),
             tell=lambda part: self._tell_part(f"{what}: {part}"),

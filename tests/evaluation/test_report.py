@@ -29,6 +29,13 @@ pytestmark = pytest.mark.fast
 SETTINGS = SampleSpec(steps=2, guidance=1.4)
 
 
+@dataclasses.dataclass
+class Named:
+    """As much of an extractor as a table asks for."""
+
+    is_inception: bool = False
+
+
 def make_report(count: int = 2000, **changes: Any) -> Report:
     """One row of made-up scores beside a row of real pictures."""
     scores = Scores("net", "some set", count, "round", 3.25, 0.0123, 0.001, 8.5, 0.1, 0.75, 0.5, 0.912)
@@ -38,9 +45,13 @@ def make_report(count: int = 2000, **changes: Any) -> Report:
     real = Row("real images", None, dataclasses.replace(scores, frechet_distance=0.1, accuracy=None), 1.0)
     empty: dict[str, Any] = {"uniformity": {}, "memorisation": {}, "notes": [], "grids": [], "neighbours": {}}
     about = {
+        "models": [],
+        "plan": Plan(),
+        "real": None,
+        "extractor": Named(),
         "accuracy_real": 0.94,
         "rows": [row, other],
-        "real": real,
+        "floor": real,
         "comparisons": [Comparison(other.label, row.label, "kid", Difference(-0.01, -0.02, 0.001))],
         "reconstructions": [Reconstruction("model", "set test", 50, 0.2, 25.9, 0.95, None, {"psnr": (25.0, 27.0)})],
     }
@@ -49,20 +60,20 @@ def make_report(count: int = 2000, **changes: Any) -> Report:
 
 @pytest.mark.parametrize(("count", "first"), [(4_999, "KID"), (5_000, "Frechet distance")])
 def test_kid_stands_first_where_samples_are_few(count: int, first: str) -> None:
-    heads = list(reports.score_rows(make_report(count), inception=False)[0])
+    heads = list(reports.score_rows(make_report(count))[0])
     assert heads[:5] == ["model", "steps", "guidance", "noise", first]
 
 
 def test_names_of_inceptions_scores_are_for_inception_alone() -> None:
-    own, published = (reports.score_rows(make_report(), inception=inception)[0] for inception in (False, True))
+    own, published = (reports.score_rows(make_report(extractor=Named(one)))[0] for one in (False, True))
     assert {"Frechet distance", "class score"} <= own.keys()
     assert {"FID", "Inception Score"} <= published.keys()
     assert not {"FID", "Inception Score"} & own.keys()
-    assert "rFID" in reports.reconstruction_rows(make_report().reconstructions, inception=True)[0]
+    assert "rFID" in reports.reconstruction_rows(make_report(extractor=Named(True)))[0]
 
 
 def test_a_row_shows_scores_with_their_intervals_and_the_real_pictures_below() -> None:
-    first, _, real = reports.score_rows(make_report(), inception=False)
+    first, _, real = reports.score_rows(make_report())
     assert first == {
         "model": "model",
         "steps": "2",
@@ -83,16 +94,16 @@ def test_a_row_shows_scores_with_their_intervals_and_the_real_pictures_below() -
 
 def test_what_was_not_measured_has_no_column() -> None:
     scores = Scores("net", "some set", 20, "round", frechet_distance=3.0)
-    rows = reports.score_rows(make_report(rows=[Row("model", SETTINGS.model_dump(), scores)], real=None), False)
+    rows = reports.score_rows(make_report(rows=[Row("model", SETTINGS.model_dump(), scores)], floor=None))
     assert list(rows[0]) == ["model", "steps", "guidance", "noise", "Frechet distance", "seconds"]
 
 
 def test_differences_say_whether_they_may_be_chance() -> None:
-    (row,) = reports.comparison_rows(make_report(), inception=False)
+    (row,) = reports.comparison_rows(make_report())
     assert row["difference"] == "-0.01"
     assert row["differs"] == "not beyond chance"
     surely = make_report(comparisons=[Comparison("a", "b", "kid", Difference(-0.01, -0.02, -0.001))])
-    assert reports.comparison_rows(surely, inception=False)[0]["differs"] == "yes"
+    assert reports.comparison_rows(surely)[0]["differs"] == "yes"
 
 
 def test_uniformity_is_shown_beside_what_uniform_points_give() -> None:
@@ -105,28 +116,24 @@ def test_uniformity_is_shown_beside_what_uniform_points_give() -> None:
 
 
 @pytest.fixture
-def measured(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor
-) -> tuple[Plan, Real, Extractor, list[api.Model]]:
-    plan = Plan(steps=(2, 4), metrics=["fid"], count=2000)
-    return (
-        plan,
-        Real(of_pictures(excerpt[1], scorer, what="test"), *excerpt, "test"),
-        scorer,
-        [api.load("fashion-mnist")],
-    )
+def measured(excerpt: tuple[PictureSet, PictureSet], scorer: Extractor) -> dict[str, Any]:
+    """What a real evaluation puts into its report beside the scores."""
+    return {
+        "models": [api.load("fashion-mnist")],
+        "plan": Plan(steps=(2, 4), metrics=["fid"], count=2000),
+        "real": Real(of_pictures(excerpt[1], scorer, what="test"), *excerpt, "test"),
+        "extractor": scorer,
+    }
 
 
-def test_a_written_report_is_whole_and_its_pictures_can_be_made_again(
-    measured: tuple[Plan, Real, Extractor, list[api.Model]], tmp_path: Path
-) -> None:
-    model = measured[3][0]
+def test_a_written_report_is_whole_and_its_pictures_can_be_made_again(measured: dict[str, Any], tmp_path: Path) -> None:
+    model = measured["models"][0]
     settings = api.sample_settings(model, steps=2, guidance=1.4)
     labels = api.spread_classes(model, 20, None)
     pixels = torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     grid = Grid("model, 2 steps, guidance 1.4", pixels, 10, model, settings, labels)
-    report = make_report(grids=[grid], neighbours={"model": pixels[0]}, notes=["beware"])
-    files = reports.write(tmp_path / "report", report, *measured, "spherectl evaluate --steps 2,4")
+    report = make_report(grids=[grid], neighbours={"model": pixels[0]}, notes=["beware"], **measured)
+    files = reports.write(tmp_path / "report", report, "spherectl evaluate --steps 2,4")
     assert [path.name for path in files] == [
         "report.json",
         "report.md",
@@ -135,7 +142,7 @@ def test_a_written_report_is_whole_and_its_pictures_can_be_made_again(
     ]
     document = json.loads(files[0].read_text())
     assert document["command"] == "spherectl evaluate --steps 2,4"
-    assert document["features"]["digest"] == measured[2].digest
+    assert document["features"]["digest"] == measured["extractor"].digest
     assert document["reference"] == {"name": "fashion-mnist test, 100 images", "count": 100, "image_size": 32}
     assert document["models"][0]["sha256"] == model.sha256
     assert document["rows"][0]["scores"]["frechet_distance"] == 3.25
@@ -163,24 +170,22 @@ def test_a_written_report_is_whole_and_its_pictures_can_be_made_again(
     assert read_provenance(files[3]) is None
 
 
-def test_truncated_samples_do_not_claim_that_sample_makes_them_again(
-    measured: tuple[Plan, Real, Extractor, list[api.Model]], tmp_path: Path
-) -> None:
-    plan, real, scorer, models = measured
-    settings = api.sample_settings(models[0], steps=2)
+def test_truncated_samples_do_not_claim_that_sample_makes_them_again(measured: dict[str, Any], tmp_path: Path) -> None:
+    model = measured["models"][0]
+    settings = api.sample_settings(model, steps=2)
     pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
-    report = make_report(grids=[Grid("m", pixels, 2, models[0], settings, torch.arange(4))])
-    floor = dataclasses.replace(plan, quantise="floor")
-    files = reports.write(tmp_path, report, floor, real, scorer, models, "c")
+    grids = [Grid("m", pixels, 2, model, settings, torch.arange(4))]
+    truncated = dataclasses.replace(measured["plan"], quantise="floor")
+    files = reports.write(tmp_path, make_report(grids=grids, **{**measured, "plan": truncated}), "c")
     assert read_provenance(files[2]) is None
     assert "truncated, floor(255 x)" in files[1].read_text()
 
 
 def test_json_has_no_number_that_json_does_not_have(
-    measured: tuple[Plan, Real, Extractor, list[api.Model]],
+    measured: dict[str, Any],
 ) -> None:
     one = Reconstruction("model", "set", 2, rfid=math.nan, psnr=math.inf)
-    document = reports.as_json(make_report(reconstructions=[one]), *measured, "c")
+    document = reports.as_json(make_report(reconstructions=[one], **measured), "c")
     assert json.loads(json.dumps(document, allow_nan=False))["reconstructions"][0]["psnr"] is None
 
 
@@ -189,12 +194,11 @@ def test_a_table_keeps_its_columns_whatever_the_names() -> None:
 
 
 def test_inceptions_report_says_fid(
-    measured: tuple[Plan, Real, Extractor, list[api.Model]],
+    measured: dict[str, Any],
     inception_file: Path,
     tmp_path: Path,
 ) -> None:
-    plan, real, _, models = measured
     extractor = open_extractor(f"inception:{inception_file}")
-    text = reports.write(tmp_path, make_report(), plan, real, extractor, models, "c")[1].read_text()
+    text = reports.write(tmp_path, make_report(**{**measured, "extractor": extractor}), "c")[1].read_text()
     assert "| FID |" in text
     assert "features: inception;" in text

@@ -116,11 +116,11 @@ def test_scores_are_those_of_the_pictures(
         assert row.channel_spread == 0
         assert (row.scores.features, row.scores.reference) == ("fashion-scorer", "fashion-mnist test, 100 images")
         assert (row.scores.count, row.scores.quantise) == (120, "round")
-    assert report.real is not None
+    assert report.floor is not None
     same_number = real_draw(train, 120, 0).gather(torch.arange(120))
     floor = fidelity(same_number, test, scorer, metrics=["fid"]).frechet_distance
-    assert report.real.scores.frechet_distance == pytest.approx(floor, rel=1e-9)
-    assert report.real.scores.accuracy is None  # the network learned from them
+    assert report.floor.scores.frechet_distance == pytest.approx(floor, rel=1e-9)
+    assert report.floor.scores.accuracy is None  # the network learned from them
     for row in report.rows:
         assert row.floors == pytest.approx(row.scores.frechet_distance / floor)
     right = scorer(test.gather(torch.arange(100)))["logits"].argmax(1) == test.labels
@@ -230,7 +230,7 @@ def test_without_real_pictures_statistics_give_a_distance_and_the_rest_is_told(
     row = report.rows[0]
     assert row.scores.frechet_distance is not None
     assert (row.floors, row.scores.kid, row.scores.precision) == (None, None, None)
-    assert (report.real, report.reconstructions, report.accuracy_real) == (None, [], None)
+    assert (report.floor, report.reconstructions, report.accuracy_real) == (None, [], None)
     assert sum("mean and covariance alone" in note for note in report.notes) == 2
     assert sum("no pictures to reconstruct" in note for note in report.notes) == 1
     assert sum("nothing says what a perfect model would get" in note for note in report.notes) == 1
@@ -380,7 +380,7 @@ with joined() as processes:
     report = evaluate([model], plan, real, scorer, processes=processes)
     if processes.is_first:
         save_file(folder / "features.safetensors", {"scorer": found.embedding, "inception": others.embedding}, {})
-        rows = [dataclasses.asdict(one) for one in (*report.rows, report.real, *report.reconstructions)]
+        rows = [dataclasses.asdict(one) for one in (*report.rows, report.floor, *report.reconstructions)]
         differences = [dataclasses.asdict(one) for one in report.comparisons]
         (folder / "report.json").write_text(json.dumps({"rows": rows, "differences": differences}))
 """
