@@ -16,7 +16,8 @@ from spherectl.data.transforms import to_uint8
 from spherectl.evaluation.bootstrap import frechet_replicates, interval, multiplicities
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import score
-from spherectl.evaluation.reference import Features, extract, from_features
+from spherectl.evaluation.pictures import Features, extract
+from spherectl.evaluation.reference import from_features
 from spherectl.features.independence import check_independent
 
 STEPS = (1, 4)

@@ -19,8 +19,9 @@ from spherectl.data.datasets import PictureSet
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import Scores, score
+from spherectl.evaluation.pictures import Features, real_draw
 from spherectl.evaluation.protocol import Plan, Real
-from spherectl.evaluation.reference import Features, of_pictures, real_draw
+from spherectl.evaluation.reference import of_pictures
 from spherectl.evaluation.run import evaluate
 from spherectl.evaluation.uniformity import measure
 from spherectl.model import seeding

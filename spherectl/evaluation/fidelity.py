@@ -23,15 +23,8 @@ from torch import Tensor
 
 from spherectl.errors import UsageError
 from spherectl.evaluation.extractors import Extractor, checked, open_extractor
-from spherectl.evaluation.reference import (
-    Features,
-    Held,
-    Pictures,
-    Reference,
-    extract,
-    from_features,
-    statistics,
-)
+from spherectl.evaluation.pictures import Features, Held, Pictures, extract
+from spherectl.evaluation.reference import Reference, from_features, statistics
 from spherectl.model import seeding
 
 Metric = Literal["fid", "kid", "is", "prc", "acc"]

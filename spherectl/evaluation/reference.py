@@ -4,7 +4,7 @@ Statistics travel as the .npz file that the authors and the ADM suite publish: `
 beside it what they are of. Features are kept in the cache under a name made from all that decides them, contents of the
 pictures and weights of the network included.
 
-Letters: n pictures, D width of the embedding, K classes.
+Letters: n pictures, D width of the embedding.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from torch import Tensor
 from spherectl.data.datasets import PictureSet
 from spherectl.errors import FileError, UsageError
 from spherectl.evaluation.extractors import Extractor
+from spherectl.evaluation.pictures import Features, Part, Pictures, extract
 from spherectl.files import replacing
 from spherectl.model import seeding
 from spherectl.processes import Processes, Progress
@@ -32,67 +33,9 @@ from spherectl.settings import load_settings
 Array = npt.NDArray[np.float64]
 
 FORMAT = 1
-BATCH = 64
 
 # Sets above this size are represented by a random part, as the paper does with ImageNet.
 LARGEST, PART = 200_000, 50_000
-
-
-class Pictures(Protocol):
-    """Anything that gives pictures by number, as `PictureSet` does."""
-
-    def __len__(self) -> int:
-        """How many there are."""
-        ...
-
-    def gather(self, indices: Tensor) -> Tensor:
-        """Those of the numbers (B,): uint8 (B, 3, H, W)."""
-        ...
-
-
-@dataclass(frozen=True, eq=False)
-class Held:
-    """Pictures in memory: `pixels` uint8 (n, 3, H, W)."""
-
-    pixels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def gather(self, indices: Tensor) -> Tensor:
-        """Those of the numbers (B,)."""
-        return self.pixels[indices]
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """Some pictures of a set: those at `indices` (n,)."""
-
-    whole: Pictures
-    indices: Tensor
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def gather(self, indices: Tensor) -> Tensor:
-        """Those of the numbers (B,) among the chosen."""
-        return self.whole.gather(self.indices[indices])
-
-
-@dataclass(frozen=True, eq=False)
-class Features:
-    """Features of n pictures.
-
-    Attributes:
-        embedding: (n, D) float32.
-        logits: (n, K) float32; None where the network has none.
-    """
-
-    embedding: Tensor
-    logits: Tensor | None
-
-    def __len__(self) -> int:
-        return len(self.embedding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,31 +59,6 @@ class Reference:
     extractor: str | None
     image_size: int | None
     count: int | None
-
-
-def extract(
-    pictures: Pictures,
-    extractor: Extractor,
-    *,
-    batch: int = BATCH,
-    processes: Processes | None = None,
-    progress: Progress | None = None,
-) -> Features | None:
-    """Features of pictures, each computed once by one of the processes, whose bits do not depend on their number.
-
-    Args:
-        pictures: at least one.
-        extractor: the network.
-        batch: pictures gathered together.
-        processes: those that share the work.
-        progress: called with pictures done and pictures in all.
-
-    Returns:
-        On the first process all features; None on the others.
-    """
-    shared = processes or Processes()
-    found = shared.gather(len(pictures), batch, lambda numbers: extractor(pictures.gather(numbers)), progress)
-    return Features(found["embedding"], found.get("logits")) if shared.is_first else None
 
 
 def statistics(embedding: Tensor) -> tuple[Array, Array]:
@@ -201,28 +119,6 @@ def of_pictures(
         return None
     name = " ".join(word for word in (pictures.name, what) if word)
     return from_features(f"{name}, {len(found):,} images", found, extractor.name, pictures.image_size)
-
-
-def real_draw(pictures: PictureSet, count: int, seed: int) -> Part:
-    """Real pictures drawn as evenly over the classes as samples are; all where there are no more than `count`."""
-    return Part(pictures, even_draw(pictures.labels, min(count, len(pictures)), seed))
-
-
-def even_draw(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices (count,) of pictures drawn without replacement, as evenly over the classes as `count` allows.
-
-    Args:
-        labels: (n,) classes.
-        count: at most n.
-        seed: of the draw.
-    """
-    order = seeding.permutation(seed, seeding.ORDER, 0, len(labels))  # (n,)
-    mine = labels[order]
-    turn = torch.zeros_like(mine)  # a picture's place among those of its class
-    for label in mine.unique():
-        of_class = mine == label
-        turn[of_class] = torch.arange(int(of_class.sum()))
-    return order[turn.argsort(stable=True)[:count]]
 
 
 def save_statistics(path: Path, reference: Reference) -> None:

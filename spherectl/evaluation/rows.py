@@ -18,8 +18,9 @@ from spherectl.data.transforms import to_uint8
 from spherectl.evaluation import bootstrap
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import Quantise, right, score
+from spherectl.evaluation.pictures import Features
 from spherectl.evaluation.protocol import Comparison, Grid, Metric, Plan, Row
-from spherectl.evaluation.reference import Features, Reference
+from spherectl.evaluation.reference import Reference
 from spherectl.processes import Processes, Progress
 from spherectl.recipe import SampleSpec
 

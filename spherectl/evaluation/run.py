@@ -19,6 +19,7 @@ from spherectl.errors import UsageError
 from spherectl.evaluation import bootstrap, memorisation, reconstruction, uniformity
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import ENOUGH, right, score, unavailable
+from spherectl.evaluation.pictures import Features, extract, real_draw
 from spherectl.evaluation.protocol import (
     OF_RECONSTRUCTIONS,
     Interval,
@@ -28,7 +29,7 @@ from spherectl.evaluation.protocol import (
     Report,
     Row,
 )
-from spherectl.evaluation.reference import Features, extract, from_features, real_draw
+from spherectl.evaluation.reference import from_features
 from spherectl.evaluation.rows import Scored, compare, score_row
 from spherectl.features import imagenet
 from spherectl.features.independence import check_independent

@@ -15,7 +15,7 @@ from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.reference import even_draw
+from spherectl.evaluation.pictures import even_draw
 from spherectl.model.geometry import spherify
 
 pytestmark = pytest.mark.fast

@@ -17,7 +17,8 @@ from spherectl.errors import UsageError
 from spherectl.evaluation import fidelity as scores
 from spherectl.evaluation.extractors import Extractor, checked, open_extractor, register
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.reference import Held, of_pictures, read_statistics, real_draw, save_statistics
+from spherectl.evaluation.pictures import Held, real_draw
+from spherectl.evaluation.reference import of_pictures, read_statistics, save_statistics
 from tests.evaluation.conftest import GARMENTS, write_pngs
 
 REAL = 64  # pictures to compare with

@@ -17,17 +17,8 @@ from spherectl.errors import FileError, UsageError
 from spherectl.evaluation import reference as references
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.reference import (
-    Held,
-    Reference,
-    even_draw,
-    extract,
-    of_pictures,
-    read_statistics,
-    real_draw,
-    save_statistics,
-    statistics,
-)
+from spherectl.evaluation.pictures import Held, even_draw, extract, real_draw
+from spherectl.evaluation.reference import Reference, of_pictures, read_statistics, save_statistics, statistics
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
 from tests.evaluation.conftest import write_pngs

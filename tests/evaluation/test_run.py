@@ -20,15 +20,9 @@ from spherectl.errors import SpherectlError, UsageError
 from spherectl.evaluation import reconstruction, uniformity
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
+from spherectl.evaluation.pictures import Features, real_draw
 from spherectl.evaluation.protocol import Plan, Real, Report
-from spherectl.evaluation.reference import (
-    Features,
-    from_features,
-    of_pictures,
-    read_statistics,
-    real_draw,
-    save_statistics,
-)
+from spherectl.evaluation.reference import from_features, of_pictures, read_statistics, save_statistics
 from spherectl.evaluation.run import evaluate
 from spherectl.features import imagenet
 from spherectl.model.sphere import build
@@ -358,7 +352,8 @@ from spherectl import api
 from spherectl.data.datasets import open_dataset
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.protocol import Plan, Real
-from spherectl.evaluation.reference import extract, of_pictures
+from spherectl.evaluation.pictures import extract
+from spherectl.evaluation.reference import of_pictures
 from spherectl.evaluation.rows import Samples
 from spherectl.evaluation.run import evaluate
 from spherectl.model.weights import save_file

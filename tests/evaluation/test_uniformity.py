@@ -18,18 +18,8 @@ import torch
 from torch import Tensor
 
 from spherectl.errors import UsageError
-from spherectl.evaluation import uniformity as module
-from spherectl.evaluation.uniformity import (
-    MEASURES,
-    NullDistribution,
-    Statistics,
-    cosine_cdf,
-    mean_distance,
-    measure,
-    null_distribution,
-    uniformity,
-    uniformity_by_class,
-)
+from spherectl.evaluation.directions import MEASURES, Statistics, cosine_cdf, draw_uniform, mean_distance, measure
+from spherectl.evaluation.uniformity import NullDistribution, null_distribution, uniformity, uniformity_by_class
 
 pytestmark = pytest.mark.fast
 
@@ -212,7 +202,7 @@ def test_draws_agree_with_the_exact_expectations(shape: tuple[int, int]) -> None
 def test_points_drawn_in_fewer_dimensions_have_the_angles_of_all() -> None:
     L, draws = 6, 4000
     generator = np.random.default_rng(0)
-    drawn = torch.stack([module._draw_uniform(generator, 4, L) for _ in range(draws)])  # (draws, 4, 4)
+    drawn = torch.stack([draw_uniform(generator, 4, L) for _ in range(draws)])  # (draws, 4, 4)
     assert drawn.shape == (draws, 4, 4)
     gram = (drawn @ drawn.mT).double().numpy()
     for i, j in itertools.combinations(range(4), 2):
