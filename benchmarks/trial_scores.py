@@ -17,13 +17,13 @@ from benchmarks.timing import rounded
 from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.transforms import to_float, to_uint8
+from spherectl.evaluation.directions import measure
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import Scores, score
 from spherectl.evaluation.pictures import Features, real_draw
 from spherectl.evaluation.protocol import Plan, Real
 from spherectl.evaluation.reference import of_pictures
 from spherectl.evaluation.run import evaluate
-from spherectl.evaluation.uniformity import measure
 from spherectl.model import seeding
 from spherectl.model.geometry import perturb
 from spherectl.model.sphere import parameter_count
@@ -125,7 +125,7 @@ def latent_directions(model: api.Model, pictures: PictureSet, count: int) -> tup
 
 
 def effective_rank(directions: Tensor) -> float:
-    """Of unit vectors (n, L), as `spherectl.evaluation.uniformity` has it: 1 on one line, L all over the sphere."""
+    """Of unit vectors (n, L), as `spherectl.evaluation.directions` has it: 1 on one line, L all over the sphere."""
     return measure(directions).effective_rank * directions.shape[1]
 
 
