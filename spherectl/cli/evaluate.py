@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -167,7 +167,7 @@ def evaluate(
     settings = load_settings()
     if threads:
         torch.set_num_threads(threads)
-    with joined() as processes, _one_voice(processes):
+    with joined() as processes, nullcontext() if processes.is_first else console.silence():
         loaded: list[Model] = []
         asked: list[str | None] = [*models] if models else [None]
         for name in asked:
@@ -242,18 +242,17 @@ def _open_real(
         with console.progress("features of the reference", unit="images") as bar:
             return of_pictures(pictures, extractor, what=what, processes=processes, progress=bar)
 
-    if against in ("train", "test"):
-        train, test = (_open_split(recipe, root, split, processes, download=True) for split in ("train", "test"))
-        pictures = train if against == "train" else test
+    # What is not here is fetched where it was asked for, and done without where it was not.
+    asked = against in ("train", "test")
+    splits = {split: _open_split(recipe, root, split, processes, download=asked) for split in ("train", "test")}
+    found = {split: one for split, one in splits.items() if not isinstance(one, UsageError)}
+    if asked:
+        pictures = splits[against]
         if isinstance(pictures, UsageError):
             raise pictures
-        found = {name: one for name, one in (("train", train), ("test", test)) if not isinstance(one, UsageError)}
         compared: Literal["train", "test"] = "train" if against == "train" else "test"
         return Real(describe(pictures, against), found.get("train"), found.get("test"), compared)
     path = Path(against).expanduser()
-    # What is not here is done without, rather than fetched for what was not asked.
-    splits = {split: _open_split(recipe, root, split, processes, download=False) for split in ("train", "test")}
-    found = {split: one for split, one in splits.items() if not isinstance(one, UsageError)}
     if path.is_dir():
         folder = _open_folder(path, recipe)
         return Real(describe(folder, ""), found.get("train"), found.get("test"))
@@ -314,13 +313,3 @@ def _words(option: str, text: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
     if unknown:
         raise UsageError(f"{option} {text}: {', '.join(unknown) or 'nothing'} is none of {', '.join(known)}.")
     return words
-
-
-@contextmanager
-def _one_voice(processes: Processes) -> Iterator[None]:
-    """Let the first process speak alone, errors aside."""
-    if processes.is_first:
-        yield
-        return
-    with console.silence():
-        yield

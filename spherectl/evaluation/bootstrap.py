@@ -18,7 +18,7 @@ m (R, n) are multiplicities: integers, each row summing to n.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spherectl.errors import UsageError
-
-Progress = Callable[[int, int], None]
+from spherectl.processes import Progress
 
 # Rows worked on at once: a tile of kernel values takes 8 MB, which caches hold; twice this was a third slower.
 BLOCK = 1024
@@ -75,7 +74,7 @@ def mean_replicates(values: Tensor, m: Tensor) -> Tensor:
     return m.double() @ values.detach().cpu().double() / len(values)
 
 
-# |mean - mean_ref|^2 + tr S + tr S_ref - 2 tr (B^T S B)^1/2 with B B^T = S_ref: `scores.frechet_distance`, written so
+# |mean - mean_ref|^2 + tr S + tr S_ref - 2 tr (B^T S B)^1/2 with B B^T = S_ref: torch-fidelity's, written so
 # that all work on the reference and on each image is done once. B^T S B is the covariance of the images times B.
 def frechet_replicates(
     features: Tensor, mean: Tensor, covariance: Tensor, m: Tensor, progress: Progress | None = None

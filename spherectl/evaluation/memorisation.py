@@ -20,7 +20,6 @@ Letters: n samples, m test images, N training images, B batch, S their side, D w
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -31,14 +30,13 @@ from spherectl.errors import UsageError
 from spherectl.evaluation.neighbours import COPY_SIZE, CROWD, SMALLEST, Embed, Neighbours, find_neighbours, survey
 from spherectl.images import grid
 from spherectl.model import seeding
+from spherectl.processes import Progress
 
 # Samples that an evaluation looks at, and test images that it compares them with.
 MOST = 2000
 MOST_TEST = 4000
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ Letters: n points, L dimension of the space around the sphere (latent length), P
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +34,7 @@ from torch import Tensor
 from spherectl.errors import UsageError
 from spherectl.evaluation.directions import MEASURES, Statistics, draw_uniform, mean_distance, measure, normalise
 from spherectl.model import seeding
-
-Progress = Callable[[int, int], None]
+from spherectl.processes import Progress
 
 DRAWS = 499  # so that p-values are multiples of 0.002
 MOST = 1000  # points in all; a draw costs n^3 where L > n, and up to 0.2 s of one core here
