@@ -417,7 +417,7 @@ def _newest_raw(run: Path) -> dict[str, Tensor] | None:
     from spherectl.training import checkpoint  # only this one question needs it
 
     found = checkpoint.checkpoints(run / "checkpoints")
-    return checkpoint.read_raw(found[-1]) if found else None
+    return checkpoint.read_part(found[-1], "model") if found else None
 
 
 def model_hash(path: Path) -> str:

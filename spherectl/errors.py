@@ -38,3 +38,11 @@ class FileError(SpherectlError):
 
 class TrainingError(SpherectlError):
     """Training had to stop: a loss that is not finite, a run that another process holds."""
+
+
+class ElsewhereError(SpherectlError):
+    """Another process of the same command ended by a mistake of its own, which it tells itself."""
+
+    def __init__(self, exit_code: int = 1) -> None:
+        super().__init__("Another process of this command stopped, and said why.")
+        self.exit_code = exit_code

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from spherectl.errors import UsageError
+from spherectl.errors import ElsewhereError, SpherectlError, UsageError
 
 # The first process may be long at its scores, or at fetching, while the others wait.
 PATIENCE = timedelta(hours=12)
@@ -32,10 +32,12 @@ class Processes:
     Attributes:
         rank: its number, from 0.
         world: how many there are.
+        local_rank: its number on its own machine, which is that of its GPU.
     """
 
     rank: int = 0
     world: int = 1
+    local_rank: int = 0
 
     @property
     def is_first(self) -> bool:
@@ -50,14 +52,54 @@ class Processes:
         dist.broadcast(told, src=0)
         return bool(told)
 
+    def add(self, values: list[float]) -> list[float]:
+        """Each number's sum over all processes, in float64; the same bits in each of them.
+
+        Raises:
+            SpherectlError: another process is gone.
+        """
+        if self.world == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64)
+        try:
+            dist.all_reduce(total)
+        except RuntimeError as error:  # gloo's word for a peer whose connection broke
+            raise lost(error) from None
+        return total.tolist()
+
+    def wait(self) -> None:
+        """Go on when all processes are here."""
+        self.add([0.0])
+
+    def once(self, error: SpherectlError) -> SpherectlError:
+        """What this process raises of an error that all of them met: the first one alone tells it."""
+        return error if self.is_first else ElsewhereError(error.exit_code)
+
     @contextlib.contextmanager
     def first_goes_first(self) -> Iterator[None]:
-        """Let the first process run the body before the others: it fetches, they find what it fetched."""
+        """Let the first process run the body before the others: it fetches, they find what it fetched.
+
+        Raises:
+            ElsewhereError: in the others, when the first one's body raised an error.
+        """
+        if self.world == 1:
+            yield
+            return
         if not self.is_first:
-            dist.barrier()
-        yield
-        if self.is_first and self.world > 1:
-            dist.barrier()
+            code = int(self.add([0.0])[0])
+            if code:
+                raise ElsewhereError(code)
+            yield
+            return
+        code = 1
+        try:
+            yield
+            code = 0
+        except SpherectlError as error:
+            code = error.exit_code
+            raise
+        finally:
+            self.add([float(code)])
 
     def gather(
         self,
@@ -125,12 +167,23 @@ class Processes:
         return received
 
 
+def lost(error: RuntimeError) -> SpherectlError:
+    """What a broken connection between processes means to a person."""
+    reason = " ".join(str(error).split())
+    return SpherectlError(
+        f"Lost another process of this command ({reason[:120]}).",
+        "Its own words, above, say why; if there are none it was killed. The same command goes on where it stopped.",
+    )
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
     """The processes that torchrun started, joined for the body; one process alone where it did not.
 
+    Where there are GPUs, each process takes the one of its local number.
+
     Raises:
-        UsageError: torchrun's variables are there in part.
+        UsageError: torchrun's variables are there in part, or a machine has fewer GPUs than processes.
     """
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
@@ -142,8 +195,28 @@ def joined() -> Iterator[Processes]:
             f"WORLD_SIZE is {world}, but {', '.join(missing)} is not set, so the processes cannot find each other.",
             "Start them with torchrun, or unset WORLD_SIZE.",
         )
-    dist.init_process_group("gloo", timeout=PATIENCE)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    backend = "gloo"
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise UsageError(
+                f"Process {local_rank + 1} of this machine has no GPU: there are {torch.cuda.device_count()}.",
+                "Start as many processes as there are GPUs: torchrun --nproc-per-node gpu.",
+            )
+        torch.cuda.set_device(local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, timeout=PATIENCE)
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size())
+        yield Processes(dist.get_rank(), dist.get_world_size(), local_rank)
     finally:
         dist.destroy_process_group()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """The part of a tensor that this process holds: its shard, or the tensor itself where there are no shards."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, in every process; others as they are."""
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor

@@ -208,18 +208,33 @@ class OptimSpec(Spec):
         return self
 
 
+# Keys that say how a training is computed, not what it is: a run goes on with others, on another machine.
+HOW = (
+    "data.workers",
+    "run.activation_checkpointing",
+    "run.compile",
+    "run.micro_batch_size",
+    "run.parallel",
+)
+
+
 class RunSpec(Spec):
-    """Length, batch, precision, and what a run leaves behind."""
+    """Length, batch, precision, how it is computed, and what a run leaves behind."""
 
     length_epochs: Annotated[float, Field(gt=0)] | None = None
     length_images: Positive | None = None
     batch_size: Annotated[int, Field(ge=3)] = 256  # over all processes
-    dtype: Literal["auto", "bfloat16", "float32", "float64"] = "auto"
+    micro_batch_size: Positive | None = None  # images a process takes at once; None: its whole share of the batch
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # in several processes: whole networks in each, or shards of them
+    activation_checkpointing: bool = False  # computes blocks twice instead of keeping what they need for the gradient
+    compile: bool = False  # torch.compile, block by block
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = "auto"
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     default: bool = True  # whether `sample` without --model may pick this run
     checkpoint_images: Positive = 50_000
     sample_images: Positive = 50_000
     keep_checkpoints: Positive = 2
+    milestone_images: Positive | None = None  # the first checkpoint at or after each multiple is kept for good
 
     @model_validator(mode="after")
     def _check(self) -> RunSpec:
@@ -340,6 +355,7 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
 
 
 def differing_keys(a: Recipe, b: Recipe) -> list[str]:
-    """Dotted paths at which two recipes differ, sorted."""
+    """Dotted paths at which two recipes are different trainings, sorted; those of `HOW` are not among them."""
     flat_a, flat_b = flatten(a.to_table()), flatten(b.to_table())
-    return sorted(key for key in flat_a.keys() | flat_b.keys() if flat_a.get(key) != flat_b.get(key))
+    keys = (flat_a.keys() | flat_b.keys()) - set(HOW)
+    return sorted(key for key in keys if flat_a.get(key) != flat_b.get(key))

@@ -43,7 +43,8 @@ FLOORS = [
     # What is done with a model.
     [
         "training",
-        *("training.perceptual", "training.optimiser", "training.ema", "training.checkpoint"),
+        *("training.perceptual", "training.parallel", "training.optimiser", "training.ema"),
+        *("training.checkpoint", "training.saver"),
         *("api", "provenance", "output"),
         *("training.plan", "training.cuda", "training.run", "training.loop"),
         "evaluation",

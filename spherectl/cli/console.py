@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from spherectl.errors import SpherectlError
+from spherectl.errors import ElsewhereError, SpherectlError
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -71,9 +71,9 @@ def _table(rows: list[dict[str, str]], right: tuple[str, ...]) -> RenderableType
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Say, show and draw nothing in the body, as all processes of one command but the first; errors leave it."""
-    consoles = (_stdout(), _stderr())
+def only(speaks: bool) -> Iterator[None]:
+    """Say, show and draw in the body only where `speaks`: of several processes the first; errors leave it."""
+    consoles = () if speaks else (_stdout(), _stderr())
     for console in consoles:
         console.quiet = True
     try:
@@ -100,6 +100,8 @@ def report(error: BaseException, *, debug: bool) -> int:
     """
     if isinstance(error, KeyboardInterrupt):
         return 130
+    if isinstance(error, ElsewhereError):
+        return error.exit_code
     if isinstance(error, OSError):
         _drop_unwritable()
     if isinstance(error, BrokenPipeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -167,7 +166,7 @@ def evaluate(
     settings = load_settings()
     if threads:
         torch.set_num_threads(threads)
-    with joined() as processes, nullcontext() if processes.is_first else console.silence():
+    with joined() as processes, console.only(processes.is_first):
         loaded: list[Model] = []
         asked: list[str | None] = [*models] if models else [None]
         for name in asked:

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from spherectl.settings import Settings
     from spherectl.training.loop import Outcome
 
+# What a signal makes a saved run end with. 75, "try again later" in sysexits.h, tells a job script to queue it again.
 EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
+if sys.platform != "win32":
+    EXIT_CODES[signal.SIGUSR1] = 75  # Slurm's warning before the time is up: sbatch --signal=USR1@120
 
 LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
@@ -53,18 +56,23 @@ def train(
 ) -> None:
     """Train a model. The same command again goes on where it stopped; Ctrl-C saves first.
 
+    Under torchrun the same command trains on several GPUs and machines.
+
     Examples:
     spherectl train fashion-mnist
 
     spherectl train folder32 --data my/pictures --set run.length_epochs=200
 
     spherectl train recipes/imagenet256.toml --smoke
+
+    torchrun --nproc-per-node 8 -m spherectl train recipes/imagenet256.toml
     """
     import torch
 
     from spherectl import api, tables, zoo
     from spherectl import recipe as recipes
     from spherectl.data.datasets import open_dataset
+    from spherectl.processes import joined
     from spherectl.settings import load_settings
     from spherectl.training.loop import train as train_loop
     from spherectl.training.plan import resolve
@@ -84,26 +92,29 @@ def train(
         return
     # Absolute, so that the run's own recipe.toml goes on with it from any folder.
     root = data.expanduser().absolute() if data is not None else None
-    pictures = open_dataset(wanted.data, wanted.model.image_size, root=root, progress=console.say)
-    resolved = resolve(wanted, pictures, where)
-    folder = run or settings.runs / resolved.name
-    start, parent = _start(from_, resolved, settings)
-    console.say(f"data: {pictures.name}, {len(pictures):,} pictures, {len(pictures.class_names) or 'no'} classes")
-    console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}")
-    with _stop_signals() as stopped, console.progress(resolved.name, resolved.run.length_images, "images") as bar:
-        outcome = train_loop(
-            resolved,
-            pictures,
-            folder,
-            device=where,
-            start=start,
-            parent=parent,
-            on_step=_Narration(bar, resolved),
-            should_stop=lambda: bool(stopped),
-        )
-    _tell_end(outcome, settings)
-    if not outcome.finished and stopped:
-        raise typer.Exit(EXIT_CODES[stopped[0]])
+    with _stop_signals() as stopped, joined() as processes, console.only(processes.is_first):
+        with processes.first_goes_first():
+            pictures = open_dataset(wanted.data, wanted.model.image_size, root=root, progress=console.say)
+            start, parent = _start(from_, resolved := resolve(wanted, pictures, where), settings)
+        folder = run or settings.runs / resolved.name
+        console.say(f"data: {pictures.name}, {len(pictures):,} pictures, {len(pictures.class_names) or 'no'} classes")
+        together = f", {processes.world} processes ({resolved.run.parallel})" if processes.world > 1 else ""
+        console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}{together}")
+        with console.progress(resolved.name, resolved.run.length_images, "images") as bar:
+            outcome = train_loop(
+                resolved,
+                pictures,
+                folder,
+                device=where,
+                processes=processes,
+                start=start,
+                parent=parent,
+                on_step=_Narration(bar, resolved),
+                should_stop=lambda: bool(stopped),
+            )
+        _tell_end(outcome, settings)
+    if not outcome.finished:
+        raise typer.Exit(EXIT_CODES[stopped[0] if stopped else signal.SIGTERM])
 
 
 class _Narration:

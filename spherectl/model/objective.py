@@ -186,6 +186,7 @@ def draw(
     batch: int,
     latent_shape: tuple[int, ...],
     hard_ratio: float,
+    part: tuple[int, int] | None = None,
     num_classes: int = 0,
     hard_probability: float = 0.1,
     hard_cases: str = "reference",
@@ -197,10 +198,12 @@ def draw(
     Args:
         seed: of the run.
         first_image: images seen before this step, over all processes.
-        labels: (B,) class labels, or None for unconditional networks.
-        batch: B, at least 3.
+        labels: class labels of the images drawn for, or None for unconditional networks.
+        batch: B, at least 3, over all processes.
         latent_shape: shape of one latent, (N, d).
         hard_ratio: tan(angle_hard) / sigma_max.
+        part: first image of the batch to draw for, and the one after the last; None: all B. A process or a micro-batch
+            gets what the whole batch would have given it.
         num_classes: the null class's label.
         hard_probability: share of hard cases.
         hard_cases: "reference" (one draw decides and places) or "full" (two draws).
@@ -212,23 +215,31 @@ def draw(
     """
     if batch < 3:
         raise UsageError(f"The global batch must be at least 3 to stratify the noise; got {batch}.")
-    images = torch.arange(first_image, first_image + batch, device=device)
+    start, stop = part or (0, batch)
+    on_mps = torch.device(device).type == "mps"  # which has no float64
+    source = "cpu" if on_mps else device
+    images = torch.arange(first_image, first_image + batch, device=source)
+    own = images[start:stop]
 
     def radii(stream: int, shuffle_round: int) -> Tensor:
         u = seeding.uniform(seed, stream, images, 1)[:, 0]
-        return stratified(u, seeding.permutation(seed, seeding.SHUFFLE, first_image, batch, shuffle_round, device))
+        order = seeding.permutation(seed, seeding.SHUFFLE, first_image, batch, shuffle_round, source)
+        return stratified(u, order)[start:stop]
 
     r = radii(seeding.RADII, 0)
     small = 0.5 * r * radii(seeding.ANCHOR, 1)
-    u = seeding.uniform(seed, seeding.HARD, images, 2)
+    u = seeding.uniform(seed, seeding.HARD, own, 2)
     large = with_hard_cases(r, u[:, 0], hard_ratio, hard_probability, u[:, 1] if hard_cases == "full" else None)
-    noise = seeding.noise(seed, seeding.TRAINING, images, latent_shape)
+    if on_mps:
+        large, small = large.float(), small.float()
+    noise = seeding.noise(seed, seeding.TRAINING, own, latent_shape)
+    drawn = large.to(device), small.to(device), noise.to(device)
     if labels is None or num_classes == 0:
-        return Draws(large, small, noise)
+        return Draws(*drawn)
 
     def dropped(stream: int, word: int) -> Tensor:
-        u = seeding.uniform(seed, stream, images, 2)[:, word]
-        return torch.where(u < label_dropout, num_classes, labels)
+        null = seeding.uniform(seed, stream, own, 2)[:, word] < label_dropout
+        return torch.where(null.to(device), num_classes, labels)
 
     decode_labels = torch.cat((dropped(seeding.DROP_D, 0), dropped(seeding.DROP_D, 1)))
-    return Draws(large, small, noise, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))
+    return Draws(*drawn, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+import torch.utils.checkpoint
 from torch import Tensor, nn
 
 from spherectl.model import fast, fused, kernels
@@ -93,6 +94,8 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads, conditional) for _ in range(blocks))
         self.ffn = OutputLinear(width, out_channels, conditional)
         self.int8 = False  # whether `fast.py` computes the blocks' products in int8
+        self.by_modules = False  # whether gradients go through the blocks as modules, for whoever wraps these
+        self.checkpointing = False  # whether a block's activations are computed again for its gradient, not kept
         self.register_buffer("kept_rotary", None, persistent=False)  # for a compiled network, which sees no cache
         self._tables: dict[int, Tensor] = {}
         self._tables_of: tuple[object, ...] = ()
@@ -105,10 +108,17 @@ class Trunk(nn.Module):
         for i, block in enumerate(self.blocks):
             if self.in_context_tokens and i == self.in_context_start:
                 x, extra = torch.cat((self.in_context(y, len(x)), x), dim=1), self.in_context_tokens  # (B, k + N, D)
-            x = block(x, table, modulations[i])  # (B, k + N, D)
+            x = self.step(block, x, table, modulations[i])  # (B, k + N, D)
             if self.spherify_blocks and i + 1 < len(self.blocks):
                 x = torch.cat((x[:, :extra], spherify(x[:, extra:]).to(x.dtype)), dim=1)  # (B, k + N, D)
         return self.ffn(x[:, extra:], modulations[-1])  # type: ignore[no-any-return]  # (B, N, out_channels)
+
+    def step(self, block: nn.Module, x: Tensor, table: Tensor, modulation: Tensor | None) -> Tensor:
+        """One block, (B, M, D) -> (B, M, D)."""
+        if not (self.checkpointing and torch.is_grad_enabled()):
+            return block(x, table, modulation)  # type: ignore[no-any-return]
+        again = torch.utils.checkpoint.checkpoint
+        return again(block, x, table, modulation, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
 
     def in_context(self, y: Tensor | None, batch: int) -> Tensor:
         """The k tokens in front, (B, k, D): the class repeated, or learned tokens, plus learned positions."""
@@ -126,7 +136,7 @@ class Trunk(nn.Module):
         The kernels leave out what no published model has. Where oneDNN has AMX its products are the faster ones.
         """
         plain = device.type == "cpu" and not self.in_context_tokens and not self.spherify_blocks
-        if not plain:
+        if not plain or (self.by_modules and torch.is_grad_enabled()):
             return "torch"
         attention: Any = self.blocks[0].attn
         if not fused.fits(dtype or _compute_dtype(attention), self.grid**2, attention):

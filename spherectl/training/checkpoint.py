@@ -1,25 +1,40 @@
-"""Checkpoints: all of a training's state in one safetensors file, written whole, found, pruned.
+"""Checkpoints: all of a training's state in a folder of safetensors, written side by side by its processes.
 
-A file holds `model.*`, `ema.*`, `optim.exp_avg.*` and `optim.exp_avg_sq.*`; its header the counts. Random streams need
-no state: they depend on the images seen alone.
+    checkpoints/000000050176/checkpoint.json                    counts, and how many shards there are
+                             shard-00000-of-00002.safetensors   model.*, ema.*, optim.exp_avg.*, optim.exp_avg_sq.*
+                             shard-00001-of-00002.safetensors
+
+A shard holds whole tensors, or rows of tensors, and says in its header which rows of how many. So any number of
+processes reads what any other number wrote. The folder gets its name when everything is in it: what has the name is
+whole. Random streams need no state: they depend on the images seen alone.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
+import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import safetensors
 import torch
 from torch import Tensor
 
 from spherectl.errors import FileError
+from spherectl.files import sync_folder, write_text
 from spherectl.model.sphere import SphereEncoder
-from spherectl.model.weights import read_header, read_tensors, save_file
+from spherectl.model.weights import read_header, save_file
+from spherectl.processes import Processes, local
 from spherectl.training.ema import EMA
 
 ARCHITECTURE = "training-state"
+FORMAT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
+INDEX = "checkpoint.json"
 
 
 @dataclass
@@ -27,68 +42,228 @@ class Counts:
     """How far a training is.
 
     Attributes:
-        step: optimiser steps done.
+        step: steps done.
+        updates: optimiser steps among them; fewer where float16 had to leave some out.
         images_seen: over all processes.
         wall_s: seconds spent training, over all resumptions.
+        loss_scale, good_steps: of float16's loss scaling.
     """
 
     step: int = 0
+    updates: int = 0
     images_seen: int = 0
     wall_s: float = 0.0
+    loss_scale: float = 1.0
+    good_steps: int = 0
+
+
+class Piece(NamedTuple):
+    """What a process holds of one tensor.
+
+    Attributes:
+        tensor: rows `start`, `start + 1`, ... of the whole, or all of it.
+        start: first row.
+        shape: of the whole.
+    """
+
+    tensor: Tensor
+    start: int
+    shape: tuple[int, ...]
+
+
+def state(model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer) -> dict[str, Piece]:
+    """All of a training's tensors as this process holds them, by their names in a checkpoint; not copies."""
+    pieces: dict[str, Piece] = {}
+    averages = ema.state()
+    for name, p in model.named_parameters():
+        start, shape = _place(p), tuple(p.shape)
+        held = {"model": local(p.detach()), "ema": averages[name]}
+        if p.requires_grad:
+            held |= {f"optim.{moment}": local(optimiser.state[p][moment]) for moment in MOMENTS}
+        pieces |= {f"{kind}.{name}": Piece(tensor, start, shape) for kind, tensor in held.items()}
+    return pieces
+
+
+def _place(p: Tensor) -> int:
+    """First row of what this process holds of a parameter."""
+    if not hasattr(p, "device_mesh"):
+        return 0
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    sharded: Any = p
+    _, offset = compute_local_shape_and_global_offset(p.shape, sharded.device_mesh, sharded.placements)
+    return int(offset[0])
+
+
+def own(pieces: dict[str, Piece], processes: Processes) -> dict[str, Piece]:
+    """Those that this process writes, so that each row is written once and all write about as much.
+
+    Shards are written by who holds them. Of tensors that every process holds whole, the largest are dealt first, each
+    to who has least so far.
+    """
+    mine: dict[str, Piece] = {}
+    loads = [0] * processes.world
+    for name, piece in sorted(pieces.items(), key=lambda item: (-item[1].tensor.nbytes, item[0])):
+        if tuple(piece.tensor.shape) != piece.shape:
+            if len(piece.tensor):
+                mine[name] = piece
+            continue
+        writer = loads.index(min(loads))
+        loads[writer] += piece.tensor.nbytes
+        if writer == processes.rank:
+            mine[name] = piece
+    return mine
+
+
+def copied(pieces: dict[str, Piece]) -> dict[str, Piece]:
+    """Copies on the CPU, which training can no longer change."""
+    return {name: piece._replace(tensor=piece.tensor.to("cpu", copy=True)) for name, piece in pieces.items()}
+
+
+def partial_path(path: Path) -> Path:
+    """Where a checkpoint is put together."""
+    return path.with_name(f".{path.name}.tmp")
+
+
+def write_shard(path: Path, pieces: dict[str, Piece], processes: Processes) -> None:
+    """Write one process's part of a checkpoint into its unfinished folder."""
+    name = f"shard-{processes.rank:05d}-of-{processes.world:05d}.safetensors"
+    rows = {name: [piece.start, *piece.shape] for name, piece in sorted(pieces.items())}
+    header = {"format": FORMAT, "architecture": ARCHITECTURE, "rows": rows}
+    save_file(partial_path(path) / name, {name: piece.tensor for name, piece in pieces.items()}, header)
+
+
+def commit(path: Path, counts: Counts, shards: int) -> None:
+    """Give a checkpoint its name, once all of its shards are written."""
+    partial = partial_path(path)
+    about = {"format": FORMAT, "architecture": ARCHITECTURE, "shards": shards, **asdict(counts)}
+    write_text(partial / INDEX, json.dumps(about, indent=1) + "\n")
+    if path.exists():  # of the same images, so of the same weights
+        shutil.rmtree(partial)
+        return
+    try:
+        partial.rename(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise FileError(f"Cannot write {path}: {error.strerror or error}.", "The one before is whole.") from None
 
 
 def checkpoint_path(folder: Path, images_seen: int) -> Path:
-    """File of the checkpoint at `images_seen` in a run's checkpoints folder."""
-    return folder / f"{images_seen:012d}.safetensors"
+    """The checkpoint at `images_seen` in a run's checkpoints folder."""
+    return folder / f"{images_seen:012d}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoint files, oldest first; temporary files of an interrupted save do not count."""
-    return sorted(p for p in folder.glob("*.safetensors") if re.fullmatch(r"\d{12}", p.stem))
+    """Whole checkpoints, oldest first."""
+    return sorted(p for p in folder.glob("*") if re.fullmatch(r"\d{12}", p.name) and (p / INDEX).is_file())
 
 
-def save(folder: Path, model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer, counts: Counts) -> Path:
-    """Write a checkpoint, whole or not at all."""
-    tensors: dict[str, Tensor] = {f"model.{name}": p for name, p in model.named_parameters()}
-    tensors |= {f"ema.{name}": t for name, t in ema.state().items()}
-    for name, p in model.named_parameters():
-        for moment in MOMENTS:
-            if moment in optimiser.state.get(p, {}):
-                tensors[f"optim.{moment}.{name}"] = optimiser.state[p][moment]
-    path = checkpoint_path(folder, counts.images_seen)
-    save_file(path, tensors, {"format": 1, "architecture": ARCHITECTURE, **asdict(counts)})
-    return path
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left of checkpoints that were being written or removed."""
+    whole = set(checkpoints(folder))
+    for path in folder.glob("*"):
+        if path.is_dir() and path not in whole and re.fullmatch(r"\d{12}|\.\d{12}\.tmp", path.name):
+            shutil.rmtree(path)
+
+
+def prune(folder: Path, keep: int, milestone_images: int | None) -> None:
+    """Remove all but the newest `keep` and, of each further `milestone_images`, the first."""
+    found = checkpoints(folder)
+    milestones: dict[int, Path] = {}
+    for path in found:
+        if milestone_images and int(path.name) >= milestone_images:
+            milestones.setdefault(int(path.name) // milestone_images, path)
+    for path in found[:-keep]:
+        if path not in milestones.values():
+            (path / INDEX).unlink()  # first, so that what a kill leaves of the folder is no checkpoint
+            shutil.rmtree(path)
+
+
+class Reader:
+    """A checkpoint's tensors by name, whole or some of their rows.
+
+    Attributes:
+        counts: how far the training was.
+        shapes: of the whole tensors, by name.
+    """
+
+    def __init__(self, path: Path, counts: Counts) -> None:
+        self.path, self.counts = path, counts
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._held: dict[str, list[tuple[int, Any]]] = {}  # by name: first row, and the open file that has it
+
+    def add(self, file: Any, rows: dict[str, list[int]]) -> None:
+        """Take an open shard in: by name the first row that it has, and the shape of the whole."""
+        for name, (start, *shape) in rows.items():
+            self.shapes[name] = tuple(shape)
+            self._held.setdefault(name, []).append((start, file))
+
+    def read(self, name: str, start: int = 0, rows: int | None = None) -> Tensor:
+        """Rows `start` to `start + rows` of a tensor; by default all.
+
+        Raises:
+            FileError: the checkpoint does not have them.
+        """
+        shape = self.shapes[name]
+        stop = start + (shape[0] - start if rows is None else rows)
+        parts = []
+        for first, file in sorted(self._held[name], key=lambda one: one[0]):
+            held = file.get_slice(name)
+            last = first + held.get_shape()[0]
+            low, high = max(start, first), min(stop, last)
+            if low < high:
+                parts.append(held[low - first : high - first])
+        if sum(map(len, parts)) != stop - start:
+            raise FileError(f"{self.path} lacks rows of {name}.", "Remove it to go on from the one before.")
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Reader]:
+    """Open a checkpoint for reading; tensors are mapped, not read.
+
+    Raises:
+        FileError: it is damaged, or of another kind.
+    """
+    again = "Remove it to go on from the one before."
+    try:
+        about = json.loads((path / INDEX).read_text(encoding="utf-8"))
+        if about.pop("architecture") != ARCHITECTURE or about.pop("format") != FORMAT:
+            raise FileError(f"{path} is not a checkpoint of this version.", again)
+        shards = sorted(path.glob(f"shard-*-of-{about.pop('shards'):05d}.safetensors"))
+        counts = Counts(**about)
+    except (OSError, ValueError, KeyError, TypeError):
+        raise FileError(f"{path / INDEX} is not what it should be.", again) from None
+    with contextlib.ExitStack() as stack:
+        reader = Reader(path, counts)
+        for shard in shards:
+            rows = read_header(shard).get("rows", {})
+            reader.add(stack.enter_context(safetensors.safe_open(shard, "pt")), rows)
+        yield reader
 
 
 def load(path: Path, model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer) -> Counts:
-    """Restore everything `save` wrote, bit for bit.
+    """Restore what processes, however many, wrote: bit for bit, into the part that this one holds.
 
     Raises:
-        FileError: the file is damaged, or of another model.
+        FileError: the checkpoint is damaged, or of another model.
     """
-    header, tensors = read_header(path), read_tensors(path)
-    parameters = dict(model.named_parameters())
-    expected = {f"{part}.{name}" for part in ("model", "ema") for name in parameters}
-    if header.get("architecture") != ARCHITECTURE or not expected <= tensors.keys():
-        raise FileError(f"{path} is not a checkpoint of this run's model.", "Remove it to go on from the one before.")
-    counts = Counts(header["step"], header["images_seen"], header["wall_s"])
-    with torch.no_grad():
-        for name, p in parameters.items():
-            p.copy_(tensors[f"model.{name}"])
-            if counts.step and p.requires_grad:
-                moments = {m: tensors[f"optim.{m}.{name}"].to(p.device).clone() for m in MOMENTS}
-                optimiser.state[p] = {"step": torch.tensor(float(counts.step), device=p.device), **moments}
-    ema.load({name: tensors[f"ema.{name}"].to(p.device) for name, p in parameters.items()})
-    return counts
+    with opened(path) as reader, torch.no_grad():
+        pieces = state(model, ema, optimiser)
+        if {name: piece.shape for name, piece in pieces.items()} != reader.shapes:
+            raise FileError(
+                f"{path} is not a checkpoint of this run's model.", "Remove it to go on from the one before."
+            )
+        for name, piece in pieces.items():
+            if piece.tensor.numel():
+                piece.tensor.copy_(reader.read(name, piece.start, len(piece.tensor)))
+        for moments in optimiser.state.values():
+            moments["step"].fill_(reader.counts.updates)
+        return reader.counts
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for path in checkpoints(folder)[:-keep]:
-        path.unlink()
-
-
-def read_raw(path: Path) -> dict[str, Tensor]:
-    """The raw (not averaged) weights in a checkpoint, under the names of the model."""
-    prefix = "model."
-    return {name.removeprefix(prefix): t for name, t in read_tensors(path).items() if name.startswith(prefix)}
+def read_part(path: Path, part: str) -> dict[str, Tensor]:
+    """The whole tensors of one part, "model" (raw weights) or "ema", under the names of the model."""
+    prefix = f"{part}."
+    with opened(path) as reader:
+        return {name.removeprefix(prefix): reader.read(name) for name in reader.shapes if name.startswith(prefix)}

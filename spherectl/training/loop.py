@@ -7,14 +7,13 @@ killed run goes on exactly as if nothing had happened.
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
-import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,20 +22,29 @@ from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.transforms import to_float
-from spherectl.errors import FileError, TrainingError, UsageError
+from spherectl.errors import FileError, TrainingError
 from spherectl.images import grid, save_png
-from spherectl.model.objective import Losses, LossWeights, draw, objective
+from spherectl.model.objective import Draws, draw
 from spherectl.model.sphere import SphereEncoder, build, initialise
 from spherectl.model.weights import Package, read_header, write_package
+from spherectl.processes import Processes, local, lost, whole
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint, cuda
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
-from spherectl.training.optimiser import build_optimiser, learning_rate, set_learning_rate, total_steps
+from spherectl.training.optimiser import LossScale, build_optimiser, learning_rate, set_learning_rate, total_steps
+from spherectl.training.parallel import PARTS, Step, shares, synchronised, wrap
 from spherectl.training.perceptual import build_perceptual
 from spherectl.training.run import Run, versions
+from spherectl.training.saver import Saver
 
-DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32, "float64": torch.float64}
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+AUTOCAST = ("bfloat16", "float16")
 SAMPLE_STEPS = (1, 4)
 TENSORBOARD_EVERY = 10
 
@@ -66,6 +74,7 @@ def train(
     folder: Path,
     *,
     device: torch.device,
+    processes: Processes | None = None,
     start: Package | None = None,
     parent: str = "",
     on_step: OnStep | None = None,
@@ -76,58 +85,84 @@ def train(
     Args:
         recipe: resolved (`training.plan.resolve`).
         pictures: the training set.
-        folder: the run folder; made if missing.
+        folder: the run folder; made if missing. Several processes share it.
         device: where to train.
+        processes: those that train together (`processes.joined`), each of which makes this call; None: this one alone.
         start: model whose weights to start from; tensors of other shapes keep their start values.
         parent: hash of that model.
         on_step: called with each step's metrics.
-        should_stop: asked after each step; True saves and returns.
+        should_stop: asked in each step; True in any process saves and returns.
 
     Raises:
         TrainingError: a loss that is not finite (nothing has moved), or a folder another process holds.
-        UsageError: the folder is another recipe's, or torchrun started several processes.
+        UsageError: the folder is another recipe's, or there are more processes than images in a batch.
         FileError: a picture cannot be read, or something cannot be written.
+        SpherectlError: another of the processes is gone.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("This version trains in one process; torchrun started several.", "Run it without torchrun.")
+    processes = processes or Processes()
     run = Run(folder)
-    with run.locked():
-        run.claim(recipe, parent, device)
-        run.sweep()
-        state = _State(recipe, pictures, run, device, start)
-        done = state.counts.step
-        if done:
-            state.publish()
-        if done >= state.steps:
-            return Outcome(run, state.counts.images_seen, finished=True, steps_now=0)
-        finished = state.loop(on_step or (lambda _: None), should_stop)
-        return Outcome(run, state.counts.images_seen, finished, state.counts.step - done)
+    with contextlib.ExitStack() as held:
+        with processes.first_goes_first():
+            if processes.is_first:
+                shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)  # a mistake is told once
+                held.enter_context(run.locked())
+                run.claim(recipe, parent, device, processes.world)
+                run.sweep()
+        training = _Training(recipe, pictures, run, device, processes, start)
+        done = training.counts.step
+        if done >= training.steps:
+            return Outcome(run, training.counts.images_seen, finished=True, steps_now=0)
+        try:
+            finished = training.loop(on_step or (lambda _: None), should_stop)
+        except RuntimeError as error:
+            if processes.world > 1 and re.search("gloo|NCCL|[Cc]onnection", str(error)):
+                raise lost(error) from None
+            raise
+        return Outcome(run, training.counts.images_seen, finished, training.counts.step - done)
 
 
-class _State:
+class _Training:
     """What one training holds: networks, average, optimiser, counts."""
 
     def __init__(
-        self, recipe: Recipe, pictures: PictureSet, run: Run, device: torch.device, start: Package | None
+        self,
+        recipe: Recipe,
+        pictures: PictureSet,
+        run: Run,
+        device: torch.device,
+        processes: Processes,
+        start: Package | None,
     ) -> None:
-        self.recipe, self.pictures, self.run, self.device = recipe, pictures, run, device
+        self.recipe, self.pictures, self.run = recipe, pictures, run
+        self.device, self.processes = device, processes
         self.steps = total_steps(recipe)
+        self.pieces = shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)
         self.dtype = DTYPES[recipe.run.dtype]
-        self.perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device)
+        with processes.first_goes_first():
+            perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device)
         self.model = build(recipe.model).to(device)
         initialise(self.model, recipe.run.seed)
         if start is not None:
             take_over(self.model, start.weights)
         if self.dtype == torch.float64:
             self.model.double()
+        self.step = wrap(Step(self.model, recipe, perceptual), recipe, device, processes)
         self.ema = EMA(self.model)
         self.optimiser = build_optimiser(self.model, recipe.optim)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.counts = Counts()
+        self.counts = Counts(loss_scale=LossScale.START if self.dtype == torch.float16 else 1.0)
+        self.saver = Saver(run.checkpoints, processes, self.publish)
         found = checkpoint.checkpoints(run.checkpoints)
         if found:
             self.counts = checkpoint.load(found[-1], self.model, self.ema, self.optimiser)
-        run.rewind_metrics(self.counts.step)
+        processes.wait()  # until all have read what the first may prune
+        if processes.is_first:
+            run.rewind_metrics(self.counts.step)
+            if found:
+                self.publish(found[-1], self.counts)
+        self.scale = LossScale(self.counts.loss_scale, self.counts.good_steps)
+        if isinstance(self.step, torch.nn.parallel.DistributedDataParallel):
+            self.settle_buckets()
 
     def loop(self, on_step: OnStep, should_stop: Callable[[], bool]) -> bool:
         """Steps up to the end or to a stop; True at the end."""
@@ -142,20 +177,25 @@ class _State:
                 start_image=counts.images_seen,
                 flip=recipe.data.flip,
                 workers=recipe.data.workers,
+                share=(self.pieces[0][0], self.pieces[-1][1]),
             ),
             self.device,
         )
+        first = self.processes.is_first
         with (
             contextlib.closing(batches),
             cuda.tf32(self.device, recipe.run.dtype),
-            self.run.metrics_writer() as metrics,
-            _tensorboard(self.run, counts.step) as board,
+            self.saver.open(),
+            self.run.metrics_writer() if first else contextlib.nullcontext() as metrics,
+            _tensorboard(self.run, counts.step) if first else contextlib.nullcontext(lambda _: None) as board,
         ):
             while counts.step < self.steps:
                 step_began = time.monotonic()
                 pictures = next(batches)
-                losses = self.losses(to_float(pictures.images), pictures.labels)
-                values = self.update(losses)
+                sums, norm = self.gradient(to_float(pictures.images), pictures.labels)
+                told = self.told(sums, norm, should_stop())
+                self.saver.proceed(told.all_written)
+                values = self.update(told.values)
                 before, now = counts.images_seen, time.monotonic()
                 counts.step, counts.images_seen = counts.step + 1, before + batch
                 counts.wall_s = earlier + now - began
@@ -166,28 +206,72 @@ class _State:
                     "images_per_s": round(batch / (now - step_began), 3),
                     "wall_s": round(counts.wall_s, 3),
                 }
-                metrics.write(line)
+                if metrics is not None:
+                    metrics.write(line)
                 if counts.step % TENSORBOARD_EVERY == 0 or counts.step == self.steps:
                     board(line)
                 on_step(line)
-                stopping, ending = should_stop(), counts.step == self.steps
+                ending = counts.step == self.steps
                 if ending or _crossed(recipe.run.sample_images, before, counts.images_seen):
                     self.draw_samples()
-                if ending or stopping or _crossed(recipe.run.checkpoint_images, before, counts.images_seen):
+                if ending or told.stopping or _crossed(recipe.run.checkpoint_images, before, counts.images_seen):
                     self.save()
-                if stopping:
+                if told.stopping:
                     break
+            self.saver.finish()
         return counts.step == self.steps
 
-    def losses(self, images: Tensor, labels: Tensor) -> Losses:
-        """The objective on (B, 3, H, W) images in [0, 1] and (B,) labels."""
+    def settle_buckets(self) -> None:
+        """Let DDP order its buckets now, by a gradient of nothing, as it otherwise does after the first step.
+
+        Their order is that in which several processes' gradients are added up: a resumed run, which would begin with
+        the other one, would differ in its last bits.
+        """
+        image = torch.zeros(1, 3, *2 * (self.recipe.model.image_size,), device=self.device)
+        draws = self.draws(torch.zeros(1, dtype=torch.int64, device=self.device), (0, 1))
+        with self.precision():
+            loss, *_ = self.step(self.at_least_float32(image), draws)
+        loss.backward()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole batch's gradient, clipped, from this process's share of it.
+
+        Args:
+            images: (b, 3, H, W) in [0, 1].
+            labels: (b,).
+
+        Returns:
+            This process's share of `PARTS`, (6,), and the norm of the whole gradient before it was clipped.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        batch, world, first = self.recipe.run.batch_size, self.processes.world, self.pieces[0][0]
+        sums: Tensor | None = None
+        for start, stop in self.pieces:
+            inside, share = slice(start - first, stop - first), (stop - start) / batch
+            draws = self.draws(labels[inside], (start, stop))
+            # The processes' gradients are averaged, so each loss counts as often as there are processes.
+            factor = share * world * self.scale.scale
+            with synchronised(self.step, now=stop == self.pieces[-1][1]):
+                with self.precision():
+                    loss, parts, _ = self.step(self.at_least_float32(images[inside]), draws)
+                (loss * factor).backward()
+            sums = share * parts if sums is None else sums + share * parts
+        assert sums is not None
+        if self.scale.scale != 1:
+            torch._foreach_mul_([local(p.grad) for p in self.parameters if p.grad is not None], 1 / self.scale.scale)
+        return sums, whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.optim.clip_norm))
+
+    def draws(self, labels: Tensor, part: tuple[int, int]) -> Draws:
+        """Everything random for images `part` of the batch."""
         recipe, spec = self.recipe, self.recipe.model
-        draws = draw(
+        return draw(
             recipe.run.seed,
             self.counts.images_seen,
             labels if spec.classes else None,
-            batch=len(images),
-            latent_shape=self.model.latent_shape,
+            batch=recipe.run.batch_size,
+            part=part,
+            latent_shape=(spec.tokens, spec.channels_per_token),
             hard_ratio=recipe.noise.hard_ratio,
             num_classes=spec.classes,
             hard_probability=recipe.noise.hard_case_probability,
@@ -195,46 +279,45 @@ class _State:
             label_dropout=recipe.loss.label_dropout,
             device=self.device,
         )
-        weights = recipe.loss
-        with self.precision():
-            return objective(
-                self.model.encoder,
-                self.model.decoder,
-                images.to(torch.float64 if self.dtype == torch.float64 else torch.float32),
-                draws,
-                sigma_max=recipe.noise.sigma_max,
-                weights=LossWeights(
-                    weights.rec, weights.rec_perceptual, weights.con, weights.con_perceptual, weights.latent
-                ),
-                perceptual=self.perceptual,
-            )
+
+    def at_least_float32(self, images: Tensor) -> Tensor:
+        """Images as the networks take them: in float64 where those are."""
+        return images.to(torch.float64 if self.dtype == torch.float64 else torch.float32)
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """bfloat16 autocast over float32 weights, or nothing."""
-        if self.dtype == torch.bfloat16:
-            return torch.autocast(self.device.type, torch.bfloat16)
+        """bfloat16 or float16 autocast over float32 weights, or nothing."""
+        if self.recipe.run.dtype in AUTOCAST:
+            return torch.autocast(self.device.type, self.dtype)
         return contextlib.nullcontext()
 
-    def update(self, losses: Losses) -> dict[str, float]:
-        """Backward, clip, one optimiser step, one step of the average; returns the step's numbers.
+    def told(self, sums: Tensor, norm: Tensor, stop: bool) -> _Told:
+        """What all processes have to say of this step, summed up."""
+        # Read at once: a GPU's queue runs dry at every read.
+        *parts, gradient = torch.cat((sums, norm.to(sums.dtype)[None])).tolist()
+        *parts, stops, written = self.processes.add([*parts, float(stop), float(self.saver.written)])
+        values = dict(zip(PARTS, parts, strict=True)) | {"grad_norm": gradient}
+        return _Told(values, stopping=stops > 0, all_written=written == self.processes.world)
+
+    def update(self, values: dict[str, float]) -> dict[str, float]:
+        """One optimiser step and one of the average; returns the step's numbers.
 
         Raises:
             TrainingError: a loss or a gradient is not finite; weights, average and moments are as before the step.
         """
         recipe, counts = self.recipe, self.counts
-        names = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat")
-        parts = (losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent)
-        self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
-        gradient = torch.nn.utils.clip_grad_norm_(self.parameters, recipe.optim.clip_norm)
-        # Read at once: a GPU's queue runs dry at every read.
-        *read, norm = torch.stack([part.detach() for part in (*parts, gradient)]).tolist()
-        values = dict(zip(names, read, strict=True))
+        norm = values.pop("grad_norm")
         self._refuse_non_finite(values)
-        self._refuse_non_finite({"gradient norm": norm})
+        making = True
+        if self.dtype == torch.float16:
+            making = self.scale.accept(math.isfinite(norm))
+            counts.loss_scale, counts.good_steps = self.scale.scale, self.scale.good_steps
+        if making:
+            self._refuse_non_finite({"gradient norm": norm})
         lr = learning_rate(counts.step, recipe)
         set_learning_rate(self.optimiser, lr)
-        self.optimiser.step()
+        if making:
+            self.optimiser.step()
+            counts.updates += 1
         batch = recipe.run.batch_size
         self.ema.update(self.model, ema_decay(recipe.optim, counts.images_seen + batch, batch))
         return {**values, "lr": lr, "grad_norm": norm}
@@ -243,30 +326,33 @@ class _State:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             self.save()
-            raise TrainingError(
+            self.saver.finish()
+            error = TrainingError(
                 f"Step {self.counts.step + 1} has a non-finite {', '.join(bad)}; nothing was changed by it.",
                 f"The weights before it are in {self.run.path}; try a lower optim.lr with --run another folder.",
             )
+            raise self.processes.once(error)
 
     def save(self) -> None:
-        """Checkpoint first, then the model file, then prune: whatever is cut short, the newest whole one counts."""
-        checkpoint.save(self.run.checkpoints, self.model, self.ema, self.optimiser, self.counts)
-        self.publish()
+        """Begin a checkpoint; the model file follows once it is whole, then older ones are pruned."""
+        self.saver.begin(checkpoint.state(self.model, self.ema, self.optimiser), self.counts)
 
-    def publish(self) -> None:
-        """Write the model file unless it is of these weights already, and keep only the newest checkpoints."""
-        if not self.is_published():
-            write_package(self.run.model, Package(self.header(), {n: t.float() for n, t in self.ema.state().items()}))
-        checkpoint.prune(self.run.checkpoints, self.recipe.run.keep_checkpoints)
+    def publish(self, path: Path, counts: Counts) -> None:
+        """Write a checkpoint's model file, unless it is there; remove checkpoints that are no longer wanted."""
+        if not self.is_published(counts):
+            weights = {name: tensor.float() for name, tensor in checkpoint.read_part(path, "ema").items()}
+            write_package(self.run.model, Package(self.header(counts), weights))
+        run = self.recipe.run
+        checkpoint.prune(self.run.checkpoints, run.keep_checkpoints, run.milestone_images)
 
-    def is_published(self) -> bool:
-        """Whether the model file is of as many images as these weights."""
+    def is_published(self, counts: Counts) -> bool:
+        """Whether the model file is of as many images as these counts."""
         try:
-            return bool(read_header(self.run.model)["images_seen"] == self.counts.images_seen)
+            return bool(read_header(self.run.model)["images_seen"] == counts.images_seen)
         except (FileError, KeyError):
             return False
 
-    def header(self) -> dict[str, Any]:
+    def header(self, counts: Counts) -> dict[str, Any]:
         """What the model file says of itself; no paths."""
         table = self.recipe.to_table()
         table["data"].pop("root", None)
@@ -279,26 +365,38 @@ class _State:
             "data_licence": self.pictures.licence,
             "licence": "unstated",  # of the weights: for whoever trained them to say
             "scores": [],
-            "images_seen": self.counts.images_seen,
+            "images_seen": counts.images_seen,
             "parent": self.run.parent(),
             "versions": versions(),
         }
 
     def averaged(self) -> SphereEncoder:
-        """A copy of the networks with the averaged weights."""
-        network = copy.deepcopy(self.model).eval().requires_grad_(False)
-        network.load_state_dict(self.ema.state())
-        return network.float()
+        """Networks of their own with the averaged weights; all processes call it together."""
+        averages = self.ema.gathered(self.model)
+        with torch.device("meta"):
+            network = build(self.recipe.model)
+        network.load_state_dict({name: tensor.float().clone() for name, tensor in averages.items()}, assign=True)
+        return network.eval().requires_grad_(False)
 
     def draw_samples(self) -> None:
         """samples/IMAGES-SEEN.png: a row of one-step, a row of four-step samples; fixed noise, averaged weights."""
-        name = self.recipe.name
-        model = api.Model(self.averaged(), self.header(), name=name, device=self.device)
+        network = self.averaged()
+        if not self.processes.is_first:
+            return
+        model = api.Model(network, self.header(self.counts), name=self.recipe.name, device=self.device)
         columns = 10 if self.recipe.model.image_size <= 64 else 4
         rows = []
         for steps in SAMPLE_STEPS:
             rows += [drawn.images for drawn in api.generate(model, columns, steps=steps, batch=columns)]
         save_png(self.run.samples / f"{self.counts.images_seen:012d}.png", grid(torch.cat(rows), columns), None)
+
+
+class _Told(NamedTuple):
+    """A step in numbers: losses and gradient norm; whether to stop; whether every process has written its shard."""
+
+    values: dict[str, float]
+    stopping: bool
+    all_written: bool
 
 
 def take_over(model: SphereEncoder, weights: dict[str, Tensor]) -> list[str]:

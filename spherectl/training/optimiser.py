@@ -1,4 +1,4 @@
-"""AdamW with one group a network, and its schedule in images seen (section 4 of the method)."""
+"""AdamW with one group a network, its schedule in images seen, and float16's loss scale (section 4 of the method)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,12 @@ def build_optimiser(model: SphereEncoder, optim: OptimSpec) -> torch.optim.AdamW
         {"params": [p for p in model.encoder.parameters() if p.requires_grad], "ratio": optim.encoder_lr_ratio},
     ]
     fused = True if next(model.parameters()).device.type in FUSED else None
-    return torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)
+    optimiser = torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)
+    for group in optimiser.param_groups:
+        for p in group["params"]:  # what torch makes in the first step; here, so that a checkpoint always has it
+            step = torch.zeros((), device=p.device if fused else "cpu")
+            optimiser.state[p] |= {"step": step, "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+    return optimiser
 
 
 # warm-up: lr (t + 1) / (n + 1), t < n; then min + (lr - min) (1 + cos(pi (t - n) / (T - 1 - n))) / 2
@@ -49,3 +54,30 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
     """Give every group its share of `lr`."""
     for group in optimiser.param_groups:
         group["lr"] = lr * group["ratio"]
+
+
+class LossScale:
+    """float16's gradients are small: the loss is multiplied by as much as they bear, found out on the way.
+
+    As torch.amp.GradScaler does it, whose state would be one more thing to save and which does not know FSDP2's shards:
+    after a gradient that is not finite the scale is halved and the step left out, after 2,000 good ones doubled.
+
+    Attributes:
+        scale: what the loss is multiplied by.
+        good_steps: since the scale last changed.
+    """
+
+    START, INTERVAL, SMALLEST = 2.0**16, 2_000, 1.0
+
+    def __init__(self, scale: float = START, good_steps: int = 0) -> None:
+        self.scale, self.good_steps = scale, good_steps
+
+    def accept(self, finite: bool) -> bool:
+        """Note whether a step's gradient was finite; True if the step is to be made, or is to fail for good."""
+        if not finite and self.scale > self.SMALLEST:
+            self.scale, self.good_steps = self.scale / 2, 0
+            return False
+        self.good_steps += 1
+        if self.good_steps == self.INTERVAL:
+            self.scale, self.good_steps = self.scale * 2, 0
+        return True

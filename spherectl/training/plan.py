@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from spherectl.data.datasets import PictureSet
+from spherectl.errors import UsageError
 from spherectl.model.sphere import build, parameter_count
 from spherectl.recipe import Recipe
 from spherectl.training.optimiser import total_steps
@@ -33,7 +34,8 @@ class Plan:
         parameters: of both networks, fixed position embeddings counted in.
         tokens: N.
         latent_size: L = N d.
-        memory_bytes: estimate for weights, gradients, moments, average and activations; without perceptual networks.
+        memory_bytes: estimate of one process for weights, gradients, moments, average and the activations of one
+            micro-batch; without perceptual networks, and before anything is sharded.
         images: to be seen.
         steps: of the optimiser.
     """
@@ -62,6 +64,11 @@ def resolve_for(recipe: Recipe, pictures: int, num_classes: int, device: torch.d
     dtype = resolved.run.dtype
     if dtype == "auto":
         dtype = "bfloat16" if has_fast_bfloat16(device) else "float32"
+    if dtype == "float16" and device.type != "cuda":
+        raise UsageError(
+            f'run.dtype = "float16" is for CUDA; this trains on {device.type}, where it is slow or missing.',
+            "Use --set run.dtype=bfloat16, or float32.",
+        )
     return resolved.replace(run={"dtype": dtype})
 
 
@@ -98,12 +105,14 @@ def plan(recipe: Recipe) -> Plan:
     spec = recipe.model
     with torch.device("meta"):
         model = build(spec)
-    per_value = {"bfloat16": 2, "float64": 8}.get(recipe.run.dtype, 4)
+    per_value = {"bfloat16": 2, "float16": 2, "float64": 8}.get(recipe.run.dtype, 4)
     kept = sum(
         KEPT_PASSES[side] * trunk.width * len(trunk.blocks)
         for side, trunk in (("encoder", model.encoder), ("decoder", model.decoder))
     )
-    activations = recipe.run.batch_size * spec.tokens * kept * KEPT_WIDTHS * per_value
+    run = recipe.run
+    at_once = min(run.micro_batch_size or run.batch_size, run.batch_size)
+    activations = at_once * spec.tokens * kept * (1 if run.activation_checkpointing else KEPT_WIDTHS) * per_value
     parameters = parameter_count(model)
     return Plan(
         parameters=parameters,

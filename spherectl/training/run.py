@@ -17,6 +17,7 @@ from spherectl import recipe as recipes
 from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.files import write_text
 from spherectl.recipe import Recipe
+from spherectl.training import checkpoint
 from spherectl.training.cuda import takes_tf32
 
 VERSIONED = ("spherectl", "torch", "numpy", "safetensors")
@@ -62,20 +63,21 @@ class Run:
         finally:
             lock.release()
 
-    def claim(self, recipe: Recipe, parent: str, device: torch.device) -> None:
+    def claim(self, recipe: Recipe, parent: str, device: torch.device, processes: int = 1) -> None:
         """Write the resolved recipe and run.json, or check that the folder is this recipe's.
 
         Args:
             recipe: resolved.
             parent: hash of the model the weights start from; empty for fresh weights.
             device: what it trains on.
+            processes: how many train together.
 
         Raises:
             UsageError: the folder holds another recipe's run, or one from another start; names the keys that differ.
         """
-        known = self.recipe.exists()
-        if known:
-            differing = recipes.differing_keys(recipes.load(self.recipe), recipe)
+        known = recipes.load(self.recipe) if self.recipe.exists() else None
+        if known is not None:
+            differing = recipes.differing_keys(known, recipe)
             if self.parent() != parent and not differing:
                 differing = ["--from"]
             if differing:
@@ -86,11 +88,12 @@ class Run:
         info = {
             "parent": parent,
             "device": describe_device(device),
+            "processes": processes,
             "float32_products": "tf32" if takes_tf32(device, recipe.run.dtype) else "float32",
             "versions": versions(),
         }
         write_text(self.info, json.dumps(info, indent=2, sort_keys=True) + "\n")
-        if not known:  # last, as it is what claims the folder
+        if known != recipe:  # last, as it is what claims the folder; again where it goes on in another way
             write_text(self.recipe, recipe.to_toml())
 
     def parent(self) -> str:
@@ -102,6 +105,7 @@ class Run:
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only while the folder is locked."""
+        checkpoint.sweep(self.checkpoints)
         for leftover in self.path.rglob(".*.tmp*"):
             leftover.unlink(missing_ok=True)
 

@@ -1,7 +1,8 @@
 """`python killing.py POINT NTH ARGUMENTS...`: run spherectl and kill it (-9) at the nth time it passes a point.
 
-Points: step (after the backward pass, before the optimiser), save (half a checkpoint's bytes written), between (after a
-step's line of metrics), rename (checkpoint in place, model file not yet).
+Points: step (after the backward pass, before the optimiser), save (half of a shard's or a model file's bytes written),
+between (after a step's end), rename (checkpoint in place, model file not yet). Of several processes all are killed,
+or the one whose rank the variable KILL names.
 """
 
 from __future__ import annotations
@@ -15,19 +16,19 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from spherectl.cli import app
-from spherectl.training import checkpoint, loop, run
+from spherectl.cli import app, train
+from spherectl.training import checkpoint
 
 
 def main() -> None:
     """Patch one function so that it kills the process at its nth call, then run the command line."""
     point, nth, *arguments = sys.argv[1:]
-    passed = 0
+    passed, rank = 0, os.environ.get("RANK", "0")
 
     def die_now() -> bool:
         nonlocal passed
         passed += 1
-        return passed == int(nth)
+        return passed == int(nth) and os.environ.get("KILL", rank) == rank
 
     def kill() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -50,22 +51,23 @@ def main() -> None:
 
         safetensors.torch.save_file = save_half
     elif point == "between":
-        write = run.MetricsWriter.write
+        narrate = train._Narration.__call__
 
-        def write_and_die(self: run.MetricsWriter, values: dict[str, float]) -> None:
-            write(self, values)
+        def narrate_and_die(self: train._Narration, line: dict[str, float]) -> None:
+            narrate(self, line)
             if die_now():
                 kill()
 
-        run.MetricsWriter.write = write_and_die  # type: ignore[method-assign]
+        train._Narration.__call__ = narrate_and_die  # type: ignore[method-assign]
     else:
-        save = checkpoint.save
+        commit = checkpoint.commit
 
-        def save_and_die(*positional: Any) -> Any:
-            path = save(*positional)
-            return kill() if die_now() else path
+        def commit_and_die(*positional: Any) -> None:
+            commit(*positional)
+            if die_now():
+                kill()
 
-        loop.checkpoint.save = save_and_die
+        checkpoint.commit = commit_and_die
     sys.argv = ["spherectl", *arguments]
     app.main()
 

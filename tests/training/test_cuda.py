@@ -22,13 +22,16 @@ from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.data.order import Batch
 from spherectl.errors import SpherectlError
 from spherectl.model.sphere import build
+from spherectl.processes import Processes
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training import cuda, loop
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA
-from spherectl.training.optimiser import FUSED, build_optimiser
+from spherectl.training.optimiser import FUSED, LossScale, build_optimiser
+from spherectl.training.parallel import Step
 from spherectl.training.plan import resolve
+from spherectl.training.saver import Saver
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -195,7 +198,7 @@ class Recorder(TorchDispatchMode):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("pixel_head", ["linear", "conv"])
-def test_a_step_is_read_once_and_sends_nothing(pictures, pixel_head, monkeypatch):
+def test_a_step_is_read_once_and_sends_nothing(pictures, pixel_head, monkeypatch, tmp_path):
     """On the meta device, whose numbers nobody can read: any read but the one that is replaced here would raise."""
     recipe = debug(pictures, "float32").replace(model={"pixel_head": pixel_head})
     reads = []
@@ -203,23 +206,17 @@ def test_a_step_is_read_once_and_sends_nothing(pictures, pixel_head, monkeypatch
     with torch.device("meta"):
         model = build(recipe.model).train()
         images, labels = torch.empty(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
-    nothing = SimpleNamespace(zero_grad=lambda **_: None, step=lambda: None, param_groups=[])  # it needs a real device
-    state: Any = SimpleNamespace(
-        recipe=recipe,
-        device=torch.device("meta"),
-        dtype=torch.float32,
-        model=model,
-        perceptual=None,
-        ema=EMA(model),
-        optimiser=nothing,
-        parameters=[p for p in model.parameters() if p.requires_grad],
-        counts=Counts(),
-        precision=contextlib.nullcontext,
-        _refuse_non_finite=lambda _: None,
-    )
+    training = object.__new__(loop._Training)
+    training.recipe, training.device, training.dtype = recipe, torch.device("meta"), torch.float32
+    training.processes, training.pieces, training.scale = Processes(), [(0, 8)], LossScale(1.0)
+    training.model, training.step, training.ema = model, Step(model, recipe, None), EMA(model)
+    training.saver = Saver(tmp_path, training.processes, lambda *_: None)
+    nothing: Any = SimpleNamespace(zero_grad=lambda **_: None, step=lambda: None, param_groups=[])
+    training.optimiser = nothing  # it needs a real device
+    training.parameters, training.counts = [p for p in model.parameters() if p.requires_grad], Counts()
     for recorder in (Recorder(), Recorder()):  # the first step makes the rotary table, which is kept
         with recorder:
-            loop._State.update(state, loop._State.losses(state, images, labels))
+            training.update(training.told(*training.gradient(images, labels), stop=False).values)
     assert reads == [(7,), (7,)]
     assert recorder.on_cpu == []
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.slow
 KILLING = Path(__file__).with_name("killing.py")
 TIMINGS = ("images_per_s", "wall_s")
 # Twenty steps with checkpoints at 10 and 20: after the first, inside it, before the second, and just after the last.
+LAST = "checkpoints/000000000160"
 POINTS = {"step": 13, "save": 1, "between": 17, "rename": 2}
 
 
@@ -31,22 +35,27 @@ def metrics(run: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+@pytest.fixture(scope="module")
 def uninterrupted(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, make_cli: Any, fashion_excerpt: Path
-) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp(request.param)
-    done = make_cli(folder)(*arguments(fashion_excerpt, folder / "run", request.param))
-    assert done.returncode == 0, done.stderr
-    return request.param, folder / "run"
+    tmp_path_factory: pytest.TempPathFactory, make_cli: Any, fashion_excerpt: Path
+) -> Callable[[str], Path]:
+    """By precision a run that was left alone, made when it is first asked for."""
+
+    @functools.cache
+    def run(dtype: str) -> Path:
+        folder = tmp_path_factory.mktemp(dtype)
+        done = make_cli(folder)(*arguments(fashion_excerpt, folder / "run", dtype))
+        assert done.returncode == 0, done.stderr
+        return folder / "run"
+
+    return run
 
 
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize(("point", "dtype"), [*((point, "float32") for point in POINTS), ("step", "bfloat16")])
 def test_killed_and_resumed_is_bit_identical(
-    point: str, uninterrupted: tuple[str, Path], cli: Any, tmp_path: Path, fashion_excerpt: Path
+    point: str, dtype: str, uninterrupted: Callable[[str], Path], cli: Any, tmp_path: Path, fashion_excerpt: Path
 ) -> None:
-    dtype, expected = uninterrupted
-    run = tmp_path / "run"
+    expected, run = uninterrupted(dtype), tmp_path / "run"
     command = arguments(fashion_excerpt, run, dtype)
     killed = subprocess.run(
         [sys.executable, KILLING, point, str(POINTS[point]), *command],
@@ -58,15 +67,61 @@ def test_killed_and_resumed_is_bit_identical(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = cli(*command)
     assert resumed.returncode == 0, resumed.stderr
-
     assert metrics(run) == metrics(expected)
     assert [line["step"] for line in metrics(run)] == list(range(1, 21))
-    for name in ("model.safetensors", "checkpoints/000000000160.safetensors"):
-        ours, theirs = read_tensors(run / name), read_tensors(expected / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
-    kinds = {name.split(".")[0] for name in read_tensors(run / "checkpoints/000000000160.safetensors")}
+    equal(run, expected)
+    kinds = {name.split(".")[0] for name in read_tensors(run / LAST / "shard-00000-of-00001.safetensors")}
     assert kinds == {"model", "ema", "optim"}
-    assert read_header(run / "model.safetensors") == read_header(expected / "model.safetensors")
     left = {p.name for p in (run / "checkpoints").iterdir()}
-    assert left == {"000000000080.safetensors", "000000000160.safetensors"}  # nothing half-written remains
+    assert left == {"000000000080", "000000000160"}  # nothing half-written remains
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, make_cli: Any, make_together: Any, fashion_excerpt: Path) -> Path:
+    """The run of two processes that were left alone."""
+    folder = tmp_path_factory.mktemp("pair")
+    command = arguments(fashion_excerpt, folder / "run", "float64")
+    ended = make_together(folder)(2, "-m", "spherectl", *command, env=make_cli(folder).environment())
+    assert [one.returncode for one in ended] == [0, 0], ended[0].stderr
+    return folder / "run"
+
+
+# One of two processes inside a step, both inside a save, the first after naming a checkpoint.
+@pytest.mark.parametrize(("point", "victim"), [("step", "1"), ("save", None), ("rename", "0")])
+def test_two_processes_killed_go_on_as_two_or_as_one(
+    point: str, victim: str | None, pair: Path, together: Any, cli: Any, tmp_path: Path, fashion_excerpt: Path
+) -> None:
+    """As two to the bit; as one to 1e-9, in float64."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    command = arguments(fashion_excerpt, run, "float64")
+    surroundings = cli.environment({"KILL": victim} if victim else None)
+    nth = {"step": 13, "save": 1, "rename": 1}[point]
+    killed = together(2, KILLING, point, nth, *command, env=surroundings)
+    codes = [one.returncode for one in killed]
+    assert all(codes[int(rank)] == -signal.SIGKILL for rank in (victim or "01")), killed[0].stderr
+    if victim is not None:
+        survivor = killed[1 - int(victim)]
+        assert survivor.returncode == 1
+        assert "error: Lost another process of this command" in survivor.stderr
+        assert "Traceback" not in survivor.stderr
+    shutil.copytree(run, other)
+    resumed = together(2, "-m", "spherectl", *command, env=cli.environment())
+    assert [one.returncode for one in resumed] == [0, 0], resumed[0].stderr
+    assert metrics(run) == metrics(pair)
+    equal(run, pair)
+    alone = cli(*arguments(fashion_excerpt, other, "float64"))
+    assert alone.returncode == 0, alone.stderr
+    for ours, theirs in zip(metrics(other), metrics(pair), strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9, abs=0)
+
+
+def equal(run: Path, expected: Path) -> None:
+    """The same files of tensors, bit for bit, and the same words in the model's header."""
+    files = sorted(path.relative_to(expected) for path in expected.rglob("*.safetensors"))
+    assert files == sorted(path.relative_to(run) for path in run.rglob("*.safetensors"))
+    assert any(str(file).startswith(LAST) for file in files)
+    for file in files:
+        ours, theirs = read_tensors(run / file), read_tensors(expected / file)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours), file
+    assert read_header(run / "model.safetensors") == read_header(expected / "model.safetensors")
