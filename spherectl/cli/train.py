@@ -82,9 +82,7 @@ def train(
     if dry_run:
         _dry_run(wanted, data, where)
         return
-    # Absolute, so that the run's own recipe.toml goes on with it from any folder.
-    root = data.expanduser().absolute() if data is not None else None
-    pictures = open_dataset(wanted.data, wanted.model.image_size, root=root, progress=console.say)
+    pictures = open_dataset(wanted.data, wanted.model.image_size, root=data, progress=console.say)
     resolved = resolve(wanted, pictures, where)
     folder = run or settings.runs / resolved.name
     start, parent = _start(from_, resolved, settings)
@@ -188,7 +186,7 @@ def _is_picked(model: Path, settings: Settings) -> bool:
         return False
 
 
-def _dry_run(recipe: Recipe, data: Path | None, where: Any) -> None:
+def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
     """Print the size of a training; where the set is not here, that of a training on the published one."""
     from spherectl.data.datasets import open_dataset
     from spherectl.training.plan import plan, resolve, resolve_for
@@ -206,6 +204,8 @@ def _dry_run(recipe: Recipe, data: Path | None, where: Any) -> None:
     else:
         known, resolved = True, resolve(recipe, pictures, where)
         about = f"{len(pictures):,} pictures of {pictures.name}, {len(pictures.class_names) or 'no'} classes"
+        if pictures.shard_counts:
+            about += "; in shards fetched over HTTP, by which order and resume go"
     size, spec = plan(resolved), resolved.model
     facts = {
         "recipe": resolved.name,

@@ -23,6 +23,7 @@ from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.transforms import to_float
+from spherectl.data.unreadable import Tally
 from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.images import grid, save_png
 from spherectl.model.objective import Losses, LossWeights, draw, objective
@@ -134,6 +135,7 @@ class _State:
         recipe, counts = self.recipe, self.counts
         batch = recipe.run.batch_size
         began, earlier = time.monotonic(), counts.wall_s
+        tally = Tally(len(self.pictures), batch)
         batches = cuda.sent(
             training_batches(
                 self.pictures,
@@ -154,6 +156,7 @@ class _State:
             while counts.step < self.steps:
                 step_began = time.monotonic()
                 pictures = next(batches)
+                tally.add(pictures.first_image, pictures.unreadable, len(pictures.unreadable))
                 losses = self.losses(to_float(pictures.images), pictures.labels)
                 values = self.update(losses)
                 before, now = counts.images_seen, time.monotonic()
