@@ -37,7 +37,7 @@ def load_index(key: str) -> Index | None:
     """The index kept under `key`; None where there is none, or it is damaged or of another version."""
     # What numpy, zipfile and json raise over a damaged file is not a closed list.
     try:
-        with np.load(_path(key), allow_pickle=False) as stored:
+        with _path(key).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         facts = json.loads(arrays.pop("facts").tobytes())
         return Index(facts, arrays) if (facts.pop("format"), facts.pop("key")) == (FORMAT, key) else None
