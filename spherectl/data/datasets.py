@@ -7,6 +7,7 @@ decoded on access.
 from __future__ import annotations
 
 import os
+import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -17,7 +18,7 @@ from spherectl.data import formats
 from spherectl.data.download import Fetched, fetch_set
 from spherectl.data.folders import Listing, holds_pictures, list_pictures, pack_names
 from spherectl.data.formats import Split
-from spherectl.data.lists import read_lists
+from spherectl.data.lists import TRAIN_LIST, find_list, read_lists
 from spherectl.data.pictures import FolderPictures, MemoryPictures, PictureSet, ShardPictures
 from spherectl.data.remote import is_url, open_index
 from spherectl.data.shards import open_shards
@@ -89,7 +90,8 @@ def open_dataset(
         case "jsonl":
             place = _given(data.kind, place, "a list of pictures")
             listing = read_lists(place, split)
-            name = place.resolve().stem if place.is_file() else place.resolve().name
+            file = find_list(place, "train").resolve()
+            name = file.parent.name if file.name == TRAIN_LIST else file.stem
             return _listed(name, place, listing, listing.class_names, common)
         case "shards":
             place = _given(data.kind, place, "a folder or pattern of tars, or the https address of an index")
@@ -138,7 +140,7 @@ def _open_remote(kind: DataKind, url: str, split: Split, evaluation: bool, commo
         )
     index = open_index(url)
     return RemotePictures(
-        name=url.rstrip("/").rsplit("/", 2)[-2],
+        name=_folder_name(url) or kind,
         root=index.folder,
         class_names=index.class_names,
         labels=torch.full((sum(index.counts),), -1 if index.class_names else 0),
@@ -146,6 +148,11 @@ def _open_remote(kind: DataKind, url: str, split: Split, evaluation: bool, commo
         index=index,
         **common,
     )
+
+
+def _folder_name(url: str) -> str:
+    """The last folder in an address; never its host, since models carry the name."""
+    return urllib.parse.urlsplit(urllib.parse.urljoin(url, ".")).path.rstrip("/").rpartition("/")[2]
 
 
 def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) -> PictureSet:

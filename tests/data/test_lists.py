@@ -83,6 +83,8 @@ def test_the_pictures_are_read_as_any(tmp_path):
     pictures = open_dataset(DataSpec(kind="jsonl"), 32, root=made)
     assert torch.equal(pictures[0], fit_crop(picture, 32))
     assert (pictures.name, pictures.class_names, pictures.origin) == ("mine", ("cat",), str(made))
+    made.rename(tmp_path / "train.jsonl")
+    assert open_dataset(DataSpec(kind="jsonl"), 32, root=tmp_path).name == tmp_path.name
 
 
 GOOD = entry(0, "cat", "1.png")

@@ -85,7 +85,7 @@ def test_all_is_known_before_a_shard_is_fetched(serve, server):
 def test_an_index_a_folder_and_a_pattern(serve, server, given):
     serve(5, 3, 4)
     pictures = opened(server.url + given)
-    assert pictures.shard_counts == (5, 3, 4)
+    assert (pictures.name, pictures.shard_counts) == ("set", (5, 3, 4))
     assert pictures.gather([0, 6, 11])[:, 0, 0, 0].tolist() == [0, 6, 11]
 
 
@@ -207,7 +207,9 @@ def test_a_broken_picture_is_replaced_and_named(server, write_tar, labelled):
     write_tar(server.folder / "0.tar", members)
     document = {"wids_version": 1, "shardlist": [{"url": "0.tar", "nsamples": 150}]}
     (server.folder / "index.json").write_text(json.dumps(document))
-    read = opened(server.url + "index.json").read([7, 9])
+    pictures = opened(server.url + "index.json")
+    assert pictures.name == "shards", "not the host: models carry the name"
+    read = pictures.read([7, 9])
     assert read.images[:, 0, 0, 0].tolist() == [8, 9]
     assert read.unreadable == (f"{server.url}0.tar/000007.png",)
 
