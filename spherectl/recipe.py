@@ -128,8 +128,9 @@ class DataSpec(Spec):
     """The pictures and how they are fitted to the model."""
 
     kind: DataKind = "folder"
-    root: str | None = None  # None: --data, the settings' data folder, or where the system keeps the set; else a path,
-    # for shards also a pattern or an https address
+    # A path, for shards also a pattern or an https address; None: --data, the settings' data folder, or where the
+    # system keeps the set.
+    root: str | None = None
     fit: Literal["crop", "pad"] = "crop"
     flip: bool = True
     channels: Literal["rgb", "grey"] = "rgb"

@@ -68,7 +68,7 @@ def open_dataset(
         split: "train", or "test" for pictures held out from it. Flowers-102 trains on all pictures, as in the paper.
         evaluation: crop as evaluation and editing do (`adm_crop`), where the recipe crops.
         download: whether a missing set may be fetched.
-        progress: called with a sentence before a download.
+        progress: called with a sentence before a download, and before shards are indexed.
 
     Raises:
         UsageError: the place is missing, empty, or of another layout than the kind of set has.
@@ -95,7 +95,7 @@ def open_dataset(
             return _listed(name, place, listing, listing.class_names, common)
         case "shards":
             place = _given(data.kind, place, "a folder or pattern of tars, or the https address of an index")
-            index = open_shards(place, split)
+            index = open_shards(place, split, progress)
             return ShardPictures(
                 name=place.resolve().name if place.is_dir() else place.resolve().parent.name,
                 root=place,

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,11 +53,16 @@ class ShardIndex:
     class_names: tuple[str, ...]
 
 
-def open_shards(root: Path, split: Split) -> ShardIndex:
+def open_shards(root: Path, split: Split, progress: Callable[[str], None] | None = None) -> ShardIndex:
     """The pictures of one split of a set of shards, in the order of the tars' names.
 
     Class names are those in classes.txt (one a line) or class_names.json (a list) beside the tars or in the folder
     above, else the numbers themselves.
+
+    Args:
+        root: a folder, a pattern or one tar.
+        split: which of the two.
+        progress: called with a sentence before the tars' headers are read.
 
     Raises:
         UsageError: there are no such shards, they are compressed, or they hold no pictures.
@@ -77,6 +82,8 @@ def open_shards(root: Path, split: Split) -> ShardIndex:
         pictures = Shard(*(arrays[name] for name in Shard._fields))
         labels = torch.from_numpy(arrays["numbers"])
         return ShardIndex(tuple(paths), arrays["shard"], pictures, labels, tuple(index.facts["class_names"]))
+    if progress is not None:
+        progress(f"Indexing {len(paths):,} shards")
     made = index_shards(paths, known, complete=split == "train")
     if all(is_settled(changed_ns, now) for _, changed_ns in states):
         arrays = {**made.pictures._asdict(), "shard": made.shard, "numbers": made.labels.numpy()}
@@ -218,12 +225,9 @@ def _class_names(folder: Path) -> tuple[str, ...] | None:
 def _in_folder(root: Path, split: Split) -> list[Path]:
     if (root / "train").is_dir() and not _tars(root):
         folders = [root / "train"] if split == "train" else [root / "val", root / "test"]
-        found = next((_tars(folder) for folder in folders if folder.is_dir()), [])
-        chosen = found
+        chosen = next((_tars(folder) for folder in folders if folder.is_dir()), [])
     else:
-        found = _tars(root)
-        held_out = [path for path in found if _TEST_WORD.search(path.stem)]
-        chosen = held_out if split == "test" else [path for path in found if path not in set(held_out)]
+        chosen = [path for path in _tars(root) if bool(_TEST_WORD.search(path.stem)) == (split == "test")]
     if not chosen:
         if split == "test":
             raise UsageError(f"{root} has no test pictures: expected a val or test folder, or tars named so.")

@@ -274,7 +274,11 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatc
     monkeypatch.setattr(shards, "read_shard", lambda path: made.append(path.name) or real(path))
     for path in three.iterdir():
         os.utime(path, (1e9, 1e9))
+    said: list[str] = []
+    open_shards(three, "train", said.append)
     first, again = opened(three), opened(three)
+    open_shards(three, "train", said.append)
+    assert said == ["Indexing 3 shards"]
     assert len(made) == 3
     assert torch.equal(again.gather(range(10)), first.gather(range(10)))
     assert torch.equal(again.labels, first.labels)
