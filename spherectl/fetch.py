@@ -24,6 +24,10 @@ BUSY = (408, 429, 500, 502, 503, 504)  # answers that mean "later", not "no"
 SHORTEST_HASH = 8  # digits; some publishers state no more
 
 
+class RefusedError(SpherectlError):
+    """The server answers, and its answer is no: trying again does not help."""
+
+
 def fetch_url(
     url: str, sha256: str, filename: str, progress: Progress | None = None, settings: Settings | None = None
 ) -> Path:
@@ -59,7 +63,7 @@ def fetch_url(
             _by_hand(url, path),
         )
     with replacing(path) as temporary:
-        _download(url, temporary, path, progress)
+        download(url, temporary, path, progress)
         if not file_hash(temporary).startswith(sha256):
             raise SpherectlError(
                 f"What came from {url} is not {path.name} as it is known: its SHA-256 does not begin with "
@@ -100,23 +104,33 @@ def check_url(url: str) -> None:
         raise ValueError(f"expected an https address, got {url!r}")
 
 
-def _download(url: str, temporary: Path, path: Path, progress: Progress | None) -> None:
-    """Fetch `url` to `temporary`, trying again with growing waits where that can help."""
+def download(url: str, temporary: Path, path: Path, progress: Progress | None = None) -> None:
+    """Fetch `url` to `temporary`, trying again with growing waits where that can help.
+
+    Args:
+        url: an address that `check_url` has passed.
+        temporary: is written; a connection that breaks off before the announced length is an error.
+        path: what it will be called, for the error's hint.
+        progress: called with bytes done and bytes in all.
+
+    Raises:
+        RefusedError: the server says no.
+        SpherectlError: no answer, or a busy server, at every attempt.
+    """
     import pooch
     import requests
 
     for attempt in range(ATTEMPTS):
         bar = _ByteCount(progress) if progress else False
         # pooch writes in pieces of 1 KiB unless told otherwise.
-        download = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT_S)
+        downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT_S)
         try:
-            download(url, str(temporary), None)
+            downloader(url, str(temporary), None)
             return
         except requests.RequestException as error:
             if attempt == ATTEMPTS - 1 or not _may_pass(error):
-                raise SpherectlError(
-                    f"Cannot fetch {path.name} from {url}: {_reason(error)}.", _by_hand(url, path)
-                ) from None
+                kind = SpherectlError if _may_pass(error) else RefusedError
+                raise kind(f"Cannot fetch {path.name} from {url}: {_reason(error)}.", _by_hand(url, path)) from None
         time.sleep(2**attempt)
 
 

@@ -48,8 +48,8 @@ SIZES: dict[str, Size] = {
 # Patch size at "low" latent resolution; "high" halves it.
 LOW_RESOLUTION_PATCH = {32: 4, 64: 4, 128: 8, 256: 16, 512: 32}
 
-# Where pictures come from. All but the first read a data set of that name.
-DataKind = Literal["folder", "fashion-mnist", "cifar10", "flowers102", "animal-faces", "imagenet"]
+# Where pictures come from: the first three are layouts of people's own pictures, the others data sets of that name.
+DataKind = Literal["folder", "jsonl", "shards", "fashion-mnist", "cifar10", "flowers102", "animal-faces", "imagenet"]
 
 RADIANS_PER_DEGREE = math.pi / 180
 
@@ -128,7 +128,9 @@ class DataSpec(Spec):
     """The pictures and how they are fitted to the model."""
 
     kind: DataKind = "folder"
-    root: str | None = None  # None: --data, the settings' data folder, or where the system keeps the set
+    # A path, for shards also a pattern or an https address; None: --data, the settings' data folder, or where the
+    # system keeps the set.
+    root: str | None = None
     fit: Literal["crop", "pad"] = "crop"
     flip: bool = True
     channels: Literal["rgb", "grey"] = "rgb"

@@ -33,7 +33,8 @@ FLOORS = [
     # Pictures, and frozen networks that look at them.
     [
         "data",
-        *("data.decode", "data.formats", "data.folders", "data.transforms"),
+        *("data.decode", "data.formats", "data.indexes", "data.folders", "data.lists", "data.tars", "data.shards"),
+        *("data.transforms", "data.unreadable", "data.pictures", "data.remote", "data.streamed"),
         *("data.download", "data.datasets", "data.order"),
         "features",
         *("features.networks", "features.store", "features.imagenet", "features.fit", "features.independence"),

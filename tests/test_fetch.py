@@ -201,7 +201,7 @@ def test_a_cache_that_cannot_be_written_is_a_sentence(server, tmp_path):
     ],
 )
 def test_what_is_not_safe_to_fetch_is_refused_before_asking(settings, monkeypatch, url, sha256, filename, words):
-    monkeypatch.setattr(fetch, "_download", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr(fetch, "download", lambda *_: pytest.fail("asked the network"))
     with pytest.raises(UsageError) as caught:
         fetch_url(url, sha256, filename, settings=settings)
     assert words in caught.value.message

@@ -227,7 +227,7 @@ def _show(report: Report) -> None:
 def _open_real(
     against: str,
     recipe: Recipe,
-    root: Path | None,
+    root: str | None,
     extractor: Extractor,
     processes: Processes,
 ) -> Real:
@@ -266,7 +266,7 @@ def _open_real(
 
 
 def _open_split(
-    recipe: Recipe, root: Path | None, split: Literal["train", "test"], processes: Processes, *, download: bool
+    recipe: Recipe, root: str | None, split: Literal["train", "test"], processes: Processes, *, download: bool
 ) -> PictureSet | UsageError:
     """One split of the model's data set, or why there is none."""
     from spherectl.data.datasets import open_dataset

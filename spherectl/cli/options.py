@@ -85,9 +85,12 @@ Threads = Annotated[  # default None
 Json = Annotated[  # default False
     bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
 ]
-Data = Annotated[  # default None
-    Path | None,
+Data = Annotated[  # default None; a string, since a Path would make one slash of an address's two
+    str | None,
     typer.Option(
-        "--data", metavar="PATH", help="Folder of pictures or data set.", show_default="the recipe's, else the setting"
+        "--data",
+        metavar="PATH|URL",
+        help="Folder of pictures, data set, list or shards.",
+        show_default="the recipe's, else the setting",
     ),
 ]

@@ -90,17 +90,16 @@ def train(
     if dry_run:
         _dry_run(wanted, data, where)
         return
-    # Absolute, so that the run's own recipe.toml goes on with it from any folder.
-    root = data.expanduser().absolute() if data is not None else None
-    with _stop_signals() as stopped, joined() as processes, console.only(processes.is_first):
+    with joined() as processes, console.only(processes.is_first):
         with processes.first_goes_first():
-            pictures = open_dataset(wanted.data, wanted.model.image_size, root=root, progress=console.say)
-            start, parent = _start(from_, resolved := resolve(wanted, pictures, where), settings)
+            pictures = open_dataset(wanted.data, wanted.model.image_size, root=data, progress=console.say)
+            resolved = resolve(wanted, pictures, where)
+            start, parent = _start(from_, resolved, settings)
         folder = run or settings.runs / resolved.name
         console.say(f"data: {pictures.name}, {len(pictures):,} pictures, {len(pictures.class_names) or 'no'} classes")
         together = f", {processes.world} processes ({resolved.run.parallel})" if processes.world > 1 else ""
         console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}{together}")
-        with console.progress(resolved.name, resolved.run.length_images, "images") as bar:
+        with _stop_signals() as stopped, console.progress(resolved.name, resolved.run.length_images, "images") as bar:
             outcome = train_loop(
                 resolved,
                 pictures,
@@ -177,6 +176,8 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
 
 def _tell_end(outcome: Outcome, settings: Settings) -> None:
     path, seen = outcome.run.path, f"{outcome.images_seen:,} images"
+    if outcome.run.unreadable.exists():
+        console.say(f"some pictures could not be read, and others took their place: {outcome.run.unreadable} names them")
     if not outcome.finished:
         console.say(f"saved at {seen} in {path}; go on with: {shlex.join(['spherectl', *sys.argv[1:]])}")
     elif outcome.steps_now == 0:
@@ -199,7 +200,7 @@ def _is_picked(model: Path, settings: Settings) -> bool:
         return False
 
 
-def _dry_run(recipe: Recipe, data: Path | None, where: Any) -> None:
+def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
     """Print the size of a training; where the set is not here, that of a training on the published one."""
     from spherectl.data.datasets import open_dataset
     from spherectl.training.plan import plan, resolve, resolve_for
@@ -217,6 +218,8 @@ def _dry_run(recipe: Recipe, data: Path | None, where: Any) -> None:
     else:
         known, resolved = True, resolve(recipe, pictures, where)
         about = f"{len(pictures):,} pictures of {pictures.name}, {len(pictures.class_names) or 'no'} classes"
+        if pictures.shard_counts:
+            about += "; in shards fetched over HTTP, by which order and resume go"
     size, spec = plan(resolved), resolved.model
     facts = {
         "recipe": resolved.name,

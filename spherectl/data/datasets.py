@@ -1,33 +1,33 @@
 """Data sets: `open_dataset` turns the [data] table of a recipe into a set of pictures of the model's size.
 
-Small published sets are held in memory as they were published and fitted when gathered; folders are decoded on access.
-Letters: n pictures, B batch, S image size.
+Small published sets are held in memory as they were published and fitted when gathered; folders, lists and shards are
+decoded on access.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import urllib.parse
+from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import torch
-from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from spherectl.data import formats
-from spherectl.data.decode import load_image
 from spherectl.data.download import Fetched, fetch_set
 from spherectl.data.folders import Listing, holds_pictures, list_pictures, pack_names
 from spherectl.data.formats import Split
-from spherectl.data.transforms import adm_crop, fit_crop, fit_pad, pad_to, to_grey
-from spherectl.errors import FileError, UsageError
-from spherectl.fetch import file_hash
+from spherectl.data.lists import TRAIN_LIST, find_list, read_lists
+from spherectl.data.pictures import FolderPictures, MemoryPictures, PictureSet, ShardPictures
+from spherectl.data.remote import is_url, open_index
+from spherectl.data.shards import open_shards
+from spherectl.data.streamed import RemotePictures
+from spherectl.errors import UsageError
 from spherectl.recipe import DataKind, DataSpec
+
+# A set's classes are offered here too, beside what opens it.
+__all__ = ["LICENCES", "FolderPictures", "MemoryPictures", "PictureSet", "open_dataset"]
 
 # Where the system keeps sets for everybody on the machine.
 SYSTEM_DATA = Path("/usr/share/datasets")
@@ -40,131 +40,16 @@ LICENCES: dict[DataKind, str] = {
     "animal-faces": "CC BY-NC 4.0 (AFHQ)",
     "imagenet": "non-commercial research and education (ImageNet terms of access)",
     "folder": "unknown",
+    "jsonl": "unknown",
+    "shards": "unknown",
 }
-
-
-# How a decoded picture becomes uint8 (3, S, S). "adm" is the evaluation's crop.
-_FITS = {"crop": fit_crop, "pad": fit_pad, "adm": adm_crop}
-
-
-@dataclass(eq=False, repr=False, kw_only=True)
-class PictureSet(Dataset[Tensor], ABC):
-    """Pictures of one size with labels, by number.
-
-    Attributes:
-        name: what the set is called; for a folder of people's own pictures the folder's name.
-        root: the folder that it is read from.
-        class_names: one a class; empty where there are no classes.
-        labels: (n,) int64; zeros where there are no classes.
-        licence: what its makers say about its use.
-        image_size: S.
-        fit: how a picture is brought to that size.
-        grey: whether colours are replaced by their luminance, in three equal channels.
-        in_memory: whether gathering needs no decoding.
-    """
-
-    name: str
-    root: Path
-    class_names: tuple[str, ...]
-    labels: Tensor
-    licence: str
-    image_size: int
-    fit: Literal["crop", "pad", "adm"] = "crop"
-    grey: bool = False
-    in_memory: ClassVar[bool]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> Tensor:
-        """Picture `index` as uint8 (3, S, S)."""
-        return self.gather([index])[0]
-
-    def gather(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """The pictures of those numbers, in that order: uint8 (B, 3, S, S).
-
-        Raises:
-            IndexError: a number is not below n.
-            FileError: a file cannot be read as a picture.
-            UsageError: a picture is too large for the fit "pad".
-        """
-        pictures = self._gather(torch.as_tensor(indices, dtype=torch.int64))  # (B, 3, S, S)
-        return to_grey(pictures) if self.grey else pictures
-
-    def fingerprint(self) -> str:
-        """SHA-256 over what `gather` depends on: contents of the pictures in their order, size, fit and colours.
-
-        Raises:
-            FileError: a file cannot be read.
-        """
-        digest = hashlib.sha256(f"{self.image_size} {self.fit} {self.grey} {len(self)}\n".encode())
-        for content in self._contents():
-            digest.update(content)
-        return digest.hexdigest()
-
-    @abstractmethod
-    def _gather(self, indices: Tensor) -> Tensor:
-        """As `gather`, in the picture's own colours."""
-
-    @abstractmethod
-    def _contents(self) -> Iterator[bytes]:
-        """What tells the pictures from others, in their order."""
-
-
-@dataclass(eq=False, repr=False, kw_only=True)
-class MemoryPictures(PictureSet):
-    """Pictures held as one array `pixels`: uint8 (n, H, W) grey or (n, 3, H, W)."""
-
-    pixels: Tensor
-    in_memory: ClassVar[bool] = True
-
-    def _contents(self) -> Iterator[bytes]:
-        yield f"{tuple(self.pixels.shape)}".encode()
-        yield self.pixels.contiguous().numpy().tobytes()
-
-    def _gather(self, indices: Tensor) -> Tensor:
-        pixels = self.pixels[indices]  # (B, H, W) or (B, 3, H, W)
-        if pixels.ndim == 3:
-            pixels = pixels[:, None].expand(-1, 3, -1, -1)  # (B, 3, H, W)
-        if self.fit == "pad":
-            return pad_to(pixels, self.image_size).contiguous()
-        if pixels.shape[-2:] == (self.image_size, self.image_size):
-            return pixels.contiguous()
-        pictures = [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in pixels]
-        return torch.stack([_FITS[self.fit](picture, self.image_size) for picture in pictures])
-
-
-@dataclass(eq=False, repr=False, kw_only=True)
-class FolderPictures(PictureSet):
-    """Pictures decoded from the files of `listing` on access; nothing is cached."""
-
-    listing: Listing
-    in_memory: ClassVar[bool] = False
-
-    def _contents(self) -> Iterator[bytes]:
-        for index in range(len(self)):
-            try:
-                yield bytes.fromhex(file_hash(self.listing.path(index)))
-            except OSError as error:
-                raise FileError(f"Cannot read {self.listing.path(index)}: {error.strerror or error}.") from None
-
-    def _gather(self, indices: Tensor) -> Tensor:
-        return torch.stack([self._read(int(index)) for index in indices])
-
-    def _read(self, index: int) -> Tensor:
-        path = self.listing.path(index)
-        picture = load_image(path)
-        try:
-            return _FITS[self.fit](picture, self.image_size)
-        except UsageError as error:
-            raise UsageError(f"{path}: {error.message}", error.hint) from None
 
 
 def open_dataset(
     data: DataSpec,
     image_size: int,
     *,
-    root: Path | None = None,
+    root: str | Path | None = None,
     split: Split = "train",
     evaluation: bool = False,
     download: bool = True,
@@ -179,27 +64,46 @@ def open_dataset(
     Args:
         data: the recipe's [data] table.
         image_size: side of the model's images, in pixels.
-        root: overrides data.root.
+        root: overrides data.root; for shards also a pattern, or the https address of an index.
         split: "train", or "test" for pictures held out from it. Flowers-102 trains on all pictures, as in the paper.
         evaluation: crop as evaluation and editing do (`adm_crop`), where the recipe crops.
         download: whether a missing set may be fetched.
-        progress: called with a sentence before a download.
+        progress: called with a sentence before a download, and before shards are indexed.
 
     Raises:
         UsageError: the place is missing, empty, or of another layout than the kind of set has.
         FileError: a file is damaged, or a folder cannot be read or written.
         SpherectlError: a download failed, or a package for the set is missing.
     """
-    given = root if root is not None else data.root
+    given = str(root) if root is not None else data.root
     # os.path, because Path.expanduser raises for ~name where there is no such user; here that is a missing folder.
-    place = Path(os.path.expanduser(given)) if given is not None else None  # noqa: PTH111
+    place = Path(os.path.expanduser(given)) if given is not None and not is_url(given) else None  # noqa: PTH111
     fit: Literal["crop", "pad", "adm"] = "adm" if evaluation and data.fit == "crop" else data.fit
     common = _Common(licence=LICENCES[data.kind], image_size=image_size, fit=fit, grey=data.channels == "grey")
+    if given is not None and is_url(given):
+        return _open_remote(data.kind, given, split, evaluation, common)
     match data.kind:
         case "folder" | "animal-faces" | "imagenet":
             return _open_folder(data.kind, place, split, common)
         case "fashion-mnist" | "cifar10" | "flowers102":
             return _open_published(data.kind, _find_published(data.kind, place, download, progress), split, common)
+        case "jsonl":
+            place = _given(data.kind, place, "a list of pictures")
+            listing = read_lists(place, split)
+            file = find_list(place, "train").resolve()
+            name = file.parent.name if file.name == TRAIN_LIST else file.stem
+            return _listed(name, place, listing, listing.class_names, common)
+        case "shards":
+            place = _given(data.kind, place, "a folder or pattern of tars, or the https address of an index")
+            index = open_shards(place, split, progress)
+            return ShardPictures(
+                name=place.resolve().name if place.is_dir() else place.resolve().parent.name,
+                root=place,
+                class_names=index.class_names,
+                labels=index.labels,
+                index=index,
+                **common,
+            )
 
 
 class _Common(TypedDict):
@@ -211,15 +115,53 @@ class _Common(TypedDict):
     grey: bool
 
 
+def _given(kind: DataKind, place: Path | None, what: str) -> Path:
+    if place is None:
+        raise UsageError(f'data.kind = "{kind}" needs a place: {what}, as --data or data.root.')
+    return place
+
+
+def _listed(name: str, root: Path, listing: Listing, class_names: tuple[str, ...], common: _Common) -> FolderPictures:
+    return FolderPictures(
+        name=name, root=root, class_names=class_names, labels=listing.labels, listing=listing, **common
+    )
+
+
+def _open_remote(kind: DataKind, url: str, split: Split, evaluation: bool, common: _Common) -> RemotePictures:
+    if kind != "shards":
+        raise UsageError(
+            f'{url} is an address, which data.kind = "{kind}" does not read.',
+            "Tar shards are read from an address: --set data.kind=shards.",
+        )
+    if evaluation or split == "test":
+        raise UsageError(
+            f"Shards at {url} are read for training only.",
+            "Fetch them into a folder and give that with --data FOLDER.",
+        )
+    index = open_index(url)
+    return RemotePictures(
+        name=_folder_name(url) or kind,
+        root=index.folder,
+        class_names=index.class_names,
+        labels=torch.full((sum(index.counts),), -1 if index.class_names else 0),
+        url=url,
+        index=index,
+        **common,
+    )
+
+
+def _folder_name(url: str) -> str:
+    """The last folder in an address; never its host, since models carry the name."""
+    return urllib.parse.urlsplit(urllib.parse.urljoin(url, ".")).path.rstrip("/").rpartition("/")[2]
+
+
 def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) -> PictureSet:
     if kind == "flowers102":
         from torchvision.datasets import Flowers102
 
         names, labels = formats.read_flowers102(folder, split)
         listing = Listing(folder, pack_names(names), labels, tuple(Flowers102.classes))
-        return FolderPictures(
-            name=kind, root=folder, class_names=listing.class_names, labels=labels, listing=listing, **common
-        )
+        return _listed(kind, folder, listing, listing.class_names, common)
     read, class_names = {
         "fashion-mnist": (formats.read_fashion_mnist, formats.FASHION_MNIST_CLASSES),
         "cifar10": (formats.read_cifar10, formats.CIFAR10_CLASSES),
@@ -267,8 +209,7 @@ def _open_folder(kind: DataKind, place: Path | None, split: Split, common: _Comm
     root = place if place is not None else _default_folder(kind)
     listing = list_pictures(root, split)
     names = _imagenet_names(listing.class_names) if kind == "imagenet" else listing.class_names
-    name = root.resolve().name if kind == "folder" else kind
-    return FolderPictures(name=name, root=root, class_names=names, labels=listing.labels, listing=listing, **common)
+    return _listed(root.resolve().name if kind == "folder" else kind, root, listing, names, common)
 
 
 def _default_folder(kind: DataKind) -> Path:

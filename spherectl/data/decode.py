@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import warnings
 from pathlib import Path
@@ -18,6 +19,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 MAX_ASPECT = 100
 
 
+class PictureError(FileError):
+    """One picture that cannot be read; training goes on without a few of them."""
+
+
 def load_image(path: Path | str) -> Image.Image:
     """The picture in a file as people see it.
 
@@ -31,30 +36,40 @@ def load_image(path: Path | str) -> Image.Image:
         A picture of mode "RGB", fully decoded, its file closed.
 
     Raises:
-        FileError: the file is missing, no picture, damaged, truncated, implausibly large, or a strip of more than
+        PictureError: the file is missing, no picture, damaged, truncated, implausibly large, or a strip of more than
             100 to 1; the message names the file.
     """
+    return _decode(path, str(path))
+
+
+def decode_image(content: bytes, name: str) -> Image.Image:
+    """`load_image` of a file's content; errors call it `name`."""
+    return _decode(io.BytesIO(content), name)
+
+
+def cannot_read(name: str, reason: str) -> PictureError:
+    """The sentence for a picture that cannot be read."""
+    return PictureError(
+        f"Cannot read the picture {name}: {reason}.", "Repair or remove the file, then run the command again."
+    )
+
+
+def _decode(source: Path | str | io.BytesIO, name: str) -> Image.Image:
     try:
         # Damaged EXIF makes Pillow warn once a picture; ImageNet alone has hundreds. What matters raises.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(path) as picture:
+            with Image.open(source) as picture:
                 rgb = _to_rgb(_upright(picture))
     except UnidentifiedImageError:
-        raise _cannot_read(path, "it is not a picture in a format Pillow knows") from None
+        raise cannot_read(name, "it is not a picture in a format Pillow knows") from None
     # Pillow's decoders raise whatever they trip over in a damaged file: OSError, SyntaxError, ValueError, EOFError, ...
     except Exception as error:  # noqa: BLE001
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise _cannot_read(path, reason.rstrip(".")) from None
+        raise cannot_read(name, reason.rstrip(".")) from None
     if max(rgb.size) > MAX_ASPECT * min(rgb.size):
-        raise _cannot_read(path, f"it is a strip of {rgb.width} x {rgb.height} pixels, longer than {MAX_ASPECT} to 1")
+        raise cannot_read(name, f"it is a strip of {rgb.width} x {rgb.height} pixels, longer than {MAX_ASPECT} to 1")
     return rgb
-
-
-def _cannot_read(path: Path | str, reason: str) -> FileError:
-    return FileError(
-        f"Cannot read the picture {path}: {reason}.", "Repair or remove the file, then run the command again."
-    )
 
 
 def _upright(picture: Image.Image) -> Image.Image:

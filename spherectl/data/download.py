@@ -18,6 +18,9 @@ from spherectl.errors import FileError, SpherectlError
 Fetched = Literal["fashion-mnist", "cifar10", "flowers102"]
 
 
+CIFAR10_URL, CIFAR10_MD5 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
+
+
 class _Source(NamedTuple):
     title: str
     folder: str  # what arrives, below the data folder
@@ -36,12 +39,7 @@ def _fetch_cifar10(into: Path) -> None:
     # Not torchvision.datasets.CIFAR10: that is the pickled version.
     from torchvision.datasets.utils import download_and_extract_archive
 
-    download_and_extract_archive(
-        "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
-        str(into),
-        md5="c32a1d4ab5d03f1284b67883e8d87530",
-        remove_finished=True,
-    )
+    download_and_extract_archive(CIFAR10_URL, str(into), md5=CIFAR10_MD5, remove_finished=True)
 
 
 def _fetch_flowers102(into: Path) -> None:

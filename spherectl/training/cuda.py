@@ -49,12 +49,13 @@ def sent(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
     """
     ahead = device.type == "cuda"
     with contextlib.closing(_one_ahead(batches, _pinned) if ahead else batches) as source:
-        for images, labels, first in source:
-            yield Batch(images.to(device, non_blocking=ahead), labels.to(device, non_blocking=ahead), first)
+        for batch in source:
+            images, labels = (part.to(device, non_blocking=ahead) for part in (batch.images, batch.labels))
+            yield batch._replace(images=images, labels=labels)
 
 
 def _pinned(batch: Batch) -> Batch:
-    return Batch(batch.images.pin_memory(), batch.labels.pin_memory(), batch.first_image)
+    return batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
 
 
 def _one_ahead(items: Generator[Item], prepare: Callable[[Item], Item]) -> Generator[Item]:

@@ -22,6 +22,7 @@ from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.transforms import to_float
+from spherectl.data.unreadable import Tally
 from spherectl.errors import FileError, TrainingError
 from spherectl.images import grid, save_png
 from spherectl.model.objective import Draws, draw
@@ -169,6 +170,7 @@ class _Training:
         recipe, counts = self.recipe, self.counts
         batch = recipe.run.batch_size
         began, earlier = time.monotonic(), counts.wall_s
+        tally = Tally(len(self.pictures), batch)
         batches = cuda.sent(
             training_batches(
                 self.pictures,
@@ -193,7 +195,9 @@ class _Training:
                 step_began = time.monotonic()
                 pictures = next(batches)
                 sums, norm = self.gradient(to_float(pictures.images), pictures.labels)
-                told = self.told(sums, norm, should_stop())
+                told = self.told(sums, norm, should_stop(), len(pictures.unreadable))
+                self.run.note_unreadable(set(pictures.unreadable) - set(tally.names))
+                tally.add(pictures.first_image, pictures.unreadable, told.unreadable)
                 self.saver.proceed(told.all_written)
                 values = self.update(told.values)
                 before, now = counts.images_seen, time.monotonic()
@@ -290,13 +294,14 @@ class _Training:
             return torch.autocast(self.device.type, self.dtype)
         return contextlib.nullcontext()
 
-    def told(self, sums: Tensor, norm: Tensor, stop: bool) -> _Told:
+    def told(self, sums: Tensor, norm: Tensor, stop: bool, unreadable: int) -> _Told:
         """What all processes have to say of this step, summed up."""
         # Read at once: a GPU's queue runs dry at every read.
         *parts, gradient = torch.cat((sums, norm.to(sums.dtype)[None])).tolist()
-        *parts, stops, written = self.processes.add([*parts, float(stop), float(self.saver.written)])
+        own = [float(stop), float(self.saver.written), float(unreadable)]
+        *parts, stops, written, missing = self.processes.add([*parts, *own])
         values = dict(zip(PARTS, parts, strict=True)) | {"grad_norm": gradient}
-        return _Told(values, stopping=stops > 0, all_written=written == self.processes.world)
+        return _Told(values, stops > 0, written == self.processes.world, int(missing))
 
     def update(self, values: dict[str, float]) -> dict[str, float]:
         """One optimiser step and one of the average; returns the step's numbers.
@@ -392,11 +397,19 @@ class _Training:
 
 
 class _Told(NamedTuple):
-    """A step in numbers: losses and gradient norm; whether to stop; whether every process has written its shard."""
+    """A step in numbers, of all processes.
+
+    Attributes:
+        values: losses and gradient norm.
+        stopping: whether any of them is to stop.
+        all_written: whether every one has written its shard of a checkpoint.
+        unreadable: pictures of the batch that could not be read.
+    """
 
     values: dict[str, float]
     stopping: bool
     all_written: bool
+    unreadable: int
 
 
 def take_over(model: SphereEncoder, weights: dict[str, Tensor]) -> list[str]:

@@ -55,7 +55,7 @@ def resolve(recipe: Recipe, pictures: PictureSet, device: torch.device) -> Recip
         UsageError: the data has another number of classes than the recipe.
     """
     resolved = resolve_for(recipe, len(pictures), len(pictures.class_names), device)
-    return resolved.replace(data={"root": str(pictures.root.absolute())})
+    return resolved.replace(data={"root": pictures.origin})
 
 
 def resolve_for(recipe: Recipe, pictures: int, num_classes: int, device: torch.device) -> Recipe:

@@ -39,6 +39,7 @@ class Run:
         self.model = self.path / "model.safetensors"
         self.recipe = self.path / "recipe.toml"
         self.info = self.path / "run.json"
+        self.unreadable = self.path / "unreadable.txt"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -108,6 +109,13 @@ class Run:
         checkpoint.sweep(self.checkpoints)
         for leftover in self.path.rglob(".*.tmp*"):
             leftover.unlink(missing_ok=True)
+
+    def note_unreadable(self, names: set[str]) -> None:
+        """Append names of pictures that could not be read, a line each; those that are there stay as they are."""
+        if names:
+            known = set(self.unreadable.read_text(encoding="utf-8").splitlines()) if self.unreadable.exists() else set()
+            with self.unreadable.open("a", encoding="utf-8") as file:
+                file.writelines(f"{name}\n" for name in sorted(names - known))
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines after `step`, which a resumed training writes again, and a line cut short."""

@@ -154,3 +154,40 @@ def test_holds_pictures(make, names, expected):
 def test_holds_pictures_of_nothing(tmp_path):
     assert not holds_pictures(tmp_path / "missing")
     assert not holds_pictures(tmp_path)
+
+
+# The published layouts of the paper's folder sets
+
+
+def test_imagenets_layout(make):
+    root = make(
+        *(f"train/{wnid}/{wnid}_{i}.JPEG" for wnid in ("n01440764", "n01443537") for i in (10026, 2)),
+        "val/n01443537/ILSVRC2012_val_00000001.JPEG",
+        "ILSVRC2012_devkit_t12.tar.gz",
+        "meta.bin",
+    )
+    train, val = list_pictures(root), list_pictures(root, "test")
+    assert listed(train)[0] == "n01440764/n01440764_10026.JPEG"
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert (listed(val), val.labels.tolist()) == (["n01443537/ILSVRC2012_val_00000001.JPEG"], [1])
+    assert holds_pictures(root)
+
+
+def test_imagenets_flat_validation_pictures_are_a_sentence(make):
+    root = make("train/n01440764/1.JPEG", "train/n01443537/2.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
+    assert len(list_pictures(root).names) == 2
+    with pytest.raises(
+        UsageError, match=r"val has pictures without class folders, while .*train has 2 class folders"
+    ) as caught:
+        list_pictures(root, "test")
+    assert "devkit" in caught.value.hint
+
+
+@pytest.mark.parametrize("held_out", ["val", "test"])  # AFHQ, AFHQ v2
+def test_animal_faces_layout(make, held_out):
+    animals = ("cat", "dog", "wild")
+    root = make(*(f"{split}/{animal}/flickr_{animal}_0001.jpg" for split in ("train", held_out) for animal in animals))
+    for split in ("train", "test"):
+        found = list_pictures(root, split)
+        assert found.class_names == ("cat", "dog", "wild")
+        assert found.labels.tolist() == [0, 1, 2]

@@ -130,6 +130,41 @@ def test_resuming_is_going_on(pictures):
     assert torch.equal(torch.cat([b.labels for b in thirds]), torch.cat([b.labels for b in whole]))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("shares", [[(0, 7)], [(0, 3), (3, 7)], [(0, 1), (1, 2), (2, 7)]])
+def test_shares_of_several_processes_are_parts_of_the_whole(pictures, workers, shares):
+    options = {"seed": SEED, "batch_size": 7, "start_image": 16}
+    whole = take(pictures, 4, workers=0, **options)
+    parts = [take(pictures, 4, workers=workers, share=share, **options) for share in shares]
+    for (begin, end), part in zip(shares, parts, strict=True):
+        assert_same(part, [b._replace(images=b.images[begin:end], labels=b.labels[begin:end]) for b in whole])
+
+
+@pytest.mark.parametrize("share", [(0, 0), (2, 1), (-1, 3), (0, 8)])
+def test_a_share_lies_in_the_batch(pictures, share):
+    with pytest.raises(UsageError, match="Expected a share of the images 0 to 7"):
+        training_batches(pictures, seed=SEED, batch_size=7, share=share)
+
+
+@pytest.mark.parametrize("shards", [(4,) * 20, (3, 0, 5, 1) * 5, (50,)])
+def test_by_shards_an_epoch_shows_every_picture_once_and_few_shards_at_a_time(shards):
+    n = sum(shards)
+    shard_of = torch.repeat_interleave(torch.arange(len(shards)), torch.tensor(shards))
+    for epoch in range(2):
+        numbers = picture_numbers(SEED, epoch * n, n, n, shards)
+        assert sorted(numbers.tolist()) == list(range(n))
+        # By definition: round 0 permutes the shards, round 1 + w the pictures of the w-th window of them.
+        shuffled = seeding.permutation(SEED, seeding.ORDER, epoch, len(shards))
+        at = 0
+        for w, window in enumerate(shuffled.split(order.WINDOW)):
+            inside = torch.cat([torch.nonzero(shard_of == shard).flatten() for shard in window])
+            mixed = inside[seeding.permutation(SEED, seeding.ORDER, epoch, len(inside), 1 + w)]
+            assert torch.equal(numbers[at : at + len(inside)], mixed)
+            at += len(inside)
+    half, whole = picture_numbers(SEED, n // 2, n, n, shards), picture_numbers(SEED, 0, 2 * n, n, shards)
+    assert torch.equal(half, whole[n // 2 : n // 2 + n])
+
+
 def test_sets_in_memory_start_no_workers(monkeypatch):
     monkeypatch.setattr(order, "DataLoader", None)
     pictures = open_dataset(DataSpec(kind="fashion-mnist", fit="pad"), 32, root=EXCERPT)

@@ -1,0 +1,247 @@
+"""What a data set is to the rest of the program: pictures of one size with labels, by number.
+
+Letters: n pictures, B batch, S image size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from spherectl.data.decode import PictureError, cannot_read, decode_image, load_image
+from spherectl.data.folders import Listing
+from spherectl.data.shards import ShardIndex
+from spherectl.data.tars import read_member
+from spherectl.data.transforms import adm_crop, fit_crop, fit_pad, pad_to, to_grey
+from spherectl.data.unreadable import tolerated
+from spherectl.errors import FileError, UsageError
+from spherectl.fetch import file_hash
+
+# How a decoded picture becomes uint8 (3, S, S). "adm" is the evaluation's crop.
+_FITS = {"crop": fit_crop, "pad": fit_pad, "adm": adm_crop}
+
+
+class Read(NamedTuple):
+    """Pictures as training reads them."""
+
+    images: Tensor  # (B, 3, S, S) uint8
+    labels: Tensor  # (B,) int64
+    unreadable: tuple[str, ...]  # names of those that others stand for
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class PictureSet(Dataset[Tensor], ABC):
+    """Pictures of one size with labels, by number.
+
+    Attributes:
+        name: what the set is called; for a folder of people's own pictures the folder's name.
+        root: where it is read from: a folder, a list, or a pattern of shards.
+        class_names: one a class; empty where there are no classes.
+        labels: (n,) int64; zeros where there are no classes, -1 where they are known only once read.
+        licence: what its makers say about its use.
+        image_size: S.
+        fit: how a picture is brought to that size.
+        grey: whether colours are replaced by their luminance, in three equal channels.
+        in_memory: whether gathering needs no decoding.
+    """
+
+    name: str
+    root: Path
+    class_names: tuple[str, ...]
+    labels: Tensor
+    licence: str
+    image_size: int
+    fit: Literal["crop", "pad", "adm"] = "crop"
+    grey: bool = False
+    in_memory: ClassVar[bool]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Picture `index` as uint8 (3, S, S)."""
+        return self.gather([index])[0]
+
+    @property
+    def origin(self) -> str:
+        """What `data.root` has to be for the set to be opened again from any folder."""
+        return str(self.root.absolute())
+
+    @property
+    def shard_counts(self) -> tuple[int, ...]:
+        """Pictures in each shard, where the order has to keep to shards; else empty."""
+        return ()
+
+    def gather(self, indices: Tensor | Sequence[int]) -> Tensor:
+        """The pictures of those numbers, in that order: uint8 (B, 3, S, S).
+
+        Raises:
+            IndexError: a number is not below n.
+            PictureError: a file cannot be read as a picture.
+            UsageError: a picture is too large for the fit "pad".
+        """
+        pictures = self._gather(torch.as_tensor(indices, dtype=torch.int64))  # (B, 3, S, S)
+        return to_grey(pictures) if self.grey else pictures
+
+    def read(self, indices: Tensor | Sequence[int]) -> Read:
+        """The same with labels, for training: for a picture that cannot be read stands the next one that can.
+
+        The next of n - 1 is 0. The label is that of the picture shown.
+
+        Raises:
+            PictureError: more pictures in a row cannot be read than may be unreadable in the whole set.
+            IndexError, UsageError: as `gather`.
+        """
+        numbers = torch.as_tensor(indices, dtype=torch.int64)
+        return Read(self.gather(numbers), self.labels[numbers], ())
+
+    def fingerprint(self) -> str:
+        """SHA-256 over what `gather` depends on: contents of the pictures in their order, size, fit and colours.
+
+        Raises:
+            FileError: a file cannot be read.
+        """
+        digest = hashlib.sha256(f"{self.image_size} {self.fit} {self.grey} {len(self)}\n".encode())
+        for content in self._contents():
+            digest.update(content)
+        return digest.hexdigest()
+
+    @abstractmethod
+    def _gather(self, indices: Tensor) -> Tensor:
+        """As `gather`, in the picture's own colours."""
+
+    @abstractmethod
+    def _contents(self) -> Iterator[bytes]:
+        """What tells the pictures from others, in their order."""
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class MemoryPictures(PictureSet):
+    """Pictures held as one array `pixels`: uint8 (n, H, W) grey or (n, 3, H, W)."""
+
+    pixels: Tensor
+    in_memory: ClassVar[bool] = True
+
+    def _contents(self) -> Iterator[bytes]:
+        yield f"{tuple(self.pixels.shape)}".encode()
+        yield self.pixels.contiguous().numpy().tobytes()
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        pixels = self.pixels[indices]  # (B, H, W) or (B, 3, H, W)
+        if pixels.ndim == 3:
+            pixels = pixels[:, None].expand(-1, 3, -1, -1)  # (B, 3, H, W)
+        if self.fit == "pad":
+            return pad_to(pixels, self.image_size).contiguous()
+        if pixels.shape[-2:] == (self.image_size, self.image_size):
+            return pixels.contiguous()
+        pictures = [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in pixels]
+        return torch.stack([_FITS[self.fit](picture, self.image_size) for picture in pictures])
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class DecodedPictures(PictureSet):
+    """Pictures decoded from files on access; nothing is kept."""
+
+    in_memory: ClassVar[bool] = False
+
+    @abstractmethod
+    def where(self, index: int) -> str:
+        """The file of picture `index`, as errors call it."""
+
+    @abstractmethod
+    def load(self, index: int) -> Image.Image:
+        """Picture `index`, decoded; PictureError where it cannot be."""
+
+    def label(self, index: int) -> int:
+        """The class of picture `index`."""
+        return int(self.labels[index])
+
+    def read(self, indices: Tensor | Sequence[int]) -> Read:
+        """As `PictureSet.read`."""
+        found = [self._next_readable(int(index)) for index in indices]
+        images = torch.stack([image for _, image in found])  # (B, 3, S, S)
+        return Read(
+            to_grey(images) if self.grey else images,
+            torch.tensor([self.label(shown) for shown, _ in found]),
+            tuple(self.where(int(index)) for index, (shown, _) in zip(indices, found, strict=True) if index != shown),
+        )
+
+    def _next_readable(self, index: int) -> tuple[int, Tensor]:
+        """The number and the pixels, uint8 (3, S, S), of the first picture from `index` on that can be read."""
+        n = len(self)
+        for shown in ((index + step) % n for step in range(tolerated(n))):
+            try:
+                return shown, self._fitted(shown)
+            except PictureError:
+                continue
+        last = (index + tolerated(n)) % n
+        return last, self._fitted(last)
+
+    def _gather(self, indices: Tensor) -> Tensor:
+        return torch.stack([self._fitted(int(index)) for index in indices])
+
+    def _fitted(self, index: int) -> Tensor:
+        picture = self.load(index)
+        try:
+            return _FITS[self.fit](picture, self.image_size)
+        except UsageError as error:
+            raise UsageError(f"{self.where(index)}: {error.message}", error.hint) from None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class FolderPictures(DecodedPictures):
+    """Pictures in the files of `listing`."""
+
+    listing: Listing
+
+    def where(self, index: int) -> str:
+        """The file of picture `index`, as errors call it."""
+        return str(self.listing.path(index))
+
+    def load(self, index: int) -> Image.Image:
+        """Picture `index`, decoded; PictureError where it cannot be."""
+        return load_image(self.listing.path(index))
+
+    def _contents(self) -> Iterator[bytes]:
+        for index in range(len(self)):
+            try:
+                yield bytes.fromhex(file_hash(self.listing.path(index)))
+            except OSError as error:
+                raise FileError(f"Cannot read {self.listing.path(index)}: {error.strerror or error}.") from None
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class ShardPictures(DecodedPictures):
+    """Pictures in the tars of `index`."""
+
+    index: ShardIndex
+
+    def where(self, index: int) -> str:
+        """The file of picture `index`, as errors call it: tar/member."""
+        name = os.fsdecode(bytes(self.index.pictures.names[index]))
+        return f"{self.index.paths[self.index.shard[index]]}/{name}"
+
+    def load(self, index: int) -> Image.Image:
+        """Picture `index`, decoded; PictureError where it cannot be."""
+        return decode_image(self._content(index), self.where(index))
+
+    def _content(self, index: int) -> bytes:
+        path, pictures = self.index.paths[self.index.shard[index]], self.index.pictures
+        try:
+            return read_member(path, int(pictures.offsets[index]), int(pictures.sizes[index]))
+        except OSError as error:
+            raise cannot_read(self.where(index), error.strerror or str(error)) from None
+
+    def _contents(self) -> Iterator[bytes]:
+        for index in range(len(self)):
+            yield hashlib.sha256(self._content(index)).digest()

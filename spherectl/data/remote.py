@@ -1,0 +1,221 @@
+"""Tar shards on an HTTP server: listed by an index, fetched one by one into the cache.
+
+The index is WebDataset's: {"wids_version": 1, "shardlist": [{"url": "000000.tar", "nsamples": 1000}, ...]}, addresses
+relative to it; "filesize" and "md5sum" are checked where they are given. Class names come from classes.txt or
+class_names.json beside the index; without them the set has no classes. So all that a training plans with is known
+before the first shard is here. A few shards are kept at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spherectl.data.shards import CLASS_FILES, expand_braces, parse_class_names
+from spherectl.data.tars import compressed, is_compressed
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.fetch import RefusedError, check_url, download
+from spherectl.files import replacing
+from spherectl.settings import load_settings, origin
+
+# Shards whose pictures are shuffled together.
+WINDOW = 8
+# Shards kept: those being read, those read ahead, and those that a slower process still reads.
+KEPT = 3 * WINDOW
+
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class RemoteIndex:
+    """The shards of a set.
+
+    Attributes:
+        urls: one a shard.
+        counts: pictures in each.
+        sizes: bytes of each; 0 where the index does not say.
+        md5s: of each, in hexadecimal digits; empty where the index does not say.
+        class_names: by number; empty where the set has no classes.
+        folder: where fetched shards are kept; another one for each state of the index.
+    """
+
+    urls: tuple[str, ...]
+    counts: tuple[int, ...]
+    sizes: tuple[int, ...]
+    md5s: tuple[str, ...]
+    class_names: tuple[str, ...]
+    folder: Path
+
+    def path(self, number: int) -> Path:
+        """Where shard `number` is kept."""
+        return self.folder / f"{number:06d}.tar"
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is an address rather than a path."""
+    return "://" in place
+
+
+def open_index(url: str) -> RemoteIndex:
+    """Read the index of a set; no shard is fetched.
+
+    Args:
+        url: https (or http on this machine) address of the index, or of a folder (ending in /) or a brace pattern of
+            tars beside which it lies under the name index.json.
+
+    Raises:
+        UsageError: the address is neither, or the pattern names a shard that the index does not have.
+        FileError: the index or the class file is not as described, or the cache cannot be written.
+        SpherectlError: offline, no answer, or an error from the server.
+    """
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise UsageError(f"Cannot read shards at {url}: {error}.") from None
+    if is_compressed(url):
+        raise compressed(url)
+    pattern = url if url.endswith(".tar") else ""
+    index_url = urllib.parse.urljoin(url, INDEX) if pattern or url.endswith("/") else url
+    kept = load_settings().cache / "shards" / hashlib.sha256(index_url.encode()).hexdigest()[:16]
+    text = _fetch_text(index_url, kept / INDEX)
+    entries = _parse_index(text, index_url)
+    if pattern:
+        by_url = {entry["url"]: entry for entry in entries}
+        wanted = expand_braces(pattern)
+        if missing := [one for one in wanted if one not in by_url]:
+            raise UsageError(
+                f"{index_url} does not list {len(missing)} of the {len(wanted):,} shards of {url}: {missing[0]}."
+            )
+        entries = [by_url[one] for one in wanted]
+    listed = json.dumps(entries).encode()
+    return RemoteIndex(
+        urls=tuple(entry["url"] for entry in entries),
+        counts=tuple(entry["nsamples"] for entry in entries),
+        sizes=tuple(entry["filesize"] for entry in entries),
+        md5s=tuple(entry["md5sum"] for entry in entries),
+        class_names=_fetch_class_names(index_url, kept),
+        folder=kept / hashlib.sha256(listed).hexdigest()[:16],
+    )
+
+
+class StoppedError(Exception):
+    """A fetch given up because nobody waits for it any more."""
+
+
+def fetch_shard(index: RemoteIndex, number: int, stop: threading.Event | None = None) -> Path:
+    """Shard `number` in the cache, fetched if it is not there; of several processes one fetches.
+
+    Raises:
+        StoppedError: `stop` was set meanwhile.
+        FileError: the cache cannot be written, or what comes is not what the index says.
+        SpherectlError: offline, no answer, or an error from the server.
+    """
+    from filelock import FileLock
+
+    def check(_done: int, _total: int) -> None:
+        if stop is not None and stop.is_set():
+            raise StoppedError
+
+    path, url = index.path(number), index.urls[number]
+    if path.is_file():
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                _refuse_offline(url)
+                for leftover in path.parent.glob(f".{path.name}.*"):  # of a killed process; the lock is ours
+                    leftover.unlink(missing_ok=True)
+                with replacing(path) as temporary:
+                    download(url, temporary, path, check)
+                    _check(temporary, url, index.sizes[number], index.md5s[number])
+                _make_room(index.folder)
+    except OSError as error:
+        raise FileError(f"Cannot write to the cache {path.parent}: {error.strerror or error}.") from None
+    return path
+
+
+def _refuse_offline(url: str) -> None:
+    if load_settings().offline:
+        raise SpherectlError(
+            f"{url} is not in the cache, and it is not fetched because {origin('offline')} says to stay offline."
+        )
+
+
+def _fetch_text(url: str, kept: Path) -> str:
+    """A small text, fetched anew each time; offline, as it was last seen."""
+    if not (load_settings().offline and kept.is_file()):
+        _refuse_offline(url)
+        with replacing(kept) as temporary:
+            download(url, temporary, kept)
+    try:
+        return kept.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"Cannot read {url}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.") from None
+
+
+def _fetch_class_names(index_url: str, kept: Path) -> tuple[str, ...]:
+    for name in CLASS_FILES:
+        url = urllib.parse.urljoin(index_url, name)
+        if load_settings().offline and not (kept / name).is_file():
+            continue
+        try:
+            return parse_class_names(_fetch_text(url, kept / name), url)
+        except RefusedError:  # there is none; a store may say so by 403 as well as by 404
+            (kept / name).unlink(missing_ok=True)
+    return ()
+
+
+def _parse_index(text: str, url: str) -> list[dict[str, Any]]:
+    """The shards with absolute addresses; sizes and sums that the index leaves out are 0 and empty."""
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise FileError(f"{url} is not valid JSON: {error}.") from None
+    shards = document.get("shardlist") if isinstance(document, dict) else None
+    if not isinstance(shards, list) or not shards or document.get("wids_version") != 1:
+        raise FileError(f'{url}: expected {{"wids_version": 1, "shardlist": [{{"url": ..., "nsamples": ...}}, ...]}}.')
+    entries: list[dict[str, Any]] = []
+    for i, shard in enumerate(shards):
+        if not isinstance(shard, dict) or not isinstance(shard.get("url"), str):
+            raise FileError(f"{url}: shardlist[{i}] has no url.")
+        address = urllib.parse.urljoin(url, shard["url"])
+        try:
+            check_url(address)
+        except ValueError as error:
+            raise FileError(f"{url}: shardlist[{i}]: {error}.") from None
+        if is_compressed(address):
+            raise compressed(address)
+        counts = {key: shard.get(key, 0) for key in ("nsamples", "filesize")}
+        if not all(isinstance(n, int) and n >= 0 for n in counts.values()) or "nsamples" not in shard:
+            raise FileError(f"{url}: shardlist[{i}]: expected nsamples, its number of pictures.")
+        entries.append({"url": address, **counts, "md5sum": str(shard.get("md5sum") or "").lower()})
+    return entries
+
+
+def _check(file: Path, url: str, size: int, md5: str) -> None:
+    got = file.stat().st_size
+    if size and got != size:
+        raise FileError(f"What came from {url} has {got:,} bytes; the index says {size:,}.")
+    if md5:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        if found != md5:
+            raise FileError(f"What came from {url} is damaged: its MD5 is {found}; the index says {md5}.")
+
+
+def _make_room(folder: Path) -> None:
+    """Remove shards beyond those that are kept, longest unused first."""
+    used: list[tuple[int, Path]] = []
+    for path in folder.glob("[0-9]*.tar"):
+        try:
+            used.append((path.stat().st_mtime_ns, path))
+        except FileNotFoundError:  # another process makes room too
+            continue
+    for _, path in sorted(used)[:-KEPT]:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,139 @@
+"""Training pictures from shards on a server: fetched when they are wanted, or a little before.
+
+The order of training keeps to shards (`spherectl.data.order`), so that few are needed at a time.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from spherectl.data.decode import cannot_read, decode_image
+from spherectl.data.pictures import DecodedPictures
+from spherectl.data.remote import KEPT, RemoteIndex, fetch_shard
+from spherectl.data.tars import Shard, read_member, read_shard
+from spherectl.errors import FileError
+
+
+@dataclass(eq=False, repr=False, kw_only=True)
+class RemotePictures(DecodedPictures):
+    """Pictures in shards on a server, fetched when they are wanted.
+
+    Attributes:
+        url: what it was opened by.
+        index: the shards.
+    """
+
+    url: str
+    index: RemoteIndex
+    _open: OrderedDict[int, Shard] = field(default_factory=OrderedDict, init=False)
+
+    def __post_init__(self) -> None:
+        self._ends = np.cumsum(self.index.counts)  # of each shard in the numbers of pictures
+
+    @property
+    def origin(self) -> str:
+        """What `data.root` has to be for the set to be opened again from any folder."""
+        return self.url
+
+    @property
+    def shard_counts(self) -> tuple[int, ...]:
+        """Pictures in each shard: the order keeps to shards."""
+        return self.index.counts
+
+    def shards_of(self, numbers: Tensor) -> list[int]:
+        """The shards that hold some pictures, sorted."""
+        found: list[int] = np.unique(np.searchsorted(self._ends, numbers.numpy(), side="right")).tolist()
+        return found
+
+    def where(self, index: int) -> str:
+        """The file of picture `index`, as errors call it: address/member."""
+        shard, inside = self._place(index)
+        name = os.fsdecode(bytes(self._shard(shard).names[inside]))
+        return f"{self.index.urls[shard]}/{name}"
+
+    def label(self, index: int) -> int:
+        """The class of picture `index`; 0 where the set has no classes."""
+        if not self.class_names:
+            return 0
+        shard, inside = self._place(index)
+        label = int(self._shard(shard).labels[inside])
+        if not 0 <= label < len(self.class_names):
+            found = "has no label" if label < 0 else f"is of class {label}"
+            raise FileError(f"{self.where(index)} {found}; the class file has {len(self.class_names)} names.")
+        return label
+
+    def load(self, index: int) -> Image.Image:
+        """Picture `index`, decoded; PictureError where it cannot be."""
+        number, inside = self._place(index)
+        shard = self._shard(number)
+        offset, size = int(shard.offsets[inside]), int(shard.sizes[inside])
+        try:
+            try:
+                content = read_member(self.index.path(number), offset, size)
+            except FileNotFoundError:  # another process has made room
+                content = read_member(fetch_shard(self.index, number), offset, size)
+        except OSError as error:
+            raise cannot_read(self.where(index), error.strerror or str(error)) from None
+        return decode_image(content, self.where(index))
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Shard of picture `index`, and its number in it."""
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - int(self._ends[shard] - self.index.counts[shard])
+
+    def _shard(self, number: int) -> Shard:
+        """The pictures of a shard, fetched if need be; those of the last few are kept in memory."""
+        if number in self._open:
+            self._open.move_to_end(number)
+            return self._open[number]
+        path = fetch_shard(self.index, number)
+        shard = read_shard(path)
+        if len(shard.names) != self.index.counts[number]:
+            raise FileError(
+                f"{self.index.urls[number]} holds {len(shard.names)} pictures; the index says "
+                f"{self.index.counts[number]}."
+            )
+        os.utime(path)  # room is made where it was wanted longest ago
+        self._open[number] = shard
+        if len(self._open) > KEPT:
+            self._open.popitem(last=False)
+        return shard
+
+    def _contents(self) -> Iterator[bytes]:
+        """The index tells them from others; the shards are not fetched for it."""
+        yield self.index.folder.name.encode()
+
+
+class Ahead:
+    """Fetches the shards that will be wanted next, in a thread, while pictures of others are read.
+
+    Its failures are not told: whoever wants the shard will fetch it again, and meet the same.
+    """
+
+    def __init__(self, pictures: RemotePictures) -> None:
+        self._pictures = pictures
+        self._stop = threading.Event()
+        self._thread = ThreadPoolExecutor(1)
+        self._asked: set[int] = set()
+
+    def expect(self, numbers: Tensor) -> None:
+        """Fetch the shards of pictures with these numbers unless that is under way."""
+        wanted = self._pictures.shards_of(numbers)
+        for shard in wanted:
+            if shard not in self._asked:
+                self._thread.submit(fetch_shard, self._pictures.index, shard, self._stop)
+        self._asked = set(wanted)
+
+    def close(self) -> None:
+        """Give up what is under way; returns within a piece of a download."""
+        self._stop.set()
+        self._thread.shutdown(cancel_futures=True)

@@ -1,0 +1,181 @@
+"""Lists in JSON lines: what they give, which is of which split, a sentence with file and line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from spherectl.data import lists
+from spherectl.data.datasets import open_dataset
+from spherectl.data.lists import read_lists
+from spherectl.data.transforms import fit_crop
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.recipe import DataSpec
+
+pytestmark = pytest.mark.fast
+
+
+def entry(number: int, name: str, path: str, *, absolute: bool = False) -> dict[str, Any]:
+    return {"class_id": number, "class_name": name, "image_path": path, "is_absolute_path": absolute}
+
+
+def write(path: Path, *entries: dict[str, Any] | str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((one if isinstance(one, str) else json.dumps(one)) + "\n" for one in entries))
+    return path
+
+
+def paths(listing) -> list[str]:
+    return [str(listing.path(i)) for i in range(len(listing.names))]
+
+
+def test_relative_and_absolute_paths_in_the_lists_order(tmp_path):
+    other = tmp_path / "elsewhere" / "ö.png"
+    made = write(
+        tmp_path / "lists" / "mine.jsonl",
+        entry(1, "dog", "b/2.png"),
+        "",
+        entry(0, "cat", str(other), absolute=True),
+        entry(1, "dog", "../1.png"),
+    )
+    listing = read_lists(made, "train")
+    assert paths(listing) == [str(made.parent / "b/2.png"), str(other), str(made.parent / "../1.png")]
+    assert listing.labels.tolist() == [1, 0, 1]
+    assert listing.labels.dtype == torch.int64
+    assert listing.class_names == ("cat", "dog")
+
+
+def test_a_list_without_classes(tmp_path):
+    listing = read_lists(write(tmp_path / "train.jsonl", {"image_path": "1.png"}, {"image_path": "2.png"}), "train")
+    assert (listing.class_names, listing.labels.tolist()) == ((), [0, 0])
+
+
+def test_two_classes_may_share_a_name(tmp_path):
+    """ImageNet has two of the name crane."""
+    listing = read_lists(write(tmp_path / "l.jsonl", entry(0, "crane", "1.png"), entry(1, "crane", "2.png")), "train")
+    assert listing.class_names == ("crane", "crane")
+
+
+@pytest.mark.parametrize("test_name", ["val.jsonl", "test.jsonl"])
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_splits(tmp_path, test_name, given):
+    classes = enumerate(("cat", "dog", "eel"))
+    train = write(tmp_path / "train.jsonl", *(entry(i, name, f"{i + 1}.png") for i, name in classes))
+    write(tmp_path / test_name, entry(1, "dog", "4.png"))
+    root = tmp_path if given == "folder" else train
+    assert paths(read_lists(root, "train")) == [str(tmp_path / f"{i}.png") for i in (1, 2, 3)]
+    test = read_lists(root, "test")
+    assert (paths(test), test.labels.tolist()) == ([str(tmp_path / "4.png")], [1])
+    assert test.class_names == ("cat", "dog", "eel"), "of the training list, whichever the test list shows"
+
+
+def test_the_pictures_are_read_as_any(tmp_path):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8))
+    picture.save(tmp_path / "1.png")
+    made = write(tmp_path / "mine.jsonl", entry(0, "cat", "1.png"))
+    pictures = open_dataset(DataSpec(kind="jsonl"), 32, root=made)
+    assert torch.equal(pictures[0], fit_crop(picture, 32))
+    assert (pictures.name, pictures.class_names, pictures.origin) == ("mine", ("cat",), str(made))
+    made.rename(tmp_path / "train.jsonl")
+    assert open_dataset(DataSpec(kind="jsonl"), 32, root=tmp_path).name == tmp_path.name
+
+
+GOOD = entry(0, "cat", "1.png")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "expected a JSON object, got '{'"),
+        ("[1, 2]", r"expected a JSON object, got '\[1, 2\]'"),
+        ('"' + "x" * 100 + '"', r"got '\"x{39}\.\.\.'"),
+        (b"\xff\xfe".decode("latin1"), "expected a JSON object"),
+        ({"class_id": 0, "class_name": "cat"}, "expected image_path, the path of a picture, and there is none"),
+        (GOOD | {"image_path": 7}, "expected image_path, the path of a picture, got 7"),
+        (GOOD | {"image_path": "a\0b"}, "expected image_path"),
+        (GOOD | {"image_path": "\ud800"}, "cannot be the name of a file"),
+        (GOOD | {"is_absolute_path": True}, "is_absolute_path does not say so: True"),
+        (GOOD | {"image_path": "/1.png"}, "is_absolute_path does not say so: False"),
+        (GOOD | {"is_absolute_path": "no"}, "is_absolute_path does not say so: 'no'"),
+        (GOOD | {"class_id": -1}, "expected class_id, a number from 0, got -1"),
+        (GOOD | {"class_id": "0"}, "expected class_id, a number from 0, got '0'"),
+        (GOOD | {"class_id": True}, "expected class_id"),
+        (GOOD | {"class_id": 10**9}, "expected class_id"),
+        ({"class_id": 0, "image_path": "1.png"}, "expected class_name, a name, and there is none"),
+        ({"class_name": "cat", "image_path": "1.png"}, "expected class_id, a number from 0, and there is none"),
+        ({"image_path": "1.png"}, "expected a class_id in every line or in none"),
+        (entry(0, "dog", "1.png"), "class 0 is called 'dog' here and 'cat' in line 1"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, line, words):
+    made = write(tmp_path / "train.jsonl", GOOD, "", line)
+    with pytest.raises(FileError, match=f"^{made}, line 3: .*{words}") as caught:
+        read_lists(made, "train")
+    assert "\n" not in caught.value.message
+
+
+def test_bytes_that_are_no_text_are_named(tmp_path):
+    made = tmp_path / "train.jsonl"
+    made.write_bytes(b'{"image_path": "1.png"}\n{"image_path": "\xff"}\n')
+    with pytest.raises(FileError, match=f"^{made}, line 2: expected a JSON object"):
+        read_lists(made, "train")
+
+
+def test_class_numbers_are_contiguous(tmp_path):
+    made = write(tmp_path / "train.jsonl", entry(0, "cat", "1.png"), entry(2, "eel", "2.png"))
+    with pytest.raises(FileError, match="its class numbers reach 2, and no picture is of class 1"):
+        read_lists(made, "train")
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        ([GOOD], [entry(0, "dog", "2.png")], "class 0, dog, is not a class of the training list"),
+        ([GOOD], [entry(1, "dog", "2.png")], "class 1, dog, is not a class of the training list"),
+        ([GOOD], [{"image_path": "2.png"}], "must both have classes, or both have none"),
+        ([GOOD], [], r"The list .*val\.jsonl has no pictures"),
+    ],
+)
+def test_a_test_list_of_other_classes(tmp_path, train, test, words):
+    write(tmp_path / "train.jsonl", *train)
+    write(tmp_path / "val.jsonl", *test)
+    with pytest.raises(UsageError, match=words):
+        read_lists(tmp_path, "test")
+
+
+def test_missing_lists(tmp_path):
+    with pytest.raises(UsageError, match="there is nothing of that name"):
+        read_lists(tmp_path / "absent.jsonl", "train")
+    with pytest.raises(UsageError, match=r"holds no train\.jsonl"):
+        read_lists(tmp_path, "train")
+    made = write(tmp_path / "test.jsonl", GOOD)
+    with pytest.raises(UsageError, match="There are no test pictures beside"):
+        read_lists(made, "test")
+    with pytest.raises(UsageError, match=r'data\.kind = "jsonl" needs a place'):
+        open_dataset(DataSpec(kind="jsonl"), 32)
+    with pytest.raises(SpherectlError, match="Expected a folder of pictures, got the file") as caught:
+        open_dataset(DataSpec(), 32, root=made)
+    assert "--set data.kind=jsonl" in caught.value.hint
+
+
+def test_a_list_is_parsed_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    parsed = []
+    real = lists._parse
+    monkeypatch.setattr(lists, "_parse", lambda path: parsed.append(path) or real(path))
+    made = write(tmp_path / "train.jsonl", entry(0, "cat", "1.png"), entry(1, "dog", "ö.png"))
+    os.utime(made, (1e9, 1e9))
+    first, again = (read_lists(made, "train") for _ in range(2))
+    assert len(parsed) == 1
+    assert (paths(again), again.class_names) == (paths(first), first.class_names)
+    assert torch.equal(again.labels, first.labels)
+    write(made, entry(0, "cat", "1.png"), entry(1, "dog", "ü.png"))  # of the same length
+    os.utime(made, (1e9 + 1, 1e9 + 1))
+    assert paths(read_lists(made, "train"))[1].endswith("ü.png")
+    assert len(parsed) == 2

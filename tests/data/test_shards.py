@@ -1,0 +1,297 @@
+"""Tars against what was put into them: which pictures, which bytes, which class; a sentence for each that is wrong."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from spherectl.data import shards
+from spherectl.data.datasets import open_dataset
+from spherectl.data.decode import PictureError
+from spherectl.data.order import picture_numbers, training_batches
+from spherectl.data.shards import expand_braces, find_shards, open_shards
+from spherectl.data.tars import read_member, read_shard
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.recipe import DataSpec
+
+pytestmark = pytest.mark.fast
+
+
+def opened(root: Path | str, split: str = "train", size: int = 8):
+    return open_dataset(DataSpec(kind="shards"), size, root=root, split=split)  # type: ignore[arg-type]
+
+
+def greys(pictures, numbers) -> list[int]:
+    return pictures.gather(numbers)[:, 0, 0, 0].tolist()
+
+
+def test_members_are_found_by_their_bytes(tmp_path, write_tar):
+    members = {
+        "a/1.jpg": b"one",
+        "a/1.cls": b"7\n",
+        "a/1.txt": b"caption",
+        "./2.PNG": b"two" * 1000,
+        "./2.json": b'{"label": 3, "text": "x"}',
+        "3.webp": b"",
+        "3.json": b'{"class_id": 5}',
+        "4.jpeg": b"four",
+        "4.json": b'{"label": 9}',
+        "4.cls": b"2",
+        "5.cls": b"1",
+        "6.pyd": b"\x80\x04never loaded",
+        "6.pth": b"\x80\x04never loaded",
+        "7.seg.png": b"another kind of picture",
+        "._1.jpg": b"what macOS leaves",
+        "x" * 150 + ".png": b"long name",
+        "x" * 150 + ".cls": b" 4 ",
+    }
+    path = write_tar(tmp_path / "0.tar", members)
+    shard = read_shard(path)
+    names = [os.fsdecode(bytes(name)) for name in shard.names]
+    assert names == ["a/1.jpg", "./2.PNG", "3.webp", "4.jpeg", "x" * 150 + ".png"]
+    assert shard.labels.tolist() == [7, 3, 5, 2, 4]
+    contents = [read_member(path, int(at), int(size)) for at, size in zip(shard.offsets, shard.sizes, strict=True)]
+    assert contents == [members[name] for name in names]
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_form_of_tar(tmp_path, form):
+    with tarfile.open(tmp_path / "0.tar", "w", format=form) as tar:
+        tar.addfile(tarfile.TarInfo("ö"), None)
+        for name in ("ö/1.png", "d/" * 40 + "2.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 3
+            tar.addfile(info, io.BytesIO(b"abc"))
+        link = tarfile.TarInfo("3.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "ö/1.png"
+        tar.addfile(link)
+    shard = read_shard(tmp_path / "0.tar")
+    assert [os.fsdecode(bytes(name)) for name in shard.names] == ["ö/1.png", "d/" * 40 + "2.png"]
+    assert [read_member(tmp_path / "0.tar", int(at), 3) for at in shard.offsets] == [b"abc", b"abc"]
+
+
+@pytest.fixture
+def three(tmp_path, write_tar, labelled) -> Path:
+    """Pictures 0 to 9 in three shards, of three classes."""
+    root = tmp_path / "set"
+    for i, (first, labels) in enumerate([(0, [0, 1, 2, 0]), (4, [1, 1]), (6, [2, 0, 1, 2])]):
+        write_tar(root / f"{i:06d}.tar", labelled(first, labels))
+    return root
+
+
+@pytest.mark.parametrize("given", ["", "{000000..000002}.tar", "*.tar", "00000{0,1,2}.tar"])
+def test_a_set_by_folder_and_by_pattern(three, given):
+    pictures = opened(three / given)
+    assert greys(pictures, range(10)) == list(range(10))
+    assert greys(pictures, [9, 0, 5]) == [9, 0, 5]
+    assert pictures.labels.tolist() == [0, 1, 2, 0, 1, 1, 2, 0, 1, 2]
+    assert (pictures.name, pictures.class_names) == ("set", ("0", "1", "2"))
+    assert pictures.origin == str(three / given)
+    assert greys(opened(pictures.origin), range(10)) == list(range(10))
+    if given:
+        with pytest.raises(UsageError, match="there are no test pictures"):
+            opened(three / given, "test")
+
+
+def test_one_tar_is_a_set(three):
+    pictures = opened(three / "000000.tar")
+    assert greys(pictures, range(4)) == [0, 1, 2, 3]
+    assert pictures.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_order_is_exact_as_of_any_set(three, workers):
+    pictures = opened(three)
+    batches = training_batches(pictures, seed=3, batch_size=4, start_image=7, flip=False, workers=workers)
+    seen = torch.cat([batch.images[:, 0, 0, 0] for batch in itertools.islice(batches, 3)]).tolist()
+    batches.close()
+    assert seen == picture_numbers(3, 7, 12, 10).tolist()
+
+
+@pytest.mark.parametrize(("file", "text"), [("classes.txt", "cat\ndog\neel\nfox\n"), ("class_names.json", None)])
+@pytest.mark.parametrize("place", ["", ".."])
+def test_class_names_beside_the_shards(three, file, text, place):
+    names = ("cat", "dog", "eel", "fox")
+    (three / place / file).write_text(text or json.dumps(names))
+    assert opened(three).class_names == names
+
+
+def test_without_labels_there_are_no_classes(tmp_path, write_tar, picture_bytes):
+    write_tar(tmp_path / "0.tar", {"1.png": picture_bytes(1), "1.txt": b"a cat", "1.json": b'{"text": "a cat"}'})
+    pictures = opened(tmp_path)
+    assert (pictures.class_names, pictures.labels.tolist()) == ((), [0])
+
+
+def test_split_folders_and_split_names(tmp_path, write_tar, labelled):
+    for root, train, test in (("a", "train/0.tar", "val/0.tar"), ("b", "x-train-0.tar", "x-validation-0.tar")):
+        write_tar(tmp_path / root / train, labelled(0, [0, 1, 2]))
+        write_tar(tmp_path / root / test, labelled(10, [1]))
+        assert greys(opened(tmp_path / root), range(3)) == [0, 1, 2]
+        held_out = opened(tmp_path / root, "test")
+        assert (greys(held_out, [0]), held_out.labels.tolist()) == ([10], [1])
+    write_tar(tmp_path / "c" / "latest-0.tar", labelled(0, [0]))  # "test" within a word is no split
+    assert greys(opened(tmp_path / "c"), [0]) == [0]
+    with pytest.raises(UsageError, match="has no test pictures"):
+        opened(tmp_path / "c", "test")
+
+
+def test_jpeg_and_webp_are_decoded(tmp_path, write_tar, picture_bytes):
+    write_tar(tmp_path / "0.tar", {"0.jpg": picture_bytes(40, "jpg"), "1.webp": picture_bytes(40, "webp")})
+    assert greys(opened(tmp_path), [0, 1]) == [40, 40]
+
+
+def test_a_broken_picture_is_named_by_shard_and_member(tmp_path, write_tar, labelled):
+    write_tar(tmp_path / "0.tar", labelled(0, [0] * 150) | {"000007.png": b"no picture"})
+    pictures = opened(tmp_path)
+    with pytest.raises(PictureError, match=rf"^Cannot read the picture {tmp_path}/0\.tar/000007\.png: it is not a"):
+        pictures.gather([7])
+    assert pictures.read([7]).unreadable == (f"{tmp_path}/0.tar/000007.png",)
+    assert pictures.read([7]).images[0, 0, 0, 0] == 8
+
+
+def test_a_shard_that_vanishes_is_a_sentence(three):
+    pictures = opened(three)
+    (three / "000001.tar").unlink()
+    with pytest.raises(PictureError, match=r"000001\.tar/000004\.png: No such file"):
+        pictures.gather([4])
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"1.png": b"", "1.jpg": b""}, r"two pictures of one key: 1\.png and 1\.jpg"),
+        ({"1.png": b"", "1.cls": b"cat"}, r"1\.cls has the label 'cat'; expected a number from 0"),
+        ({"1.png": b"", "1.cls": b"-1"}, r"1\.cls has the label -1"),
+        ({"1.png": b"", "1.cls": b"99999999999"}, "has the label 99999999999"),
+        ({"1.png": b"", "1.json": b"{"}, r"1\.json has the label '{'"),
+        ({"1.png": b"", "1.json": b'{"label": "cat"}'}, r"1\.json has the label 'cat'"),
+        ({"1.png": b"", "1.cls": b"0", "2.png": b""}, r"2\.png has no label, and others have"),
+        ({"1.png": b"", "1.cls": b"1"}, "The labels reach 1, .* no picture is of class 0"),
+        ({"1.txt": b"caption"}, r"No pictures in .*0\.tar: expected members KEY\.jpg"),
+    ],
+)
+def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
+    write_tar(tmp_path / "0.tar", members)
+    with pytest.raises(SpherectlError, match=words) as caught:
+        open_shards(tmp_path, "train")
+    assert "\n" not in caught.value.message
+    assert str(tmp_path) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        ("classes.txt", "cat\ndog", "is of class 2; the class file has 2 names"),
+        ("classes.txt", "\n", "expected a name for every class"),
+        ("class_names.json", '{"0": "cat"}', "expected a name for every class"),
+        ("class_names.json", "[", "is not valid JSON"),
+        ("classes.txt", b"\xff", "it is not UTF-8"),
+    ],
+)
+def test_wrong_class_files(three, file, text, words):
+    (three / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(FileError, match=words):
+        opened(three)
+
+
+@pytest.mark.parametrize("name", ["0.tar.gz", "0.tgz", "0.tar.bz2", "0.tar.xz"])
+@pytest.mark.parametrize("given", ["folder", "file"])
+def test_compressed_tars_are_refused(tmp_path, write_tar, labelled, name, given):
+    mode = {"z": "w:gz", "2": "w:bz2"}.get(name[-1], "w:xz") if not name.endswith("xz") else "w:xz"
+    path = write_tar(tmp_path / name, labelled(0, [0]), mode)
+    with pytest.raises(UsageError, match="is compressed, so that pictures in it cannot be read one by one"):
+        opened(tmp_path if given == "folder" else path)
+
+
+def test_a_compressed_tar_under_a_plain_name(tmp_path, write_tar, labelled):
+    write_tar(tmp_path / "0.tar", labelled(0, [0]), "w:gz")
+    with pytest.raises(UsageError, match="is compressed"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [100, 512, 700, 1024, 1024 + 100, 1536, 1536 + 300])
+def test_a_tar_cut_off_anywhere_is_refused_or_ends_with_a_member(tmp_path, write_tar, kept):
+    """Blocks of 512 bytes: header and content of 1.png, header and content of 2.png."""
+    path = write_tar(tmp_path / "0.tar", {"1.png": b"one", "2.png": b"two"})
+    path.write_bytes(path.read_bytes()[:kept])
+    if kept == 1024:  # whole members, and no end: as a concatenation is written
+        assert len(read_shard(path).names) == 1
+        return
+    with pytest.raises(FileError, match=r"0\.tar is (not a whole tar file|damaged)"):
+        read_shard(path)
+
+
+def test_damage_inside_a_tar_is_not_taken_for_its_end(tmp_path, write_tar):
+    path = write_tar(tmp_path / "0.tar", {"1.png": b"one", "2.png": b"two"})
+    content = bytearray(path.read_bytes())
+    content[1024:1100] = b"?" * 76
+    path.write_bytes(content)
+    with pytest.raises(FileError, match="byte 1,024 begins neither a member nor the end"):
+        read_shard(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])
+def test_what_is_no_tar(tmp_path, content):
+    (tmp_path / "0.tar").write_bytes(content)
+    with pytest.raises(FileError, match=r"0\.tar is not a whole tar file"):
+        opened(tmp_path)
+
+
+def test_missing_shards(tmp_path, three):
+    with pytest.raises(UsageError, match=r"2 of the 5 shards .* are not there, as .*000003\.tar"):
+        opened(three / "{000000..000004}.tar")
+    with pytest.raises(UsageError, match="there is nothing of that name"):
+        opened(tmp_path / "absent")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="No shards in"):
+        opened(tmp_path / "empty")
+    with pytest.raises(UsageError, match="needs a place"):
+        open_dataset(DataSpec(kind="shards"), 8)
+    with pytest.raises(UsageError, match="No pictures found in") as caught:
+        open_dataset(DataSpec(), 8, root=three)
+    assert "--set data.kind=shards" in caught.value.hint
+
+
+def test_braces_as_a_shell_expands_them():
+    assert expand_braces("a/{08..11}-x.tar") == ["a/08-x.tar", "a/09-x.tar", "a/10-x.tar", "a/11-x.tar"]
+    assert expand_braces("{a,b}{0..1}.tar") == ["a0.tar", "a1.tar", "b0.tar", "b1.tar"]
+    assert expand_braces("plain.tar") == ["plain.tar"]
+    for wrong in ("{5..1}.tar", "{0..9999999}.tar", "{x}.tar", "{}.tar"):
+        with pytest.raises(UsageError, match="expected"):
+            expand_braces(wrong)
+
+
+def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatch, write_tar, labelled):
+    made = []
+    real = shards.read_shard
+    monkeypatch.setattr(shards, "read_shard", lambda path: made.append(path.name) or real(path))
+    for path in three.iterdir():
+        os.utime(path, (1e9, 1e9))
+    said: list[str] = []
+    open_shards(three, "train", said.append)
+    first, again = opened(three), opened(three)
+    open_shards(three, "train", said.append)
+    assert said == ["Indexing 3 shards"]
+    assert len(made) == 3
+    assert torch.equal(again.gather(range(10)), first.gather(range(10)))
+    assert torch.equal(again.labels, first.labels)
+    assert again.class_names == first.class_names
+    write_tar(three / "000001.tar", labelled(40, [1] * 20))
+    os.utime(three / "000001.tar", (1e9, 1e9))
+    assert greys(opened(three), [3, 4, 23, 24]) == [3, 40, 59, 6], "told by its size, with the same time"
+    (three / "000002.tar").unlink()
+    assert len(opened(three)) == 24
+    (three / "classes.txt").write_text("a\nb\nc")
+    assert opened(three).class_names == ("a", "b", "c")
+
+
+def test_find_shards_ignores_hidden_files(three):
+    (three / "._000000.tar").touch()
+    assert [path.name for path in find_shards(three, "train")] == ["000000.tar", "000001.tar", "000002.tar"]

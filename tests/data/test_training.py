@@ -1,0 +1,154 @@
+"""Training on each kind of set by command line and loop: what it says, and that a resumed run is the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from spherectl import recipe as recipes
+from spherectl.cli.app import app
+from spherectl.data.datasets import open_dataset
+from spherectl.recipe import Recipe
+from spherectl.settings import load_settings, packaged
+from spherectl.training.loop import train
+from spherectl.training.plan import resolve
+
+pytestmark = pytest.mark.fast
+
+NANO = {
+    "model.size": "nano",
+    "model.image_size": 16,
+    "model.patch_size": 8,
+    "run.batch_size": 4,
+    "run.length_images": 16,
+    "run.dtype": "float32",
+    "loss.perceptual": "none",
+    "data.workers": 0,
+}
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """`command("folder32", "--data", path)`: a training of the smallest network for four steps."""
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    runner = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1", "COLUMNS": "200"})
+
+    def run(*arguments: str | Path, **changes: object) -> Result:
+        settings = [f"--set={key}={value}" for key, value in NANO.items()]
+        settings += [f"--set={key.replace('__', '.')}={value}" for key, value in changes.items()]
+        return runner.invoke(app, ["train", "folder32", *map(str, arguments), *settings])
+
+    return run
+
+
+@pytest.fixture
+def pictures(tmp_path, picture_bytes) -> Path:
+    """A flat folder of 100 pictures."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(100):
+        (folder / f"{i:03d}.png").write_bytes(picture_bytes(i))
+    return folder
+
+
+@pytest.fixture
+def url(server, write_tar, labelled) -> str:
+    """An index of 12 pictures in three shards, of three classes."""
+    entries = []
+    for i in range(3):
+        write_tar(server.folder / "set" / f"{i}.tar", labelled(4 * i, [0, 1, 2, 0]))
+        entries.append({"url": f"{i}.tar", "nsamples": 4})
+    (server.folder / "set" / "classes.txt").write_text("cat\ndog\neel")
+    (server.folder / "set" / "index.json").write_text(json.dumps({"wids_version": 1, "shardlist": entries}))
+    return f"{server.url}set/index.json"
+
+
+def test_a_list_and_shards_train_like_any_set(command, tmp_path, write_tar, labelled):
+    write_tar(tmp_path / "tars" / "0.tar", labelled(0, [0, 1, 2, 1]))
+    for i in range(4):
+        Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(tmp_path / f"{i}.png")
+    lines = [{"class_id": [0, 1, 2, 1][i], "class_name": f"c{i % 2 or i}", "image_path": f"{i}.png"} for i in range(4)]
+    (tmp_path / "all.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
+    losses = []
+    for kind, place, name in (("shards", "tars", "tars"), ("jsonl", "all.jsonl", "all")):
+        done = command("--data", tmp_path / place, "--run", kind, data__kind=kind)
+        assert done.exit_code == 0, done.stderr
+        assert f"data: {name}, 4 pictures, 3 classes\n" in done.stderr
+        losses.append([json.loads(line)["loss"] for line in Path(kind, "metrics.jsonl").read_text().splitlines()])
+    assert losses[0] == losses[1], "the same pictures in the same order"
+
+
+def test_shards_over_http_from_the_command_line(command, url, tmp_path):
+    dry = command("--data", url, "--dry-run", data__kind="shards")
+    assert dry.exit_code == 0, dry.stderr
+    assert "12 pictures of set, 3 classes; in shards fetched over HTTP, by which order and resume go" in dry.stdout
+    assert not list(load_settings().cache.rglob("*.tar"))
+    done = command("--data", url, data__kind="shards")
+    assert done.exit_code == 0, done.stderr
+    assert recipes.load(Path("runs/folder32/recipe.toml")).data.root == url
+    again = command("--data", url, data__kind="shards")
+    assert "is finished" in again.stderr
+
+
+def small(**changes: object) -> Recipe:
+    """The folder recipe, small enough to train here."""
+    tables: dict[str, dict[str, object]] = {}
+    for key, value in {**NANO, **changes}.items():
+        table, _, name = key.partition(".")
+        tables.setdefault(table, {})[name] = value
+    return recipes.load(packaged("recipes") / "folder32.toml", tables)
+
+
+def test_a_stopped_run_goes_on_exactly_though_the_cache_is_gone(url, tmp_path):
+    cpu = torch.device("cpu")
+    recipe = small(**{"data.kind": "shards", "run.length_images": 40})
+
+    def run(name: str, stop_after: int | None = None) -> list[float]:
+        pictures = open_dataset(recipe.data, recipe.model.image_size, root=url)
+        steps: list[int] = []
+        train(
+            resolve(recipe, pictures, cpu),
+            pictures,
+            tmp_path / name,
+            device=cpu,
+            on_step=lambda line: steps.append(int(line["step"])),
+            should_stop=lambda: steps[-1] == stop_after,
+        )
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    whole = run("whole")
+    assert len(run("stopped", stop_after=4)) == 4
+    shutil.rmtree(load_settings().cache / "shards")
+    assert run("stopped") == whole
+    assert len(whole) == 10
+
+
+def test_one_broken_picture_in_a_hundred_trains(command, pictures):
+    (pictures / "007.png").write_bytes(b"no picture")
+    done = command("--data", pictures, run__length_images=200)
+    assert done.exit_code == 0, done.stderr
+
+
+def test_two_in_a_hundred_stop_with_their_names_and_once_repaired_the_run_goes_on(command, pictures):
+    names = [pictures / "007.png", pictures / "033.png"]
+    whole = [path.read_bytes() for path in names]
+    for path in names:
+        path.write_bytes(b"no picture")
+    stopped = command("--data", pictures, run__length_images=100)
+    assert stopped.exit_code == 1
+    (error,) = [line for line in stopped.stderr.splitlines() if line.startswith("error:")]
+    assert "2 pictures of one epoch of 100 cannot be read, which is over 1%" in error
+    assert all(str(path) in error for path in names)
+    for path, content in zip(names, whole, strict=True):
+        path.write_bytes(content)
+    done = command("--data", pictures, run__length_images=100)
+    assert done.exit_code == 0, done.stderr
