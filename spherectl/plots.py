@@ -177,7 +177,7 @@ def plot_training(runs: Sequence[Curves], path: Path, *, x: Axis = "images", smo
 
     Raises:
         UsageError: as `check_target`.
-        FileError: the place cannot be written.
+        FileError: no run has anything to draw, or the place cannot be written.
     """
     check_target(path)
     import matplotlib.style
@@ -185,6 +185,10 @@ def plot_training(runs: Sequence[Curves], path: Path, *, x: Axis = "images", smo
 
     window = smooth or max(1, round(max(map(len, runs)) / SMOOTHED_SHARE))
     panels = [panel for panel in PANELS if any(np.any(_finite(run, panel.key)) for run in runs)]
+    if not panels:
+        raise FileError(
+            f"There is nothing to draw in {', '.join(run.name for run in runs)}: no line has a loss or rate."
+        )
     wide = _columns(len(panels))
     high = -(-len(panels) // wide)
     legend_rows = -(-len(runs) // wide)
@@ -224,7 +228,8 @@ def _append(columns: dict[str, array[float]], count: int, line: bytes, path: Pat
         values["step"]
         for key, value in values.items():
             column = columns.setdefault(key, array("d"))
-            _pad(column, count)
+            if len(column) < count:
+                _pad(column, count)
             column.append(math.nan if value is None else value)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise FileError(f"{path}: line {count + 1} is no line of metrics; the file is damaged.") from None
@@ -261,18 +266,19 @@ def _draw(axes: Axes, panel: Panel, runs: Sequence[Curves], x: Axis, window: int
         kept = thinned(mean, MOST_POINTS)
         marker = "o" if len(values) == 1 else None
         strong += axes.plot(along[kept], mean[kept], dash, color=colour, linewidth=1.4, marker=marker)
-    _set_axes(axes, panel, [_finite(run, panel.key) for run in runs])
+    _set_axes(axes, panel, [_finite(run, panel.key) for run in runs], x)
     return strong
 
 
-def _set_axes(axes: Axes, panel: Panel, drawn: Sequence[Numbers]) -> None:
+def _set_axes(axes: Axes, panel: Panel, drawn: Sequence[Numbers], x: Axis) -> None:
     """Title, limits and ticks of a panel that has its lines."""
     from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
 
     axes.set_title(panel.title)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if x != "hours":  # of which 4m would be read as minutes
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if panel.scale == "log":
         _set_log(axes, drawn)
     else:
@@ -305,9 +311,8 @@ def _set_log(axes: Axes, drawn: Sequence[Numbers]) -> None:
 
 def _positions(run: Curves, x: Axis) -> Numbers:
     """Where the lines of a run lie along the panels."""
-    if x == "hours":
-        return np.asarray(run.columns["wall_s"] / 3600, dtype=np.float64)
-    return run.columns["images_seen" if x == "images" else "step"]
+    key, unit = {"images": ("images_seen", 1), "hours": ("wall_s", 3600), "steps": ("step", 1)}[x]
+    return np.asarray(run.columns.get(key, np.full(len(run), math.nan)) / unit, dtype=np.float64)
 
 
 def _along(x: Axis, window: int) -> str:

@@ -275,6 +275,14 @@ def test_numbers_at_the_axes_are_plain(
     assert {"0", "100k", "200k"} <= {label.get_text() for label in axes.get_xticklabels()}
 
 
+def test_parts_of_an_hour_are_no_thousandths(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
+    metrics = [{"step": step, "wall_s": 180 * step, "loss": 1 / step} for step in range(1, 5)]  # 0.05 to 0.2 hours
+    figure = drawn([run("a", metrics)], x="hours")
+    figure.draw_without_rendering()
+    labels = {label.get_text() for label in figure.axes[0].get_xticklabels()}
+    assert {"0.00", "0.05", "0.20"} <= labels
+
+
 def test_a_start_at_nearly_nothing_does_not_press_the_rest_to_the_top(
     run: Callable[..., Path], drawn: Callable[..., Figure]
 ) -> None:
@@ -328,6 +336,20 @@ def test_a_long_run_is_drawn_with_few_points(drawn: Callable[..., Figure], monke
     raw, strong = drawn([Path("a")]).axes[0].get_lines()
     assert max(len(raw.get_xdata()), len(strong.get_xdata())) <= plots.MOST_POINTS + 2
     assert raw.get_ydata().max() == 50
+
+
+def test_a_run_that_lacks_what_the_panels_run_along_has_no_line(
+    run: Callable[..., Path], drawn: Callable[..., Figure]
+) -> None:
+    timeless = [{"step": 1, "images_seen": 8, "loss": 1.0}, {"step": 2, "images_seen": 16, "loss": 0.5}]
+    bare, whole = drawn([run("a", timeless), run("b", lines(2))], x="hours").axes[0].get_lines()
+    assert np.isnan(bare.get_xdata()).all()
+    np.testing.assert_allclose(whole.get_xdata(), [1.5 / 3600, 3 / 3600])
+
+
+def test_runs_without_a_number_to_draw_are_a_sentence(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
+    with pytest.raises(FileError, match="nothing to draw in a, b"):
+        drawn([run("a", [{"step": 1}]), run("b", [{"step": 1}])])
 
 
 # What is written
