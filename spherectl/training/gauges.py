@@ -18,10 +18,10 @@ from torch import Tensor
 
 from spherectl.model import geometry, kernels
 
-# Sides of the square matrices whose products are timed. The time grows eightfold from one to the next, so that a slow
-# device stops early and a quick one goes on to where its speed no longer depends on the side.
+# Sides of the square matrices whose products are timed, each twice the one before: a slow device stops early, a quick
+# one goes on to where its speed no longer depends on the side.
 SMALLEST_SIDE, LARGEST_SIDE = 128, 8192
-TIMED_CALLS = 5
+CALLS = 6
 BUDGET_S = 0.5
 
 _STATUS = Path("/proc/self/status")
@@ -65,16 +65,15 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         dtype: that its products are in. In bfloat16 on a CPU with the compiled kernels, they are what is timed, or
             torch where training takes that.
     """
-    began, best, side = time.perf_counter(), 0.0, SMALLEST_SIDE
+    until, best, side, before = time.perf_counter() + BUDGET_S, 0.0, SMALLEST_SIDE, 0.0
     while True:
-        call = _product(device, dtype, side)
-        call()  # the first one sets things up
-        seconds = min(_seconds(call, device) for _ in range(TIMED_CALLS))
+        seconds = _quickest(_product(device, dtype, side), device, until)
         best = max(best, 2 * side**3 / seconds)
-        left = BUDGET_S - (time.perf_counter() - began)
-        if side == LARGEST_SIDE or 8 * seconds * (TIMED_CALLS + 1) > left:
+        # What a call costs beside its operations stays as it is: threads that wait for a busy core need milliseconds.
+        following = seconds + 8 * max(0.0, seconds - before)
+        if side == LARGEST_SIDE or 2 * following > until - time.perf_counter():
             return best
-        side *= 2
+        side, before = 2 * side, seconds
 
 
 def memory_mb(device: torch.device) -> float:
@@ -112,6 +111,17 @@ def _product(device: torch.device, dtype: torch.dtype, side: int) -> Callable[[]
     a, b = torch.rand(2, side, side, generator=generator).to(device, dtype)
     out = torch.empty_like(a)
     return lambda: torch.mm(a, b, out=out)
+
+
+def _quickest(call: Callable[[], object], device: torch.device, until: float) -> float:
+    """Seconds of the quickest of a few calls, which end about `until`; the first one also sets things up."""
+    best = math.inf
+    for _ in range(CALLS):
+        seconds = _seconds(call, device)
+        best = min(best, seconds)
+        if time.perf_counter() + seconds > until:
+            break
+    return best
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -8,6 +8,7 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -109,41 +110,49 @@ def test_a_real_device_has_a_peak() -> None:
     assert 1e8 < peak_flops(CPU, torch.float32) < 1e14
 
 
+class Device:
+    """A device of constant speed on a clock of ours: a call costs its operations, and so many seconds beside them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, speed: float, *, beside: Callable[[], float] = float) -> None:
+        self.now, self.speed, self.beside = 0.0, speed, beside
+        self.sides: list[int] = []
+        monkeypatch.setattr(gauges, "_product", self.product)
+        monkeypatch.setattr(gauges, "time", SimpleNamespace(perf_counter=lambda: self.now))
+
+    def product(self, _device: torch.device, _dtype: torch.dtype, side: int) -> Callable[[], None]:
+        self.sides.append(side)
+
+        def call() -> None:
+            self.now += 2 * side**3 / self.speed + self.beside()
+
+        return call
+
+
 @pytest.mark.fast
-@pytest.mark.parametrize(("speed", "sides"), [(1e7, 1), (1e11, 4), (1e15, 7)])
+@pytest.mark.parametrize(("speed", "sides"), [(1e6, 1), (1e9, 2), (1e11, 5), (1e15, 7)])
 def test_the_side_grows_as_the_time_allows(monkeypatch: pytest.MonkeyPatch, speed: float, sides: int) -> None:
-    """A device of constant speed, on a clock of ours: 2 side^3 operations each, five timed calls and one before."""
-    clock, seen = [0.0], []
-
-    def product(_device: torch.device, _dtype: torch.dtype, side: int) -> Any:
-        seen.append(side)
-
-        def call() -> None:
-            clock[0] += 2 * side**3 / speed
-
-        return call
-
-    monkeypatch.setattr(gauges, "_product", product)
-    monkeypatch.setattr(gauges, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    device = Device(monkeypatch, speed)
     assert peak_flops(CPU, torch.float32) == pytest.approx(speed, rel=1e-6)
-    assert seen == [128 * 2**i for i in range(sides)]
-    assert clock[0] < gauges.BUDGET_S or sides == 1  # the smallest is measured whatever it takes
+    assert device.sides == [128 * 2**i for i in range(sides)]
+    assert device.now <= gauges.BUDGET_S or sides == 1  # the smallest is measured whatever it takes
 
 
 @pytest.mark.fast
-def test_the_peak_is_the_best_of_all_sides_and_calls(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock, factors = [0.0], iter([9, 5, 5, 2, 5, 5, 9, 4, 4, 4, 4, 4])  # of the fastest time, side by side
+def test_a_busy_machine_does_not_end_it_at_small_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 ms a call, as two threads need on cores that others use: 128 alone would say 0.35 GFLOP/s."""
+    device = Device(monkeypatch, 7e10, beside=lambda: 0.012)
+    assert peak_flops(CPU, torch.float32) > 0.6 * 7e10
+    assert device.now <= 1.2 * gauges.BUDGET_S
 
-    def product(_device: torch.device, _dtype: torch.dtype, side: int) -> Any:
-        def call() -> None:
-            clock[0] += next(factors) * 2 * side**3 / 3e9
 
-        return call
-
+@pytest.mark.fast
+def test_the_peak_is_the_best_of_all_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds beside the operations in each call; the quickest is the fourth of the second side."""
+    beside = iter([9.0, 0.4, 0.4, 0.2, 0.4, 0.4, 9.0, 0.4, 0.4, 0.0, 0.4, 0.4])
+    Device(monkeypatch, 1e9, beside=lambda: next(beside))
+    monkeypatch.setattr(gauges, "BUDGET_S", 1000.0)
     monkeypatch.setattr(gauges, "LARGEST_SIDE", 256)
-    monkeypatch.setattr(gauges, "_product", product)
-    monkeypatch.setattr(gauges, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    assert peak_flops(CPU, torch.float32) == pytest.approx(1.5e9, rel=1e-6)
+    assert peak_flops(CPU, torch.float32) == pytest.approx(1e9, rel=1e-6)
 
 
 @pytest.mark.fast
