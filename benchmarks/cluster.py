@@ -1,26 +1,18 @@
-"""What the paper's recipes need on a cluster: arithmetic from counted products, and no measurement on a GPU.
-
-A training step is counted once for each recipe on torch's meta device, where tensors have shapes and no numbers.
-"""
+"""What the paper's recipes need on a cluster: arithmetic from counted products, and no measurement on a GPU."""
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from benchmarks.timing import counted_gflop, rounded
+from benchmarks.timing import rounded
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.cli.train import PUBLISHED_PICTURES
 from spherectl.errors import UsageError
-from spherectl.features import imagenet
-from spherectl.model.objective import Draws, objective
 from spherectl.model.sphere import build, parameter_count
-from spherectl.recipe import ModelSpec, Recipe
-from spherectl.training.perceptual import ImageNetDistance, PerceptualDistance
+from spherectl.training.flops import perceptual_gflop, step_gflop
 
 RECIPES = ("cifar10", "cifar10-uncond", "animal-faces256", "flowers256", "imagenet256", "imagenet256-xl")
 PICTURES = PUBLISHED_PICTURES | {"animal-faces": 14_630}  # AFHQ's first version, the training part
@@ -28,7 +20,6 @@ PICTURES = PUBLISHED_PICTURES | {"animal-faces": 14_630}  # AFHQ's first version
 # Dense bfloat16 peak without sparsity.
 GPU, GPU_TFLOPS, SOURCE = "H100 SXM", 989, "NVIDIA H100 datasheet"
 SHARES = (30, 40, 50)
-LPIPS_CHANNELS = (64, 128, 256, 512, 512)
 
 
 def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
@@ -60,58 +51,3 @@ def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
 def gpu_hours(exaflop: float, share_percent: float) -> float:
     """Hours of one GPU at a share of its peak."""
     return exaflop * 1e6 / (GPU_TFLOPS * share_percent / 100) / 3600
-
-
-def step_gflop(spec: ModelSpec) -> float:
-    """Products of a training step for each image, without the perceptual part: passes, gradients, no optimiser."""
-    return _counted(spec, None)
-
-
-def perceptual_gflop(recipe: Recipe) -> float:
-    """Products of the paper's perceptual part for each image of a step; 0 where the recipe leaves it out."""
-    if recipe.loss.perceptual == "none":
-        return 0.0
-    return _published_gflop(recipe.model.image_size)
-
-
-@functools.cache
-def _published_gflop(image_size: int) -> float:
-    """Against the smallest networks of that size: the perceptual networks see pictures alone."""
-    smallest = ModelSpec(image_size=image_size, size="nano", num_classes=0)
-    return _counted(smallest, published_distance()) - _counted(smallest, None)
-
-
-@functools.cache
-def published_distance() -> PerceptualDistance:
-    """VGG16 and ConvNeXt-Small in the paper's loss, as shapes alone."""
-    from torchvision.models import convnext_small, vgg16
-
-    with torch.device("meta"):
-        lpips = imagenet.LpipsFeatures(vgg16(weights=None).features, [torch.ones(c) for c in LPIPS_CHANNELS])
-        distance = ImageNetDistance(lpips, imagenet.ConvNextLogits(convnext_small(weights=None)))
-    return distance.requires_grad_(False).eval()
-
-
-def _counted(spec: ModelSpec, perceptual: PerceptualDistance | None) -> float:
-    """A step of one image on the plain modules."""
-    with torch.device("meta"):
-        network = build(spec)
-        encoder, decoder = network.encoder, network.decoder
-        labels = torch.zeros(1, dtype=torch.int64) if spec.classes else None
-        both = None if labels is None else torch.cat((labels, labels))
-        one = torch.ones(1)
-        draws = Draws(one, one, torch.ones(1, *network.latent_shape), labels, both, labels)
-        images = torch.ones(1, 3, spec.image_size, spec.image_size)
-
-    def encode(x: Tensor, y: Tensor | None) -> Tensor:
-        out: Tensor = encoder.out(encoder.run(encoder.embed(x), y))
-        return out
-
-    def decode(v: Tensor, y: Tensor | None) -> Tensor:
-        out: Tensor = decoder.out(decoder.run(decoder.x_embedder(v), y))
-        return out
-
-    def step() -> None:
-        objective(encode, decode, images, draws, sigma_max=1.0, perceptual=perceptual).total.backward()
-
-    return counted_gflop(step)

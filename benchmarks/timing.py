@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spherectl.data.datasets import PictureSet
 from spherectl.recipe import Recipe
+from spherectl.training.gauges import peak_resident_bytes
 from spherectl.training.loop import train
 from spherectl.training.plan import resolve
 
@@ -160,13 +161,9 @@ def peak_memory_mb(call: Callable[[], Any]) -> float | None:
         return None
     trim(0)  # freed memory that is kept for later would serve the call unseen
     reset.write_text("5", encoding="ascii")
-    before = _peak_kb()
+    before = peak_resident_bytes()
     call()
-    return (_peak_kb() - before) * 1024 / 1e6
-
-
-def _peak_kb() -> int:
-    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="ascii"))[0])
+    return (peak_resident_bytes() - before) / 1e6
 
 
 def time_in_turns(groups: list[Group], until: float) -> int:

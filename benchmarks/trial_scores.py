@@ -17,7 +17,6 @@ from benchmarks.timing import rounded
 from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.transforms import to_float, to_uint8
-from spherectl.evaluation.directions import measure
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import Scores, score
 from spherectl.evaluation.pictures import Features, real_draw
@@ -25,7 +24,7 @@ from spherectl.evaluation.protocol import Plan, Real
 from spherectl.evaluation.reference import of_pictures
 from spherectl.evaluation.run import evaluate
 from spherectl.model import seeding
-from spherectl.model.geometry import perturb
+from spherectl.model.geometry import effective_rank, perturb
 from spherectl.model.sphere import parameter_count
 
 STEPS = (1, 4)
@@ -122,11 +121,6 @@ def latent_directions(model: api.Model, pictures: PictureSet, count: int) -> tup
         for numbers in torch.arange(len(draw)).split(BATCH)
     ]
     return F.normalize(torch.cat(latents), dim=1), labels
-
-
-def effective_rank(directions: Tensor) -> float:
-    """Of unit vectors (n, L), as `spherectl.evaluation.directions` has it: 1 on one line, L all over the sphere."""
-    return measure(directions).effective_rank * directions.shape[1]
 
 
 def shared_length(directions: Tensor, labels: Tensor) -> float:

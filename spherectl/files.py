@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -50,6 +52,32 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` whole or not at all (UTF-8)."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def claimed(stem: str) -> Iterator[Path]:
+    """The first of STEM.png, STEM-1.png, ... in the working folder that is free, held by an empty file meanwhile.
+
+    If the body raises, the name is free again.
+
+    Raises:
+        FileError: the folder cannot be written.
+    """
+    stem = re.sub(r"[^\w.-]+", "-", stem)
+    for number in itertools.count():
+        path = Path(f"{stem}{f'-{number}' if number else ''}.png")
+        try:
+            path.touch(exist_ok=False)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise FileError(f"Cannot write {path}: {error.strerror}.", "Choose another place with --out.") from None
+    try:
+        yield path
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:

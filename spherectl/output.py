@@ -5,11 +5,9 @@ Nothing is overwritten but what was named: a name made here is claimed first, so
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
@@ -72,32 +70,6 @@ def check_target(out: Path) -> None:
         raise FileError(
             f"Cannot write {out}: no file can be made in {existing} ({error.strerror}).", "Choose another place."
         ) from None
-
-
-@contextlib.contextmanager
-def claimed(stem: str) -> Iterator[Path]:
-    """The first of STEM.png, STEM-1.png, ... in the working folder that is free, held by an empty file meanwhile.
-
-    If the body raises, the name is free again.
-
-    Raises:
-        FileError: the folder cannot be written.
-    """
-    stem = re.sub(r"[^\w.-]+", "-", stem)
-    for number in itertools.count():
-        path = Path(f"{stem}{f'-{number}' if number else ''}.png")
-        try:
-            path.touch(exist_ok=False)
-            break
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise FileError(f"Cannot write {path}: {error.strerror}.", "Choose another place with --out.") from None
-    try:
-        yield path
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
 
 
 @dataclass(frozen=True)

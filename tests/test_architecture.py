@@ -45,21 +45,23 @@ FLOORS = [
     [
         "training",
         *("training.perceptual", "training.parallel", "training.optimiser", "training.ema"),
-        *("training.checkpoint", "training.saver"),
+        *("training.checkpoint", "training.saver", "training.flops", "training.gauges", "training.board"),
         *("api", "provenance", "output"),
+        "training.previews",
         *("training.plan", "training.cuda", "training.run", "training.loop"),
         "evaluation",
         *("evaluation.extractors", "evaluation.pictures", "evaluation.reference", "evaluation.fidelity"),
         *("evaluation.bootstrap", "evaluation.directions"),
         *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
         *("evaluation.protocol", "evaluation.rows", "evaluation.run", "evaluation.report"),
+        "plots",
     ],
     # The command line.
     [
         "cli",
         *("cli.console", "cli.options"),
-        *("cli.train", "cli.remake", "cli.sample", "cli.evaluate", "cli.zoo", "cli.recipes", "cli.features"),
-        "cli.doctor",
+        *("cli.train", "cli.remake", "cli.sample", "cli.evaluate", "cli.plot"),
+        *("cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
         "cli.app",
         "__main__",
     ],
@@ -69,13 +71,14 @@ ORDER = [name for floor in FLOORS for name in floor]
 # Where the name of a module is not that of the distribution that brings it.
 DISTRIBUTIONS = {"PIL": "pillow"}
 
-HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests"}
+HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests", "matplotlib"}
 
 # What a picture does not need; torch's compiler and all it brings take longer than everything of ours.
 NOT_FOR_SAMPLING = {
     *("torchvision", "scipy", "pooch", "requests", "tensorboard", "torch_fidelity", "lpips", "xformers", "filelock"),
     *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes"),
-    *("sympy", "spherectl.training", "spherectl.features", "spherectl.evaluation", "spherectl.data.datasets"),
+    *("sympy", "matplotlib"),
+    *("spherectl.training", "spherectl.features", "spherectl.evaluation", "spherectl.data.datasets"),
 }
 
 
@@ -226,7 +229,7 @@ def after(cli, *lines: str, env: dict[str, str] | None = None) -> set[str]:
 @pytest.mark.slow
 def test_heavy_modules_are_seen_when_they_are_loaded(cli):
     """The measure itself: were `loaded` blind, the tests below could not fail."""
-    assert loaded(cli, "import pooch, requests, torchvision, pydantic_settings") >= HEAVY
+    assert loaded(cli, "import pooch, requests, torchvision, pydantic_settings, matplotlib") >= HEAVY
     assert loaded(cli, "import torch; torch.arange(3, device='meta')") & NOT_FOR_SAMPLING >= {"sympy"}
 
 
@@ -237,10 +240,11 @@ def test_importing_the_package_loads_nothing_heavy(cli):
 
 @pytest.mark.slow
 def test_help_and_version_load_nothing_heavy(cli):
-    lines = [f"{command} --help" for command in ("train", "sample", "doctor", "zoo", "recipes", "features")]
+    lines = [f"{command} --help" for command in ("train", "sample", "doctor", "plot", "zoo", "recipes", "features")]
     lines += [
         "--help",
         "--version",
+        "plot training --help",
         "zoo ls --help",
         "zoo show --help",
         "recipes check --help",

@@ -18,8 +18,9 @@ from spherectl import output
 from spherectl.api import Generated
 from spherectl.data.transforms import to_uint8
 from spherectl.errors import FileError, UsageError
+from spherectl.files import claimed
 from spherectl.images import read_provenance
-from spherectl.output import Kind, check_target, claimed, kind, write_pictures
+from spherectl.output import Kind, check_target, kind, write_pictures
 
 pytestmark = pytest.mark.fast
 

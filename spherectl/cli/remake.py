@@ -44,8 +44,9 @@ def remake(
     """
     from spherectl import api, provenance, zoo
     from spherectl.data.transforms import to_uint8
+    from spherectl.files import claimed
     from spherectl.images import grid, read_provenance, save_png
-    from spherectl.output import Kind, check_target, claimed, kind
+    from spherectl.output import Kind, check_target, kind
 
     if not like.exists():
         raise UsageError(f"There is no picture {like}.")

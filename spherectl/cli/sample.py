@@ -138,7 +138,8 @@ def sample(
 
         from spherectl import api, zoo
         from spherectl.classes import UnknownClassError
-        from spherectl.output import check_target, claimed, collect, write_grid, write_pictures
+        from spherectl.files import claimed
+        from spherectl.output import check_target, collect, write_grid, write_pictures
         from spherectl.provenance import describe
         from spherectl.settings import load_settings
 

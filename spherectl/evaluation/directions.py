@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spherectl.model.geometry import effective_rank
+
 _ANGLE_CELLS = 8192  # of the table of the law of an angle; linear between its edges, off by 1e-6 at most
 
 
@@ -61,13 +63,10 @@ def measure(unit: Tensor, dimension: int | None = None) -> Statistics:
     distances = (2 - 2 * cosines).sqrt()  # (P,)
     # E|x - U| = E|U - U'| by symmetry; each pair stands for two of the n^2, and a point is 0 from itself
     energy = mean_distance(dimension) - 2 * float(distances.double().sum()) / count**2
-    # the nonzero eigenvalues of X^T X and X X^T are the same, and sum to the n unit lengths
-    eigenvalues = torch.linalg.eigvalsh((gram if count <= width else unit.T @ unit).double() / count)
-    entropy = float(torch.special.entr(eigenvalues.clamp(min=0)).sum())
     return Statistics(
         mean_direction=float(unit.mean(0, dtype=torch.float64).norm()) * math.sqrt(count),
         pairwise_angles=_kolmogorov_distance(cosines, dimension),
-        effective_rank=math.exp(entropy) / dimension,
+        effective_rank=effective_rank(unit, gram) / dimension,
         energy_distance=max(0.0, energy),
     )
 

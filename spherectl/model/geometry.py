@@ -1,4 +1,4 @@
-"""The sphere: f, noise as an angle, and the great-circle path (section 2 of the method, arXiv 2602.15030).
+"""The sphere: f, noise as an angle, the great-circle path (section 2 of the method, arXiv 2602.15030), effective rank.
 
 Shapes: B batch; a latent is one vector of length L whatever its axes are, (B, N, d) for the transformer.
 """
@@ -76,3 +76,21 @@ def slerp(a: Tensor, b: Tensor, t: Tensor | float) -> Tensor:
     arc = (((1 - t) * omega).sin() * a + (t * omega).sin() * b) / sin
     chord = torch.lerp(a, b, t)
     return torch.where(near, spherify(chord), arc).reshape(shape)
+
+
+# exp(-sum p ln p), p the eigenvalues of the second-moment matrix X^T X / n (Roy and Vetterli, EUSIPCO 2007)
+def effective_rank(unit: Tensor, gram: Tensor | None = None) -> float:
+    """How many directions points on a sphere use: 1 on one line, L spread evenly over all, never more than n.
+
+    Args:
+        unit: (n, L) rows of length 1.
+        gram: unit @ unit.T, where it is known already.
+    """
+    count, width = unit.shape
+    # The nonzero eigenvalues of X^T X and X X^T are the same, and sum to the n unit lengths.
+    if count <= width:
+        smaller = unit @ unit.T if gram is None else gram  # (n, n)
+    else:
+        smaller = unit.T @ unit  # (L, L)
+    eigenvalues = torch.linalg.eigvalsh(smaller.to("cpu", torch.float64) / count)
+    return math.exp(float(torch.special.entr(eigenvalues.clamp(min=0)).sum()))

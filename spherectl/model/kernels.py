@@ -116,18 +116,20 @@ def rounded_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
+def bfloat16_product(rows: int, side: int) -> Callable[[], object]:
+    """A linear of `side` to `side`, a multiple of 32, over so many rows in bfloat16, the quickest way: to be timed."""
+    half, out = torch.ones(rows, side, dtype=torch.bfloat16), torch.empty(rows, side, dtype=torch.bfloat16)
+    packed = torch.ones(side, side, dtype=torch.bfloat16)  # of equal entries, so in any layout
+    if not products_pay():
+        return lambda: F.linear(half, packed)
+    bias = torch.zeros(side)
+    return lambda: call("linear_forward", rows, side, side, PLAIN, half, packed, bias, None, 0, rows, out)
+
+
 def _measured() -> float:
     """Best of several runs of a linear of 768 to 768 over 1,024 rows in both precisions."""
     rows, side = 1024, 768
     x, weight, bias = torch.ones(rows, side), torch.ones(side, side), torch.zeros(side)
-    half, out = x.bfloat16(), torch.empty(rows, side, dtype=torch.bfloat16)
-    packed = weight.bfloat16()  # of equal entries, so in any layout
-
-    def bfloat16() -> None:
-        if products_pay():
-            call("linear_forward", rows, side, side, PLAIN, half, packed, bias, None, 0, rows, out)
-        else:
-            F.linear(half, packed)
 
     def best(function: Callable[[], object]) -> float:
         times = []
@@ -137,7 +139,7 @@ def _measured() -> float:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    return best(lambda: F.linear(x, weight, bias)) / best(bfloat16)
+    return best(lambda: F.linear(x, weight, bias)) / best(bfloat16_product(rows, side))
 
 
 @functools.cache

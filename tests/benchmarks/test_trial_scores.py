@@ -9,14 +9,14 @@ from typing import cast
 import pytest
 import torch
 
-from benchmarks.trial_scores import effective_rank, latent_directions, noised_images, scores, shared_length
+from benchmarks.trial_scores import latent_directions, noised_images, scores, shared_length
 from spherectl import api
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import fidelity
 from spherectl.evaluation.pictures import even_draw
-from spherectl.model.geometry import spherify
+from spherectl.model.geometry import effective_rank, spherify
 
 pytestmark = pytest.mark.fast
 
@@ -28,18 +28,6 @@ def model() -> api.Model:
 
 def excerpt(model: api.Model, root: Path, split: str) -> PictureSet:
     return open_dataset(model.recipe.data, 32, root=root, split="test" if split == "test" else "train")
-
-
-@pytest.mark.parametrize("shape", [(64, 8), (8, 64)])
-def test_the_rank_is_the_number_of_equally_frequent_directions(shape: tuple[int, int]) -> None:
-    count, width = shape
-    assert effective_rank(torch.eye(width)[torch.arange(count) % 4]) == pytest.approx(4)
-
-
-def test_the_rank_is_the_exponential_of_the_entropy() -> None:
-    shares = (0.5, 0.3, 0.2)
-    directions = torch.eye(16)[torch.tensor([0] * 50 + [1] * 30 + [2] * 20)]
-    assert effective_rank(directions) == pytest.approx(math.exp(-sum(share * math.log(share) for share in shares)))
 
 
 def test_the_shared_length_is_that_of_class_means() -> None:

@@ -18,7 +18,7 @@ from spherectl.errors import FileError, TrainingError, UsageError
 
 RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
 SEE_WHERE = "Run again with --debug to see where it happened."
-COMMANDS = ["train", "sample", "evaluate", "zoo", "recipes", "features", "doctor"]  # in the design's order
+COMMANDS = ["train", "sample", "evaluate", "plot", "zoo", "recipes", "features", "doctor"]  # in the design's order
 
 
 def run(*arguments: str):
@@ -63,7 +63,7 @@ def test_every_command_option_and_argument_says_what_it_is():
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("arguments", [(), ("zoo",), ("recipes",), ("features",)])
+@pytest.mark.parametrize("arguments", [(), ("plot",), ("zoo",), ("recipes",), ("features",)])
 def test_without_a_command_help_is_shown(arguments):
     result = run(*arguments)
     assert result.exit_code == 2

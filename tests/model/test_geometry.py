@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from spherectl.model.geometry import perturb, slerp, spherify, strength
+from spherectl.model.geometry import effective_rank, perturb, slerp, spherify, strength
 
 pytestmark = pytest.mark.fast
 
@@ -84,3 +84,18 @@ def test_slerp_meets_its_ends_and_moves_at_constant_speed() -> None:
 def test_slerp_between_equal_points_is_the_point() -> None:
     a = spherify(points())
     torch.testing.assert_close(slerp(a, a, torch.tensor([0.0, 0.5, 1.0])), a, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(64, 8), (8, 64)])
+def test_the_rank_is_the_number_of_equally_frequent_directions(shape: tuple[int, int]) -> None:
+    count, width = shape
+    assert effective_rank(torch.eye(width)[torch.arange(count) % 4]) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("width", [16, 400])
+def test_the_rank_is_the_exponential_of_the_entropy(width: int) -> None:
+    shares = (0.5, 0.3, 0.2)
+    directions = torch.eye(width)[torch.tensor([0] * 50 + [1] * 30 + [2] * 20)]
+    expected = math.exp(-sum(share * math.log(share) for share in shares))
+    assert effective_rank(directions) == pytest.approx(expected)
+    assert effective_rank(directions, directions @ directions.T) == pytest.approx(expected)

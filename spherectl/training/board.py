@@ -1,0 +1,73 @@
+"""TensorBoard: curves and pictures of a training, where the package is installed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from spherectl.data.transforms import to_uint8
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+SCALARS_EVERY = 10  # steps
+
+
+class Board:
+    """Where a training shows itself. Made by `opened`.
+
+    Args:
+        writer: TensorBoard's; None: nothing is shown.
+        last_step: is shown whatever its number.
+    """
+
+    def __init__(self, writer: SummaryWriter | None, last_step: int) -> None:
+        self._writer, self._last_step = writer, last_step
+
+    def scalars(self, line: dict[str, float]) -> None:
+        """A line of the metrics: shown on every tenth step and on the last.
+
+        Args:
+            line: by name; "step" says which step it is, and is not shown itself.
+        """
+        step = int(line["step"])
+        if self._writer is None or (step % SCALARS_EVERY and step != self._last_step):
+            return
+        for name, value in line.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, step)
+
+    def pictures(self, name: str, image: Tensor, step: int) -> None:
+        """A picture, such as a grid.
+
+        Args:
+            name: of the series that it belongs to.
+            image: (3, H, W), uint8 or float in [0, 1], on any device.
+            step: after which it was drawn.
+        """
+        if self._writer is not None:
+            pixels = image if image.dtype == torch.uint8 else to_uint8(image)
+            self._writer.add_image(name, pixels.cpu(), step)
+
+
+@contextlib.contextmanager
+def opened(folder: Path, *, step: int, last_step: int) -> Iterator[Board]:
+    """A board that writes into a folder; one that does nothing where tensorboard is not installed.
+
+    Args:
+        folder: made if missing.
+        step: steps done before. What an earlier process showed of later ones, before it was killed, disappears.
+        last_step: of the whole training.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # an optional extra
+    except ImportError:
+        yield Board(None, last_step)
+        return
+    with SummaryWriter(folder, purge_step=step + 1) as writer:
+        yield Board(writer, last_step)

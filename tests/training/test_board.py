@@ -1,0 +1,105 @@
+"""TensorBoard: what its own reader finds in the files, also after a resume."""
+
+from __future__ import annotations
+
+import sys
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spherectl.training.board import opened
+
+pytestmark = pytest.mark.fast
+
+
+def events(folder: Path) -> Any:
+    """All that is in a folder's files, as TensorBoard shows it."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+
+
+def train(folder: Path, first: int, last: int, *, of: int, value: float) -> None:
+    """Show the steps from first to last."""
+    with opened(folder, step=first - 1, last_step=of) as board:
+        for step in range(first, last + 1):
+            board.scalars({"step": step, "images_seen": 8 * step, "loss": value + step / 100})
+            if step % 15 == 0:
+                board.pictures("samples", torch.full((3, 4, 4), step, dtype=torch.uint8), step)
+
+
+def test_every_tenth_step_and_the_last_are_shown(tmp_path: Path) -> None:
+    train(tmp_path / "board", 1, 25, of=25, value=1)
+    found = events(tmp_path / "board")
+    assert sorted(found.Tags()["scalars"]) == ["images_seen", "loss"]
+    assert [(one.step, one.value) for one in found.Scalars("loss")] == [
+        (step, pytest.approx(1 + step / 100, rel=1e-6)) for step in (10, 20, 25)
+    ]
+    assert [one.value for one in found.Scalars("images_seen")] == [80, 160, 200]
+
+
+@pytest.mark.parametrize("checkpoint", [20, 22])
+def test_after_a_resume_each_step_is_there_once(tmp_path: Path, checkpoint: int) -> None:
+    """Killed after step 33, resumed from a checkpoint: what lay between is shown again, and only that."""
+    train(tmp_path, 1, 33, of=40, value=1)
+    train(tmp_path, checkpoint + 1, 40, of=40, value=2)
+    found = events(tmp_path)
+    assert [(one.step, round(one.value, 4)) for one in found.Scalars("loss")] == [
+        *((10, 1.1), (20, 1.2)),
+        *((30, 2.3), (40, 2.4)),
+    ]
+    assert [one.step for one in found.Images("samples")] == [15, 30]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_nothing_of_it(tmp_path: Path) -> None:
+    train(tmp_path, 1, 33, of=40, value=1)
+    train(tmp_path, 1, 40, of=40, value=2)
+    assert [round(one.value, 4) for one in events(tmp_path).Scalars("loss")] == [2.1, 2.2, 2.3, 2.4]
+
+
+def pixels(event: Any) -> np.ndarray:
+    with Image.open(BytesIO(event.encoded_image_string)) as picture:
+        return np.asarray(picture)
+
+
+@pytest.fixture
+def ramp() -> Tensor:
+    return torch.arange(3 * 5 * 7, dtype=torch.uint8).mul(2).reshape(3, 5, 7)
+
+
+def test_pictures_are_shown_byte_for_byte(tmp_path: Path, ramp: Tensor) -> None:
+    with opened(tmp_path, step=0, last_step=9) as board:
+        board.pictures("bytes", ramp, 3)
+        board.pictures("floats", ramp.float() / 255, 4)
+        board.pictures("floats", (ramp.float() + 0.4) / 255.4, 5)  # rounded, as everywhere, and not cut off
+    found = events(tmp_path)
+    assert [one.step for one in found.Images("floats")] == [4, 5]
+    expected = ramp.permute(1, 2, 0).numpy()
+    for event in (*found.Images("bytes"), *found.Images("floats")):
+        assert np.array_equal(pixels(event), expected)
+
+
+def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ramp: Tensor) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with opened(tmp_path / "board", step=0, last_step=10) as board:
+        board.scalars({"step": 10, "loss": 1.0})
+        board.pictures("samples", ramp, 10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_wrong_in_the_training_leaves_the_board(tmp_path: Path) -> None:
+    def fail() -> None:
+        with opened(tmp_path, step=0, last_step=99) as board:
+            board.scalars({"step": 10, "loss": 1.0})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert [one.step for one in events(tmp_path).Scalars("loss")] == [10]  # what was shown is on the disk
