@@ -39,7 +39,7 @@ def test_no_file_is_unpickled_from_training_to_scores(cli: Cli, tmp_path: Path, 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 12
-    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000000080.safetensors"]
+    assert [path.stem for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["000000000080"]
 
     assert DENIED not in killed.stderr
 
