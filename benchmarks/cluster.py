@@ -1,11 +1,20 @@
-"""What the paper's recipes need on a cluster: arithmetic from counted products, and no measurement on a GPU."""
+"""What the paper's recipes need on a cluster: arithmetic from counted products, and no measurement on a GPU.
+
+python -m benchmarks.cluster --page docs/training.md    writes the table of costs in that page
+"""
 
 from __future__ import annotations
 
+import argparse
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.tables import Columns, Row, table
 from benchmarks.timing import rounded
 from spherectl import recipe as recipes
 from spherectl import zoo
@@ -20,6 +29,51 @@ PICTURES = PUBLISHED_PICTURES | {"animal-faces": 14_630}  # AFHQ's first version
 # Dense bfloat16 peak without sparsity.
 GPU, GPU_TFLOPS, SOURCE = "H100 SXM", 989, "NVIDIA H100 datasheet"
 SHARES = (30, 40, 50)
+
+# Where a page keeps the table of costs; what stands between is written by `main`.
+BEGIN, END = "<!-- costs: python -m benchmarks.cluster --page docs/training.md -->\n", "<!-- end of costs -->"
+COSTS: Columns = {
+    "recipe": "recipe",
+    "steps": "steps of 256",
+    "exaflop": "EFLOP",
+    "gpu_hours_at_40": "GPU-hours",
+    "days_on_8": "days on 8 GPUs",
+    "days_on_64": "days on 64 GPUs",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Count, and write the table of costs into a page."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.cluster", description=main.__doc__)
+    parser.add_argument("--page", type=Path, required=True, help="a Markdown file with the two marks")
+    page = parser.parse_args(arguments).page
+    page.write_text(with_costs(page.read_text(encoding="utf-8"), needs()), encoding="utf-8")
+
+
+def with_costs(text: str, rows: list[Row]) -> str:
+    """A page's text with the table of these rows of `needs` between its marks.
+
+    Raises:
+        UsageError: the page has not each mark once.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise UsageError(f"Expected the marks {BEGIN.strip()} and {END} in the page, once each.")
+    between = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
+    return between.sub(lambda _: f"\n{costs(rows)}\n\n", text)
+
+
+def costs(rows: list[Row]) -> str:
+    """Rows of `needs` as Markdown: work, and time on one, eight and 64 GPUs at 40 % of their peak."""
+    return table([row | _days(row) for row in rows], COSTS)
+
+
+def _days(row: Row) -> Row:
+    hours = row["gpu_hours_at_40"]
+    return {
+        "steps": math.ceil(row["epochs"] * row["pictures"] / 256),
+        "days_on_8": rounded(hours / 8 / 24),
+        "days_on_64": rounded(hours / 64 / 24),
+    }
 
 
 def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
@@ -51,3 +105,7 @@ def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
 def gpu_hours(exaflop: float, share_percent: float) -> float:
     """Hours of one GPU at a share of its peak."""
     return exaflop * 1e6 / (GPU_TFLOPS * share_percent / 100) / 3600
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from spherectl.model.weights import Package
     from spherectl.recipe import Recipe
 
+pytest_plugins = ["tests.published"]
+
 ROOT = Path(__file__).resolve().parents[1]
 SPEEDS = ("fast", "slow", "gpu", "soak")
 

@@ -177,7 +177,9 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
 def _tell_end(outcome: Outcome, settings: Settings) -> None:
     path, seen = outcome.run.path, f"{outcome.images_seen:,} images"
     if outcome.run.unreadable.exists():
-        console.say(f"some pictures could not be read, and others took their place: {outcome.run.unreadable} names them")
+        console.say(
+            f"some pictures could not be read, and others took their place: {outcome.run.unreadable} names them"
+        )
     if not outcome.finished:
         console.say(f"saved at {seen} in {path}; go on with: {shlex.join(['spherectl', *sys.argv[1:]])}")
     elif outcome.steps_now == 0:

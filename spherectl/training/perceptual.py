@@ -25,6 +25,7 @@ from spherectl.errors import UsageError
 from spherectl.features import imagenet
 from spherectl.features.networks import FeatureNetwork, normalise_channels
 from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
+from spherectl.fetch import Progress
 from spherectl.model.geometry import at_least_float32
 from spherectl.recipe import LossSpec
 
@@ -103,17 +104,21 @@ class ImageNetDistance(PerceptualDistance):
         return (self.LPIPS_WEIGHT * lpips + self.LOGITS_WEIGHT * logits) / (self.LPIPS_WEIGHT + self.LOGITS_WEIGHT)
 
 
-def build_perceptual(loss: LossSpec, image_size: int, device: torch.device | str) -> PerceptualDistance | None:
+def build_perceptual(
+    loss: LossSpec, image_size: int, device: torch.device | str, progress: Progress | None = None
+) -> PerceptualDistance | None:
     """The distance that a recipe's `loss.perceptual` names, frozen and on the device; None for "none".
 
     Args:
         loss: the recipe's [loss] table.
         image_size: side of the model's pictures in pixels.
         device: where the networks go.
+        progress: called with bytes done and bytes in all while a network's file is fetched.
 
     Raises:
         UsageError: the zoo has no such feature network, or it cannot take pictures of this size.
-        FileError: weights cannot be fetched or read.
+        SpherectlError: a network's file is not here and cannot be fetched; the hint says where to put it.
+        FileError: a file is damaged.
     """
     if loss.perceptual == "none":
         return None
@@ -133,7 +138,7 @@ def build_perceptual(loss: LossSpec, image_size: int, device: torch.device | str
                 f"loss.perceptual: LPIPS needs at least {imagenet.SMALLEST_PX} px; model.image_size is {image_size}.",
                 "Use --set loss.perceptual=none.",
             )
-        distance = ImageNetDistance(*imagenet.load_published())
+        distance = ImageNetDistance(*imagenet.load_published(progress))
     # Channels last: a third off the time of the small network's convolutions on a CPU; what GPUs prefer too.
     frozen = distance.requires_grad_(False).eval().to(device)
     return frozen.to(memory_format=torch.channels_last)

@@ -1,0 +1,60 @@
+"""docs/slurm/train.sbatch between stand-ins for Slurm's commands: what it starts, and when it queues itself again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.fast, pytest.mark.skipif(os.name != "posix", reason="bash is POSIX's")]
+
+SCRIPT = Path(__file__).parents[1] / "docs" / "slurm" / "train.sbatch"
+
+# Four tasks on two nodes; as the true one it ends with the highest code of its tasks.
+SRUN = """
+highest=0
+for task in 0 1 2 3; do
+    code=0
+    SLURM_PROCID=$task SLURM_LOCALID=$((task % 2)) SLURM_NTASKS=4 "$@" || code=$?
+    if [ $code -gt $highest ]; then highest=$code; fi
+done
+exit $highest
+"""
+SCONTROL = """
+echo "scontrol $*" >> calls
+if [ "$1 $2" = "show hostnames" ]; then printf "node-a\\nnode-b\\n"; fi
+"""
+SPHERECTL = """
+echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR:$MASTER_PORT" "$@" >> calls
+exit $CODE
+"""
+
+
+@pytest.mark.parametrize(("code", "queued"), [(0, False), (75, True), (1, False), (2, False), (143, False)])
+def test_the_script_starts_a_process_a_gpu_and_goes_on_after_75_alone(code: int, queued: bool, tmp_path: Path) -> None:
+    for name, body in (("srun", SRUN), ("scontrol", SCONTROL), ("spherectl", SPHERECTL)):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}")
+        (tmp_path / name).chmod(0o755)
+    variables = {"SLURM_JOB_ID": "40123", "SLURM_JOB_NODELIST": "node-[a-b]", "CODE": str(code)}
+    ended = subprocess.run(
+        ["bash", SCRIPT, "imagenet256", "--data", "my pictures"],
+        cwd=tmp_path,
+        env=os.environ | variables | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == code, ended.stderr
+    numbers = ["0 0 4", "1 1 4", "2 0 4", "3 1 4"]
+    assert (tmp_path / "calls").read_text().splitlines() == [
+        "scontrol show hostnames node-[a-b]",
+        *(f"{three} node-a:20123 train imagenet256 --data my pictures" for three in numbers),
+        *(["scontrol requeue 40123"] if queued else []),
+    ]
+
+
+def test_slurm_is_told_to_warn_the_processes_and_to_queue_again() -> None:
+    options = [line.split("#")[1].split()[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
+    assert {"--signal=USR1@120", "--requeue", "--ntasks-per-node=8", "--gpus-per-node=8"} <= set(options)
