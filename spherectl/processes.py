@@ -67,6 +67,27 @@ class Processes:
             raise lost(error) from None
         return total.tolist()
 
+    def together(self, rows: Tensor, start: int, total: int) -> Tensor:
+        """The rows of all processes, in each of them.
+
+        Args:
+            rows: this process's, (n, ...).
+            start: place of the first of them.
+            total: rows of all processes.
+
+        Returns:
+            (total, ...), on the device of `rows`.
+        """
+        if self.world == 1:
+            return rows
+        whole = rows.new_zeros(total, *rows.shape[1:])
+        whole[start : start + len(rows)] = rows
+        try:
+            dist.all_reduce(whole)  # each row is one process's own, so the sum puts them side by side
+        except RuntimeError as error:
+            raise lost(error) from None
+        return whole
+
     def wait(self) -> None:
         """Go on when all processes are here."""
         self.add([0.0])

@@ -26,6 +26,8 @@ EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if sys.platform != "win32":
     EXIT_CODES[signal.SIGUSR1] = 75  # Slurm's warning before the time is up: sbatch --signal=USR1@120
 
+FIRST_BYTES = 1 << 20  # of a download: what its first report counts
+
 LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
 # Training pictures of the sets that are the same everywhere.
@@ -109,11 +111,18 @@ def train(
                 start=start,
                 parent=parent,
                 on_step=_Narration(bar, resolved),
+                fetching=_tell_fetching,
                 should_stop=lambda: bool(stopped),
             )
         _tell_end(outcome, settings)
     if not outcome.finished:
         raise typer.Exit(EXIT_CODES[stopped[0] if stopped else signal.SIGTERM])
+
+
+def _tell_fetching(done: int, total: int) -> None:
+    """A line for each network of the loss that is fetched, when its first bytes are here."""
+    if done <= FIRST_BYTES:
+        console.say(f"fetching a network of the loss ({total / 1e6:.0f} MB)")
 
 
 class _Narration:

@@ -130,7 +130,11 @@ def write_shard(path: Path, pieces: dict[str, Piece], processes: Processes) -> N
     name = f"shard-{processes.rank:05d}-of-{processes.world:05d}.safetensors"
     rows = {name: [piece.start, *piece.shape] for name, piece in sorted(pieces.items())}
     header = {"format": FORMAT, "architecture": ARCHITECTURE, "rows": rows}
-    save_file(partial_path(path) / name, {name: piece.tensor for name, piece in pieces.items()}, header)
+    try:
+        save_file(partial_path(path) / name, {name: piece.tensor for name, piece in pieces.items()}, header)
+    except FileError:
+        shutil.rmtree(partial_path(path), ignore_errors=True)
+        raise
 
 
 def commit(path: Path, counts: Counts, shards: int) -> None:

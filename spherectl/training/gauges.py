@@ -6,6 +6,7 @@ Letters: B batch, N tokens, d token channels, L = N d.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import re
 import sys
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from spherectl.model import geometry, kernels
+from spherectl.recipe import Recipe
+from spherectl.training.flops import training_gflop
 
 # Sides of the square matrices whose products are timed, each twice the one before: a slow device stops early, a quick
 # one goes on to where its speed no longer depends on the side.
@@ -74,6 +77,51 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         if side == LARGEST_SIDE or 2 * following > until - time.perf_counter():
             return best
         side, before = 2 * side, seconds
+
+
+class Gauge:
+    """What a step says of its machine.
+
+    Args:
+        recipe: resolved; its operations are counted.
+        device: that trains.
+        dtype: of its products.
+        processes: that train together; each is taken to have a device like this one.
+    """
+
+    KEYS = ("images_per_s", "data_wait_s", "flop_per_s", "peak_share", "memory_mb", "wall_s")  # differ run by run
+
+    def __init__(self, recipe: Recipe, device: torch.device, dtype: torch.dtype, processes: int) -> None:
+        self._device = device
+        self._flop = training_gflop(recipe) * 1e9
+        self._peak = _peak(device, dtype, torch.get_num_threads()) * processes
+
+    def read(self, images: int, step_s: float, waited_s: float) -> dict[str, float]:
+        """A step of so many images, over all processes, that took so long.
+
+        Args:
+            images: B.
+            step_s: from one step's start to its end.
+            waited_s: seconds of it spent waiting for pictures.
+
+        Returns:
+            images_per_s, data_wait_s, flop_per_s, peak_share (of what the devices were measured to do, 0 to 1) and,
+            where the system tells, memory_mb.
+        """
+        flop_per_s = self._flop * images / step_s
+        values = {
+            "images_per_s": round(images / step_s, 3),
+            "data_wait_s": round(waited_s, 6),
+            "flop_per_s": round(flop_per_s),
+            "peak_share": round(flop_per_s / self._peak, 4),
+        }
+        memory = memory_mb(self._device)
+        return values if math.isnan(memory) else values | {"memory_mb": round(memory, 1)}
+
+
+@functools.cache
+def _peak(device: torch.device, dtype: torch.dtype, threads: int) -> float:  # noqa: ARG001 - it depends on them
+    return peak_flops(device, dtype)
 
 
 def memory_mb(device: torch.device) -> float:

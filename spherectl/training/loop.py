@@ -10,7 +10,7 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,18 +24,21 @@ from spherectl.data.order import training_batches
 from spherectl.data.transforms import to_float
 from spherectl.data.unreadable import Tally
 from spherectl.errors import FileError, TrainingError
+from spherectl.fetch import Progress
 from spherectl.images import grid, save_png
 from spherectl.model.objective import Draws, draw
 from spherectl.model.sphere import SphereEncoder, build, initialise
 from spherectl.model.weights import Package, read_header, write_package
 from spherectl.processes import Processes, local, lost, whole
 from spherectl.recipe import Recipe
-from spherectl.training import checkpoint, cuda
+from spherectl.training import checkpoint, cuda, previews
+from spherectl.training.board import Board, opened
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
+from spherectl.training.gauges import Gauge, effective_rank
 from spherectl.training.optimiser import LossScale, build_optimiser, learning_rate, set_learning_rate, total_steps
 from spherectl.training.parallel import PARTS, Step, shares, synchronised, wrap
-from spherectl.training.perceptual import build_perceptual
+from spherectl.training.perceptual import PerceptualDistance, build_perceptual
 from spherectl.training.run import Run, versions
 from spherectl.training.saver import Saver
 
@@ -46,8 +49,7 @@ DTYPES = {
     "float64": torch.float64,
 }
 AUTOCAST = ("bfloat16", "float16")
-SAMPLE_STEPS = (1, 4)
-TENSORBOARD_EVERY = 10
+RANK_EVERY = 10  # steps between measurements of the latents' effective rank, which looks at a whole batch at once
 
 OnStep = Callable[[dict[str, float]], None]
 
@@ -79,6 +81,7 @@ def train(
     start: Package | None = None,
     parent: str = "",
     on_step: OnStep | None = None,
+    fetching: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a resolved recipe in a run folder, from its newest checkpoint if it has one.
@@ -92,6 +95,7 @@ def train(
         start: model whose weights to start from; tensors of other shapes keep their start values.
         parent: hash of that model.
         on_step: called with each step's metrics.
+        fetching: called with bytes done and bytes in all while networks of the loss are fetched.
         should_stop: asked in each step; True in any process saves and returns.
 
     Raises:
@@ -107,9 +111,12 @@ def train(
             if processes.is_first:
                 shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)  # a mistake is told once
                 held.enter_context(run.locked())
+            # Before the folder is claimed: were it missing, only the same recipe could go on in that folder.
+            perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device, fetching)
+            if processes.is_first:
                 run.claim(recipe, parent, device, processes.world)
                 run.sweep()
-        training = _Training(recipe, pictures, run, device, processes, start)
+        training = _Training(recipe, pictures, run, device, processes, start, perceptual)
         done = training.counts.step
         if done >= training.steps:
             return Outcome(run, training.counts.images_seen, finished=True, steps_now=0)
@@ -133,14 +140,13 @@ class _Training:
         device: torch.device,
         processes: Processes,
         start: Package | None,
+        perceptual: PerceptualDistance | None,
     ) -> None:
         self.recipe, self.pictures, self.run = recipe, pictures, run
         self.device, self.processes = device, processes
         self.steps = total_steps(recipe)
         self.pieces = shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)
         self.dtype = DTYPES[recipe.run.dtype]
-        with processes.first_goes_first():
-            perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device)
         self.model = build(recipe.model).to(device)
         initialise(self.model, recipe.run.seed)
         if start is not None:
@@ -153,6 +159,7 @@ class _Training:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.counts = Counts(loss_scale=LossScale.START if self.dtype == torch.float16 else 1.0)
         self.saver = Saver(run.checkpoints, processes, self.publish)
+        self.latents: list[Tensor] = []  # of this process's share of the step's batch, before f
         found = checkpoint.checkpoints(run.checkpoints)
         if found:
             self.counts = checkpoint.load(found[-1], self.model, self.ema, self.optimiser)
@@ -189,11 +196,13 @@ class _Training:
             cuda.tf32(self.device, recipe.run.dtype),
             self.saver.open(),
             self.run.metrics_writer() if first else contextlib.nullcontext() as metrics,
-            _tensorboard(self.run, counts.step) if first else contextlib.nullcontext(lambda _: None) as board,
+            self.board() as board,
         ):
+            gauge = Gauge(recipe, self.device, self.dtype, self.processes.world)
             while counts.step < self.steps:
                 step_began = time.monotonic()
                 pictures = next(batches)
+                waited_s = time.monotonic() - step_began
                 sums, norm = self.gradient(to_float(pictures.images), pictures.labels)
                 told = self.told(sums, norm, should_stop(), len(pictures.unreadable))
                 self.run.note_unreadable(set(pictures.unreadable) - set(tally.names))
@@ -203,21 +212,19 @@ class _Training:
                 before, now = counts.images_seen, time.monotonic()
                 counts.step, counts.images_seen = counts.step + 1, before + batch
                 counts.wall_s = earlier + now - began
-                line = {
-                    "step": counts.step,
-                    "images_seen": counts.images_seen,
-                    **values,
-                    "images_per_s": round(batch / (now - step_began), 3),
-                    "wall_s": round(counts.wall_s, 3),
-                }
+                line = {"step": counts.step, "images_seen": counts.images_seen, **values}
+                if counts.step % RANK_EVERY == 0:
+                    line["effective_rank"] = effective_rank(self.all_latents())
+                if told.unreadable:
+                    line["unreadable"] = told.unreadable
+                line |= gauge.read(batch, now - step_began, waited_s) | {"wall_s": round(counts.wall_s, 3)}
                 if metrics is not None:
                     metrics.write(line)
-                if counts.step % TENSORBOARD_EVERY == 0 or counts.step == self.steps:
-                    board(line)
+                    board.scalars(line)
                 on_step(line)
                 ending = counts.step == self.steps
                 if ending or _crossed(recipe.run.sample_images, before, counts.images_seen):
-                    self.draw_samples()
+                    self.draw(board)
                 if ending or told.stopping or _crossed(recipe.run.checkpoint_images, before, counts.images_seen):
                     self.save()
                 if told.stopping:
@@ -246,11 +253,12 @@ class _Training:
             labels: (b,).
 
         Returns:
-            This process's share of `PARTS`, (6,), and the norm of the whole gradient before it was clipped.
+            This process's share of `PARTS`, (7,), and the norm of the whole gradient before it was clipped.
         """
         self.optimiser.zero_grad(set_to_none=True)
         batch, world, first = self.recipe.run.batch_size, self.processes.world, self.pieces[0][0]
         sums: Tensor | None = None
+        self.latents = []
         for start, stop in self.pieces:
             inside, share = slice(start - first, stop - first), (stop - start) / batch
             draws = self.draws(labels[inside], (start, stop))
@@ -258,8 +266,9 @@ class _Training:
             factor = share * world * self.scale.scale
             with synchronised(self.step, now=stop == self.pieces[-1][1]):
                 with self.precision():
-                    loss, parts, _ = self.step(self.at_least_float32(images[inside]), draws)
+                    loss, parts, z = self.step(self.at_least_float32(images[inside]), draws)
                 (loss * factor).backward()
+            self.latents.append(z)
             sums = share * parts if sums is None else sums + share * parts
         assert sums is not None
         if self.scale.scale != 1:
@@ -383,17 +392,37 @@ class _Training:
         network.load_state_dict({name: tensor.float().clone() for name, tensor in averages.items()}, assign=True)
         return network.eval().requires_grad_(False)
 
-    def draw_samples(self) -> None:
-        """samples/IMAGES-SEEN.png: a row of one-step, a row of four-step samples; fixed noise, averaged weights."""
+    def board(self) -> contextlib.AbstractContextManager[Board]:
+        """TensorBoard, in the first process."""
+        if not self.processes.is_first:
+            return contextlib.nullcontext(Board(None, 0))
+        return opened(self.run.path / "tensorboard", step=self.counts.step, last_step=self.steps)
+
+    def all_latents(self) -> Tensor:
+        """The latents of the whole batch before f, (B, N, d), of this step; all processes call it together."""
+        mine = torch.cat(self.latents)
+        return self.processes.together(mine, self.pieces[0][0], self.recipe.run.batch_size)
+
+    def draw(self, board: Board) -> None:
+        """Pictures of the averaged weights, from fixed noise and of fixed pictures; all processes call it together.
+
+        samples/IMAGES-SEEN.png: a row of one-step, a row of four-step samples. samples/IMAGES-SEEN-reconstructions.png:
+        pictures of the set, and what becomes of them at no noise, at half the largest usual angle, and at that angle.
+        """
         network = self.averaged()
         if not self.processes.is_first:
             return
         model = api.Model(network, self.header(self.counts), name=self.recipe.name, device=self.device)
-        columns = 10 if self.recipe.model.image_size <= 64 else 4
-        rows = []
-        for steps in SAMPLE_STEPS:
-            rows += [drawn.images for drawn in api.generate(model, columns, steps=steps, batch=columns)]
-        save_png(self.run.samples / f"{self.counts.images_seen:012d}.png", grid(torch.cat(rows), columns), None)
+        images, labels = previews.chosen(self.pictures)
+        own = labels.to(self.device) if self.recipe.model.classes else None
+        shown = {
+            "": (previews.samples(model), previews.columns(self.recipe.model.image_size)),
+            "-reconstructions": (previews.reconstructions(model, images.to(self.device), own), len(images)),
+        }
+        for suffix, (drawn, columns) in shown.items():
+            picture = grid(drawn, columns)
+            save_png(self.run.samples / f"{self.counts.images_seen:012d}{suffix}.png", picture, None)
+            board.pictures(suffix.removeprefix("-") or "samples", picture, self.counts.step)
 
 
 class _Told(NamedTuple):
@@ -429,20 +458,3 @@ def fitting(model: SphereEncoder, weights: dict[str, Tensor]) -> dict[str, torch
 def _crossed(interval: int, before: int, after: int) -> bool:
     """Whether a multiple of `interval` lies in (before, after]."""
     return before // interval < after // interval
-
-
-@contextlib.contextmanager
-def _tensorboard(run: Run, step: int) -> Iterator[Callable[[dict[str, float]], None]]:
-    """A writer to run/tensorboard, or nothing where tensorboard is not installed."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # an optional extra
-    except ImportError:
-        yield lambda _: None
-        return
-    with SummaryWriter(run.path / "tensorboard", purge_step=step) as writer:
-
-        def write(values: dict[str, float]) -> None:
-            for name, value in values.items():
-                writer.add_scalar(name, value, int(values["step"]))
-
-        yield write

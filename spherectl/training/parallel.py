@@ -22,9 +22,10 @@ from spherectl.model.objective import Draws, LossWeights, objective
 from spherectl.model.sphere import SphereEncoder
 from spherectl.processes import Processes
 from spherectl.recipe import Recipe
+from spherectl.training.gauges import latent_norm
 from spherectl.training.perceptual import PerceptualDistance
 
-PARTS = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat")
+PARTS = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat", "latent_norm")
 
 
 class Step(nn.Module):
@@ -48,7 +49,7 @@ class Step(nn.Module):
         """Loss, parts and latents of (b, 3, H, W) images in [0, 1].
 
         Returns:
-            The scalar to differentiate; `PARTS`, (6,) without gradient; latents before f, (b, N, d).
+            The scalar to differentiate; `PARTS`, (7,) without gradient; latents before f, (b, N, d).
         """
         losses = objective(
             self.model.encoder,
@@ -60,7 +61,8 @@ class Step(nn.Module):
             perceptual=self._frozen[0],
         )
         parts = (losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent)
-        return losses.total, torch.stack([part.detach() for part in parts]), losses.z_clean
+        norm = latent_norm(losses.z_clean).to(losses.total.dtype)
+        return losses.total, torch.stack([*(part.detach() for part in parts), norm]), losses.z_clean
 
 
 def shares(batch: int, processes: Processes, micro_batch: int | None) -> list[tuple[int, int]]:

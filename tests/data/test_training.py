@@ -120,7 +120,7 @@ def test_a_stopped_run_goes_on_exactly_though_the_cache_is_gone(url, tmp_path):
             tmp_path / name,
             device=cpu,
             on_step=lambda line: steps.append(int(line["step"])),
-            should_stop=lambda: steps[-1] == stop_after,
+            should_stop=lambda: len(steps) + 1 == stop_after,  # asked within the step
         )
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
         return [json.loads(line)["loss"] for line in lines]

@@ -32,6 +32,7 @@ from spherectl.images import read_provenance
 from spherectl.model import seeding
 from spherectl.model.weights import Package, read_header, read_tensors, write_package
 from spherectl.recipe import Recipe
+from spherectl.training.gauges import Gauge
 from spherectl.training.run import versions
 
 pytestmark = [
@@ -101,7 +102,7 @@ KILLS = 20
 STEPS, BATCH, CHECKPOINT_STEPS = 100, 8, 10
 # How often a point may be passed before the kill: three checkpoints, each of which saves two files.
 LATEST = {"step": 3 * CHECKPOINT_STEPS, "between": 3 * CHECKPOINT_STEPS, "save": 6, "rename": 3}
-TIMINGS = {"images_per_s", "wall_s"}
+TIMINGS = set(Gauge.KEYS)
 
 
 def training(data: Path, run: Path, dtype: str) -> list[str]:

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from spherectl.model.weights import read_header, read_tensors
+from spherectl.training.gauges import Gauge
 
 pytestmark = pytest.mark.slow
 
 KILLING = Path(__file__).with_name("killing.py")
-TIMINGS = ("images_per_s", "wall_s")
+TIMINGS = Gauge.KEYS
 # Twenty steps with checkpoints at 10 and 20: after the first, inside it, before the second, and just after the last.
 LAST = "checkpoints/000000000160"
 POINTS = {"step": 13, "save": 1, "between": 17, "rename": 2}

@@ -16,6 +16,7 @@ from spherectl.model.weights import Package, instantiate, read_package
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training import checkpoint, loop, parallel
+from spherectl.training.gauges import Gauge
 from spherectl.training.loop import train
 from spherectl.training.plan import plan, resolve, smoke
 from spherectl.training.run import Run
@@ -65,10 +66,14 @@ def test_a_run_folder_has_what_it_promises(pictures: PictureSet, tmp_path: Path)
     assert lines(run) == seen
     assert list(seen[0]) == [
         *("step", "images_seen", "loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
-        *("lr", "grad_norm", "images_per_s", "wall_s"),
+        *("latent_norm", "lr", "grad_norm", *Gauge.KEYS),
     ]
     assert [line["images_seen"] for line in seen] == list(range(8, 161, 8))
-    assert sorted(p.name for p in run.samples.iterdir()) == ["000000000080.png", "000000000160.png"]
+    assert [line["step"] for line in seen if "effective_rank" in line] == [10, 20]
+    assert all(1 <= line["effective_rank"] <= 8 for line in seen if "effective_rank" in line)
+    assert all(line["data_wait_s"] < 8 / line["images_per_s"] for line in seen)
+    drawn = [f"{images:012d}{kind}.png" for images in (80, 160) for kind in ("", "-reconstructions")]
+    assert sorted(p.name for p in run.samples.iterdir()) == sorted(drawn)
     assert {"device", "versions", "parent"} <= json.loads(run.info.read_text()).keys()
     package = read_package(run.model)
     header = package.header

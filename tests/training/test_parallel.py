@@ -54,7 +54,8 @@ def variant(name: str, of: dict[str, Any]) -> str:
 
 def losses(run: Path) -> dict[str, list[float]]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {key: [line[key] for line in lines] for key in lines[0] if key.startswith(("loss", "grad_norm"))}
+    found = {key: [line[key] for line in lines] for key in lines[0] if key.startswith(("loss", "grad", "latent"))}
+    return found | {"rank": [line["effective_rank"] for line in lines if "effective_rank" in line]}
 
 
 def trained(pictures: PictureSet, folder: Path, of: dict[str, Any]) -> Path:
@@ -96,7 +97,7 @@ def test_two_processes_accumulation_and_shards_learn_the_same(
         weights = read_package(tmp_path / name / "model.safetensors").weights
         assert all(torch.allclose(weights[key], averages[key], rtol=1e-6, atol=1e-7) for key in averages)
         assert json.loads((tmp_path / name / "run.json").read_text())["processes"] == 2
-        assert len(list((tmp_path / name / "samples").iterdir())) == 1
+        assert len(list((tmp_path / name / "samples").iterdir())) == 2
     shards = sorted((tmp_path / "fsdp" / "checkpoints" / f"{8 * STEPS:012d}").glob("*.safetensors"))
     sizes = [path.stat().st_size for path in shards]
     assert len(sizes) == 2
