@@ -48,7 +48,7 @@ FLOORS = [
         *("training.optimiser", "training.ema", "training.checkpoint", "training.saver", "training.board"),
         *("api", "provenance", "output"),
         "training.previews",
-        *("training.plan", "training.cuda", "training.run", "training.loop"),
+        *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),
         "evaluation",
         *("evaluation.extractors", "evaluation.pictures", "evaluation.reference", "evaluation.fidelity"),
         *("evaluation.bootstrap", "evaluation.directions"),

@@ -164,7 +164,7 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     from spherectl.api import model_hash
     from spherectl.model.sphere import build, parameter_count
     from spherectl.model.weights import read_package
-    from spherectl.training.loop import fitting
+    from spherectl.training.start import fitting
 
     found = zoo.find_model(model, settings)
     package = read_package(found.path)

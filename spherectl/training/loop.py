@@ -23,12 +23,12 @@ from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.transforms import to_float
 from spherectl.data.unreadable import Tally
-from spherectl.errors import FileError, TrainingError
+from spherectl.errors import TrainingError
 from spherectl.fetch import Progress
-from spherectl.images import grid, save_png
+from spherectl.images import save_png
 from spherectl.model.objective import Draws, draw
 from spherectl.model.sphere import SphereEncoder, build, initialise
-from spherectl.model.weights import Package, read_header, write_package
+from spherectl.model.weights import Package
 from spherectl.processes import Processes, local, lost, whole
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint, cuda, previews
@@ -39,8 +39,10 @@ from spherectl.training.gauges import Gauge, effective_rank
 from spherectl.training.optimiser import LossScale, build_optimiser, learning_rate, set_learning_rate, total_steps
 from spherectl.training.parallel import PARTS, Step, shares, synchronised, wrap
 from spherectl.training.perceptual import PerceptualDistance, build_perceptual
-from spherectl.training.run import Run, versions
+from spherectl.training.publish import header, publish
+from spherectl.training.run import Run
 from spherectl.training.saver import Saver
+from spherectl.training.start import take_over
 
 DTYPES = {
     "bfloat16": torch.bfloat16,
@@ -352,37 +354,8 @@ class _Training:
         self.saver.begin(checkpoint.state(self.model, self.ema, self.optimiser), self.counts)
 
     def publish(self, path: Path, counts: Counts) -> None:
-        """Write a checkpoint's model file, unless it is there; remove checkpoints that are no longer wanted."""
-        if not self.is_published(counts):
-            weights = {name: tensor.float() for name, tensor in checkpoint.read_part(path, "ema").items()}
-            write_package(self.run.model, Package(self.header(counts), weights))
-        run = self.recipe.run
-        checkpoint.prune(self.run.checkpoints, run.keep_checkpoints, run.milestone_images)
-
-    def is_published(self, counts: Counts) -> bool:
-        """Whether the model file is of as many images as these counts."""
-        try:
-            return bool(read_header(self.run.model)["images_seen"] == counts.images_seen)
-        except (FileError, KeyError):
-            return False
-
-    def header(self, counts: Counts) -> dict[str, Any]:
-        """What the model file says of itself; no paths."""
-        table = self.recipe.to_table()
-        table["data"].pop("root", None)
-        return {
-            "recipe": table,
-            "weights": "ema",
-            "class_names": list(self.pictures.class_names) if self.recipe.model.classes else [],
-            "channels": self.recipe.data.channels,
-            "data": self.pictures.name,
-            "data_licence": self.pictures.licence,
-            "licence": "unstated",  # of the weights: for whoever trained them to say
-            "scores": [],
-            "images_seen": counts.images_seen,
-            "parent": self.run.parent(),
-            "versions": versions(),
-        }
+        """What follows once a checkpoint is whole: its model file."""
+        publish(self.run, self.recipe, self.pictures, path, counts)
 
     def averaged(self) -> SphereEncoder:
         """Networks of their own with the averaged weights; all processes call it together."""
@@ -404,25 +377,16 @@ class _Training:
         return self.processes.together(mine, self.pieces[0][0], self.recipe.run.batch_size)
 
     def draw(self, board: Board) -> None:
-        """Pictures of the averaged weights, from fixed noise and of fixed pictures; all processes call it together.
-
-        samples/IMAGES-SEEN.png: a row of one-step, a row of four-step samples. samples/IMAGES-SEEN-reconstructions.png:
-        pictures of the set, and what becomes of them at no noise, at half the largest usual angle, and at that angle.
-        """
+        """Pictures of the averaged weights, from fixed noise and of fixed pictures; all processes call it together."""
         network = self.averaged()
         if not self.processes.is_first:
             return
-        model = api.Model(network, self.header(self.counts), name=self.recipe.name, device=self.device)
-        images, labels = previews.chosen(self.pictures)
-        own = labels.to(self.device) if self.recipe.model.classes else None
-        shown = {
-            "": (previews.samples(model), previews.columns(self.recipe.model.image_size)),
-            "-reconstructions": (previews.reconstructions(model, images.to(self.device), own), len(images)),
-        }
-        for suffix, (drawn, columns) in shown.items():
-            picture = grid(drawn, columns)
+        about = header(self.run, self.recipe, self.pictures, self.counts)
+        model = api.Model(network, about, name=self.recipe.name, device=self.device)
+        for kind, picture in previews.grids(model, self.pictures).items():
+            suffix = "" if kind == "samples" else f"-{kind}"
             save_png(self.run.samples / f"{self.counts.images_seen:012d}{suffix}.png", picture, None)
-            board.pictures(suffix.removeprefix("-") or "samples", picture, self.counts.step)
+            board.pictures(kind, picture, self.counts.step)
 
 
 class _Told(NamedTuple):
@@ -439,20 +403,6 @@ class _Told(NamedTuple):
     stopping: bool
     all_written: bool
     unreadable: int
-
-
-def take_over(model: SphereEncoder, weights: dict[str, Tensor]) -> list[str]:
-    """Copy weights of equal name and shape into a model; returns the names that kept their start values."""
-    taken = fitting(model, weights)
-    with torch.no_grad():
-        for name, parameter in taken.items():
-            parameter.copy_(weights[name])
-    return [name for name, _ in model.named_parameters() if name not in taken]
-
-
-def fitting(model: SphereEncoder, weights: dict[str, Tensor]) -> dict[str, torch.nn.Parameter]:
-    """The model's parameters that have a weight of equal name and shape."""
-    return {name: p for name, p in model.named_parameters() if name in weights and weights[name].shape == p.shape}
 
 
 def _crossed(interval: int, before: int, after: int) -> bool:

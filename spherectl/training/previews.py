@@ -17,12 +17,28 @@ from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError
+from spherectl.images import grid
 from spherectl.model import seeding
 from spherectl.model.geometry import perturb, strength
 
 SAMPLE_STEPS = (1, 4)
 SEED = 0
 SMALL_PX, SMALL_COLUMNS, LARGE_COLUMNS = 64, 10, 4
+
+
+def grids(model: api.Model, pictures: PictureSet) -> dict[str, Tensor]:
+    """What a training shows of itself, each a picture (3, H, W) in [0, 1].
+
+    Returns:
+        "samples": a row of one-step, a row of four-step samples. "reconstructions": pictures of the set, and what
+        becomes of them at no noise, at half the largest usual angle, and at that angle.
+    """
+    images, labels = chosen(pictures)
+    rows = reconstructions(model, images.to(model.device), labels.to(model.device) if model.num_classes else None)
+    return {
+        "samples": grid(samples(model), columns(model.recipe.model.image_size)),
+        "reconstructions": grid(rows, len(images)),
+    }
 
 
 def columns(image_size: int) -> int:

@@ -120,6 +120,9 @@ def left_behind(run: Path) -> dict[str, Any]:
         if path.name == "metrics.jsonl":
             lines = [json.loads(line) for line in path.read_text().splitlines()]
             found[name] = [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+        elif path.name == "checkpoint.json":
+            about = json.loads(path.read_text())
+            found |= {f"{name} {key}": value for key, value in about.items() if key not in TIMINGS}
         elif path.suffix == ".safetensors" and not path.name.startswith("."):
             found |= {f"{name} {key}": value for key, value in read_header(path).items() if key not in TIMINGS}
             found |= {f"{name} {key}": tensor.numpy().tobytes() for key, tensor in read_tensors(path).items()}

@@ -12,14 +12,16 @@ import torch
 from spherectl import recipe as recipes
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.errors import TrainingError, UsageError
+from spherectl.model.sphere import build
 from spherectl.model.weights import Package, instantiate, read_package
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
-from spherectl.training import checkpoint, loop, parallel
+from spherectl.training import checkpoint, parallel
 from spherectl.training.gauges import Gauge
 from spherectl.training.loop import train
 from spherectl.training.plan import plan, resolve, smoke
 from spherectl.training.run import Run
+from spherectl.training.start import take_over
 
 pytestmark = pytest.mark.fast
 
@@ -193,8 +195,8 @@ def test_a_gradient_that_is_not_finite_stops_too(
 def test_fine_tuning_takes_what_fits(pictures: PictureSet, tmp_path: Path) -> None:
     source = train(debug(pictures, run={"length_images": 80}), pictures, tmp_path / "a", device=CPU).run
     start = read_package(source.model)
-    model = loop.build(debug(pictures).model.model_copy(update={"num_classes": 4}))
-    kept = loop.take_over(model, start.weights)
+    model = build(debug(pictures).model.model_copy(update={"num_classes": 4}))
+    kept = take_over(model, start.weights)
     assert kept == ["encoder.y_embedder.embedding_table.weight", "decoder.y_embedder.embedding_table.weight"]
     state = model.state_dict()
     assert all(torch.equal(state[n], t) for n, t in start.weights.items() if n not in kept)
