@@ -70,10 +70,15 @@ def pictures(fashion_excerpt: Path) -> PictureSet:
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
 
-def compare(found: Path, expected: Path, rel: float) -> None:
+def compare(found: Path, expected: Path, rel: float, floor: float = 0.0) -> None:
     ours, theirs = losses(found), losses(expected)
     for key in theirs:
-        assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=0), key
+        assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=floor), key
+
+
+# Of float32: in the first two steps the far picture is the near one but for rounding, and the square of that, 1e-16,
+# is the consistency loss.
+ROUNDING = 1e-14
 
 
 @pytest.mark.slow
@@ -93,7 +98,7 @@ def test_two_processes_accumulation_and_shards_learn_the_same(
     averages = read_package(whole / "model.safetensors").weights
     for name in VARIANTS:
         compare(tmp_path / name, whole, 1e-9)
-        compare(tmp_path / f"{name}-32", short, 1e-5)
+        compare(tmp_path / f"{name}-32", short, 1e-5, ROUNDING)
         weights = read_package(tmp_path / name / "model.safetensors").weights
         assert all(torch.allclose(weights[key], averages[key], rtol=1e-6, atol=1e-7) for key in averages)
         assert json.loads((tmp_path / name / "run.json").read_text())["processes"] == 2
