@@ -64,11 +64,13 @@ class Piece(NamedTuple):
         tensor: rows `start`, `start + 1`, ... of the whole, or all of it.
         start: first row.
         shape: of the whole.
+        sharded: whether processes hold rows of it, so that all is here only if the others have none.
     """
 
     tensor: Tensor
     start: int
     shape: tuple[int, ...]
+    sharded: bool = False
 
 
 def state(model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer) -> dict[str, Piece]:
@@ -76,11 +78,11 @@ def state(model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer) -> d
     pieces: dict[str, Piece] = {}
     averages = ema.state()
     for name, p in model.named_parameters():
-        start, shape = _place(p), tuple(p.shape)
+        start, shape, sharded = _place(p), tuple(p.shape), hasattr(p, "device_mesh")
         held = {"model": local(p.detach()), "ema": averages[name]}
         if p.requires_grad:
             held |= {f"optim.{moment}": local(optimiser.state[p][moment]) for moment in MOMENTS}
-        pieces |= {f"{kind}.{name}": Piece(tensor, start, shape) for kind, tensor in held.items()}
+        pieces |= {f"{kind}.{name}": Piece(tensor, start, shape, sharded) for kind, tensor in held.items()}
     return pieces
 
 
@@ -104,7 +106,7 @@ def own(pieces: dict[str, Piece], processes: Processes) -> dict[str, Piece]:
     mine: dict[str, Piece] = {}
     loads = [0] * processes.world
     for name, piece in sorted(pieces.items(), key=lambda item: (-item[1].tensor.nbytes, item[0])):
-        if tuple(piece.tensor.shape) != piece.shape:
+        if piece.sharded:
             if len(piece.tensor):
                 mine[name] = piece
             continue

@@ -22,7 +22,12 @@ from spherectl.training.saver import Saver
 pytestmark = pytest.mark.fast
 
 # Ramps, so that every number says where it belongs.
-WHOLE = {"model.a": torch.arange(30.0).reshape(10, 3), "model.b": torch.arange(7.0), "ema.a": torch.arange(12.0)}
+WHOLE = {
+    "model.a": torch.arange(30.0).reshape(10, 3),
+    "model.b": torch.arange(7.0),
+    "ema.a": torch.arange(12.0),
+    "ema.c": torch.ones(1),
+}
 
 
 def sharded(world: int) -> list[dict[str, Piece]]:
@@ -32,7 +37,7 @@ def sharded(world: int) -> list[dict[str, Piece]]:
         start = 0
         chunks = [*tensor.chunk(world), *[tensor[:0]] * world][:world]
         for rank, rows in enumerate(chunks):
-            held[rank][name] = Piece(rows, start, tuple(tensor.shape))
+            held[rank][name] = Piece(rows, start, tuple(tensor.shape), sharded=True)
             start += len(rows)
     return held
 
@@ -52,7 +57,7 @@ def test_rows_come_back_whatever_wrote_them(world: int, tmp_path: Path) -> None:
     for kind, held in (("whole", [whole] * world), ("rows", sharded(world))):
         path = written(tmp_path / kind, held)
         numbers = sum(t.numel() for shard in path.glob("shard-*") for t in read_tensors(shard).values())
-        assert numbers == 30 + 7 + 12  # each number once
+        assert numbers == 30 + 7 + 12 + 1  # each number once
         with checkpoint.opened(path) as reader:
             assert reader.counts == Counts(step=1, updates=1, images_seen=8)
             assert reader.shapes == {name: tuple(tensor.shape) for name, tensor in WHOLE.items()}
@@ -61,7 +66,7 @@ def test_rows_come_back_whatever_wrote_them(world: int, tmp_path: Path) -> None:
                 for start in range(len(tensor)):
                     assert torch.equal(reader.read(name, start, len(tensor) - start), tensor[start:])
                     assert torch.equal(reader.read(name, start, 1), tensor[start : start + 1])
-        assert checkpoint.read_part(path, "ema").keys() == {"a"}
+        assert checkpoint.read_part(path, "ema").keys() == {"a", "c"}
 
 
 def test_whole_tensors_are_dealt_so_that_all_write_about_as_much() -> None:
