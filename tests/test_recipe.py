@@ -99,12 +99,17 @@ ema_ramp_ratio = 0.05
 [run]
 length_epochs = 2.5
 batch_size = 32
+micro_batch_size = 5
+parallel = "fsdp"
+activation_checkpointing = true
+compile = true
 dtype = "float64"
 seed = 18446744073709551615
 default = false
 checkpoint_images = 7
 sample_images = 8
 keep_checkpoints = 9
+milestone_images = 10
 
 [sample]
 steps = 3
