@@ -79,7 +79,8 @@ def test_without_a_name_the_newest_run_is_loaded(tiny_run, tmp_path, monkeypatch
 def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
     raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights_kind="raw")
     assert raw.weights == "raw"
-    expected = weights.read_tensors(tiny_run / "checkpoints" / "000000000160.safetensors")
+    shard = tiny_run / "checkpoints" / "000000000160" / "shard-00000-of-00001.safetensors"
+    expected = weights.read_tensors(shard)
     for name, parameter in raw.network.named_parameters():
         assert torch.equal(parameter, expected[f"model.{name}"])
     assert any(not torch.equal(a, b) for a, b in zip(raw.network.parameters(), model.network.parameters(), strict=True))
