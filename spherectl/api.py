@@ -5,6 +5,7 @@ Images are float (B, 3, H, W) in [0, 1] here; latents are points on the sphere, 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from spherectl import zoo
-from spherectl.classes import parse_classes
+from spherectl.classes import names_of, parse_classes
 from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
 from spherectl.model import compiled, kernels, sampler, seeding, weights
+from spherectl.model.conversion import converted
 from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
@@ -104,7 +106,8 @@ class Model:
         self.weights: Literal["ema", "raw"] = "raw" if header.get("weights", "raw") == "raw" else weights_kind
         self.name, self.header, self.device, self.dtype = name, header, device, dtype
         self.recipe: Recipe = weights.Package(header, {}).recipe
-        self.class_names: tuple[str, ...] = tuple(header.get("class_names", ()))
+        named: Sequence[str] = header.get("class_names") or names_of(str(header.get("data", "")), self.num_classes)
+        self.class_names: tuple[str, ...] = tuple(named)
         self.watch: Stopwatch | None = None
         # Held open, so that the hash is of what was loaded, even if a training writes a newer model under its name.
         self._file = _model_file(file).open("rb") if file else None
@@ -202,8 +205,8 @@ def load(
     """Load a model.
 
     Args:
-        model: a zoo name, a model file, a run folder or a published checkpoint folder; None: the setting, else the
-            newest run, else the embedded model.
+        model: a zoo name, a model file, a run folder, a published checkpoint folder or hf:user/repo; None: the setting,
+            else the newest run, else the embedded model.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster, float32 elsewhere; "int8" is
             faster still on such CPUs, at a price in exactness.
@@ -226,7 +229,8 @@ def load_found(
     weights_kind: Literal["ema", "raw"] = "ema",
     compile: bool = False,
 ) -> Model:
-    """`load` for a model that `zoo.find_model` found."""
+    """`load` for a model that `zoo.find_model` found; a fetched checkpoint is converted the first time."""
+    found = dataclasses.replace(found, path=converted(found.path, load_settings()))
     package = weights.read_package(found.path)
     if weights_kind == "raw" and package.raw is None and found.kind == "run":
         package = weights.Package(package.header, package.weights, _newest_raw(found.path.parent))

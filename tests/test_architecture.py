@@ -22,13 +22,14 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["errors", "timing", "files", "tables", "recipe", "settings", "fetch", "entries", "zoo", "classes"],
+    ["errors", "timing", "files", "tables", "recipe", "settings", "transfer", "fetch",
+     *("headers", "entries", "catalogue", "notes", "hub", "parcels", "zoo", "additions", "classes")],
     # The networks and their mathematics.
     [
         "model",
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
-        *("model.sampler", "model.compiled", "model.objective", "model.weights"),
+        *("model.sampler", "model.compiled", "model.objective", "model.weights", "model.conversion"),
     ],
     # Pictures, and frozen networks that look at them.
     [

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spherectl import zoo
+from spherectl import catalogue, zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.settings import Settings, load_settings, packaged
 from spherectl.zoo import Found, find_model, find_recipe, index, newest_run, read_header, read_index
@@ -62,7 +62,7 @@ def own_zoo(tmp_path, monkeypatch) -> Path:
         {**REMOTE, "name": "rumour", "page": "https://example.org/rumour"},
     )
     write_model(folder / "one.safetensors")
-    monkeypatch.setattr(zoo, "packaged", lambda _: folder)
+    monkeypatch.setattr(catalogue, "packaged", lambda _: folder)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -117,7 +117,7 @@ def test_every_shipped_file_has_an_entry():
         ({"file": "/tmp/one.safetensors"}, "entry one, file: expected a path inside the folder"),
         ({"sha256": SHA256[:63]}, "entry one, sha256: expected 64 hexadecimal digits"),
         ({"sha256": SHA256.upper()}, "entry one, sha256: expected 64 hexadecimal digits"),
-        ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, page"),
+        ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, published, hub, page"),
         ({"name": "One"}, "entry One, name: "),
         ({"kind": "encoder"}, "entry one, kind: input should be 'model' or 'features'"),
         ({"licenze": "MIT"}, "entry one, licenze: unknown key"),
@@ -135,7 +135,7 @@ def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({}, "entry far: expected one of file, urls, page"),
+        ({}, "entry far: expected one of file, urls, published, hub, page"),
         ({"urls": ["http://example.org/w"]}, "entry far, urls: expected an https address"),
         ({"urls": ["https://example.org/w", "ftp://example.org/w"]}, "entry far, urls: expected an https address"),
     ],
@@ -145,12 +145,9 @@ def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
         read_index(write_index(tmp_path, REMOTE | source))
 
 
-def test_a_remote_entry_needs_a_hash_unless_it_is_only_known_of(tmp_path):
-    bare = {key: value for key, value in REMOTE.items() if key != "sha256"}
-    with pytest.raises(FileError, match="urls without a sha256"):
-        read_index(write_index(tmp_path, bare | {"urls": ["https://example.org/w"]}))
-    (entry,) = read_index(write_index(tmp_path, bare | {"page": "https://example.org"}))
-    assert entry.state(load_settings()) == "not verified"
+def test_an_entry_with_a_page_alone_is_only_known_of(tmp_path):
+    (entry,) = read_index(write_index(tmp_path, REMOTE | {"page": "https://example.org"}))
+    assert (entry.state(load_settings()), entry.is_remote) == ("known of", False)
 
 
 def test_addresses_of_this_machine_may_be_plain_http(tmp_path):
@@ -271,8 +268,8 @@ def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
         ("runs/b", UsageError, "Did you mean runs/a?"),
         ("one-features", UsageError, "one-features is a feature network for losses and scores; it draws no images"),
         ("far", UsageError, "far is not on this machine yet. `spherectl zoo fetch far` brings it."),
-        ("rumour", UsageError, "rumour is known but not verified: its file, hash and licence were never checked"),
-        ("hf:user/repo", UsageError, "does not fetch models from the Hugging Face hub"),
+        ("rumour", UsageError, "rumour is only known of: the zoo has no address to fetch it from"),
+        ("hf:user", UsageError, "Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got 'hf:user'."),
         ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint."),
         ("runs/new", UsageError, "`spherectl train runs/new/recipe.toml --run runs/new` goes on with it."),
         ("runs", FileError, "The folder runs is no model: expected model.safetensors (a run), or cfg.json and ckpt/"),
@@ -309,32 +306,14 @@ def test_a_fetched_model_is_found_in_the_cache(own_zoo, tmp_path):
 # Fetching, verifying, reading
 
 
-def test_addresses_are_tried_in_turn(own_zoo, monkeypatch, tmp_path):
-    asked: list[str] = []
-
-    def fetch_url(url, sha256, filename, progress, settings):
-        asked.append(url)
-        if len(asked) == 1:
-            raise SpherectlError("No connection.")
-        assert (sha256, filename) == (SHA256, "zoo/far.safetensors")
-        return settings.cache / filename
-
-    monkeypatch.setattr(zoo, "fetch_url", fetch_url)
-    write_index(own_zoo, {**REMOTE, "urls": ["https://a.org/w", "https://b.org/w", "https://c.org/w"]})
-    path = zoo.fetch(zoo.find_entry("far"), Settings(cache=tmp_path))
-    assert asked == ["https://a.org/w", "https://b.org/w"]
-    assert path == tmp_path / "zoo" / "far.safetensors"
-
-
 def test_the_last_address_says_why(own_zoo, monkeypatch):
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
     with pytest.raises(SpherectlError, match="is missing, and it is not fetched because SPHERECTL_OFFLINE says"):
         zoo.fetch(zoo.find_entry("far"))
 
 
-def test_what_was_never_verified_is_not_fetched(own_zoo, monkeypatch):
-    monkeypatch.setattr(zoo, "fetch_url", lambda *_: pytest.fail("asked the network"))
-    with pytest.raises(UsageError, match="rumour is known but not verified"):
+def test_what_is_only_known_of_is_not_fetched(own_zoo):
+    with pytest.raises(UsageError, match="rumour is only known of"):
         zoo.fetch(zoo.find_entry("rumour"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -165,7 +164,9 @@ def sample(
 
     with watch.stage("model"):
         try:
-            loaded, chosen, batches = prepare(zoo.find_model(model, settings))
+            with console.progress("fetching", unit="B") as bar:
+                found = zoo.find_model(model, settings, bar)
+            loaded, chosen, batches = prepare(found)
         except UnknownClassError as error:
             loaded, chosen, batches = prepare(_another_model(error, settings))
     console.say(
@@ -255,41 +256,30 @@ def _another_model(error: UnknownClassError, settings: Settings) -> Found:
     needs = f"{error.known}; {error.asked} needs a {entry.classes}-class model"
     if entry.state(settings) == "here":
         raise UsageError(f"{needs}: `--model {entry.name}` is one.")
-    if entry.urls and sys.stdin.isatty() and sys.stderr.isatty():
-        size = f"{entry.bytes / 1e6:.0f} MB" if entry.bytes else "of unknown size"
+    if entry.is_remote and sys.stdin.isatty() and sys.stderr.isatty():
+        size = f"{entry.size / 1e6:.0f} MB" if entry.size else "of unknown size"
         console.say(f"{needs}.")
-        what = f"Fetch {entry.name} ({size}, licence {entry.licence}) from {entry.urls[0]}?"
+        what = f"Fetch {entry.name} ({size}, licence {entry.licence}) from {entry.source}?"
         if typer.confirm(what, err=True):
-            with console.progress(f"fetching {entry.name}", entry.bytes, "B") as bar:
-                zoo.fetch(entry, settings, bar)
+            with console.progress(f"fetching {entry.name}", entry.size, "B") as bar:
+                zoo.fetch(entry, settings, bar, trust=True, accept=True)
             return zoo.find_model(entry.name, settings)
     train = f", or `spherectl train recipes/{entry.recipe}.toml`" if entry.recipe else ""
     raise UsageError(f"{needs}: `spherectl zoo fetch {entry.name}`{train}.")
 
 
 def _entry_with_class(asked: str, settings: Settings) -> Entry | None:
-    """The smallest model of the zoo with a class of that number, range or ImageNet name; one that is here first."""
+    """The smallest model of the zoo with a class of that number, range or known name; one that is here first."""
     from spherectl import zoo
+    from spherectl.classes import names_of, parse_classes
 
-    numbers = [int(number) for number in asked.split("-")] if re.fullmatch(r"\d{1,9}(-\d{1,9})?", asked) else []
-    fitting = [
-        entry
-        for entry in zoo.index(settings).values()
-        if entry.kind == "model" and (entry.classes > max(numbers) if numbers else entry.classes == 1000)
-    ]
-    if not fitting or not (numbers or _is_imagenet_class(asked)):
-        return None
-    return min(fitting, key=lambda entry: (entry.state(settings) != "here", entry.classes))
+    def has_class(entry: Entry) -> bool:
+        names = names_of(entry.recipe or entry.name, entry.classes)
+        try:
+            return bool(parse_classes([asked], names, entry.classes, entry.name))
+        except UsageError:
+            return False
 
-
-def _is_imagenet_class(name: str) -> bool:
-    """Whether ImageNet has a class of that name; torchvision keeps the list. Only a mistake pays for its import."""
-    from torchvision.models import VGG16_Weights
-
-    from spherectl.classes import parse_classes
-
-    names = VGG16_Weights.IMAGENET1K_V1.meta["categories"]
-    try:
-        return bool(parse_classes([name], names, len(names), "ImageNet"))
-    except UsageError:
-        return False
+    models = [entry for entry in zoo.index(settings).values() if entry.kind == "model" and entry.classes]
+    fitting = [entry for entry in models if has_class(entry)]
+    return min(fitting, key=lambda entry: (entry.state(settings) != "here", entry.classes), default=None)

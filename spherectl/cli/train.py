@@ -166,7 +166,8 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     from spherectl.model.weights import read_package
     from spherectl.training.start import fitting
 
-    found = zoo.find_model(model, settings)
+    with console.progress("fetching", unit="B") as bar:
+        found = zoo.find_model(model, settings, bar)
     package = read_package(found.path)
     with torch.device("meta"):
         model_of_recipe = build(recipe.model)

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from spherectl import zoo
+from spherectl import catalogue, zoo
 from spherectl.cli.app import app
 from spherectl.settings import packaged
 
@@ -72,7 +72,7 @@ def own_zoo(tmp_path, monkeypatch):
     (folder / "one.md").write_text("# One\n\nA [card] of *one*.\n", encoding="utf-8")
     facts = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
     (folder / "index.toml").write_text(INDEX.format(**facts), encoding="utf-8")
-    monkeypatch.setattr(zoo, "packaged", lambda _: folder)
+    monkeypatch.setattr(catalogue, "packaged", lambda _: folder)
     return folder
 
 
@@ -84,7 +84,7 @@ def test_ls_lists_all_entries(own_zoo):
         ["name", "kind", "px", "classes", "size", "licence", "where"],
         ["one", "model", "32", "10", "0.0", "MB", "MIT", "here,", "default"],
         ["far", "model", "256", "none", "0.0", "MB", "CC", "BY-NC", "4.0", "remote"],
-        ["rumour", "model", "256", "1000", "unknown", "unknown", "not", "verified"],
+        ["rumour", "model", "256", "1000", "unknown", "unknown", "known", "of"],
     ]
 
 
@@ -94,7 +94,7 @@ def test_ls_for_machines_has_every_fact(own_zoo):
     assert (one["name"], one["state"], one["path"]) == ("one", "here", str(own_zoo / "one.safetensors"))
     assert one["scores"] == [{"metric": "fid", "value": 4.5, "command": "spherectl evaluate one"}]
     assert (far["state"], far["urls"]) == ("remote", ["https://example.org/far.safetensors"])
-    assert (rumour["state"], rumour["path"]) == ("not verified", None)
+    assert (rumour["state"], rumour["path"]) == ("known of", None)
 
 
 def test_the_shipped_zoo_can_be_listed():
@@ -120,7 +120,7 @@ def test_show_for_machines_has_the_whole_header(own_zoo):
 def test_show_tells_what_is_not_here(own_zoo):
     result = run("show", "rumour")
     assert result.exit_code == 0
-    assert {"page: https://example.org", "licence: unknown", "state: not verified"} <= set(result.stdout.splitlines())
+    assert {"page: https://example.org", "licence: unknown", "state: known of"} <= set(result.stdout.splitlines())
 
 
 def test_an_unknown_name_is_a_sentence(own_zoo):
@@ -143,11 +143,8 @@ def test_fetch_does_not_pretend(own_zoo):
     result = run("fetch", "rumour")
     assert (result.exit_code, result.stdout) == (2, "")
     told, hint = result.stderr.splitlines()
-    assert told == (
-        "error: rumour is known but not verified: its file, hash and licence were never checked, so this version "
-        "does not fetch it."
-    )
-    assert hint == "hint: Read https://example.org, download the folder yourself and give its path to --model."
+    assert told == "error: rumour is only known of: the zoo has no address to fetch it from."
+    assert hint == "hint: Read https://example.org, download the model yourself and give its path to --model."
 
 
 def test_fetch_offline_is_a_sentence(own_zoo, monkeypatch):
