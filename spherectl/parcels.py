@@ -10,11 +10,11 @@ from typing import Any
 
 from spherectl import hub
 from spherectl.entries import CONFIG, MODEL_SUFFIX, Entry, cached_path
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.fetch import Progress, RefusedError, fetch_file, file_hash
 from spherectl.headers import read_header
 from spherectl.notes import load_note, save_note
-from spherectl.settings import Settings
+from spherectl.settings import Settings, origin
 
 FREE = {
     *("apache-2.0", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "unlicense", "0bsd", "zlib", "bsl-1.0", "mpl-2.0"),
@@ -146,8 +146,24 @@ def fetch_parcel(
         FileError: what came is not a model, or not what came before; the cache cannot be written.
         SpherectlError: it cannot be fetched.
     """
-    if not settings.offline:  # else nothing is fetched, and what is here came with consent
-        _ask(parcel, settings, trust=trust, accept=accept)
+    from filelock import FileLock
+
+    if settings.offline:  # nothing is fetched, and what is here came with consent
+        return _fetch(parcel, settings, progress)
+    _ask(parcel, settings, trust=trust, accept=accept)
+    base = settings.cache / parcel.place
+    try:
+        base.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(base.with_name(f".{base.name}.lock")):
+            if accept and needs_acceptance(parcel, settings):
+                save_note(parcel.place, settings, name=parcel.name, accepted=parcel.licence)
+            return _fetch(parcel, settings, progress)
+    except OSError as error:
+        raise FileError(f"Cannot write to the cache {base.parent}: {error.strerror or error}.") from None
+
+
+def _fetch(parcel: Parcel, settings: Settings, progress: Progress | None) -> Path:
+    """All files of a parcel, as the index states them or as they were seen before."""
     seen: dict[str, str] = load_note(parcel.place, settings).get("files", {})
     if parcel.revision or not parcel.known:
         _compare(parcel, seen)
@@ -156,39 +172,46 @@ def fetch_parcel(
         if all(piece.sha256 in ("", seen.get(piece.path)) for piece in parcel.pieces):
             return made
         made.unlink()
-    if accept and not is_free(parcel.licence):
-        save_note(parcel.place, settings, name=parcel.name, accepted=parcel.licence)
-    found, done = dict(seen), 0
+    found, done = {}, 0
     for piece in parcel.pieces:
-        filename = f"{parcel.place}/{piece.path}" if piece.path else f"{parcel.place}{MODEL_SUFFIX}"
-        sha256 = piece.sha256 or seen.get(piece.path, "")
-        if not sha256:  # what an earlier fetch left without noting it
-            (settings.cache / filename).unlink(missing_ok=True)
-        try:
-            path = fetch_file(
-                piece.urls,
-                filename,
-                sha256=sha256,
-                size=piece.bytes,
-                headers=hub.headers if parcel.revision else None,
-                progress=_after(done, parcel.bytes, progress),
-                settings=settings,
-            )
-        except RefusedError as error:
-            raise hub.explained(error, hub.HubName(_repo(parcel))) if parcel.revision else error from None
-        if not piece.path:
-            _check_model(path)
+        path = _fetch_piece(parcel, piece, seen.get(piece.path, ""), settings, _after(done, parcel.bytes, progress))
         done += path.stat().st_size
-        found[piece.path] = sha256 if len(sha256) == 64 else file_hash(path)
+        found[piece.path] = file_hash(path)
+    if settings.offline:
+        return cached_path(parcel.place, settings)
     facts = {key: value for key, value in parcel.facts.items() if value is not None}
     about = {"name": parcel.name, "source": parcel.source, "revision": parcel.revision, "licence": parcel.licence}
     save_note(parcel.place, settings, **about, bytes=done, files=found, facts=facts)
     return cached_path(parcel.place, settings)
 
 
+def _fetch_piece(parcel: Parcel, piece: Piece, seen: str, settings: Settings, progress: Progress | None) -> Path:
+    filename = f"{parcel.place}/{piece.path}" if piece.path else f"{parcel.place}{MODEL_SUFFIX}"
+    sha256 = piece.sha256 or seen
+    if not sha256 and not settings.offline:  # what an earlier fetch left without noting it
+        (settings.cache / filename).unlink(missing_ok=True)
+    try:
+        path = fetch_file(
+            piece.urls,
+            filename,
+            sha256=sha256,
+            size=piece.bytes,
+            headers=hub.headers if parcel.revision else None,
+            progress=progress,
+            settings=settings,
+        )
+    except RefusedError as error:
+        raise hub.explained(error, hub.parse_name(parcel.source)) if parcel.revision else error from None
+    if not piece.path:
+        _check_model(path)
+    return path
+
+
 def _on_the_hub(name: hub.HubName, place: str, settings: Settings, entry: Entry | None = None) -> Parcel:
     if settings.offline:
-        raise UsageError(f"{name} is not in the cache, and the settings say to stay offline.")
+        raise SpherectlError(
+            f"{name} is not in the cache, and it is not fetched because {origin('offline')} says to stay offline."
+        )
     seen = load_note(place, settings)
     listing = hub.list_files(replace(name, revision=str(seen.get("revision") or name.revision)))
     paths = hub.choose(listing, name, entry.name if entry else "")
@@ -208,7 +231,7 @@ def _ask(parcel: Parcel, settings: Settings, *, trust: bool, accept: bool) -> No
     if not trust_first and not accept_first:
         return
     why = [f"its licence is {parcel.licence}, which was not accepted yet"] * accept_first
-    why += ["nobody has stated its SHA-256, so what comes would be taken on trust"] * trust_first
+    why += ["the index does not state its SHA-256, so what comes would be taken on trust"] * trust_first
     options = " --trust" * trust_first + " --accept-licence" * accept_first
     raise ConsentError(
         f"{parcel.name} from {parcel.source} is not fetched: {', and '.join(why)}.",
@@ -241,7 +264,3 @@ def _after(before: int, total: int | None, progress: Progress | None) -> Callabl
     if progress is None:
         return None
     return lambda done, of_file: progress(before + done, total or before + of_file)
-
-
-def _repo(parcel: Parcel) -> str:
-    return hub.parse_name(parcel.source).repo

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import email.utils
 import json
 import os
-import re
 import shutil
 import time
 import urllib.parse
@@ -14,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from spherectl.answers import content_range, may_pass, reason_of, retry_after
 from spherectl.errors import FileError, SpherectlError
 from spherectl.files import file_hash
 
@@ -23,7 +22,6 @@ Progress = Callable[[int, int], None]
 ATTEMPTS = 3  # in a row that bring no new byte, with waits of 1 and 2 seconds between
 TIMEOUT_S = 30  # without an answer from the server, or without another byte
 LONGEST_WAIT_S = 60  # that a server may ask for by Retry-After
-BUSY = (408, 429, 500, 502, 503, 504)  # answers that mean "later", not "no"
 HOPS = 10  # redirections
 # Bytes written at once. What has come of a piece is lost when the connection breaks within it.
 PIECE = 1 << 16
@@ -114,7 +112,7 @@ class Downloader:
             except requests.RequestException as error:
                 furthest, before = max(furthest, self._done()), furthest
                 failures = 1 if furthest > before else failures + 1
-                if failures == ATTEMPTS or not _may_pass(error):
+                if failures == ATTEMPTS or not may_pass(error):
                     self._tidy(url)
                     raise self._failed(url, error) from None
                 time.sleep(self._wait(url, error, failures))
@@ -145,7 +143,7 @@ class Downloader:
         have = self._done() if self._may_continue(url) else 0
         with self._opened(url, have) as response:
             status, length = response.status_code, int(response.headers.get("Content-Length") or 0)
-            first, whole = _content_range(response.headers.get("Content-Range", ""))
+            first, whole = content_range(response.headers.get("Content-Range", ""))
             if have and status == 416 and whole == have:
                 return False  # all of it had come; only its hash was not looked at
             if have and (status == 416 or (status == 206 and first != have)):
@@ -253,39 +251,22 @@ class Downloader:
     def _wait(self, url: str, error: Any, failures: int) -> float:
         """Seconds until the next attempt: as the server asks, if that is not long, else growing."""
         response = getattr(error, "response", None)
-        asked = _retry_after(response.headers.get("Retry-After", "")) if response is not None else None
+        asked = retry_after(response.headers.get("Retry-After", "")) if response is not None else None
         if asked is not None and asked > LONGEST_WAIT_S:
             self._tidy(url)
             raise SpherectlError(
-                f"Cannot fetch {self.path.name} from {url}: {_reason(error)}, and to come back in {asked:,.0f} s.",
+                f"Cannot fetch {self.path.name} from {url}: {reason_of(error)}, and to come back in {asked:,.0f} s.",
                 "Try again then.",
             )
         return 2 ** (failures - 1) if asked is None else asked
 
     def _failed(self, url: str, error: Any) -> SpherectlError:
-        message = f"Cannot fetch {self.path.name} from {url}: {_reason(error)}."
+        message = f"Cannot fetch {self.path.name} from {url}: {reason_of(error)}."
         by_hand = f"Where there is a network, download {url} and put it at {self.path}."
         hint = by_hand if self.path.is_absolute() else ""
-        if _may_pass(error):
+        if may_pass(error):
             return SpherectlError(message, hint)
         return RefusedError(message, hint, error.response.status_code if error.response is not None else 0)
-
-
-def _content_range(header: str) -> tuple[int | None, int | None]:
-    """First byte and whole length of "bytes 5-9/10" or "bytes */10"; None for what it does not say."""
-    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", header.strip())
-    first, whole = match.groups() if match else (None, None)
-    return int(first) if first else None, int(whole) if whole and whole != "*" else None
-
-
-def _retry_after(header: str) -> float | None:
-    """Seconds of a Retry-After, which is a number or a date; None if it is neither."""
-    if re.fullmatch(r"\d{1,9}", header.strip()):
-        return float(header)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return None
 
 
 def _check_redirection(path: Path, address: str, target: str) -> None:
@@ -299,30 +280,3 @@ def _check_redirection(path: Path, address: str, target: str) -> None:
         raise RefusedError(
             f"Cannot fetch {path.name} from {address}: the server redirects to {target!r}, which is not encrypted."
         )
-
-
-def _may_pass(error: Any) -> bool:
-    """Whether trying again can help: no answer or a busy server, but not a wrong address or a refusal."""
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return error.response.status_code in BUSY
-    return isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError)
-
-
-def _reason(error: Any) -> str:
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server says {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {TIMEOUT_S} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "no connection through the proxy"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate cannot be verified"
-    if isinstance(error, requests.ConnectionError):
-        return "no answer for too long" if "Read timed out" in str(error) else "no connection"
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__

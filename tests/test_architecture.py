@@ -22,7 +22,7 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["errors", "timing", "files", "tables", "recipe", "settings", "transfer", "fetch",
+    ["errors", "timing", "files", "tables", "recipe", "settings", "answers", "transfer", "fetch",
      *("headers", "entries", "catalogue", "notes", "hub", "parcels", "zoo", "additions", "classes")],
     # The networks and their mathematics.
     [

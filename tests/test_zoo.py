@@ -123,6 +123,10 @@ def test_every_shipped_file_has_an_entry():
         ({"licenze": "MIT"}, "entry one, licenze: unknown key"),
         ({"bytes": 0}, "entry one, bytes: "),
         ({"kind": "features", "default": True}, "entry one: default: only an embedded model can be the default"),
+        ({"file": "one.zip"}, "entry one, file: archives (.zip) are never unpacked here; expected the model itself"),
+        ({"file": "one.tar.gz"}, "entry one, file: archives (.tar.gz) are never unpacked here"),
+        ({"file": "one.pth"}, "entry one, file: expected a .safetensors file, got 'one.pth'"),
+        ({"folder": "../x"}, "entry one, folder: expected a path inside the folder"),
     ],
 )
 def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
@@ -138,11 +142,51 @@ def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
         ({}, "entry far: expected one of file, urls, published, hub, page"),
         ({"urls": ["http://example.org/w"]}, "entry far, urls: expected an https address"),
         ({"urls": ["https://example.org/w", "ftp://example.org/w"]}, "entry far, urls: expected an https address"),
+        ({"urls": ["https://example.org/w.tgz?x=1"]}, r"entry far, urls: archives \(\.tgz\) are never unpacked here"),
+        ({"hub": "user"}, "entry far, hub: "),
+        ({"hub": "user/../../etc"}, "entry far, hub: "),
+        ({"hub": "user/repo"}, "entry far: published and hub are for models, and sha256 and bytes for one file"),
+        ({"published": "https://example.org/x/"}, "entry far: published and files: expected both or neither"),
     ],
 )
 def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
     with pytest.raises(FileError, match=words):
         read_index(write_index(tmp_path, REMOTE | source))
+
+
+@pytest.mark.parametrize(
+    ("published", "files", "words"),
+    [
+        ("https://example.org/x", ["cfg.json", "ckpt/ep0001.pth"], "expected the address of a folder, ending in /"),
+        ("https://example.org/x.zip/", ["cfg.json", "ckpt/ep0001.pth"], r"archives \(\.zip\) are never unpacked here"),
+        ("http://example.org/x/", ["cfg.json", "ckpt/ep0001.pth"], "expected an https address"),
+        ("https://example.org/x/", ["cfg.json"], r"files: expected cfg\.json and one ckpt/ep####\.pth"),
+        ("https://example.org/x/", ["cfg.json", "ckpt/ep1.pth", "ckpt/ep2.pth"], "files: expected"),
+        ("https://example.org/x/", ["cfg.json", "../ckpt/ep0001.pth"], "expected a path inside the folder"),
+        (
+            "https://example.org/x/",
+            ["cfg.json", "ckpt/ep0001.tar.gz"],
+            r"archives \(\.tar\.gz\) are never unpacked here",
+        ),
+        ("https://example.org/x/", ["cfg.json", "run.py"], r"expected cfg\.json or ckpt/ep####\.pth, got 'run\.py'"),
+    ],
+)
+def test_a_published_folder_is_named_whole_and_safely(tmp_path, published, files, words):
+    bare = {key: value for key, value in REMOTE.items() if key != "sha256"}
+    path = write_index(tmp_path, bare | {"published": published})
+    with path.open("a") as index_file:
+        index_file.write("\nfiles = [" + ", ".join(f'{{path = "{name}"}}' for name in files) + "]\n")
+    with pytest.raises(FileError, match=words):
+        read_index(path)
+
+
+def test_an_archive_is_no_model_and_no_index(own_zoo, tmp_path):
+    for name in ("zoo.zip", "zoo.tar.gz", "zoo.7z"):
+        Path(name).write_bytes(b"PK")
+        with pytest.raises(FileError, match=f"{name} is not a model: archives .* are never unpacked here"):
+            find_model(name)
+    with pytest.raises(FileError, match=r"Cannot read the zoo index zoo\.zip"):
+        index(Settings(zoo_index=(Path("zoo.zip"),)))
 
 
 def test_an_entry_with_a_page_alone_is_only_known_of(tmp_path):
