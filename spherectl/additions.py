@@ -106,7 +106,8 @@ def _as_toml(table: dict[str, Any]) -> str:
 def _card(entry: Entry, header: dict[str, Any]) -> str:
     """What the header knows, and a heading for each thing that a card has to say."""
     names = header.get("class_names", [])
-    classes = f"{entry.classes} classes ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})"
+    named = f" ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})" if names else ""
+    classes = f"{entry.classes} classes{named}"
     seen = f"{header['images_seen']:,} images seen." if header.get("images_seen") else f"{_TODO}: how long."
     return f"""# {entry.name}
 

@@ -35,6 +35,8 @@ def index(settings: Settings | None = None, *, refresh: bool = False) -> dict[st
     settings = settings or load_settings()
     entries: dict[str, Entry] = {}
     for place in (packaged("zoo") / "index.toml", *settings.zoo_index):
+        if isinstance(place, Path) and not place.is_file():
+            raise FileError(f"There is no zoo index {place}.", f"It is named in {origin('zoo_index')}.")
         found = read_index(place) if isinstance(place, Path) else _read_remote(place, settings, refresh)
         for entry in found:
             if entry.name in entries:

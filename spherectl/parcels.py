@@ -233,8 +233,9 @@ def _ask(parcel: Parcel, settings: Settings, *, trust: bool, accept: bool) -> No
     why = [f"its licence is {parcel.licence}, which was not accepted yet"] * accept_first
     why += ["the index does not state its SHA-256, so what comes would be taken on trust"] * trust_first
     options = " --trust" * trust_first + " --accept-licence" * accept_first
+    origin_of = f" from {parcel.source}" if parcel.source != parcel.name else ""
     raise ConsentError(
-        f"{parcel.name} from {parcel.source} is not fetched: {', and '.join(why)}.",
+        f"{parcel.name}{origin_of} is not fetched: {', and '.join(why)}.",
         f"`spherectl zoo fetch {parcel.name}{options}` fetches it; what is seen then is noted and compared next time.",
     )
 

@@ -136,7 +136,8 @@ def fetch(
             console.show(str(path))
             return
         parcel = parcels.find_parcel(entry, settings)
-    agreed = accept or _agrees(parcel, settings)
+    may_ask = trust or not parcels.needs_trust(parcel, settings)  # else it is refused anyway
+    agreed = accept or (may_ask and _agrees(parcel, settings))
     with console.progress(f"fetching {name}", parcel.bytes, "B") as bar:
         path = parcels.fetch_parcel(parcel, settings, bar, trust=trust, accept=agreed)
     if path.is_dir():

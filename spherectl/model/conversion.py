@@ -56,7 +56,10 @@ def _checked(folder: Path, note: dict[str, Any]) -> Package:
     facts, model = note.get("facts", {}), package.recipe.model
     for key, got in (("classes", model.classes), ("image_size", model.image_size)):
         if facts.get(key, got) != got:
-            raise FileError(f"{folder} is another model than the zoo says: {key} is {got}, expected {facts[key]}.")
+            raise FileError(
+                f"{folder} is another model than the zoo says: {key} is {got}, expected {facts[key]}.",
+                f"`spherectl zoo rm {note['name']} --forget` removes it.",
+            )
     known = {"licence": note.get("licence", "unknown"), "data_licence": facts.get("data_licence")}
     names = package.header["class_names"] or names_of(facts.get("recipe", ""), model.classes)
     source = {key: note[key] for key in ("source", "revision", "files") if note.get(key)}
