@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from spherectl.model.weights import Package
     from spherectl.recipe import Recipe
 
-pytest_plugins = ["tests.published"]
+pytest_plugins = ["tests.published", "tests.processes"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEEDS = ("fast", "slow", "gpu", "soak")
