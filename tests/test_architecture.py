@@ -45,8 +45,8 @@ FLOORS = [
     # What is done with a model.
     [
         "training",
-        *("training.perceptual", "training.flops", "training.gauges", "training.parallel"),
-        *("training.optimiser", "training.ema", "training.checkpoint", "training.saver", "training.board"),
+        *("training.perceptual", "training.flops", "training.gauges", "training.parallel", "training.gradient"),
+        *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.board"),
         *("api", "provenance", "output"),
         "training.previews",
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),
