@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import string
 import tempfile
 from collections.abc import Callable, Sequence
@@ -175,4 +176,13 @@ def _fetch_first(urls: Sequence[str], path: Path, downloader: Downloader) -> Non
 
 
 def _is_right(path: Path, sha256: str) -> bool:
-    return path.is_file() and (not sha256 or file_hash(path).startswith(sha256))
+    if not path.is_file() or not sha256:
+        return path.is_file()
+    about = path.stat()
+    return _hash_of(path, about.st_ino, about.st_size, about.st_mtime_ns).startswith(sha256)
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, *_state: int) -> str:
+    """A file's hash, computed once a process for each state of it: of many threads that wait for it, the first does."""
+    return file_hash(path)
