@@ -172,6 +172,16 @@ def test_tensors_that_cfg_json_does_not_describe_are_refused(host, own, layout):
         converted(folder, load_settings())
 
 
+def test_what_the_entrys_recipe_says_of_drawing_and_classes_is_taken_over(host, own, layout):
+    host.files |= layout
+    zoo.fetch(own(published=host.url, files=described(layout), recipe="flowers256"))
+    model = api.load("one", device="cpu", dtype="float32")
+    assert (model.recipe.sample.guidance, model.recipe.sample.noise) == (1.6, "fresh")
+    assert model.class_names == ()  # 7 classes are not those of the flowers
+    zoo.fetch(own(name="two", published=host.url, files=described(layout), recipe="not-one-of-ours"))
+    assert api.load("two", device="cpu", dtype="float32").recipe.sample.guidance == 1.0
+
+
 # One file from an address
 
 

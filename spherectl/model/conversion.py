@@ -14,11 +14,13 @@ from typing import Any
 
 from spherectl.classes import names_of
 from spherectl.entries import MODEL_SUFFIX
-from spherectl.errors import FileError
+from spherectl.errors import FileError, UsageError
 from spherectl.files import file_hash
 from spherectl.model.weights import Package, instantiate, read_published, write_package
 from spherectl.notes import load_note, save_note
+from spherectl.recipe import load
 from spherectl.settings import Settings
+from spherectl.zoo import find_recipe
 
 
 def converted(path: Path, settings: Settings) -> Path:
@@ -63,4 +65,14 @@ def _checked(folder: Path, note: dict[str, Any]) -> Package:
     known = {"licence": note.get("licence", "unknown"), "data_licence": facts.get("data_licence")}
     names = package.header["class_names"] or names_of(facts.get("recipe", ""), model.classes)
     source = {key: note[key] for key in ("source", "revision", "files") if note.get(key)}
-    return replace(package, header={**package.header, **known, "class_names": list(names), "source": source})
+    table = {**package.header["recipe"], **_sampling(facts.get("recipe"))}
+    header = {**package.header, **known, "recipe": table, "class_names": list(names), "source": source}
+    return replace(package, header=header)
+
+
+def _sampling(recipe: str | None) -> dict[str, Any]:
+    """The [sample] table of the recipe that an entry names, since cfg.json has none; empty if it is not one of ours."""
+    try:
+        return {"sample": load(find_recipe(recipe)).to_table()["sample"]} if recipe else {}
+    except UsageError:
+        return {}
