@@ -33,6 +33,8 @@ def may_pass(error: Any) -> bool:
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
         return error.response.status_code in BUSY
+    if isinstance(error, requests.exceptions.SSLError):
+        return False
     return isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError)
 
 

@@ -29,7 +29,7 @@ from pydantic import (
 )
 
 from spherectl.errors import FileError
-from spherectl.fetch import check_relative, check_url
+from spherectl.fetch import check_relative, check_url, refuse_archive
 from spherectl.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
@@ -40,7 +40,6 @@ Repo = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
 CONFIG = "cfg.json"
 CHECKPOINT = re.compile(r"ckpt/ep\d+\.pth")  # below the folder of a published checkpoint
 MODEL_SUFFIX = ".safetensors"
-_ARCHIVE = re.compile(r"\.(zip|7z|rar|tgz|tbz2?|txz|tar|(tar\.)?(gz|bz2|xz|zst))$", re.IGNORECASE)
 
 
 class _Table(BaseModel):
@@ -278,16 +277,6 @@ def cached_path(place: str, settings: Settings) -> Path:
     file, folder = settings.cache / f"{place}{MODEL_SUFFIX}", settings.cache / place
     whole = (folder / CONFIG).is_file() and any((folder / "ckpt").glob("ep*.pth"))
     return folder if whole and not file.is_file() else file
-
-
-def refuse_archive(name: str) -> None:
-    """Refuse a name that ends as an archive's does.
-
-    Raises:
-        ValueError: it does.
-    """
-    if found := _ARCHIVE.search(name):
-        raise ValueError(f"archives ({found[0]}) are never unpacked here; expected the model itself, got {name!r}")
 
 
 def _check_model_name(file: str) -> None:

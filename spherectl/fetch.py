@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import string
 import tempfile
 from collections.abc import Callable, Sequence
@@ -23,10 +24,12 @@ __all__ = [
     "fetch_text",
     "fetch_url",
     "file_hash",
+    "refuse_archive",
 ]
 
 SHORTEST_HASH = 8  # digits; some publishers state no more
 WHOLE_HASH = 64
+_ARCHIVE = re.compile(r"\.(zip|7z|rar|tgz|tbz2?|txz|tar|(tar\.)?(gz|bz2|xz|zst))$", re.IGNORECASE)
 
 
 def fetch_url(
@@ -154,6 +157,16 @@ def check_relative(file: str) -> None:
     path = PurePath(file)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
         raise ValueError(f"expected a path inside the folder, got {file!r}")
+
+
+def refuse_archive(name: str) -> None:
+    """Refuse a name that ends as an archive's does.
+
+    Raises:
+        ValueError: it does.
+    """
+    if found := _ARCHIVE.search(name):
+        raise ValueError(f"archives ({found[0]}) are never unpacked here; expected the model itself, got {name!r}")
 
 
 def _fetch_first(urls: Sequence[str], path: Path, downloader: Downloader) -> None:

@@ -13,9 +13,9 @@ from typing import Literal
 
 from spherectl import hub
 from spherectl.catalogue import index, read_card
-from spherectl.entries import MODEL_SUFFIX, Entry, Score, cached_path, read_index, refuse_archive
+from spherectl.entries import MODEL_SUFFIX, Entry, Score, cached_path, read_index
 from spherectl.errors import FileError, UsageError
-from spherectl.fetch import Progress, file_hash
+from spherectl.fetch import Progress, file_hash, refuse_archive
 from spherectl.headers import read_header
 from spherectl.notes import load_note, verify_fetched
 from spherectl.parcels import fetch_parcel, find_on_the_hub, find_parcel, hub_place
@@ -176,12 +176,12 @@ def verify(entry: Entry, settings: Settings) -> str:
     state, path = entry.state(settings), entry.path(settings)
     if path is None or state != "here":
         return f"{path} is missing" if state == "missing" else ""
-    if entry.is_remote and (entry.sha256 is None or entry.bytes is None):
+    if entry.is_remote and entry.sha256 is None:
         return verify_fetched(f"zoo/{entry.name}", settings)
     size, digest = path.stat().st_size, file_hash(path)
-    if entry.sha256 is None or entry.bytes is None:
+    if entry.sha256 is None or (entry.bytes is None and not entry.is_remote):
         return f"the index does not say its hash and size (sha256 = {digest!r}, bytes = {size})"
-    if (size, digest) != (entry.bytes, entry.sha256):
+    if digest != entry.sha256 or entry.bytes not in (size, None):
         return f"{path} has {size} bytes and SHA-256 {digest}; the index says {entry.bytes} and {entry.sha256}"
     return ""
 

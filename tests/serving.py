@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -120,13 +121,15 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def hosting(**files: bytes) -> Iterator[Host]:
-    """A server for as long as the body runs."""
+def hosting(encrypted: ssl.SSLContext | None = None, **files: bytes) -> Iterator[Host]:
+    """A server for as long as the body runs; with a context it speaks https."""
     host = Host(files=dict(files))
     handler = type("OwnHandler", (Handler,), {"host": host, "lock": threading.Lock()})
     with Server(("127.0.0.1", 0), handler) as server:
+        if encrypted is not None:
+            server.socket = encrypted.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        host.url = f"http://127.0.0.1:{server.server_port}/"
+        host.url = f"{'https' if encrypted else 'http'}://127.0.0.1:{server.server_port}/"
         yield host
         server.shutdown()
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from spherectl import api, catalogue, hub, notes, parcels, transfer, zoo
+from spherectl.cli.app import app
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.model import weights
 from spherectl.model.conversion import converted
@@ -362,6 +364,14 @@ def test_a_licence_on_the_hub_is_asked_for_like_any_other(host, ours):
     with pytest.raises(UsageError, match=r"its licence is cc-by-nc-4\.0") as caught:
         zoo.find_model("hf:user/garden")
     assert caught.value.hint.startswith("`spherectl zoo fetch hf:user/garden --accept-licence`")
+
+
+def test_doctor_fetches_nothing(host, ours, monkeypatch):
+    put_on_hub(host, "user/garden", {"model.safetensors": ours})
+    monkeypatch.setenv("SPHERECTL_MODEL", "hf:user/garden")
+    told = CliRunner().invoke(app, ["doctor", "--json"])
+    assert json.loads(told.stdout)["model"] == {"default": "hf:user/garden, to be fetched when it is first used"}
+    assert host.paths() == []
 
 
 FETCHING = """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import ssl
 import subprocess
 import sys
 import time
@@ -233,12 +235,47 @@ def test_a_proxy_is_used(settings, monkeypatch):
         assert proxy.paths() == [address]
 
 
+@pytest.fixture
+def encryption(tmp_path, monkeypatch) -> ssl.SSLContext:
+    """A certificate for this machine, made now, which requests is told to trust."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-keyout",
+        key,
+        "-out",
+        certificate,
+        "-days",
+        "2",
+    ]
+    name = ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*words, *name], check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
 @pytest.mark.fast
-@pytest.mark.parametrize("target", ["http://127.0.0.1:9/w", "http://example.org/w"])
-def test_an_encrypted_address_never_leads_to_one_that_is_not(target):
-    with pytest.raises(SpherectlError, match="which is not encrypted"):
-        transfer._check_redirection(Path("w"), "https://example.org/w", target)
-    transfer._check_redirection(Path("w"), "https://example.org/w", "https://cdn.example.org/w")
+def test_an_encrypted_address_never_leads_to_one_that_is_not(host, settings, encryption, monkeypatch):
+    """Not even to this machine, whose own addresses may be plain."""
+    with hosting(encryption, w=CONTENT) as secure:
+        secure.answers["away"] = [("to", f"{host.url}w")]
+        secure.answers["within"] = [("to", "/w")]
+        with pytest.raises(SpherectlError, match=rf"redirects to '{host.url}w', which is not encrypted"):
+            fetch_file([f"{secure.url}away"], "w", sha256=SHA256, settings=settings)
+        assert host.paths() == []
+        assert fetch_file([f"{secure.url}within"], "w", sha256=SHA256, settings=settings).read_bytes() == CONTENT
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        with pytest.raises(SpherectlError, match="its certificate cannot be verified"):
+            fetch_file([f"{secure.url}w"], "v", sha256=SHA256, settings=settings)
 
 
 @pytest.mark.fast

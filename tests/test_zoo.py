@@ -386,6 +386,14 @@ def test_verify_compares_size_and_hash(own_zoo):
     assert verify(sha256=digest, bytes=size) == f"{file} is missing"
 
 
+def test_verify_compares_a_fetched_file_by_its_hash_alone_if_no_size_is_stated(own_zoo):
+    entry, settings = zoo.find_entry("far"), load_settings()
+    file = write_model(settings.cache / "zoo" / "far.safetensors")
+    assert f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}; the index says" in zoo.verify(entry, settings)
+    write_index(own_zoo, REMOTE | {"urls": list(entry.urls), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    assert zoo.verify(zoo.find_entry("far"), settings) == ""
+
+
 def test_verify_has_nothing_against_what_is_not_here(own_zoo):
     entries = index()
     assert [zoo.verify(entries[name], load_settings()) for name in ("far", "rumour")] == ["", ""]

@@ -213,7 +213,8 @@ def _is_picked(model: Path, settings: Settings) -> bool:
     from spherectl import zoo
 
     try:
-        return zoo.find_model(None, settings).path.absolute() == model.absolute()
+        here = settings.model_copy(update={"offline": True})  # a question is no reason to fetch anything
+        return zoo.find_model(None, here).path.absolute() == model.absolute()
     except SpherectlError:
         return False
 
