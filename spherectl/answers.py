@@ -10,6 +10,11 @@ from typing import Any
 BUSY = (408, 429, 500, 502, 503, 504)  # answers that mean "later", not "no"
 
 
+def length_of(header: str) -> int:
+    """Bytes of a Content-Length; 0 where it does not say."""
+    return int(header) if re.fullmatch(r"\d{1,18}", header.strip()) else 0
+
+
 def content_range(header: str) -> tuple[int | None, int | None]:
     """First byte and whole length of "bytes 5-9/10" or "bytes */10"; None for what it does not say."""
     match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", header.strip())

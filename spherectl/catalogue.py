@@ -6,6 +6,7 @@ that lie beside it are remote to us: `file = "x.safetensors"` means the address 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import time
 import urllib.parse
@@ -76,9 +77,12 @@ def _read_remote(url: str, settings: Settings, refresh: bool) -> tuple[Entry, ..
         text = _fetch_index(url, kept, must=age is None or refresh)
         if text is not None:
             entries = _check_remote(text, url, folder)  # before it takes the place of one that can be used
-            write_text(kept, text)
-            for card in folder.glob("*.md"):
-                card.unlink(missing_ok=True)
+            with contextlib.suppress(
+                SpherectlError, OSError
+            ):  # a cache that cannot be written keeps what it has
+                write_text(kept, text)
+                for card in folder.glob("*.md"):
+                    card.unlink(missing_ok=True)
             return entries
     return _check_remote(kept.read_text(encoding="utf-8"), url, folder)
 
@@ -92,7 +96,8 @@ def _fetch_index(url: str, kept: Path, must: bool) -> str | None:
     except SpherectlError:
         if must:
             raise
-        kept.touch()
+        with contextlib.suppress(OSError):
+            kept.touch()
         return None
 
 

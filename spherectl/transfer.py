@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from spherectl.answers import content_range, may_pass, reason_of, retry_after
+from spherectl.answers import content_range, length_of, may_pass, reason_of, retry_after
 from spherectl.errors import FileError, SpherectlError
 from spherectl.files import file_hash
 
@@ -142,7 +142,7 @@ class Downloader:
 
         have = self._done() if self._may_continue(url) else 0
         with self._opened(url, have) as response:
-            status, length = response.status_code, int(response.headers.get("Content-Length") or 0)
+            status, length = response.status_code, length_of(response.headers.get("Content-Length", ""))
             first, whole = content_range(response.headers.get("Content-Range", ""))
             if have and status == 416 and whole == have:
                 return False  # all of it had come; only its hash was not looked at

@@ -78,13 +78,17 @@ def ls(
 
 
 @app.command()
-def show(name: Name, as_json: options.Json = False) -> None:
+def show(name: NameOrHub, as_json: options.Json = False) -> None:
     """Show an entry: its facts, what its file says of itself, what was seen when it was fetched, and its card."""
+    from spherectl import hub
     from spherectl.notes import load_note
     from spherectl.settings import load_settings
     from spherectl.zoo import find_entry, read_card, read_header
 
     settings = load_settings()
+    if name.startswith(hub.PREFIX):
+        _show_of_the_hub(name, settings, as_json)
+        return
     entry = find_entry(name, settings)
     path = entry.path(settings)
     header = read_header(path) if path and path.is_file() else {}
@@ -143,8 +147,8 @@ def fetch(
     if path.is_dir():
         from spherectl.model.conversion import converted
 
-        with console.progress(f"converting {name}"):
-            path = converted(path, settings)
+        console.say(f"{name}: converting the checkpoint into one file")
+        path = converted(path, settings)
     revision = f", commit {parcel.revision[:12]}" if parcel.revision else ""
     console.say(f"{name}: licence {parcel.licence}{revision}")
     console.show(str(path))
@@ -226,6 +230,30 @@ def add(
     entry = add_entry(model / MODEL_FILE if model.is_dir() else model, index, name=name, url=url, licence=licence)
     console.say(f"{entry.name}: added to {index}; the card {entry.card} waits for your words")
     console.show(str(entry.card))
+
+
+def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
+    """What was noted of a model when it came from the hub, and what its file says of itself."""
+    from spherectl import hub
+    from spherectl.entries import cached_path
+    from spherectl.errors import UsageError
+    from spherectl.headers import read_header
+    from spherectl.notes import load_note
+    from spherectl.parcels import hub_place
+
+    place = hub_place(hub.parse_name(name))
+    note, path = load_note(place, settings), cached_path(place, settings)
+    if not note:
+        raise UsageError(f"{name} was never fetched.", f"`spherectl zoo fetch {name}` brings it.")
+    header = read_header(path) if path.is_file() else {}
+    facts = {**note, "state": "here" if path.exists() else "remote", "path": str(path)}
+    if as_json:
+        console.show_json({**facts, "header": header})
+        return
+    shown = ("name", "revision", "licence", "accepted", "bytes", "state", "path")
+    for key, value in {**{key: facts.get(key) for key in shown}, **_words(header)}.items():
+        if value not in (None, "", []):
+            console.show(f"{key}: {_text(value)}")
 
 
 def _agrees(parcel: Parcel, settings: Settings) -> bool:

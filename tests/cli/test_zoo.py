@@ -252,6 +252,12 @@ def test_what_came_from_the_hub_is_listed_verified_and_removed(host, own_zoo):
     (listed,) = [one for one in json.loads(run("ls", "--json").stdout) if one["name"] == "hf:user/garden"]
     assert (listed["place"], listed["accepted"]) == ("zoo/hf/user--garden", "other")
     assert "hf:user/garden: ok" in run("verify").stdout.splitlines()
+    lines = run("show", "hf:user/garden").stdout.splitlines()
+    assert {"name: hf:user/garden", "revision: 0123456789abcdef0123456789abcdef01234567", "class_names: a, b"} <= set(
+        lines
+    )
+    assert json.loads(run("show", "hf:user/garden", "--json").stdout)["header"]["images_seen"] == 12
+    assert "hf:user/other was never fetched." in run("show", "hf:user/other").stderr
     path.write_bytes(path.read_bytes() + b" ")
     broken = run("verify")
     assert (broken.exit_code, "error: Not as the index says: hf:user/garden." in broken.stderr) == (1, True)
