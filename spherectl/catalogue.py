@@ -77,9 +77,7 @@ def _read_remote(url: str, settings: Settings, refresh: bool) -> tuple[Entry, ..
         text = _fetch_index(url, kept, must=age is None or refresh)
         if text is not None:
             entries = _check_remote(text, url, folder)  # before it takes the place of one that can be used
-            with contextlib.suppress(
-                SpherectlError, OSError
-            ):  # a cache that cannot be written keeps what it has
+            with contextlib.suppress(SpherectlError, OSError):  # a cache that cannot be written keeps what it has
                 write_text(kept, text)
                 for card in folder.glob("*.md"):
                     card.unlink(missing_ok=True)
