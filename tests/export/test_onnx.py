@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -17,7 +14,7 @@ from spherectl.api import Model
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.export import check
 from spherectl.export import onnx as exporting
-from spherectl.export.graphs import OUTPUTS, Round, Traced, plain
+from spherectl.export.graphs import OUTPUTS, Round, plain
 from spherectl.export.onnx import OnnxFile, export_onnx, run
 
 pytestmark = pytest.mark.slow
@@ -27,28 +24,6 @@ INPUTS = {
     "encoder": ("image", "labels"),
     "round": ("latent", "noise", "sigma", "labels", "encoder_weights", "decoder_weights"),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _converted_once() -> Iterator[None]:
-    """A graph of one model is made once for all tests here: torch takes some seconds for each."""
-    kept: dict[tuple[str, str], Any] = {}
-    really = exporting.convert
-
-    def convert(traced: Traced) -> Any:
-        key = (traced.part, repr(traced.inputs))
-        kept[key] = kept.get(key) or really(traced)
-        return copy.deepcopy(kept[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "convert", convert)
-        yield
-
-
-@pytest.fixture(scope="module")
-def files(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxFile]:
-    written = export_onnx(model, tmp_path_factory.mktemp("float32"))
-    return {file.part: file for file in written}
 
 
 def test_three_files_with_the_inputs_they_are_documented_with(files: dict[str, OnnxFile]) -> None:
