@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 START := $(shell date +%s)
 
 # What the tests need: `dev` and every extra whose feature exists.
-EXTRAS := dev,tb,perceptual,data,plot
+EXTRAS := dev,tb,perceptual,data,plot,export
 
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
