@@ -10,7 +10,7 @@ START := $(shell date +%s)
 JOBS ?= 2
 
 # What the tests need: `dev` and every extra whose feature exists.
-EXTRAS := dev,tb,perceptual,data,plot
+EXTRAS := dev,tb,perceptual,data,plot,export
 
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev

@@ -20,7 +20,7 @@ Facts = dict[str, str | int]
 # Distributions whose version matters when something differs between machines.
 PACKAGES = (
     "torch", "torchvision", "xformers", "numpy", "pillow", "safetensors", "pydantic", "pydantic-settings", "pooch",
-    "torch-fidelity", "lpips", "typer", "rich", "tensorboard", "matplotlib",
+    "torch-fidelity", "lpips", "typer", "rich", "tensorboard", "matplotlib", "onnx", "onnxscript", "onnxruntime",
 )  # fmt: skip
 
 
