@@ -54,6 +54,8 @@ FLOORS = [
         *("evaluation.bootstrap", "evaluation.directions"),
         *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
         *("evaluation.protocol", "evaluation.rows", "evaluation.run", "evaluation.report"),
+        "export",
+        *("export.graphs", "export.check", "export.about", "export.onnx"),
         "plots",
     ],
     # The command line.

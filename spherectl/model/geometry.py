@@ -50,7 +50,7 @@ def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
         sigma: strength, one number or (B,).
         e: noise of v's shape.
     """
-    s = torch.as_tensor(sigma, dtype=v.dtype, device=v.device).expand(len(v))
+    s = torch.as_tensor(sigma, dtype=v.dtype, device=v.device).expand(v.shape[0])
     s = s.reshape(-1, *[1] * (v.dim() - 1))
     return torch.where(s == 0, v, spherify(v + s * e))
 

@@ -107,7 +107,8 @@ class Trunk(nn.Module):
         x, extra = x + self.pos_embed, 0  # (B, N, D)
         for i, block in enumerate(self.blocks):
             if self.in_context_tokens and i == self.in_context_start:
-                x, extra = torch.cat((self.in_context(y, len(x)), x), dim=1), self.in_context_tokens  # (B, k + N, D)
+                front = self.in_context(y, x.shape[0])  # (B, k, D)
+                x, extra = torch.cat((front, x), dim=1), self.in_context_tokens  # (B, k + N, D)
             x = self.step(block, x, table, modulations[i])  # (B, k + N, D)
             if self.spherify_blocks and i + 1 < len(self.blocks):
                 x = torch.cat((x[:, :extra], spherify(x[:, extra:]).to(x.dtype)), dim=1)  # (B, k + N, D)
@@ -264,7 +265,7 @@ class Encoder(Trunk):
     def patches(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, N, 3 p^2), in the order channel, row, column."""
         p, g = self.patch_size, self.grid
-        return x.reshape(-1, CHANNELS, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(len(x), g * g, -1)
+        return x.reshape(-1, CHANNELS, g, p, g, p).permute(0, 2, 4, 1, 3, 5).reshape(x.shape[0], g * g, -1)
 
     @property
     def patch(self) -> nn.Conv2d:
@@ -337,8 +338,8 @@ class ToPixels(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, c q^2) -> (B, c, G q, G q)."""
         g, q = self.grid, self.side
-        x = x.reshape(len(x), g, g, -1, q, q).permute(0, 3, 1, 4, 2, 5)  # (B, c, G, q, G, q)
-        return x.reshape(len(x), -1, g * q, g * q)
+        x = x.reshape(x.shape[0], g, g, -1, q, q).permute(0, 3, 1, 4, 2, 5)  # (B, c, G, q, G, q)
+        return x.reshape(x.shape[0], -1, g * q, g * q)
 
 
 class PixelHead(nn.Sequential):

@@ -1,0 +1,59 @@
+"""Small models whose pictures depend on everything, and their graphs, exported once for all tests here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spherectl.api import Model
+from spherectl.model.weights import Package, instantiate, write_package
+from spherectl.recipe import Recipe
+
+MIXERS = {"encoder_mixer_blocks": 1, "decoder_mixer_blocks": 1}
+SMALL = {"image_size": 16, "patch_size": 4, "size": "nano", "compression_ratio": 6}
+CONDITIONAL = {**SMALL, **MIXERS, "halve_depth": True, "num_classes": 3, "pixel_head": "conv"}
+# Everything that no published model has, in one model.
+UNUSUAL = {**SMALL, "num_classes": 0, "in_context_tokens": 2, "spherify_decoder_blocks": True, "pixel_head": "linear"}
+
+Packages = Callable[[dict[str, Any]], Package]
+
+
+@pytest.fixture(scope="session")
+def packages(lively: Callable[[Recipe], Package]) -> Packages:
+    """`packages(spec)`: a lively package of a [model] table."""
+
+    def make(spec: dict[str, Any]) -> Package:
+        package = lively(Recipe.model_validate({"name": "small", "model": spec, "run": {"length_images": 10}}))
+        return Package(
+            {**package.header, "class_names": ["red", "green", "blue"][: spec["num_classes"]]}, package.weights
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def model_file(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A conditional model with averaged weights, and raw ones beside them."""
+    package = packages(CONDITIONAL)
+    raw = {name: 0.9 * tensor for name, tensor in package.weights.items()}
+    path = tmp_path_factory.mktemp("model") / "small.safetensors"
+    write_package(path, Package({**package.header, "weights": "ema", "licence": "CC0-1.0"}, package.weights, raw))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model(model_file: Path) -> Model:
+    import spherectl
+
+    return spherectl.load(str(model_file), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def unusual(packages: Packages) -> Model:
+    """An unconditional one, with in-context tokens and spherified blocks."""
+    package = packages(UNUSUAL)
+    return Model(instantiate(package), package.header, name="unusual", device=torch.device("cpu"))
