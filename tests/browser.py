@@ -122,7 +122,7 @@ class Browser:
 
 
 def _start(command: list[str]) -> tuple[int, int, int]:
-    """Start a browser, which reads from descriptor 3 and writes to 4: its process, our end to read, our end to write."""
+    """Start a browser, which reads from descriptor 3 and writes to 4: its process, our ends to read and to write."""
     pipes = [os.pipe(), os.pipe()]
     (their_in, our_out), (our_in, their_out) = (
         tuple(fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in pair) for pair in pipes
@@ -182,7 +182,14 @@ class Page:
             assert time.monotonic() < end, f"after {seconds:g} s this is not true: {condition}; console: {self.errors}"
             with contextlib.suppress(TimeoutError):
                 self._browser.listen(0.02)
-        return value
+
+    def wait_for_file(self, path: Path, seconds: float = PATIENCE_S) -> None:
+        """Until a download is there; Chromium gives it its name once it is whole."""
+        end = time.monotonic() + seconds
+        while not path.exists():
+            assert time.monotonic() < end, f"after {seconds:g} s there is no {path}"
+            with contextlib.suppress(TimeoutError):
+                self._browser.listen(0.05)
 
     def press(self, *keys: str) -> None:
         """Press keys one after another, by name."""
@@ -195,7 +202,9 @@ class Page:
 
     def choose_files(self, selector: str, *paths: Path) -> None:
         """Give files to a file input."""
-        found = self._browser.call("Runtime.evaluate", self._session, expression=f"document.querySelector({selector!r})")
+        found = self._browser.call(
+            "Runtime.evaluate", self._session, expression=f"document.querySelector({selector!r})"
+        )
         self._browser.call(
             "DOM.setFileInputFiles",
             self._session,

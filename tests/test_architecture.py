@@ -55,7 +55,7 @@ FLOORS = [
         *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
         *("evaluation.protocol", "evaluation.rows", "evaluation.run", "evaluation.report"),
         "export",
-        *("export.graphs", "export.check", "export.about", "export.onnx"),
+        *("export.graphs", "export.check", "export.about", "export.onnx", "export.web"),
         "plots",
     ],
     # The command line.

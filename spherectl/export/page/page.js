@@ -1,6 +1,7 @@
 // What a person sees and does. All computing is asked of worker.js; this file moves bytes to canvases.
 
 import { fromRgba } from "./picture.js";
+import { withText } from "./png.js";
 
 const DEFAULT_ANGLE = 60; // degrees: changes the class and leaves something of the picture
 const PLAY_S = 4; // seconds for one way
@@ -14,6 +15,7 @@ const chosenTask = () => document.querySelector("input[name=task]:checked").valu
 
 let about; // model.json
 let drawn; // RGBA bytes of the image drawn last
+let drawnFrom; // its seed, label, steps, guidance
 const slots = { first: null, second: null }; // pictures at the model's size
 
 // Talking to the worker
@@ -108,6 +110,7 @@ const draw = latest(at("draw-said"), async () => {
   showCommand(seed, label, steps, guidance);
   const { images, ms } = await ask("draw", { seed, label, steps, guidance });
   drawn = images.at(-1);
+  drawnFrom = { seed, label, steps, guidance };
   show(at("drawn"), drawn, `Point ${seed}${about.classes ? `, ${className(label)}` : ""}, ${plural(steps, "step")}`);
   show(at("walk-start"), drawn);
   at("steps-strip").hidden = steps === 1;
@@ -159,13 +162,22 @@ function play() {
 }
 
 function save() {
-  at("drawn").toBlob((blob) => {
+  at("drawn").toBlob((png) => {
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(blob);
-    link.download = `${about.name}-seed${at("seed").value.trim()}.png`;
+    link.href = URL.createObjectURL(withText(png, texts()));
+    link.download = `${about.name}-seed${drawnFrom.seed}.png`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
+}
+
+/** What a saved image says: that it is generated, and where `sample --like` can draw it again, all that decides it. */
+function texts() {
+  const { seed, label, steps, guidance } = drawnFrom;
+  if (about.precision !== "float32") return about.text;
+  const decides = { ...about.provenance, seed: null, class: about.classes ? label : null, steps, guidance };
+  const json = JSON.stringify(decides).replace('"seed":null', `"seed":${BigInt(seed)}`); // 64 bits are no JSON number
+  return { ...about.text, spherectl: json.replace(/[^\x00-\x7f]/g, (c) => `\\u${c.charCodeAt().toString(16).padStart(4, "0")}`) };
 }
 
 // Pictures
