@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -25,7 +26,7 @@ from spherectl.errors import UsageError
 from spherectl.images import DIGITAL_SOURCE_TYPE, read_provenance
 from spherectl.model import seeding, weights
 from spherectl.model.geometry import perturb, slerp, spherify, strength
-from tests.browser import Browser, Page, browsing, served
+from tools.browser import Browser, Page, browsing, chromium, served
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -91,7 +92,9 @@ def folder(model: api.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """One browser for all tests here."""
+    """One browser for all tests here, which skip where there is none, but not in CI, which installs it."""
+    if chromium() is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("the page needs Chromium: apt-get install chromium")
     with browsing(tmp_path_factory.mktemp("profile")) as started:
         yield started
 
