@@ -55,19 +55,23 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def claimed(stem: str) -> Iterator[Path]:
+def claimed(stem: str, suffix: str = ".png") -> Iterator[Path]:
     """The first of STEM.png, STEM-1.png, ... in the working folder that is free, held by an empty file meanwhile.
 
     If the body raises, the name is free again.
+
+    Args:
+        stem: of the name; what is not a letter, a digit, a dot or a dash becomes a dash.
+        suffix: of the name; the empty string claims a folder.
 
     Raises:
         FileError: the folder cannot be written.
     """
     stem = re.sub(r"[^\w.-]+", "-", stem)
     for number in itertools.count():
-        path = Path(f"{stem}{f'-{number}' if number else ''}.png")
+        path = Path(f"{stem}{f'-{number}' if number else ''}{suffix}")
         try:
-            path.touch(exist_ok=False)
+            path.touch(exist_ok=False) if suffix else path.mkdir()
             break
         except FileExistsError:
             continue
@@ -76,7 +80,8 @@ def claimed(stem: str) -> Iterator[Path]:
     try:
         yield path
     except BaseException:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that holds something already stays
+            path.unlink(missing_ok=True) if suffix else path.rmdir()
         raise
 
 

@@ -15,10 +15,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
-from spherectl.cli import console, doctor, evaluate, features, plot, recipes, sample, train, zoo
+from spherectl.cli import console, doctor, evaluate, export, features, plot, recipes, sample, train, zoo
 
 COMPLETE = "_SPHERECTL_COMPLETE"  # set by the shell when it asks for completions
-ORDER = ("train", "sample", "evaluate", "plot", "zoo", "recipes", "features", "doctor")
+ORDER = ("train", "sample", "evaluate", "export", "plot", "zoo", "recipes", "features", "doctor")
 
 EXAMPLES = """
 Examples:
@@ -26,6 +26,7 @@ Examples:
 spherectl sample --class sneaker --count 16 --out sneakers.png
 spherectl train recipes/fashion-mnist.toml
 spherectl evaluate --steps 1,2,4 --out report/
+spherectl export --format onnx --out graphs/
 spherectl plot training runs/fashion-mnist
 spherectl train folder32 --data my/pictures
 spherectl recipes show imagenet256
@@ -108,6 +109,7 @@ def root(
 app.command()(train.train)
 app.command()(sample.sample)
 app.command()(evaluate.evaluate)
+app.command()(export.export)
 app.add_typer(plot.app, name="plot", cls=Group)
 app.add_typer(zoo.app, name="zoo", cls=Group)
 app.add_typer(recipes.app, name="recipes", cls=Group)

@@ -1,7 +1,9 @@
-"""What an exported file says of itself."""
+"""What an exported file says of itself, and what is said of it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from spherectl import __version__
@@ -10,6 +12,19 @@ from spherectl.export.check import Difference
 from spherectl.export.graphs import Part
 
 KEPT = ("architecture", "recipe", "class_names", "channels", "data", "licence", "weights", "images_seen")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written.
+
+    Attributes:
+        path: where.
+        difference: from the model.
+    """
+
+    path: Path
+    difference: Difference
 
 
 def about(model: Model, part: Part, precision: str, difference: Difference) -> dict[str, Any]:

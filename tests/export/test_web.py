@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from spherectl import api, recipe
 from spherectl.cli.app import app
@@ -83,11 +83,17 @@ def free(make_model: Callable[..., api.Model]) -> api.Model:
 
 
 @pytest.fixture(scope="module")
-def folder(model: api.Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the model with classes."""
+def exported(model: api.Model, models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The page of the model with classes, by the command, and what that said."""
     target = tmp_path_factory.mktemp("web") / "garments"
-    export_web(model, target)
-    return target
+    line = ["export", "--format", "web", "--model", str(models / f"{model.name}.safetensors"), "--out", str(target)]
+    return target, CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"}).invoke(app, line)
+
+
+@pytest.fixture(scope="module")
+def folder(exported: tuple[Path, Result]) -> Path:
+    """Where it lies."""
+    return exported[0]
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +160,14 @@ def sampled(model: api.Model, seed: int, **settings: Any) -> Tensor:
 
 
 # What is written
+
+
+def test_the_command_tells_the_graphs_and_what_to_type_next(exported):
+    folder, result = exported
+    graphs = [folder / "decoder.onnx", folder / "encoder.onnx"]
+    assert (result.exit_code, result.stdout) == (0, "".join(f"{path}\n" for path in graphs)), result.stderr
+    assert "decoder.onnx: 0.1 MB, largest difference" in result.stderr
+    assert f"python -m http.server --directory {folder} 8000, then open http://localhost:8000" in result.stderr
 
 
 def test_a_folder_has_all_that_the_page_needs(folder, model):

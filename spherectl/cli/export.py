@@ -1,0 +1,278 @@
+"""`spherectl export`: a model for programs that are not spherectl."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import typer
+
+from spherectl.cli import console, options
+from spherectl.errors import UsageError
+
+if TYPE_CHECKING:
+    from spherectl.export.check import Difference
+    from spherectl.zoo import Found
+
+
+class FormatName(StrEnum):
+    """What to write."""
+
+    ONNX = "onnx"
+    PT2 = "pt2"
+    PUBLISHED = "published"
+    SAFETENSORS = "safetensors"
+    WEB = "web"
+
+
+class PartName(StrEnum):
+    """Parts of a model that are graphs of their own."""
+
+    DECODER = "decoder"
+    ENCODER = "encoder"
+    ROUND = "round"
+
+
+class Written(Protocol):
+    """A file and how far it is from the model."""
+
+    @property
+    def path(self) -> Path:
+        """Where."""
+
+    @property
+    def difference(self) -> Difference:
+        """Measured."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for.
+
+    Attributes:
+        found: the model.
+        out: file or folder, by format.
+        dtype: of the weights.
+        parts: graphs to write, in order.
+        weights: which set; None: the averaged one, and where both can be kept, both.
+    """
+
+    found: Found
+    out: Path
+    dtype: str
+    parts: Sequence[str]
+    weights: options.WeightsName | None
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way out.
+
+    Attributes:
+        write: yields each file when it is there.
+        dtypes: that can be asked for, the default first.
+        has_parts: whether it is written in parts, into a folder.
+        suffix: of the one file it is; the empty string: a folder.
+        has_weights: whether one set of weights is chosen.
+        then: what to type next, {out} being what was written.
+    """
+
+    write: Callable[[Request], Iterator[Written]]
+    dtypes: tuple[str, ...]
+    has_parts: bool = False
+    suffix: str = ""
+    has_weights: bool = True
+    then: str = ""
+
+
+def _write_onnx(request: Request) -> Iterator[Written]:
+    from spherectl.export.onnx import check_packages, export_onnx
+
+    check_packages()
+    model = _load(request)
+    for part in request.parts:
+        yield from export_onnx(model, request.out, [part], request.dtype)  # type: ignore[list-item, arg-type]
+
+
+def _write_pt2(request: Request) -> Iterator[Written]:
+    from spherectl.export.pt2 import export_pt2
+
+    model = _load(request)
+    for part in request.parts:
+        yield from export_pt2(model, request.out, [part])  # type: ignore[list-item]
+
+
+def _write_published(request: Request) -> Iterator[Written]:
+    from spherectl.export.layouts import export_published
+    from spherectl.model.weights import read_package
+
+    yield export_published(read_package(request.found.path), request.out)
+
+
+def _write_safetensors(request: Request) -> Iterator[Written]:
+    from spherectl.export.layouts import export_safetensors
+    from spherectl.model.weights import read_package
+
+    package, name = read_package(request.found.path), request.found.name
+    yield export_safetensors(package, request.out, request.dtype, _kind(request), name)  # type: ignore[arg-type]
+
+
+def _write_web(request: Request) -> Iterator[Written]:
+    from spherectl.export.onnx import check_packages
+    from spherectl.export.web import export_web
+
+    check_packages()
+    precision = None if request.dtype == AUTO else request.dtype
+    yield from export_web(_load(request), request.out, precision)  # type: ignore[arg-type]
+
+
+AUTO = "auto"
+SERVE = "see it: python -m http.server --directory {out} 8000, then open http://localhost:8000"
+
+FORMATS = {
+    FormatName.ONNX: Format(_write_onnx, ("float32", "float16", "int8"), has_parts=True),
+    FormatName.PT2: Format(_write_pt2, ("float32",), has_parts=True),
+    FormatName.PUBLISHED: Format(_write_published, ("float32",), has_weights=False),
+    FormatName.SAFETENSORS: Format(_write_safetensors, ("float32", "float16", "bfloat16"), suffix=".safetensors"),
+    FormatName.WEB: Format(_write_web, (AUTO, "float32", "float16", "int8"), then=SERVE),
+}
+
+
+def export(
+    format_: Annotated[
+        FormatName,
+        typer.Option(
+            "--format",
+            "-f",
+            help="onnx: graphs for ONNX Runtime and others. pt2: programs for torch alone. published: the folder that "
+            "the authors' code reads. safetensors: one set of weights as a smaller model file. web: a page that draws "
+            "in the browser, to be served as files.",
+        ),
+    ],
+    model: options.Model = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help="Folder to write to, for safetensors a file; replaces files of the same names.",
+            show_default="a new name",
+        ),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            metavar="DTYPE",
+            help="Of the weights: float32; onnx and web also float16 and int8, safetensors also float16 and bfloat16.",
+            show_default="float32; web: float16 where both graphs are over 100 MB",
+        ),
+    ] = None,
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            "--parts",
+            metavar="PARTS",
+            help="Of onnx and pt2: decoder, encoder, round (one round of sampling), with commas between.",
+            show_default="all three",
+        ),
+    ] = None,
+    weights: Annotated[
+        options.WeightsName | None,
+        typer.Option("--weights", help="Averaged weights where the model has them, or those of the last step."),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write a model for programs that are not spherectl, each file compared with the model before it is kept.
+
+    Examples:
+    spherectl export --format onnx --model fashion-mnist --out graphs/
+
+    spherectl export --format onnx --dtype int8 --parts decoder
+
+    spherectl export --format pt2 --model runs/mine --parts decoder,encoder
+
+    spherectl export --format safetensors --dtype float16 --out small.safetensors
+
+    spherectl export --format published --out for-the-authors-code/
+
+    spherectl export --format web --out page/
+    """
+    form = FORMATS[format_]
+    chosen = _dtype(format_, form, dtype)
+    names = _parts(format_, form, parts)
+    if weights is not None and not form.has_weights:
+        raise UsageError(f"--format {format_} keeps every set of weights that the file has.", "Leave --weights out.")
+    _check_place(format_, form, out)
+
+    from spherectl import zoo
+    from spherectl.files import claimed
+    from spherectl.settings import load_settings
+
+    found = zoo.find_model(model, load_settings())
+    console.say(found.reason)
+    stem = f"{found.name}-{format_}" if not form.suffix else f"{found.name}-{chosen}"
+    place: AbstractContextManager[Path] = nullcontext(out) if out else claimed(stem, form.suffix)
+    rows: list[dict[str, Any]] = []
+    total = len(names) or 1
+    with place as target, console.progress("exporting", total, "files") as bar:
+        for written in form.write(Request(found, target, chosen, names, weights)):
+            size = written.path.stat().st_size
+            rows.append({"path": str(written.path), "bytes": size, "difference": written.difference.table()})
+            if len(rows) < total:
+                bar(len(rows))
+            console.say(f"{written.path.name}: {size / 1e6:.1f} MB, {written.difference.sentence()}")
+            if not as_json:
+                console.show(str(written.path))
+    if form.then:
+        console.say(form.then.format(out=target))
+    if as_json:
+        console.show_json(rows)
+
+
+def _load(request: Request) -> Any:
+    from spherectl import api
+
+    return api.load_found(request.found, device="cpu", dtype="float32", weights_kind=_kind(request))
+
+
+def _kind(request: Request) -> Literal["ema", "raw"]:
+    return "raw" if request.weights is options.WeightsName.RAW else "ema"
+
+
+def _dtype(name: FormatName, form: Format, asked: str | None) -> str:
+    if asked is None:
+        return form.dtypes[0]
+    if asked not in form.dtypes:
+        known = " or ".join(form.dtypes)
+        raise UsageError(f"--dtype {asked}: --format {name} is written in {known}.")
+    return asked
+
+
+def _parts(name: FormatName, form: Format, asked: str | None) -> list[str]:
+    """The parts asked for, each once; empty for a format without."""
+    known = [part.value for part in PartName]
+    if not form.has_parts:
+        if asked is not None:
+            raise UsageError(f"--parts is for onnx and pt2; --format {name} is whole.", "Leave --parts out.")
+        return []
+    chosen = known if asked is None else list(dict.fromkeys(part.strip() for part in asked.split(",")))
+    unknown = [part for part in chosen if part not in known]
+    if unknown:
+        raise UsageError(f"--parts {asked}: {unknown[0] or 'nothing'!r} is none of {', '.join(known)}.")
+    return chosen
+
+
+def _check_place(name: FormatName, form: Format, out: Path | None) -> None:
+    """Refuse a place that cannot be what the format writes, before anything is computed."""
+    if out is None:
+        return
+    if form.suffix and (out.is_dir() or out.suffix != form.suffix):
+        raise UsageError(f"--format {name} is one file whose name ends in {form.suffix}; got {out}.")
+    if not form.suffix and (out.is_file() or out.suffix in (".onnx", ".pt2", ".pth", ".safetensors")):
+        raise UsageError(f"--format {name} writes several files into a folder; got {out}.")

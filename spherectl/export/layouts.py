@@ -1,0 +1,149 @@
+"""Model files for others: a slim safetensors file, and the layout of the published checkpoints.
+
+Both are read again and compared with the model before they take their names.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spherectl.api import Model
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.export import check
+from spherectl.export.about import Exported
+from spherectl.export.check import Difference
+from spherectl.export.graphs import Part
+from spherectl.files import replacing, sync_folder
+from spherectl.model import weights
+from spherectl.model.weights import Package
+
+Kept = Literal["float32", "float16", "bfloat16"]
+KEPT: tuple[Kept, ...] = ("float32", "float16", "bfloat16")
+CPU = torch.device("cpu")
+
+
+def export_safetensors(
+    package: Package, path: Path, dtype: Kept = "float32", weights_kind: Literal["ema", "raw"] = "ema", name: str = ""
+) -> Exported:
+    """Write one set of a model's weights as a model file that `spherectl --model` takes; its header is kept.
+
+    Args:
+        package: from `weights.read_package`.
+        path: replaced if it is there.
+        dtype: of the weights in the file; what is computed from them is up to whoever loads it.
+        weights_kind: averaged weights where there are any, or those of the last step.
+        name: of the model, noted in the header as where the file comes from.
+
+    Raises:
+        UsageError: raw weights are asked for and there are none.
+        SpherectlError: the weights differ too much from the model's; the file is not written.
+    """
+    is_raw = weights_kind == "raw" or package.header.get("weights", "raw") == "raw"
+    model = Model(weights.instantiate(package, weights_kind), package.header, name=name, device=CPU)
+    tensors = {key: t.to(getattr(torch, dtype)) for key, t in model.network.state_dict().items()}
+    header = {**package.header, "weights": "raw" if is_raw else "ema"}
+    with replacing(path) as temporary:
+        weights.write_package(temporary, Package(header, tensors))
+        difference = _difference(model, weights.read_package(temporary))
+        check.demand(difference, dtype, path.name)
+        header["export"] = {"from": name, "dtype": dtype, "difference": difference.table()}
+        weights.write_package(temporary, Package(header, tensors))
+    return Exported(path, difference)
+
+
+def export_published(package: Package, folder: Path) -> Exported:
+    """Write a model in the layout of the published checkpoints: cfg.json and ckpt/ep####.pth, both sets of weights.
+
+    Class names and licence, for which that layout has no place, stand in cfg.json under "spherectl"; readers leave keys
+    alone that they do not know.
+
+    Args:
+        package: from `weights.read_package`.
+        folder: made if it is missing; files of those names are replaced.
+
+    Returns:
+        The checkpoint's path, and the difference of what is read again.
+
+    Raises:
+        UsageError: the folder has a later checkpoint, which would be read instead.
+        SpherectlError: what is read again is not the model bit for bit; nothing is written.
+    """
+    folder = Path(folder)
+    _make(folder.parent)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
+        made = Path(place) / folder.name
+        weights.write_published(made, package)
+        checkpoint = weights.newest_checkpoint(made)
+        _refuse_later(folder, checkpoint.name)
+        model = Model(weights.instantiate(package), package.header, name=folder.name, device=CPU)
+        back = weights.read_published(made)
+        _demand_same(package, back)
+        difference = _difference(model, back)
+        _describe(made / "cfg.json", package, difference)
+        _make(folder / "ckpt")
+        (made / "cfg.json").replace(folder / "cfg.json")
+        written = checkpoint.replace(folder / "ckpt" / checkpoint.name)
+        sync_folder(folder)
+    return Exported(written, difference)
+
+
+def _difference(model: Model, package: Package) -> Difference:
+    """How far the model of what was read again is from the one that was written, by decoder and encoder."""
+    again = Model(weights.instantiate(package), package.header, name=model.name, device=CPU)
+    found = []
+    parts: tuple[Part, ...] = ("decoder", "encoder")
+    for part in parts:
+        given = check.cases(model, part)
+        found.append(check.compare(model, part, given, [check.expected(again, part, inputs) for inputs in given]))
+    return Difference(
+        max(one.max_difference for one in found),
+        min(one.median_psnr_db for one in found),
+        sum(one.images for one in found),
+    )
+
+
+def _demand_same(package: Package, back: Package) -> None:
+    """Refuse anything but the same bits."""
+    wanted = {"model": package.raw or package.weights}
+    if package.header.get("weights") == "ema":
+        wanted = {"model": package.raw or package.weights, "ema_model": package.weights}
+    found = {"model": back.raw or back.weights}
+    if back.header["weights"] == "ema":
+        found["ema_model"] = back.weights
+    if not (wanted.keys() == found.keys() and all(_same(wanted[key], found[key]) for key in wanted)):
+        raise SpherectlError("The published layout, read again, is not the model bit for bit. Nothing was written.")
+
+
+def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
+
+
+def _refuse_later(folder: Path, name: str) -> None:
+    """Two checkpoints in one folder are read as one model: the newest."""
+    others = sorted(path.name for path in (folder / "ckpt").glob("ep*.pth") if path.name != name)
+    if others:
+        raise UsageError(
+            f"{folder} holds another checkpoint, {others[-1]}; the two would be taken for one model.",
+            "Choose another folder with --out.",
+        )
+
+
+def _describe(path: Path, package: Package, difference: Difference) -> None:
+    cfg = json.loads(path.read_text(encoding="utf-8"))
+    kept = ("class_names", "licence", "channels", "data")
+    known: dict[str, Any] = {key: package.header[key] for key in kept if key in package.header}
+    cfg["spherectl"] = {**known, "difference": difference.table()}
+    path.write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FileError(f"Cannot make {folder}: {error.strerror}.", "Choose another place with --out.") from None

@@ -1,0 +1,117 @@
+"""torch.export programs: .pt2 files that torch alone loads and runs, in float32, at any batch.
+
+Each file is run in a fresh process that cannot import spherectl, and compared with the model, before it takes its name.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from spherectl.api import Model
+from spherectl.errors import SpherectlError
+from spherectl.export import check
+from spherectl.export.about import Exported, about
+from spherectl.export.check import Tensors
+from spherectl.export.graphs import PARTS, Part, Traced, trace
+from spherectl.files import replacing
+
+ABOUT = "spherectl.json"  # the file inside a .pt2 that says what it is
+
+# What the fresh process does: arguments are the program, the inputs of every case, where the outputs go, their names.
+RUN = """
+import sys
+sys.modules["spherectl"] = None  # to import it now fails
+import torch
+from safetensors.torch import load_file, save_file
+program, given, found, *names = sys.argv[1:]
+module = torch.export.load(program).module()
+cases = {}
+for key, tensor in load_file(given).items():
+    case, name = key.split(".")
+    cases.setdefault(case, {})[name] = tensor
+outputs = {}
+with torch.no_grad():
+    for case, inputs in cases.items():
+        out = module(**inputs)
+        out = out if isinstance(out, (tuple, list)) else (out,)
+        outputs.update({f"{case}.{name}": one.contiguous() for name, one in zip(names, out, strict=True)})
+save_file(outputs, found)
+"""
+
+
+def export_pt2(model: Model, folder: Path, parts: Sequence[Part] = PARTS) -> list[Exported]:
+    """Write the parts of a model as decoder.pt2, encoder.pt2 and round.pt2.
+
+    Inputs and outputs are those of `export_onnx`, given by name:
+    `torch.export.load(path).module()(latent=z, labels=y)`.
+
+    Args:
+        model: loaded in float32.
+        folder: made if it is missing; files of those names are replaced.
+        parts: which.
+
+    Returns:
+        What was written, in the order of `parts`.
+
+    Raises:
+        UsageError: the model was loaded in less than float32.
+        SpherectlError: a program does not run without spherectl, or differs too much from the model; not written.
+    """
+    return [_write(model, Path(folder) / f"{part}.pt2", part) for part in parts]
+
+
+def _write(model: Model, path: Path, part: Part) -> Exported:
+    traced = trace(model, part)
+    for node in traced.program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names files of this machine
+    given = check.cases(model, part)
+    with replacing(path) as temporary:
+        _save(traced, temporary, "")
+        difference = check.compare(model, part, given, run(temporary, given, traced.outputs))
+        check.demand(difference, "float32", path.name)
+        text = json.dumps(about(model, part, "float32", difference), sort_keys=True, ensure_ascii=False)
+        _save(traced, temporary, text)
+    return Exported(path, difference)
+
+
+def _save(traced: Traced, path: Path, text: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the temporary name's suffix
+        torch.export.save(traced.program, path, extra_files={ABOUT: text})
+
+
+def run(path: Path, given: Sequence[Tensors], outputs: Sequence[str]) -> list[Tensors]:
+    """Run a program in a process of its own, in which spherectl cannot be imported.
+
+    Args:
+        path: a .pt2 file.
+        given: inputs by name.
+        outputs: names of what comes out, in order.
+
+    Raises:
+        SpherectlError: it does not run.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        sent, found = Path(folder) / "given.safetensors", Path(folder) / "found.safetensors"
+        tensors = {f"{i}.{name}": t.clone() for i, inputs in enumerate(given) for name, t in inputs.items()}
+        safetensors.torch.save_file(tensors, sent)
+        ended = subprocess.run(
+            [sys.executable, "-I", "-c", RUN, str(path), str(sent), str(found), *outputs],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ended.returncode:
+            reason = (ended.stderr.strip().splitlines() or ["no message"])[-1].rstrip(".")
+            raise SpherectlError(f"{path.name} does not run in a process of its own: {reason}. It was not written.")
+        made = safetensors.torch.load_file(found)
+    return [{name: made[f"{i}.{name}"] for name in outputs} for i in range(len(given))]
