@@ -57,6 +57,7 @@ FLOORS = [
         *("evaluation.protocol", "evaluation.rows", "evaluation.run", "evaluation.report"),
         "export",
         *("export.graphs", "export.check", "export.about", "export.onnx", "export.pt2", "export.layouts"),
+        "export.web",
         "plots",
     ],
     # The command line.
