@@ -49,6 +49,8 @@ FLOORS = [
         *("api", "provenance", "output"),
         "training.previews",
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),
+        "editing",
+        *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.restoration"),
         "evaluation",
         *("evaluation.extractors", "evaluation.pictures", "evaluation.reference", "evaluation.fidelity"),
         *("evaluation.bootstrap", "evaluation.directions"),
