@@ -51,6 +51,7 @@ FLOORS = [
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),
         "editing",
         *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.restoration"),
+        *("editing.pictures", "editing.latents"),
         "evaluation",
         *("evaluation.extractors", "evaluation.pictures", "evaluation.reference", "evaluation.fidelity"),
         *("evaluation.bootstrap", "evaluation.directions"),
@@ -62,7 +63,8 @@ FLOORS = [
     [
         "cli",
         *("cli.console", "cli.options"),
-        *("cli.train", "cli.remake", "cli.sample", "cli.evaluate", "cli.plot"),
+        *("cli.train", "cli.pictures", "cli.encode", "cli.remake", "cli.sample"),
+        *("cli.edit", "cli.interpolate", "cli.evaluate", "cli.plot"),
         *("cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
         "cli.app",
         "__main__",

@@ -15,16 +15,30 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
-from spherectl.cli import console, doctor, evaluate, features, plot, recipes, sample, train, zoo
+from spherectl.cli import (
+    console,
+    doctor,
+    edit,
+    encode,
+    evaluate,
+    features,
+    interpolate,
+    plot,
+    recipes,
+    sample,
+    train,
+    zoo,
+)
 
 COMPLETE = "_SPHERECTL_COMPLETE"  # set by the shell when it asks for completions
-ORDER = ("train", "sample", "evaluate", "plot", "zoo", "recipes", "features", "doctor")
+ORDER = ("train", "sample", "edit", "interpolate", "encode", "evaluate", "plot", "zoo", "recipes", "features", "doctor")
 
 EXAMPLES = """
 Examples:
 
 spherectl sample --class sneaker --count 16 --out sneakers.png
 spherectl train recipes/fashion-mnist.toml
+spherectl edit a.png b.png --harmonize
 spherectl evaluate --steps 1,2,4 --out report/
 spherectl plot training runs/fashion-mnist
 spherectl train folder32 --data my/pictures
@@ -107,6 +121,9 @@ def root(
 
 app.command()(train.train)
 app.command()(sample.sample)
+app.command()(edit.edit)
+app.command()(interpolate.interpolate)
+app.command()(encode.encode)
 app.command()(evaluate.evaluate)
 app.add_typer(plot.app, name="plot", cls=Group)
 app.add_typer(zoo.app, name="zoo", cls=Group)

@@ -18,7 +18,10 @@ from spherectl.errors import FileError, TrainingError, UsageError
 
 RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
 SEE_WHERE = "Run again with --debug to see where it happened."
-COMMANDS = ["train", "sample", "evaluate", "plot", "zoo", "recipes", "features", "doctor"]  # in the design's order
+COMMANDS = [
+    *("train", "sample", "edit", "interpolate", "encode", "evaluate"),
+    *("plot", "zoo", "recipes", "features", "doctor"),
+]  # in the design's order
 
 
 def run(*arguments: str):
