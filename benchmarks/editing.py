@@ -220,6 +220,11 @@ def with_tables(text: str, results: dict[str, Any]) -> str:
             rf"(?<=<!-- {name}: python -m benchmarks.editing -->\n).*(?=<!-- end of {name} -->)", re.DOTALL
         )
         text = between.sub(lambda _, rows=rows: f"\n{rows}\n\n", text)  # type: ignore[misc]
+    low, high = results["harmonise"]["seam_band"]
+    facts = {"seam-band": f"{low} to {high}", "class-real": f"{results['classes']['accuracy_real']:.0%}"}
+    facts["iou-random"] = results["classes"]["iou_of_random_pictures"]
+    for name, fact in facts.items():
+        text = re.sub(rf"(?<=<!-- {name} -->)[^<]*(?=<!-- -->)", str(fact), text)
     return text
 
 
