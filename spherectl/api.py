@@ -138,7 +138,7 @@ class Model:
         Returns:
             (B, N, d) float32.
         """
-        self._check_images(images)
+        self.check_images(images)
         x = (images.to(self.device) * 2 - 1).to(self.dtype)
         return self.network.encode(x, self.labels(classes, len(images)))
 
@@ -166,11 +166,19 @@ class Model:
     def labels(self, classes: Sequence[str | int] | Tensor | None, batch: int) -> Tensor | None:
         """(B,) label tensor on the model's device; None for unconditional models.
 
+        Weights of all classes, (B, num_classes + 1) floats, are handed on: they mix the classes' embeddings.
+
         Raises:
             UsageError: an unknown class, or another number of classes than images.
         """
         if classes is None or self.num_classes == 0:
             return self.network.null_labels(batch, self.device)
+        if isinstance(classes, Tensor) and classes.is_floating_point():
+            if tuple(classes.shape) != (batch, self.num_classes + 1):
+                raise UsageError(
+                    f"Expected weights of shape ({batch}, {self.num_classes + 1}), got {tuple(classes.shape)}."
+                )
+            return classes.to(self.device)
         asked = [classes] if isinstance(classes, str) else classes
         chosen = [self._number(c) for c in (asked.tolist() if isinstance(asked, Tensor) else asked)]
         if len(chosen) != batch:
@@ -185,7 +193,12 @@ class Model:
             raise UsageError(f"Expected one class for each image, got {one!r}, which is {len(numbers)}.")
         return numbers[0]
 
-    def _check_images(self, images: Tensor) -> None:
+    def check_images(self, images: Tensor) -> None:
+        """Refuse what is not pictures of the model's size.
+
+        Raises:
+            UsageError: not floats in [0, 1] of shape (B, 3, H, W).
+        """
         side = self.recipe.model.image_size
         if images.dim() != 4 or len(images) == 0 or tuple(images.shape[1:]) != (3, side, side):
             raise UsageError(f"Expected images of shape (B, 3, {side}, {side}), got {tuple(images.shape)}.")

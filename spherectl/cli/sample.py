@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spherectl.cli import console, options, remake
+from spherectl.cli.encode import decode
 from spherectl.errors import UsageError
 from spherectl.timing import Stopwatch, process_age
 
@@ -45,6 +46,8 @@ class Strength(StrEnum):
     CONSTANT = "constant"
     DECAYING = "decaying"
 
+
+DECODING = ("class_", "steps", "batch", "dtype", "weights")  # what --latents leaves to choose
 
 THE_MODELS = "the model's own"
 
@@ -114,6 +117,12 @@ def sample(
     like: Annotated[
         Path | None, typer.Option("--like", metavar="PNG", help="Make this picture of ours again, from its provenance.")
     ] = None,
+    latents: Annotated[
+        Path | None,
+        typer.Option(
+            "--latents", metavar="FILE", help="Draw what `spherectl encode` wrote; --steps adds rounds without noise."
+        ),
+    ] = None,
     provenance: Annotated[
         bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
     ] = True,
@@ -146,8 +155,14 @@ def sample(
     where = device or settings.device
     if threads:
         torch.set_num_threads(threads)
+    if latents is not None:
+        _refuse_beside(ctx, "latents", *DECODING, why="draws pictures as they were encoded")
+        chosen_weights = {"dtype": dtype.value, "weights": weights.value, "device": where}
+        how = {"class_": class_, "steps": steps, "batch": batch, "out": out, "as_json": as_json}
+        decode(latents, model, settings, **chosen_weights, **how, with_provenance=provenance)  # type: ignore[arg-type]
+        return
     if like is not None:
-        _refuse_beside_like(ctx)
+        _refuse_beside(ctx, "like", why="takes everything from the picture")
         remake.remake(like, model, settings, device=where, out=out, as_json=as_json, with_provenance=provenance)
         return
     check_target(out or Path("samples.png"))
@@ -204,9 +219,9 @@ def sample(
         console.show(str(target))
 
 
-def _refuse_beside_like(ctx: typer.Context) -> None:
-    """--like takes what decides the pixels from the picture; an option that said otherwise would be ignored."""
-    allowed = {"like", "model", "device", "threads", "out", "provenance", "as_json"}
+def _refuse_beside(ctx: typer.Context, option: str, *more: str, why: str) -> None:
+    """Refuse options that would be ignored beside another one."""
+    allowed = {option, "model", "device", "threads", "out", "provenance", "as_json", *more}
     given = [
         max(parameter.opts, key=len)
         for parameter in ctx.command.params
@@ -215,7 +230,7 @@ def _refuse_beside_like(ctx: typer.Context) -> None:
         and source.name == "COMMANDLINE"
     ]
     if given:
-        raise UsageError(f"--like takes everything from the picture; leave out {', '.join(given)}.")
+        raise UsageError(f"--{option} {why}; leave out {', '.join(given)}.")
 
 
 def _watched(batches: Iterator[Generated], bar: Callable[[int], None], watch: Stopwatch) -> Iterator[Generated]:
