@@ -96,7 +96,7 @@ def test_the_version_is_the_packages():
         (["zoo", "shw"], "No such command 'shw'. Did you mean 'show'?", "See `spherectl zoo --help`."),
         (["zoo", "ls", "--jsn"], "No such option: --jsn (Possible options: --json).", "See `spherectl zoo ls --help`."),
         (["--bogus"], "No such option: --bogus", "See `spherectl --help`."),
-        (["zoo", "show"], "Missing argument 'NAME'.", "See `spherectl zoo show --help`."),
+        (["zoo", "show"], "Missing argument 'NAME|hf:USER/REPO'.", "See `spherectl zoo show --help`."),
         (["zoo", "ls", "more"], "Got unexpected extra argument(s) (more).", "See `spherectl zoo ls --help`."),
     ],
 )

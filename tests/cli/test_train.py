@@ -190,8 +190,13 @@ def test_a_dry_run_needs_no_data_where_the_set_is_published(command, work):
     for text in ("not here; 1,281,167 pictures as published", "1,024,933,632", "4,003,647 of 256", "bfloat16"):
         assert text in result.stdout
     assert "--data PATH" in result.stderr
-    unknown = command("train", "animal-faces256", "--dry-run")
-    assert "1000 epochs" in unknown.stdout
+    faces = command("train", "animal-faces256", "--dry-run")
+    for text in ("not here; 14,630 pictures as published", "14,630,144", "57,149 of 256"):
+        assert text in faces.stdout
+    text = (packaged("recipes") / "animal-faces256.toml").read_text(encoding="utf-8")
+    (work / "own.toml").write_text(text.replace('kind = "animal-faces"', 'kind = "folder"'), encoding="utf-8")
+    unknown = command("train", "own.toml", "--dry-run")
+    (work / "own.toml").unlink()
     assert "not known without the data" in unknown.stdout
     assert contents(work) == {}
 

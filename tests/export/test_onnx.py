@@ -114,15 +114,16 @@ def test_its_round_takes_latent_noise_and_sigma(unusual: Model) -> None:
     assert check.compare(unusual, "round", given, found).max_difference < 1e-4
 
 
+@pytest.mark.parametrize("part", ["decoder", "round"])
 @pytest.mark.parametrize(("precision", "shrinks_to"), [("float16", 0.75), ("int8", 0.7)])
-def test_fewer_bits_are_smaller_and_near(model, files, tmp_path, precision, shrinks_to) -> None:
-    (file,) = export_onnx(model, tmp_path, ["decoder"], precision)
-    assert file.path.stat().st_size < shrinks_to * files["decoder"].path.stat().st_size
-    given = check.cases(model, "decoder")
-    again = check.compare(model, "decoder", given, run(file.path, given))
+def test_fewer_bits_are_smaller_and_near(model, files, tmp_path, part, precision, shrinks_to) -> None:
+    (file,) = export_onnx(model, tmp_path, [part], precision)
+    assert file.path.stat().st_size < shrinks_to * files[part].path.stat().st_size
+    given = check.cases(model, part)
+    again = check.compare(model, part, given, run(file.path, given))
     assert again == file.difference
     assert again.median_psnr_db >= {"float16": 40, "int8": 30}[precision]
-    assert again.max_difference > files["decoder"].difference.max_difference
+    assert again.max_difference > files[part].difference.max_difference
 
 
 def test_float16_keeps_the_squares_of_norms_in_float32(model: Model, tmp_path: Path) -> None:
