@@ -28,8 +28,8 @@ _KEY = "spherectl"
 
 # IPTC photo metadata 2023.1, "Digital Source Type", as the XMP packet that a PNG carries (XMP part 3, section 1.1.5).
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_XMP_KEY = "XML:com.adobe.xmp"
-_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+XMP_KEY = "XML:com.adobe.xmp"
+XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
@@ -93,10 +93,29 @@ def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> No
     if provenance is not None:
         text.add_text(_KEY, json.dumps(provenance, sort_keys=True, separators=(",", ":"), allow_nan=False))
         text.add_text("Software", f"spherectl {spherectl.__version__}")
-        text.add_itxt(_XMP_KEY, _XMP)
+        text.add_itxt(XMP_KEY, XMP)
     pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()  # (H, W, 3)
     with replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
+
+
+def save_animation(path: Path, frames: Tensor, fps: float) -> None:
+    """Write frames as an animated WebP (lossless) or GIF, there and back again, without end.
+
+    Args:
+        path: ends in .webp or .gif; written whole or not at all.
+        frames: uint8 (F, 3, H, W).
+        fps: pictures a second.
+
+    Raises:
+        FileError: the place cannot be written.
+    """
+    there = [Image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy()) for frame in frames]
+    first, *others = [*there, *there[-2:0:-1]]
+    options = {"save_all": True, "append_images": others, "duration": round(1000 / fps), "loop": 0}
+    kind = path.suffix[1:].lower()
+    with replacing(path) as temporary:
+        first.save(temporary, format=kind, **(options | ({"lossless": True} if kind == "webp" else {})))
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:

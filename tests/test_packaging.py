@@ -65,7 +65,29 @@ def test_wheel_carries_the_package_and_nothing_else(wheel: Path) -> None:
     assert {name for name in names if name.endswith(".py")} == modules
     assert [name for name in names if not name.startswith(("spherectl/", about))] == []
     others = {"spherectl/py.typed", "spherectl/model/kernels.c", f"{about}licenses/LICENSE", f"{about}licenses/NOTICE"}
+    others |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "spherectl" / "class_names").iterdir()}
     assert others <= set(names)
+
+
+@pytest.mark.fast
+def test_wheel_carries_the_web_page_byte_for_byte(wheel: Path) -> None:
+    inside = "spherectl/export/page/"
+    folder = ROOT / inside
+    here = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert {"index.html", "page.js", "ort-wasm-simd-threaded.wasm", "LICENSE"} <= {Path(name).name for name in here}
+    with zipfile.ZipFile(wheel) as archive:
+        assert {name: archive.read(name) for name in archive.namelist() if name.startswith(inside)} == here
+
+
+@pytest.mark.fast
+def test_the_vendored_runtime_is_what_its_table_says() -> None:
+    from spherectl.export.web import RUNTIME_VERSION
+    from tools import onnxruntime_web
+
+    version, table = onnxruntime_web.recorded()
+    assert table == onnxruntime_web.hashes(onnxruntime_web.FOLDER)
+    assert version == RUNTIME_VERSION
+    assert f"ONNX Runtime Web {version}," in (ROOT / "NOTICE").read_text(encoding="utf-8")
 
 
 @pytest.mark.fast

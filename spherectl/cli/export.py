@@ -26,6 +26,7 @@ class FormatName(StrEnum):
     PT2 = "pt2"
     PUBLISHED = "published"
     SAFETENSORS = "safetensors"
+    WEB = "web"
 
 
 class PartName(StrEnum):
@@ -77,6 +78,7 @@ class Format:
         has_parts: whether it is written in parts, into a folder.
         suffix: of the one file it is; the empty string: a folder.
         has_weights: whether one set of weights is chosen.
+        then: what to type next, {out} being what was written.
     """
 
     write: Callable[[Request], Iterator[Written]]
@@ -84,6 +86,7 @@ class Format:
     has_parts: bool = False
     suffix: str = ""
     has_weights: bool = True
+    then: str = ""
 
 
 def _write_onnx(request: Request) -> Iterator[Written]:
@@ -118,11 +121,24 @@ def _write_safetensors(request: Request) -> Iterator[Written]:
     yield export_safetensors(package, request.out, request.dtype, _kind(request), name)  # type: ignore[arg-type]
 
 
+def _write_web(request: Request) -> Iterator[Written]:
+    from spherectl.export.onnx import check_packages
+    from spherectl.export.web import export_web
+
+    check_packages()
+    precision = None if request.dtype == AUTO else request.dtype
+    yield from export_web(_load(request), request.out, precision)  # type: ignore[arg-type]
+
+
+AUTO = "auto"
+SERVE = "see it: python -m http.server --directory {out} 8000, then open http://localhost:8000"
+
 FORMATS = {
     FormatName.ONNX: Format(_write_onnx, ("float32", "float16", "int8"), has_parts=True),
     FormatName.PT2: Format(_write_pt2, ("float32",), has_parts=True),
     FormatName.PUBLISHED: Format(_write_published, ("float32",), has_weights=False),
     FormatName.SAFETENSORS: Format(_write_safetensors, ("float32", "float16", "bfloat16"), suffix=".safetensors"),
+    FormatName.WEB: Format(_write_web, (AUTO, "float32", "float16", "int8"), then=SERVE),
 }
 
 
@@ -133,7 +149,8 @@ def export(
             "--format",
             "-f",
             help="onnx: graphs for ONNX Runtime and others. pt2: programs for torch alone. published: the folder that "
-            "the authors' code reads. safetensors: one set of weights as a smaller model file.",
+            "the authors' code reads. safetensors: one set of weights as a smaller model file. web: a page that draws "
+            "in the browser, to be served as files.",
         ),
     ],
     model: options.Model = None,
@@ -152,8 +169,8 @@ def export(
         typer.Option(
             "--dtype",
             metavar="DTYPE",
-            help="Of the weights: float32; onnx also float16 and int8, safetensors also float16 and bfloat16.",
-            show_default="float32",
+            help="Of the weights: float32; onnx and web also float16 and int8, safetensors also float16 and bfloat16.",
+            show_default="float32; web: float16 where both graphs are over 100 MB",
         ),
     ] = None,
     parts: Annotated[
@@ -183,6 +200,8 @@ def export(
     spherectl export --format safetensors --dtype float16 --out small.safetensors
 
     spherectl export --format published --out for-the-authors-code/
+
+    spherectl export --format web --out page/
     """
     form = FORMATS[format_]
     chosen = _dtype(format_, form, dtype)
@@ -210,6 +229,8 @@ def export(
             console.say(f"{written.path.name}: {size / 1e6:.1f} MB, {written.difference.sentence()}")
             if not as_json:
                 console.show(str(written.path))
+    if form.then:
+        console.say(form.then.format(out=target))
     if as_json:
         console.show_json(rows)
 

@@ -1,0 +1,83 @@
+// The model in a thread of its own, so that the page never freezes. Takes {id, task, ...what}, answers {id, result} or
+// {id, error}, and {id, progress} on the way.
+
+import { INITIAL, ROUND, noise, parseSeed } from "./noise.js";
+import { load } from "./network.js";
+import { fit, readPicture, stitch, toFloat, toRgba } from "./picture.js";
+import { generate, guided, rounds } from "./sampler.js";
+import { slerp, spherify, strength } from "./sphere.js";
+
+let about, network;
+
+const tasks = {
+  async load(_, progress) {
+    ({ about, network } = await load((loaded, total) => progress({ loaded, total })));
+    return about;
+  },
+
+  /** The images of every step from a seed, as image 0 of `spherectl sample --seed SEED --count 1` and its like. */
+  async draw({ seed, ...settings }) {
+    const from = parseSeed(seed);
+    return timed(() => sample(initial(from), (k) => roundNoise(from, k), settings));
+  },
+
+  /** The same between two seeds; the noise of the rounds walks along, so that both ends are what `draw` gives. */
+  async walk({ from, to, t, ...settings }) {
+    const a = parseSeed(from), b = parseSeed(to);
+    const start = slerp(spherify(initial(a)), spherify(initial(b)), t);
+    const between = (k) => slerp(roundNoise(a, k), roundNoise(b, k), t);
+    return timed(() => sample(start, between, settings));
+  },
+
+  /** A file's picture at the model's size. */
+  async fit({ blob }) {
+    return { picture: fit(await readPicture(blob), about) };
+  },
+
+  /** Two pictures of the model's size side by side. */
+  async stitch({ first, second, layout }) {
+    return { picture: stitch(first, second, layout) };
+  },
+
+  /** Rounds of encode and decode from a picture of the model's size; every round's image. */
+  async edit({ picture, label, guidance, count, angle, seed }) {
+    const model = guided(network, about.classes, guidance, about.sample.guide);
+    const from = parseSeed(seed);
+    const settings = { rounds: count, sigma: strength(angle), noise: (k) => roundNoise(from, k) };
+    return timed(() => rounds(model, toFloat(picture), label, settings));
+  },
+};
+
+function sample(start, between, { label, steps, guidance }) {
+  const model = guided(network, about.classes, guidance, about.sample.guide);
+  const settings = { steps, sigmaMax: about.sigma_max, strength: about.sample.strength, noise: between };
+  return generate(model, start, label, settings);
+}
+
+const initial = (seed) => noise(seed, INITIAL, 0, about.tokens * about.token_channels);
+
+const roundNoise = (seed, k) =>
+  noise(seed, ROUND, 0, about.tokens * about.token_channels, about.sample.noise === "shared" ? 1 : k);
+
+/** Run what gives images; returns them as RGBA bytes, with the milliseconds it took. */
+async function timed(draw) {
+  const start = performance.now();
+  const images = await draw();
+  const ms = performance.now() - start;
+  return { images: images.map((image) => toRgba(image, about.image_size)), ms };
+}
+
+async function answer({ id, task, ...what }) {
+  try {
+    const result = await tasks[task](what, (progress) => self.postMessage({ id, progress }));
+    self.postMessage({ id, result });
+  } catch (error) {
+    self.postMessage({ id, error: error.message || String(error) });
+  }
+}
+
+let last = Promise.resolve(); // one after another: a session runs once at a time
+
+self.onmessage = ({ data }) => {
+  last = last.then(() => answer(data));
+};
