@@ -6,9 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 START := $(shell date +%s)
+# Test processes side by side.
+JOBS ?= 2
 
 # What the tests need: `dev` and every extra whose feature exists.
-EXTRAS := dev,tb,perceptual,data,plot
+EXTRAS := dev,tb,perceptual,data,plot,export
 
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
@@ -36,7 +38,7 @@ test: $(INSTALLED_DEV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "fast or slow"
+	$(BIN)/pytest -m "fast or slow" --numprocesses $(JOBS) --dist loadfile
 	@seconds=$$(($$(date +%s) - $(START))); echo "make test took $$((seconds / 60)) min $$((seconds % 60)) s in all"
 
 soak: $(INSTALLED_DEV)

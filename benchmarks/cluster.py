@@ -24,7 +24,6 @@ from spherectl.model.sphere import build, parameter_count
 from spherectl.training.flops import perceptual_gflop, step_gflop
 
 RECIPES = ("cifar10", "cifar10-uncond", "animal-faces256", "flowers256", "imagenet256", "imagenet256-xl")
-PICTURES = PUBLISHED_PICTURES | {"animal-faces": 14_630}  # AFHQ's first version, the training part
 
 # Dense bfloat16 peak without sparsity.
 GPU, GPU_TFLOPS, SOURCE = "H100 SXM", 989, "NVIDIA H100 datasheet"
@@ -81,7 +80,7 @@ def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         recipe = recipes.load(zoo.find_recipe(name))
-        pictures, epochs = PICTURES[recipe.data.kind], recipe.run.length_epochs
+        pictures, epochs = PUBLISHED_PICTURES[recipe.data.kind], recipe.run.length_epochs
         if epochs is None:
             raise UsageError(f"The recipe {name} gives its length in images; the paper's give epochs.")
         own, perceptual = step_gflop(recipe.model), perceptual_gflop(recipe)

@@ -5,6 +5,7 @@ Images are float (B, 3, H, W) in [0, 1] here; latents are points on the sphere, 
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,11 @@ import torch
 from torch import Tensor
 
 from spherectl import zoo
-from spherectl.classes import parse_classes
+from spherectl.classes import names_of, parse_classes
 from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
 from spherectl.model import compiled, kernels, sampler, seeding, weights
+from spherectl.model.conversion import converted
 from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
@@ -104,7 +106,8 @@ class Model:
         self.weights: Literal["ema", "raw"] = "raw" if header.get("weights", "raw") == "raw" else weights_kind
         self.name, self.header, self.device, self.dtype = name, header, device, dtype
         self.recipe: Recipe = weights.Package(header, {}).recipe
-        self.class_names: tuple[str, ...] = tuple(header.get("class_names", ()))
+        named: Sequence[str] = header.get("class_names") or names_of(str(header.get("data", "")), self.num_classes)
+        self.class_names: tuple[str, ...] = tuple(named)
         self.watch: Stopwatch | None = None
         # Held open, so that the hash is of what was loaded, even if a training writes a newer model under its name.
         self._file = _model_file(file).open("rb") if file else None
@@ -135,7 +138,7 @@ class Model:
         Returns:
             (B, N, d) float32.
         """
-        self._check_images(images)
+        self.check_images(images)
         x = (images.to(self.device) * 2 - 1).to(self.dtype)
         return self.network.encode(x, self.labels(classes, len(images)))
 
@@ -163,11 +166,19 @@ class Model:
     def labels(self, classes: Sequence[str | int] | Tensor | None, batch: int) -> Tensor | None:
         """(B,) label tensor on the model's device; None for unconditional models.
 
+        Weights of all classes, (B, num_classes + 1) floats, are handed on: they mix the classes' embeddings.
+
         Raises:
             UsageError: an unknown class, or another number of classes than images.
         """
         if classes is None or self.num_classes == 0:
             return self.network.null_labels(batch, self.device)
+        if isinstance(classes, Tensor) and classes.is_floating_point():
+            if tuple(classes.shape) != (batch, self.num_classes + 1):
+                raise UsageError(
+                    f"Expected weights of shape ({batch}, {self.num_classes + 1}), got {tuple(classes.shape)}."
+                )
+            return classes.to(self.device)
         asked = [classes] if isinstance(classes, str) else classes
         chosen = [self._number(c) for c in (asked.tolist() if isinstance(asked, Tensor) else asked)]
         if len(chosen) != batch:
@@ -182,7 +193,12 @@ class Model:
             raise UsageError(f"Expected one class for each image, got {one!r}, which is {len(numbers)}.")
         return numbers[0]
 
-    def _check_images(self, images: Tensor) -> None:
+    def check_images(self, images: Tensor) -> None:
+        """Refuse what is not pictures of the model's size.
+
+        Raises:
+            UsageError: not floats in [0, 1] of shape (B, 3, H, W).
+        """
         side = self.recipe.model.image_size
         if images.dim() != 4 or len(images) == 0 or tuple(images.shape[1:]) != (3, side, side):
             raise UsageError(f"Expected images of shape (B, 3, {side}, {side}), got {tuple(images.shape)}.")
@@ -202,8 +218,8 @@ def load(
     """Load a model.
 
     Args:
-        model: a zoo name, a model file, a run folder or a published checkpoint folder; None: the setting, else the
-            newest run, else the embedded model.
+        model: a zoo name, a model file, a run folder, a published checkpoint folder or hf:user/repo; None: the setting,
+            else the newest run, else the embedded model.
         device: auto, cpu, cuda, cuda:1, mps.
         dtype: "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster, float32 elsewhere; "int8" is
             faster still on such CPUs, at a price in exactness.
@@ -226,7 +242,8 @@ def load_found(
     weights_kind: Literal["ema", "raw"] = "ema",
     compile: bool = False,
 ) -> Model:
-    """`load` for a model that `zoo.find_model` found."""
+    """`load` for a model that `zoo.find_model` found; a fetched checkpoint is converted the first time."""
+    found = dataclasses.replace(found, path=converted(found.path, load_settings()))
     package = weights.read_package(found.path)
     if weights_kind == "raw" and package.raw is None and found.kind == "run":
         package = weights.Package(package.header, package.weights, _newest_raw(found.path.parent))

@@ -3,10 +3,38 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
 from spherectl.errors import UsageError
+
+Named = Literal["imagenet", "flowers102", "cifar10"]
+
+# Words by which people call those sets, in a recipe's name or a published checkpoint's.
+_CALLED: dict[Named, str] = {"imagenet": r"imagenet|ilsvrc", "flowers102": r"flower", "cifar10": r"cifar[-_ ]?10(?!0)"}
+
+
+@functools.cache
+def known_class_names(dataset: Named) -> tuple[str, ...]:
+    """The names of a known set's classes, class 0 first (spherectl/class_names/SOURCES.md says where they are from)."""
+    text = (Path(__file__).parent / "class_names" / f"{dataset}.txt").read_text(encoding="utf-8")
+    return tuple(text.splitlines())
+
+
+def names_of(data: str, num_classes: int) -> tuple[str, ...]:
+    """Names of a model's classes, by what its data or recipe is called; empty if that tells nothing.
+
+    Args:
+        data: such as "imagenet256", "oxford-flowers" or "cifar-10".
+        num_classes: of the model, which must be as many as the set has.
+    """
+    for dataset, words in _CALLED.items():
+        if re.search(words, data.lower()) and len(known_class_names(dataset)) == num_classes:
+            return known_class_names(dataset)
+    return ()
 
 
 class UnknownClassError(UsageError):
@@ -30,8 +58,8 @@ def parse_classes(items: str | Sequence[str | int], names: Sequence[str], num_cl
     A number is always a class number, also where names look like numbers.
 
     Args:
-        items: one or several, each a number, a name (any case, unique prefix), a range "2-5", "all", "none" (the null
-            class), or several of these separated by commas.
+        items: one or several, each a number, a name (any case; its beginning, or that of a word in it, if that is
+            unique), a range "2-5", "all", "none" (the null class), or several of these separated by commas.
         names: class names, or empty where the model has none.
         num_classes: classes of the model; the null class is `num_classes`.
         model: its name, for messages.
@@ -76,7 +104,7 @@ def _one(text: str, names: Sequence[str], num_classes: int, model: str) -> list[
         if first > last:
             raise UsageError(f"The range {text} is empty: it goes from the smaller number to the larger.")
         return list(range(first, last + 1))
-    matches = exact or [i for i, name in enumerate(names) if folded and _fold(name).startswith(folded)]
+    matches = exact or _beginning_with(folded, names)
     if len(matches) == 1:
         return matches
     if matches:
@@ -88,6 +116,14 @@ def _one(text: str, names: Sequence[str], num_classes: int, model: str) -> list[
     near = difflib.get_close_matches(folded, [_fold(name) for name in names], n=1)
     hint = f"Did you mean {near[0]}?" if near else ""
     raise UnknownClassError(known, f"none is called {text!r}", text, hint)
+
+
+def _beginning_with(folded: str, names: Sequence[str]) -> list[int]:
+    """Names that begin so; if none does, those in which a word begins so ("husky" is the Siberian husky)."""
+    if not folded:
+        return []
+    first = [i for i, name in enumerate(names) if _fold(name).startswith(folded)]
+    return first or [i for i, name in enumerate(names) if f"-{folded}" in _fold(name)]
 
 
 def _in_range(digits: str, text: str, known: str, num_classes: int) -> int:

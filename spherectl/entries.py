@@ -1,12 +1,18 @@
 """Entries of a zoo index: what an index.toml may say, checked whole.
 
-An embedded entry names a `file` beside the index. A remote one names `urls` and the SHA-256 that a fetched file must
-have. One with a `page` alone is known to exist, but nobody has verified its files, hash and licence, so it is shown and
-never fetched.
+An entry says where its model is to be had, in one of these ways:
+
+    file = "NAME.safetensors"                 embedded: lies beside the index
+    urls = ["https://..."]                    one model file, fetched from the first address that gives it
+    published = "https://.../folder/"         a folder in the published layout; `files` names what is in it
+    hub = "user/repo"                         a repository of the Hugging Face hub, listed when it is fetched
+
+One with a `page` alone is known to exist, and shown, but cannot be fetched.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,11 +29,17 @@ from pydantic import (
 )
 
 from spherectl.errors import FileError
-from spherectl.fetch import check_relative, check_url
+from spherectl.fetch import check_relative, check_url, refuse_archive
 from spherectl.settings import Settings
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Bytes = Annotated[int, Field(gt=0)]
+Repo = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+
+CONFIG = "cfg.json"
+CHECKPOINT = re.compile(r"ckpt/ep\d+\.pth")  # below the folder of a published checkpoint
+MODEL_SUFFIX = ".safetensors"
 
 
 class _Table(BaseModel):
@@ -42,6 +54,28 @@ class Score(_Table):
     command: str
 
 
+class PublishedFile(_Table):
+    """One file of a folder in the published layout.
+
+    Attributes:
+        path: below the folder: cfg.json, or ckpt/ep####.pth.
+        sha256, bytes: of it; without a hash it is fetched on trust alone.
+    """
+
+    path: str
+    sha256: Sha256 | None = None
+    bytes: Bytes | None = None
+
+    @field_validator("path")
+    @classmethod
+    def _check_path(cls, path: str) -> str:
+        check_relative(path)
+        refuse_archive(path)
+        if path != CONFIG and not CHECKPOINT.fullmatch(path):
+            raise ValueError(f"expected {CONFIG} or ckpt/ep####.pth, got {path!r}")
+        return path
+
+
 class Entry(_Table):
     """One [[entry]] of an index.
 
@@ -49,9 +83,14 @@ class Entry(_Table):
         name: what --model and `features:NAME` call it.
         kind: a model that draws images, or a frozen feature network for losses and scores.
         file: for an embedded entry, the file beside the index.
-        urls: for a remote entry, addresses of the one file, tried in order.
-        page: for an entry that is only known of, where to read about it.
-        sha256: of the file; a remote entry must have it.
+        urls: addresses of one model file, tried in order.
+        published: address of a folder in the published layout, ending in /.
+        files: what is in that folder: cfg.json and one checkpoint.
+        hub: a repository of the Hugging Face hub, as user/repo.
+        revision: of the repository: a branch, a tag or a commit.
+        folder: in the repository, where the name of the entry does not tell which of its folders is meant.
+        page: where to read about it.
+        sha256: of the file; without it a remote entry is fetched on trust alone.
         bytes: size of the file.
         licence: of the weights; "unknown" where nobody has stated it.
         data_licence: of the pictures it was trained on.
@@ -66,9 +105,14 @@ class Entry(_Table):
     kind: Literal["model", "features"]
     file: str | None = None
     urls: tuple[str, ...] = ()
+    published: str | None = None
+    files: tuple[PublishedFile, ...] = ()
+    hub: Repo | None = None
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./-]*$")] = "main"
+    folder: str | None = None
     page: str | None = None
     sha256: Sha256 | None = None
-    bytes: Annotated[int, Field(gt=0)] | None = None
+    bytes: Bytes | None = None
     licence: str
     data_licence: str | None = None
     recipe: Name | None = None
@@ -79,6 +123,7 @@ class Entry(_Table):
     scores: tuple[Score, ...] = ()
     default: bool = False
     _folder: Path = PrivateAttr(default=Path())  # of the index
+    _card_url: str = PrivateAttr(default="")
 
     def model_post_init(self, context: Any, /) -> None:
         """Remember the index's folder, which `read_index` hands in."""
@@ -89,6 +134,7 @@ class Entry(_Table):
     def _check_file(cls, file: str | None, info: ValidationInfo) -> str | None:
         if file is not None:
             check_relative(file)
+            _check_model_name(file)
             folder = Path(info.context or "")
             if not (folder / file).resolve().is_relative_to(folder.resolve()):
                 raise ValueError(f"expected a file inside the index's folder, got a link out of it: {file!r}")
@@ -99,35 +145,83 @@ class Entry(_Table):
     def _check_urls(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
         for url in urls:
             check_url(url)
+            refuse_archive(url.partition("?")[0])
         return urls
+
+    @field_validator("published")
+    @classmethod
+    def _check_published(cls, url: str | None) -> str | None:
+        if url is not None:
+            check_url(url)
+            refuse_archive(url.rstrip("/"))
+            if not url.endswith("/"):
+                raise ValueError(f"expected the address of a folder, ending in /, got {url!r}")
+        return url
+
+    @field_validator("folder")
+    @classmethod
+    def _check_folder(cls, folder: str | None) -> str | None:
+        if folder is not None:
+            check_relative(folder)
+        return folder
 
     @model_validator(mode="after")
     def _check(self) -> Entry:
-        if sum(bool(source) for source in (self.file, self.urls, self.page)) != 1:
-            raise ValueError("expected one of file, urls, page")
-        if self.urls and self.sha256 is None:
-            raise ValueError("urls without a sha256: a fetched file could not be verified")
+        sources = sum(bool(source) for source in (self.file, self.urls, self.published, self.hub))
+        if sources > 1 or not (sources or self.page):
+            raise ValueError("expected one of file, urls, published, hub, page")
+        if bool(self.published) != bool(self.files):
+            raise ValueError("published and files: expected both or neither")
+        if self.published and sorted(file.path == CONFIG for file in self.files) != [False, True]:
+            raise ValueError(f"files: expected {CONFIG} and one ckpt/ep####.pth")
+        if (self.published or self.hub) and (self.sha256 or self.bytes or self.kind != "model"):
+            raise ValueError("published and hub are for models, and sha256 and bytes for one file")
         if self.default and (self.kind != "model" or not self.file):
             raise ValueError("default: only an embedded model can be the default")
         return self
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it can be fetched."""
+        return bool(self.urls or self.published or self.hub)
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in a word: an address, a repository, a file; empty if it is only known of."""
+        return self.file or (self.urls[0] if self.urls else "") or self.published or (f"hf:{self.hub}" * bool(self.hub))
+
+    @property
+    def size(self) -> int | None:
+        """Bytes in all, if the index says so."""
+        sizes = [file.bytes for file in self.files] or [self.bytes]
+        return None if None in sizes else sum(size or 0 for size in sizes)
 
     @property
     def card(self) -> Path:
         """Where its model card is, if it has one: NAME.md beside the index."""
         return self._folder / f"{self.name}.md"
 
+    @property
+    def card_url(self) -> str:
+        """Where its card is fetched from, if its index has an address; else empty."""
+        return self._card_url
+
+    def remember_card_url(self, url: str) -> None:
+        """Say where its card is fetched from."""
+        self._card_url = url
+
     def path(self, settings: Settings) -> Path | None:
-        """Where its file is, or would be once fetched; None for an entry that is only known of."""
+        """Where its file (or published folder) is, or would be once fetched; None for what is only known of."""
         if self.file:
             return self._folder / self.file
-        return settings.cache / cached_name(self) if self.urls else None
+        return cached_path(f"zoo/{self.name}", settings) if self.is_remote else None
 
-    def state(self, settings: Settings) -> Literal["here", "missing", "remote", "not verified"]:
+    def state(self, settings: Settings) -> Literal["here", "missing", "remote", "known of"]:
         """Whether it can be used now, is lost from this installation, can be fetched, or is only known of."""
         path = self.path(settings)
         if path is None:
-            return "not verified"
-        if path.is_file():
+            return "known of"
+        if path.exists():
             return "here"
         return "missing" if self.file else "remote"
 
@@ -137,21 +231,58 @@ class _Index(_Table):
 
 
 def read_index(path: Path) -> tuple[Entry, ...]:
-    """The entries of one index file, in its order."""
+    """The entries of one index file, in its order.
+
+    Raises:
+        FileError: it cannot be read, or is not valid; all mistakes at once.
+    """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileError(f"Cannot read the zoo index {path}: {error}.") from None
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+        raise FileError(f"Cannot read the zoo index {path}: {reason}.") from None
+    return check_index(parse_index(text, str(path)), str(path), path.parent)
+
+
+def parse_index(text: str, where: str) -> dict[str, Any]:
+    """The table in an index that comes from `where`.
+
+    Raises:
+        FileError: it is not TOML.
+    """
     try:
-        return _Index.model_validate(table, context=path.parent).entry
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileError(f"Cannot read the zoo index {where}: {error}.", "An index is a TOML file.") from None
+
+
+def check_index(table: dict[str, Any], where: str, folder: Path) -> tuple[Entry, ...]:
+    """The entries of the table in an index; `folder` holds its embedded files and cards.
+
+    Raises:
+        FileError: it is not valid; all mistakes at once.
+    """
+    try:
+        return _Index.model_validate(table, context=folder).entry
     except ValidationError as error:
         problems = "; ".join(_describe(item, table) for item in error.errors(include_url=False))
-        raise FileError(f"The zoo index {path} is not valid: {problems}.") from None
+        raise FileError(f"The zoo index {where} is not valid: {problems}.") from None
 
 
-def cached_name(entry: Entry) -> str:
-    """Name of a remote entry's file below the cache."""
-    return f"zoo/{entry.name}.safetensors"
+def cached_path(place: str, settings: Settings) -> Path:
+    """Where what was fetched to a place below the cache is, or would be: a model file, or a published folder.
+
+    A folder gives way to the file that is made of it.
+    """
+    file, folder = settings.cache / f"{place}{MODEL_SUFFIX}", settings.cache / place
+    whole = (folder / CONFIG).is_file() and any((folder / "ckpt").glob("ep*.pth"))
+    return folder if whole and not file.is_file() else file
+
+
+def _check_model_name(file: str) -> None:
+    refuse_archive(file)
+    if not file.endswith(MODEL_SUFFIX):
+        raise ValueError(f"expected a {MODEL_SUFFIX} file, got {file!r}")
 
 
 def _describe(item: Any, table: dict[str, Any]) -> str:

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import re
 import string
-import time
-import urllib.parse
-from collections.abc import Callable
-from io import BufferedReader
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
-from typing import Any
 
-from spherectl.errors import SpherectlError, UsageError
-from spherectl.files import replacing
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.files import file_hash
 from spherectl.settings import Settings, load_settings, origin
+from spherectl.transfer import Downloader, Progress, RefusedError, check_url
 
-# Called with bytes done and bytes in all (0 where the server does not say).
-Progress = Callable[[int, int], None]
+__all__ = [
+    "Progress",
+    "RefusedError",
+    "check_relative",
+    "check_url",
+    "download",
+    "fetch_file",
+    "fetch_text",
+    "fetch_url",
+    "file_hash",
+    "refuse_archive",
+]
 
-ATTEMPTS = 3  # to fetch one file, with waits of 1 and 2 seconds between
-TIMEOUT_S = 30  # without an answer from the server
-BUSY = (408, 429, 500, 502, 503, 504)  # answers that mean "later", not "no"
 SHORTEST_HASH = 8  # digits; some publishers state no more
-
-
-class RefusedError(SpherectlError):
-    """The server answers, and its answer is no: trying again does not help."""
+WHOLE_HASH = 64
+_ARCHIVE = re.compile(r"\.(zip|7z|rar|tgz|tbz2?|txz|tar|(tar\.)?(gz|bz2|xz|zst))$", re.IGNORECASE)
 
 
 def fetch_url(
@@ -42,66 +46,85 @@ def fetch_url(
 
     Raises:
         SpherectlError: offline, no answer, an error from the server, or a file with another hash (which is not kept).
-        FileError: the cache cannot be written.
+        FileError: the cache cannot be written, or has no room.
         UsageError: an argument is not as described.
     """
-    try:
-        check_url(url)
-        check_relative(filename)
-    except ValueError as error:
-        raise UsageError(f"Cannot fetch {filename}: {error}.") from None
     if len(sha256) < SHORTEST_HASH or not set(sha256) <= set(string.hexdigits.lower()):
         raise UsageError(f"Cannot fetch {filename}: expected a SHA-256 in hexadecimal digits, got {sha256!r}.")
+    return fetch_file([url], filename, sha256=sha256, progress=progress, settings=settings)
+
+
+def fetch_file(
+    urls: Sequence[str],
+    filename: str,
+    *,
+    sha256: str = "",
+    size: int | None = None,
+    headers: Callable[[str], dict[str, str]] | None = None,
+    progress: Progress | None = None,
+    settings: Settings | None = None,
+) -> Path:
+    """`fetch_url` from several addresses, tried in order; of several processes one fetches and the others wait.
+
+    Args:
+        urls: each https, or http on this machine.
+        filename: its name in the cache.
+        sha256: of the file, or its first digits; empty where nobody knows it: then a file that is there is taken.
+        size: bytes it must have, where that is known.
+        headers: of a request to an address, such as a token.
+        progress, settings: as for `fetch_url`, which raises the same.
+    """
+    from filelock import FileLock
+
+    try:
+        check_relative(filename)
+        for url in urls:
+            check_url(url)
+    except ValueError as error:
+        raise UsageError(f"Cannot fetch {filename}: {error}.") from None
     settings = settings or load_settings()
     path = settings.cache / filename
-    if path.is_file() and file_hash(path).startswith(sha256):
+    if _is_right(path, sha256):
         return path
     if settings.offline:
         state = "damaged" if path.is_file() else "missing"
         raise SpherectlError(
             f"{path} is {state}, and it is not fetched because {origin('offline')} says to stay offline.",
-            _by_hand(url, path),
+            f"Where there is a network, download {urls[0]} and put it at {path}.",
         )
-    with replacing(path) as temporary:
-        download(url, temporary, path, progress)
-        if not file_hash(temporary).startswith(sha256):
-            raise SpherectlError(
-                f"What came from {url} is not {path.name} as it is known: its SHA-256 does not begin with "
-                f"{sha256[:12]}, so it was not kept.",
-                "If the connection is to be trusted, the file was replaced: tell spherectl's maintainers.",
-            )
+    part = path.with_name(f".{path.name}.part")
+    downloader = Downloader(part, path, sha256=sha256, size=size, headers=headers, progress=progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not _is_right(path, sha256):  # else another process fetched it while this one waited
+                _fetch_first(urls, path, downloader)
+    except OSError as error:
+        raise FileError(
+            f"Cannot write to the cache {path.parent}: {error.strerror or error}.",
+            "Make room, or name another folder as SPHERECTL_CACHE.",
+        ) from None
     return path
 
 
-def file_hash(file: Path | BufferedReader) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits; of an open one from where it stands."""
-    if isinstance(file, Path):
-        with file.open("rb") as opened:
-            return file_hash(opened)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+def fetch_text(
+    url: str, name: str, headers: Callable[[str], dict[str, str]] | None = None, size: int | None = None
+) -> str:
+    """A small text from the network, which is not kept; raises as `fetch_file` does.
 
-
-def check_relative(file: str) -> None:
-    """Refuse a name that could lead out of the folder it is meant for.
-
-    Raises:
-        ValueError: it is absolute, has "..", or means something else on another system.
+    Args:
+        url: https, or http on this machine.
+        name: what errors call it.
+        headers: of a request to an address, such as a token.
+        size: bytes it must have, where that is known.
     """
-    path = PurePath(file)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
-        raise ValueError(f"expected a path inside the folder, got {file!r}")
-
-
-def check_url(url: str) -> None:
-    """Refuse an address that is neither encrypted nor on this machine.
-
-    Raises:
-        ValueError: it is such an address.
-    """
-    parts = urllib.parse.urlsplit(url)
-    local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if not parts.hostname or not (parts.scheme == "https" or local):
-        raise ValueError(f"expected an https address, got {url!r}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text"
+        Downloader(path, Path(name), headers=headers, size=size).gather(url)
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise FileError(f"What came from {url} is not text in UTF-8.") from None
 
 
 def download(url: str, temporary: Path, path: Path, progress: Progress | None = None) -> None:
@@ -117,66 +140,62 @@ def download(url: str, temporary: Path, path: Path, progress: Progress | None = 
         RefusedError: the server says no.
         SpherectlError: no answer, or a busy server, at every attempt.
     """
+    downloader = Downloader(temporary.with_name(f"{temporary.name}.part"), path, progress=progress)
+    try:
+        downloader(url, str(temporary))
+    except BaseException:
+        downloader.drop()
+        raise
+
+
+def check_relative(file: str) -> None:
+    """Refuse a name that could lead out of the folder it is meant for.
+
+    Raises:
+        ValueError: it is absolute, has "..", or means something else on another system.
+    """
+    path = PurePath(file)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
+        raise ValueError(f"expected a path inside the folder, got {file!r}")
+
+
+def refuse_archive(name: str) -> None:
+    """Refuse a name that ends as an archive's does.
+
+    Raises:
+        ValueError: it does.
+    """
+    if found := _ARCHIVE.search(name):
+        raise ValueError(f"archives ({found[0]}) are never unpacked here; expected the model itself, got {name!r}")
+
+
+def _fetch_first(urls: Sequence[str], path: Path, downloader: Downloader) -> None:
+    """The file from the first address that gives it; the last one's error if none does."""
     import pooch
-    import requests
 
-    for attempt in range(ATTEMPTS):
-        bar = _ByteCount(progress) if progress else False
-        # pooch writes in pieces of 1 KiB unless told otherwise.
-        downloader = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 20, timeout=TIMEOUT_S)
+    pooch.get_logger().setLevel("WARNING")  # it would tell each address on stderr
+    known = f"sha256:{downloader.sha256}" if len(downloader.sha256) == WHOLE_HASH else None
+    if known is None:
+        path.unlink(missing_ok=True)  # pooch compares whole hashes only, and would keep what is there
+    for number, url in enumerate(urls, start=1):
         try:
-            downloader(url, str(temporary), None)
+            pooch.retrieve(url, known, fname=path.name, path=path.parent, downloader=downloader)
             return
-        except requests.RequestException as error:
-            if attempt == ATTEMPTS - 1 or not _may_pass(error):
-                kind = SpherectlError if _may_pass(error) else RefusedError
-                raise kind(f"Cannot fetch {path.name} from {url}: {_reason(error)}.", _by_hand(url, path)) from None
-        time.sleep(2**attempt)
+        except FileError:
+            raise
+        except SpherectlError:
+            if number == len(urls):
+                raise
 
 
-def _may_pass(error: Any) -> bool:
-    """Whether trying again can help: no answer or a busy server, but not a wrong address or a refusal."""
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return error.response.status_code in BUSY
-    return isinstance(error, requests.ConnectionError | requests.Timeout | requests.exceptions.ChunkedEncodingError)
+def _is_right(path: Path, sha256: str) -> bool:
+    if not path.is_file() or not sha256:
+        return path.is_file()
+    about = path.stat()
+    return _hash_of(path, about.st_ino, about.st_size, about.st_mtime_ns).startswith(sha256)
 
 
-def _reason(error: Any) -> str:
-    import requests
-
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server says {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.Timeout):
-        return f"no answer within {TIMEOUT_S} s"
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return "the connection broke off"
-    if isinstance(error, requests.ConnectionError):
-        return "no connection"
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
-
-
-def _by_hand(url: str, path: Path) -> str:
-    return f"Where there is a network, download {url} and put it at {path}."
-
-
-class _ByteCount:
-    """What pooch wants of a progress bar, handing on to a callback."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.total = 0
-        self._done = 0
-        self._progress = progress
-
-    def update(self, count: int) -> None:
-        """Count more bytes; pooch counts whole pieces, so the last one may overshoot."""
-        self._done = min(self._done + count, self.total) if self.total else self._done + count
-        self._progress(self._done, self.total)
-
-    def reset(self) -> None:
-        """Start again from nothing, as pooch does before it reports the total."""
-        self._done = 0
-
-    def close(self) -> None:
-        """Nothing to close."""
+@functools.lru_cache(maxsize=64)
+def _hash_of(path: Path, *_state: int) -> str:
+    """A file's hash, computed once a process for each state of it: of many threads that wait for it, the first does."""
+    return file_hash(path)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import itertools
 import os
 import re
 import tempfile
 import threading
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 
 from spherectl.errors import FileError
@@ -83,6 +85,14 @@ def claimed(stem: str, suffix: str = ".png") -> Iterator[Path]:
         with contextlib.suppress(OSError):  # a folder that holds something already stays
             path.unlink(missing_ok=True) if suffix else path.rmdir()
         raise
+
+
+def file_hash(file: Path | BufferedReader) -> str:
+    """SHA-256 of a file, 64 hexadecimal digits; of an open one from where it stands."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return file_hash(opened)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:

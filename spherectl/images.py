@@ -99,6 +99,25 @@ def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> No
         Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
 
 
+def save_animation(path: Path, frames: Tensor, fps: float) -> None:
+    """Write frames as an animated WebP (lossless) or GIF, there and back again, without end.
+
+    Args:
+        path: ends in .webp or .gif; written whole or not at all.
+        frames: uint8 (F, 3, H, W).
+        fps: pictures a second.
+
+    Raises:
+        FileError: the place cannot be written.
+    """
+    there = [Image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy()) for frame in frames]
+    first, *others = [*there, *there[-2:0:-1]]
+    options = {"save_all": True, "append_images": others, "duration": round(1000 / fps), "loop": 0}
+    kind = path.suffix[1:].lower()
+    with replacing(path) as temporary:
+        first.save(temporary, format=kind, **(options | ({"lossless": True} if kind == "webp" else {})))
+
+
 def read_provenance(path: Path) -> dict[str, Any] | None:
     """What `save_png` stored about a picture, or None where the PNG carries nothing of ours.
 

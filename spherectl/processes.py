@@ -46,11 +46,7 @@ class Processes:
 
     def agree(self, choice: bool) -> bool:
         """The first process's choice, in all of them."""
-        if self.world == 1:
-            return choice
-        told = torch.tensor([int(choice)])
-        dist.broadcast(told, src=0)
-        return bool(told)
+        return bool(self.add([float(choice and self.is_first)])[0])
 
     def add(self, values: list[float]) -> list[float]:
         """Each number's sum over all processes, in float64; the same bits in each of them.
@@ -60,12 +56,7 @@ class Processes:
         """
         if self.world == 1:
             return values
-        total = torch.tensor(values, dtype=torch.float64)
-        try:
-            dist.all_reduce(total)
-        except RuntimeError as error:  # gloo's word for a peer whose connection broke
-            raise lost(error) from None
-        return total.tolist()
+        return _summed(torch.tensor(values, dtype=torch.float64)).tolist()
 
     def together(self, rows: Tensor, start: int, total: int) -> Tensor:
         """The rows of all processes, in each of them.
@@ -82,11 +73,7 @@ class Processes:
             return rows
         whole = rows.new_zeros(total, *rows.shape[1:])
         whole[start : start + len(rows)] = rows
-        try:
-            dist.all_reduce(whole)  # each row is one process's own, so the sum puts them side by side
-        except RuntimeError as error:
-            raise lost(error) from None
-        return whole
+        return _summed(whole)  # each row is one process's own, so the sum puts them side by side
 
     def wait(self) -> None:
         """Go on when all processes are here."""
@@ -186,6 +173,15 @@ class Processes:
                 dist.recv(tensor, src=source)
             received[name] = tensor
         return received
+
+
+def _summed(tensor: Tensor) -> Tensor:
+    """The tensor, now the sum of all processes'."""
+    try:
+        dist.all_reduce(tensor)
+    except RuntimeError as error:  # gloo's word for a peer whose connection broke
+        raise lost(error) from None
+    return tensor
 
 
 def lost(error: RuntimeError) -> SpherectlError:

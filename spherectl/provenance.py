@@ -138,6 +138,31 @@ def describe(
     return table
 
 
+def describe_edit(model: api.Model, edit: str, inputs: list[str], **settings: Any) -> dict[str, Any]:
+    """Provenance of a picture that was made of others.
+
+    Args:
+        model: what drew it.
+        edit: what was done, as in "harmonize".
+        inputs: SHA-256 of the pictures' files.
+        settings: what else decides the pixels, JSON-able; no paths.
+
+    Returns:
+        A JSON-able table.
+    """
+    return {
+        "format": FORMAT,
+        "edit": edit,
+        "inputs": inputs,
+        "model": model.name,
+        "model_sha256": model.sha256,
+        "weights": model.weights,
+        **settings,
+        "dtype": model.precision,
+        **_arithmetic(model),
+    }
+
+
 def is_invariant(model: api.Model) -> bool:
     """Whether an image's bits do not depend on the images computed with it: on a CPU in float32, or on the kernels.
 
@@ -173,6 +198,11 @@ def read(table: dict[str, Any]) -> Provenance:
     """
     if table.get("format") != FORMAT:
         raise FileError(f"The picture's provenance is of format {table.get('format')!r}; this version reads {FORMAT}.")
+    if "edit" in table:
+        raise UsageError(
+            f"The picture was made of others ({table['edit']}), which its provenance names by hash alone.",
+            "Only pictures drawn from noise can be made again.",
+        )
     try:
         return Provenance.model_validate(table)
     except ValidationError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,12 +24,21 @@ PREFIX = "SPHERECTL_"
 CONFIG = "SPHERECTL_CONFIG"  # the one variable that is no setting: it says where the settings are
 
 
+# An address, whose own colons separate nothing; else a path.
+_PLACE = re.compile(r"https?://(?:\[[^\]]*\]|[^/:]+)(?::\d+)?[^:]*|[^:]+" if os.pathsep == ":" else r"[^;]+")
+
+
 def _split(value: object) -> object:
-    """A list of paths in one variable, separated as in PATH."""
-    return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+    """A list of paths and addresses in one variable, separated as in PATH."""
+    return _PLACE.findall(value) if isinstance(value, str) else value
+
+
+def _path_or_url(value: object) -> object:
+    return Path(value) if isinstance(value, str) and "://" not in value else value
 
 
 Folder = Annotated[Path, AfterValidator(Path.expanduser)]
+Place = Annotated[Folder | str, BeforeValidator(_path_or_url)]
 
 
 class Settings(BaseSettings):
@@ -41,7 +51,7 @@ class Settings(BaseSettings):
         runs: training runs, one folder each.
         device: where to compute; "auto" takes CUDA, else MPS, else the CPU.
         model: the model used where a command names none, as --model takes it; None: the newest run, else the zoo's own.
-        zoo_index: further index files beside the zoo's own; in the environment separated as in PATH.
+        zoo_index: further indexes beside the zoo's own, files or addresses; in the environment separated as in PATH.
         offline: never open a connection.
         kernels: compile and use the project's own CPU kernels where the processor can run them.
     """
@@ -53,7 +63,7 @@ class Settings(BaseSettings):
     runs: Folder = Path("runs")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     model: str | None = None
-    zoo_index: Annotated[tuple[Folder, ...], NoDecode, BeforeValidator(_split)] = ()
+    zoo_index: Annotated[tuple[Place, ...], NoDecode, BeforeValidator(_split)] = ()
     offline: bool = False
     kernels: bool = True
 
@@ -171,6 +181,7 @@ def _nearest(name: str, known: list[str]) -> str:
 _EXPECTED = {
     "path_type": "expected a path",
     "tuple_type": "expected a list of paths",
+    "string_type": "expected a path or an address",
     "bool_parsing": "expected true or false",
 }
 

@@ -6,15 +6,19 @@ Nothing here imports torch: listing and finding must stay quick.
 from __future__ import annotations
 
 import difflib
-import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Literal
 
-from spherectl.entries import Entry, Score, cached_name, read_index
-from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import Progress, fetch_url, file_hash
+from spherectl import hub
+from spherectl.catalogue import index, read_card
+from spherectl.entries import MODEL_SUFFIX, Entry, Score, cached_path, read_index
+from spherectl.errors import FileError, UsageError
+from spherectl.fetch import Progress, file_hash, refuse_archive
+from spherectl.headers import read_header
+from spherectl.notes import load_note, verify_fetched
+from spherectl.parcels import fetch_parcel, find_on_the_hub, find_parcel, hub_place
 from spherectl.settings import Settings, load_settings, origin, packaged
 
 __all__ = [
@@ -23,12 +27,13 @@ __all__ = [
     "Progress",
     "Score",
     "fetch",
-    "fetch_url",
     "find_entry",
     "find_model",
     "find_recipe",
     "index",
+    "needs_fetching",
     "newest_run",
+    "read_card",
     "read_header",
     "read_index",
     "verify",
@@ -50,25 +55,8 @@ class Found:
 
     path: Path
     name: str
-    kind: Literal["file", "run", "published", "zoo"]
+    kind: Literal["file", "run", "published", "zoo", "hub"]
     reason: str
-
-
-def index(settings: Settings | None = None) -> dict[str, Entry]:
-    """All entries by name: the zoo's own, then those of the setting `zoo_index`.
-
-    Raises:
-        FileError: an index cannot be read, is not valid (all mistakes at once), repeats a name, or names a file outside
-            its folder.
-    """
-    settings = settings or load_settings()
-    entries: dict[str, Entry] = {}
-    for path in (packaged("zoo") / "index.toml", *settings.zoo_index):
-        for entry in read_index(path):
-            if entry.name in entries:
-                raise FileError(f"{path}: the name {entry.name} occurs twice; names must be unique over all indexes.")
-            entries[entry.name] = entry
-    return entries
 
 
 def find_entry(name: str, settings: Settings | None = None) -> Entry:
@@ -83,14 +71,16 @@ def find_entry(name: str, settings: Settings | None = None) -> Entry:
     return entries[name]
 
 
-def find_model(text: str | None = None, settings: Settings | None = None) -> Found:
+def find_model(text: str | None = None, settings: Settings | None = None, progress: Progress | None = None) -> Found:
     """The model that a command should use.
 
     Args:
-        text: a zoo name, a model file, a run folder, or a published checkpoint folder. A zoo name goes before a path of
+        text: a zoo name, a model file, a run folder, a published checkpoint folder, or a repository of the Hugging Face
+            hub (hf:user/repo[/folder][@revision]), which is fetched the first time. A zoo name goes before a path of
             the same name (write ./NAME for that). None: the setting `model`, else the newest run that has a model (its
             recipe not saying `run.default = false`), else the zoo's default.
         settings: where to look; None: those in force.
+        progress: called with bytes done and bytes in all, if something is fetched.
 
     Raises:
         UsageError: there is no such model, or it is not here.
@@ -98,9 +88,9 @@ def find_model(text: str | None = None, settings: Settings | None = None) -> Fou
     """
     settings = settings or load_settings()
     if text is not None:
-        return _find(text, "as asked for", settings)
+        return _find(text, "as asked for", settings, progress)
     if settings.model is not None:
-        return _find(settings.model, f"from {origin('model')}", settings)
+        return _find(settings.model, f"from {origin('model')}", settings, progress)
     run = newest_run(settings.runs)
     if run is not None:
         return Found(run / MODEL_FILE, run.name, "run", f"model: {run} (newest run)")
@@ -135,71 +125,70 @@ def find_recipe(text: str) -> Path:
     raise UsageError(f"There is no recipe {text!r}.", _suggest(path.stem, names, "`spherectl recipes ls` lists them."))
 
 
-def fetch(entry: Entry, settings: Settings | None = None, progress: Progress | None = None) -> Path:
+def fetch(
+    entry: Entry,
+    settings: Settings | None = None,
+    progress: Progress | None = None,
+    *,
+    trust: bool = False,
+    accept: bool = False,
+) -> Path:
     """The file of a remote entry, fetched into the cache unless it is there; of an embedded one, its own file.
 
+    Args:
+        entry: from `find_entry`.
+        settings: name the cache; None: those in force.
+        progress: called with bytes done and bytes in all.
+        trust: take files whose SHA-256 nobody has stated, and note those that come.
+        accept: a licence that is non-free or unknown is accepted, now and later.
+
+    Returns:
+        The file; for a checkpoint in the published layout its folder, until it is converted.
+
     Raises:
-        UsageError: the entry has no verified file to fetch.
-        FileError: an embedded file is missing, or the cache cannot be written.
+        UsageError: trust or acceptance is needed, or the entry is only known of.
+        FileError: an embedded file is missing, what came is not what came before, or the cache cannot be written.
         SpherectlError: it cannot be fetched, or what came is not what the index says.
     """
     settings = settings or load_settings()
-    if not entry.urls:
+    if not needs_fetching(entry, settings):
         return _present(entry, settings)
-    for number, url in enumerate(entry.urls, start=1):
-        try:
-            return fetch_url(url, str(entry.sha256), cached_name(entry), progress, settings)
-        except FileError:
-            raise
-        except SpherectlError:
-            if number == len(entry.urls):
-                raise
-    raise AssertionError("unreachable: the loop returns or raises")
+    return fetch_parcel(find_parcel(entry, settings), settings, progress, trust=trust, accept=accept)
+
+
+def needs_fetching(entry: Entry, settings: Settings) -> bool:
+    """Whether to fetch an entry means more than to look where its file is."""
+    path = entry.path(settings)
+    if path is None or not entry.is_remote:
+        return False
+    if entry.urls and entry.sha256:
+        return not path.is_file() or file_hash(path) != entry.sha256
+    return not (settings.offline and path.exists())
 
 
 def verify(entry: Entry, settings: Settings) -> str:
-    """What is wrong with the file of an entry, compared with the index; the empty string if nothing is.
+    """What is wrong with the file of an entry, compared with the index, or else with what was noted when it came.
 
-    An entry whose file is not here because it was not fetched has nothing wrong.
+    Returns:
+        A sentence; empty if nothing is wrong. An entry whose file is not here because it was not fetched has nothing
+        wrong.
     """
     state, path = entry.state(settings), entry.path(settings)
     if path is None or state != "here":
         return f"{path} is missing" if state == "missing" else ""
+    if entry.is_remote and entry.sha256 is None:
+        return verify_fetched(f"zoo/{entry.name}", settings)
     size, digest = path.stat().st_size, file_hash(path)
-    if entry.sha256 is None or entry.bytes is None:
+    if entry.sha256 is None or (entry.bytes is None and not entry.is_remote):
         return f"the index does not say its hash and size (sha256 = {digest!r}, bytes = {size})"
-    if (size, digest) != (entry.bytes, entry.sha256):
+    if digest != entry.sha256 or entry.bytes not in (size, None):
         return f"{path} has {size} bytes and SHA-256 {digest}; the index says {entry.bytes} and {entry.sha256}"
     return ""
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The `spherectl` header of a model or feature file, read without torch; its tensors are not looked at.
-
-    Raises:
-        FileError: it is not a safetensors file, or has no such header.
-    """
-    try:
-        with path.open("rb") as file:
-            # A damaged length must not ask for more memory than the file has bytes.
-            length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)
-            metadata = json.loads(file.read(length)).get("__metadata__", {})
-        header = json.loads(metadata["spherectl"])
-    except OSError as error:
-        raise FileError(f"Cannot read {path}: {error.strerror}.") from None
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise FileError(
-            f"{path} is not a model file: it has no spherectl header.", "Fetch it or copy it again."
-        ) from None
-    return dict(header)
-
-
-def _find(text: str, why: str, settings: Settings) -> Found:
-    if text.startswith("hf:"):
-        raise UsageError(
-            f"{text}: this version does not fetch models from the Hugging Face hub.",
-            "Download the repository's folder yourself and give its path to --model.",
-        )
+def _find(text: str, why: str, settings: Settings, progress: Progress | None) -> Found:
+    if text.startswith(hub.PREFIX):
+        return _on_the_hub(hub.parse_name(text), why, settings, progress)
     entries = index(settings)
     if text in entries:
         return _zoo_model(entries[text], why, settings)
@@ -210,6 +199,18 @@ def _find(text: str, why: str, settings: Settings) -> Found:
     runs = sorted(str(model.parent) for model in settings.runs.glob(f"*/{MODEL_FILE}"))
     raise UsageError(
         f"There is no model {text!r}: neither the zoo nor a path has that name.", _suggest(text, [*names, *runs])
+    )
+
+
+def _on_the_hub(name: hub.HubName, why: str, settings: Settings, progress: Progress | None) -> Found:
+    """A model of the hub: as it was fetched before, without asking again; else fetched now."""
+    place = hub_place(name)
+    path = cached_path(place, settings)
+    if not path.exists():
+        path = fetch_parcel(find_on_the_hub(name, settings), settings, progress)
+    commit = str(load_note(place, settings).get("revision", ""))[:12]
+    return Found(
+        path, name.repo.rpartition("/")[2], "hub", f"model: {name} ({why}{f', commit {commit}' * bool(commit)})"
     )
 
 
@@ -227,12 +228,11 @@ def _present(entry: Entry, settings: Settings) -> Path:
     path = entry.path(settings)
     if path is None:
         raise UsageError(
-            f"{entry.name} is known but not verified: its file, hash and licence were never checked, so this version "
-            "does not fetch it.",
-            f"Read {entry.page}, download the folder yourself and give its path to --model.",
+            f"{entry.name} is only known of: the zoo has no address to fetch it from.",
+            f"Read {entry.page}, download the model yourself and give its path to --model.",
         )
-    if not path.is_file():
-        if entry.urls:
+    if not path.exists():
+        if entry.is_remote:
             raise UsageError(
                 f"{entry.name} is not on this machine yet.", f"`spherectl zoo fetch {entry.name}` brings it."
             )
@@ -250,12 +250,11 @@ def _present(entry: Entry, settings: Settings) -> Path:
 
 def _model_at(path: Path, why: str) -> Found:
     if path.is_file():
-        if path.suffix == ".safetensors":
+        if path.suffix == MODEL_SUFFIX:
             if path.name == MODEL_FILE and (path.parent / "recipe.toml").is_file():
                 return _model_at(path.parent, why)
             return Found(path, path.stem, "file", f"model: {path} ({why})")
-        hint = "Give the folder that holds cfg.json and ckpt/." if path.suffix == ".pth" else ""
-        raise FileError(f"{path} is not a model: expected a .safetensors file or a folder.", hint)
+        raise _no_model(path)
     name = path.resolve().name
     if (path / MODEL_FILE).is_file():
         return Found(path / MODEL_FILE, name, "run", f"model: {path} ({why})")
@@ -269,6 +268,15 @@ def _model_at(path: Path, why: str) -> Found:
     raise FileError(
         f"The folder {path} is no model: expected {MODEL_FILE} (a run), or cfg.json and ckpt/ (a published checkpoint)."
     )
+
+
+def _no_model(path: Path) -> FileError:
+    try:
+        refuse_archive(path.name)
+    except ValueError as error:
+        return FileError(f"{path} is not a model: {error}.", "Unpack it yourself, and look at what it holds.")
+    hint = "Give the folder that holds cfg.json and ckpt/." if path.suffix == ".pth" else ""
+    return FileError(f"{path} is not a model: expected a {MODEL_SUFFIX} file or a folder.", hint)
 
 
 def _may_be_picked(run: Path) -> bool:

@@ -16,10 +16,15 @@ if TYPE_CHECKING:
     from spherectl.model.weights import Package
     from spherectl.recipe import Recipe
 
-pytest_plugins = ["tests.published"]
+pytest_plugins = ["tests.published", "tests.processes"]
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEEDS = ("fast", "slow", "gpu", "soak")
+
+# Test processes side by side (pytest-xdist) share the cores with each other, and with the processes they start.
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 # Variables that decide where programs keep things, all replaced by folders of the test's own.
 HOMES = {

@@ -50,6 +50,19 @@ def images(pictures: PictureSet) -> Tensor:
 # load
 
 
+def test_a_thousand_classes_without_names_are_imagenets_if_the_data_is(model, lively):
+    """As published checkpoints come, whose cfg.json names the data and no class."""
+    package = lively(model.recipe.replace(model={"num_classes": 1000, "size": "nano"}))
+    for data, names in (("imagenet", 1000), ("somebody's", 0)):
+        made = api.Model(weights.instantiate(package), {**package.header, "data": data}, name="big", device=CPU)
+        assert len(made.class_names) == names
+        if names:
+            assert made.labels(["golden retriever", "Husky", 0], 3).tolist() == [207, 250, 0]
+        else:
+            with pytest.raises(UsageError, match="big has 1000 classes"):
+                made.labels(["golden retriever"], 1)
+
+
 def test_a_model_says_what_it_is(model):
     assert (model.name, model.num_classes, model.weights) == ("tiny", 10, "ema")
     assert model.class_names == FASHION_MNIST_CLASSES

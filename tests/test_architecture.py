@@ -22,13 +22,14 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["errors", "timing", "files", "tables", "recipe", "settings", "fetch", "entries", "zoo", "classes"],
+    ["errors", "timing", "files", "tables", "recipe", "settings", "answers", "transfer", "fetch",
+     *("headers", "entries", "catalogue", "notes", "hub", "parcels", "zoo", "additions", "classes")],
     # The networks and their mathematics.
     [
         "model",
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
-        *("model.sampler", "model.compiled", "model.objective", "model.weights"),
+        *("model.sampler", "model.compiled", "model.objective", "model.weights", "model.conversion"),
     ],
     # Pictures, and frozen networks that look at them.
     [
@@ -44,11 +45,14 @@ FLOORS = [
     # What is done with a model.
     [
         "training",
-        *("training.perceptual", "training.flops", "training.gauges", "training.parallel"),
-        *("training.optimiser", "training.ema", "training.checkpoint", "training.saver", "training.board"),
+        *("training.perceptual", "training.flops", "training.gauges", "training.parallel", "training.gradient"),
+        *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.board"),
         *("api", "provenance", "output"),
         "training.previews",
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),
+        "editing",
+        *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.restoration"),
+        *("editing.pictures", "editing.latents"),
         "evaluation",
         *("evaluation.extractors", "evaluation.pictures", "evaluation.reference", "evaluation.fidelity"),
         *("evaluation.bootstrap", "evaluation.directions"),
@@ -63,7 +67,8 @@ FLOORS = [
     [
         "cli",
         *("cli.console", "cli.options"),
-        *("cli.train", "cli.remake", "cli.sample", "cli.evaluate", "cli.plot", "cli.export"),
+        *("cli.train", "cli.pictures", "cli.encode", "cli.remake", "cli.sample"),
+        *("cli.edit", "cli.interpolate", "cli.evaluate", "cli.plot", "cli.export"),
         *("cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
         "cli.app",
         "__main__",

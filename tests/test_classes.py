@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from spherectl.classes import UnknownClassError, describe_classes, parse_classes
+from spherectl.classes import UnknownClassError, describe_classes, known_class_names, names_of, parse_classes
 from spherectl.data.formats import FASHION_MNIST_CLASSES
 from spherectl.errors import UsageError
 
@@ -136,3 +138,68 @@ def test_classes_are_described_by_number_and_ends():
     assert describe_classes((), 1000) == "1000 classes (0-999)"
     assert describe_classes(("cat",), 1) == "1 class (0: cat)"
     assert describe_classes((), 1) == "1 class (0)"
+
+
+# Names of known sets
+
+
+@pytest.mark.parametrize(("dataset", "count"), [("imagenet", 1000), ("flowers102", 102), ("cifar10", 10)])
+def test_no_two_names_of_a_set_are_typed_alike(dataset, count):
+    names = known_class_names(dataset)
+    assert len(names) == len({re.sub(r"[\s_-]+", "-", name.lower()) for name in names}) == count
+    some = range(0, count, 1 + count // 50)
+    assert [parse_classes([names[i]], names, count, dataset) for i in some] == [[i] for i in some]
+
+
+@pytest.mark.parametrize(
+    ("typed", "number"),
+    [
+        ("golden retriever", 207),
+        ("Golden_Retriever", 207),
+        ("golden", 207),
+        ("labrador", 208),
+        ("siberian husky", 250),
+        ("husky", 250),  # a word within the name
+        ("cardigan", 474),
+        ("Cardigan Welsh corgi", 264),
+        ("tench", 0),
+        ("toilet tissue", 999),
+    ],
+)
+def test_imagenets_classes_have_their_known_numbers(typed, number):
+    assert parse_classes([typed], known_class_names("imagenet"), 1000, "m") == [number]
+
+
+def test_the_beginning_of_a_name_goes_before_that_of_a_word():
+    names = ("ankle-boot", "boot jack", "hiking boot")
+    assert parse_classes(["boot"], names, 3, "m") == [1]
+    with pytest.raises(UsageError, match=r"'husk' is ambiguous: it could be red husky \(0\), grey husky \(1\)"):
+        parse_classes(["husk"], ("red husky", "grey husky"), 2, "m")
+
+
+def test_the_lists_agree_with_torchvisions():
+    from torchvision.datasets import Flowers102
+    from torchvision.models import ResNet18_Weights
+
+    theirs = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+    assert [i for i, name in enumerate(known_class_names("imagenet")) if name != theirs[i]] == [264]
+    assert known_class_names("flowers102") == tuple(Flowers102.classes)
+
+
+@pytest.mark.parametrize(
+    ("data", "classes", "dataset"),
+    [
+        ("imagenet256", 1000, "imagenet"),
+        ("ImageNet-1k", 1000, "imagenet"),
+        ("oxford-flowers", 102, "flowers102"),
+        ("flowers256", 102, "flowers102"),
+        ("cifar-10", 10, "cifar10"),
+        ("cifar10-uncond", 0, None),
+        ("cifar-100", 10, None),
+        ("imagenet", 100, None),
+        ("fashion-mnist", 10, None),
+        ("", 1000, None),
+    ],
+)
+def test_a_models_names_follow_from_its_data(data, classes, dataset):
+    assert names_of(data, classes) == (known_class_names(dataset) if dataset else ())

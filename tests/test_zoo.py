@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spherectl import zoo
+from spherectl import catalogue, zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.settings import Settings, load_settings, packaged
 from spherectl.zoo import Found, find_model, find_recipe, index, newest_run, read_header, read_index
@@ -62,7 +62,7 @@ def own_zoo(tmp_path, monkeypatch) -> Path:
         {**REMOTE, "name": "rumour", "page": "https://example.org/rumour"},
     )
     write_model(folder / "one.safetensors")
-    monkeypatch.setattr(zoo, "packaged", lambda _: folder)
+    monkeypatch.setattr(catalogue, "packaged", lambda _: folder)
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -117,12 +117,16 @@ def test_every_shipped_file_has_an_entry():
         ({"file": "/tmp/one.safetensors"}, "entry one, file: expected a path inside the folder"),
         ({"sha256": SHA256[:63]}, "entry one, sha256: expected 64 hexadecimal digits"),
         ({"sha256": SHA256.upper()}, "entry one, sha256: expected 64 hexadecimal digits"),
-        ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, page"),
+        ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, published, hub, page"),
         ({"name": "One"}, "entry One, name: "),
         ({"kind": "encoder"}, "entry one, kind: input should be 'model' or 'features'"),
         ({"licenze": "MIT"}, "entry one, licenze: unknown key"),
         ({"bytes": 0}, "entry one, bytes: "),
         ({"kind": "features", "default": True}, "entry one: default: only an embedded model can be the default"),
+        ({"file": "one.zip"}, "entry one, file: archives (.zip) are never unpacked here; expected the model itself"),
+        ({"file": "one.tar.gz"}, "entry one, file: archives (.tar.gz) are never unpacked here"),
+        ({"file": "one.pth"}, "entry one, file: expected a .safetensors file, got 'one.pth'"),
+        ({"folder": "../x"}, "entry one, folder: expected a path inside the folder"),
     ],
 )
 def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
@@ -135,9 +139,14 @@ def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ({}, "entry far: expected one of file, urls, page"),
+        ({}, "entry far: expected one of file, urls, published, hub, page"),
         ({"urls": ["http://example.org/w"]}, "entry far, urls: expected an https address"),
         ({"urls": ["https://example.org/w", "ftp://example.org/w"]}, "entry far, urls: expected an https address"),
+        ({"urls": ["https://example.org/w.tgz?x=1"]}, r"entry far, urls: archives \(\.tgz\) are never unpacked here"),
+        ({"hub": "user"}, "entry far, hub: "),
+        ({"hub": "user/../../etc"}, "entry far, hub: "),
+        ({"hub": "user/repo"}, "entry far: published and hub are for models, and sha256 and bytes for one file"),
+        ({"published": "https://example.org/x/"}, "entry far: published and files: expected both or neither"),
     ],
 )
 def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
@@ -145,12 +154,44 @@ def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
         read_index(write_index(tmp_path, REMOTE | source))
 
 
-def test_a_remote_entry_needs_a_hash_unless_it_is_only_known_of(tmp_path):
+@pytest.mark.parametrize(
+    ("published", "files", "words"),
+    [
+        ("https://example.org/x", ["cfg.json", "ckpt/ep0001.pth"], "expected the address of a folder, ending in /"),
+        ("https://example.org/x.zip/", ["cfg.json", "ckpt/ep0001.pth"], r"archives \(\.zip\) are never unpacked here"),
+        ("http://example.org/x/", ["cfg.json", "ckpt/ep0001.pth"], "expected an https address"),
+        ("https://example.org/x/", ["cfg.json"], r"files: expected cfg\.json and one ckpt/ep####\.pth"),
+        ("https://example.org/x/", ["cfg.json", "ckpt/ep1.pth", "ckpt/ep2.pth"], "files: expected"),
+        ("https://example.org/x/", ["cfg.json", "../ckpt/ep0001.pth"], "expected a path inside the folder"),
+        (
+            "https://example.org/x/",
+            ["cfg.json", "ckpt/ep0001.tar.gz"],
+            r"archives \(\.tar\.gz\) are never unpacked here",
+        ),
+        ("https://example.org/x/", ["cfg.json", "run.py"], r"expected cfg\.json or ckpt/ep####\.pth, got 'run\.py'"),
+    ],
+)
+def test_a_published_folder_is_named_whole_and_safely(tmp_path, published, files, words):
     bare = {key: value for key, value in REMOTE.items() if key != "sha256"}
-    with pytest.raises(FileError, match="urls without a sha256"):
-        read_index(write_index(tmp_path, bare | {"urls": ["https://example.org/w"]}))
-    (entry,) = read_index(write_index(tmp_path, bare | {"page": "https://example.org"}))
-    assert entry.state(load_settings()) == "not verified"
+    path = write_index(tmp_path, bare | {"published": published})
+    with path.open("a") as index_file:
+        index_file.write("\nfiles = [" + ", ".join(f'{{path = "{name}"}}' for name in files) + "]\n")
+    with pytest.raises(FileError, match=words):
+        read_index(path)
+
+
+def test_an_archive_is_no_model_and_no_index(own_zoo, tmp_path):
+    for name in ("zoo.zip", "zoo.tar.gz", "zoo.7z"):
+        Path(name).write_bytes(b"PK")
+        with pytest.raises(FileError, match=f"{name} is not a model: archives .* are never unpacked here"):
+            find_model(name)
+    with pytest.raises(FileError, match=r"Cannot read the zoo index zoo\.zip"):
+        index(Settings(zoo_index=(Path("zoo.zip"),)))
+
+
+def test_an_entry_with_a_page_alone_is_only_known_of(tmp_path):
+    (entry,) = read_index(write_index(tmp_path, REMOTE | {"page": "https://example.org"}))
+    assert (entry.state(load_settings()), entry.is_remote) == ("known of", False)
 
 
 def test_addresses_of_this_machine_may_be_plain_http(tmp_path):
@@ -271,8 +312,8 @@ def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
         ("runs/b", UsageError, "Did you mean runs/a?"),
         ("one-features", UsageError, "one-features is a feature network for losses and scores; it draws no images"),
         ("far", UsageError, "far is not on this machine yet. `spherectl zoo fetch far` brings it."),
-        ("rumour", UsageError, "rumour is known but not verified: its file, hash and licence were never checked"),
-        ("hf:user/repo", UsageError, "does not fetch models from the Hugging Face hub"),
+        ("rumour", UsageError, "rumour is only known of: the zoo has no address to fetch it from"),
+        ("hf:user", UsageError, "Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got 'hf:user'."),
         ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint."),
         ("runs/new", UsageError, "`spherectl train runs/new/recipe.toml --run runs/new` goes on with it."),
         ("runs", FileError, "The folder runs is no model: expected model.safetensors (a run), or cfg.json and ckpt/"),
@@ -309,32 +350,14 @@ def test_a_fetched_model_is_found_in_the_cache(own_zoo, tmp_path):
 # Fetching, verifying, reading
 
 
-def test_addresses_are_tried_in_turn(own_zoo, monkeypatch, tmp_path):
-    asked: list[str] = []
-
-    def fetch_url(url, sha256, filename, progress, settings):
-        asked.append(url)
-        if len(asked) == 1:
-            raise SpherectlError("No connection.")
-        assert (sha256, filename) == (SHA256, "zoo/far.safetensors")
-        return settings.cache / filename
-
-    monkeypatch.setattr(zoo, "fetch_url", fetch_url)
-    write_index(own_zoo, {**REMOTE, "urls": ["https://a.org/w", "https://b.org/w", "https://c.org/w"]})
-    path = zoo.fetch(zoo.find_entry("far"), Settings(cache=tmp_path))
-    assert asked == ["https://a.org/w", "https://b.org/w"]
-    assert path == tmp_path / "zoo" / "far.safetensors"
-
-
 def test_the_last_address_says_why(own_zoo, monkeypatch):
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
     with pytest.raises(SpherectlError, match="is missing, and it is not fetched because SPHERECTL_OFFLINE says"):
         zoo.fetch(zoo.find_entry("far"))
 
 
-def test_what_was_never_verified_is_not_fetched(own_zoo, monkeypatch):
-    monkeypatch.setattr(zoo, "fetch_url", lambda *_: pytest.fail("asked the network"))
-    with pytest.raises(UsageError, match="rumour is known but not verified"):
+def test_what_is_only_known_of_is_not_fetched(own_zoo):
+    with pytest.raises(UsageError, match="rumour is only known of"):
         zoo.fetch(zoo.find_entry("rumour"))
 
 
@@ -361,6 +384,14 @@ def test_verify_compares_size_and_hash(own_zoo):
     assert verify() == f"the index does not say its hash and size (sha256 = {digest!r}, bytes = {size})"
     file.unlink()
     assert verify(sha256=digest, bytes=size) == f"{file} is missing"
+
+
+def test_verify_compares_a_fetched_file_by_its_hash_alone_if_no_size_is_stated(own_zoo):
+    entry, settings = zoo.find_entry("far"), load_settings()
+    file = write_model(settings.cache / "zoo" / "far.safetensors")
+    assert f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}; the index says" in zoo.verify(entry, settings)
+    write_index(own_zoo, REMOTE | {"urls": list(entry.urls), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    assert zoo.verify(zoo.find_entry("far"), settings) == ""
 
 
 def test_verify_has_nothing_against_what_is_not_here(own_zoo):

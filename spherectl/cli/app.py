@@ -15,16 +15,34 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperArgument, TyperGroup, TyperOption
 
-from spherectl.cli import console, doctor, evaluate, export, features, plot, recipes, sample, train, zoo
+from spherectl.cli import (
+    console,
+    doctor,
+    edit,
+    encode,
+    evaluate,
+    export,
+    features,
+    interpolate,
+    plot,
+    recipes,
+    sample,
+    train,
+    zoo,
+)
 
 COMPLETE = "_SPHERECTL_COMPLETE"  # set by the shell when it asks for completions
-ORDER = ("train", "sample", "evaluate", "export", "plot", "zoo", "recipes", "features", "doctor")
+ORDER = (
+    *("train", "sample", "edit", "interpolate", "encode", "evaluate", "export"),
+    *("plot", "zoo", "recipes", "features", "doctor"),
+)
 
 EXAMPLES = """
 Examples:
 
 spherectl sample --class sneaker --count 16 --out sneakers.png
 spherectl train recipes/fashion-mnist.toml
+spherectl edit a.png b.png --harmonize
 spherectl evaluate --steps 1,2,4 --out report/
 spherectl export --format onnx --out graphs/
 spherectl plot training runs/fashion-mnist
@@ -108,6 +126,9 @@ def root(
 
 app.command()(train.train)
 app.command()(sample.sample)
+app.command()(edit.edit)
+app.command()(interpolate.interpolate)
+app.command()(encode.encode)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
 app.add_typer(plot.app, name="plot", cls=Group)

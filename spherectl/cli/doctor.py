@@ -20,7 +20,7 @@ Facts = dict[str, str | int]
 # Distributions whose version matters when something differs between machines.
 PACKAGES = (
     "torch", "torchvision", "xformers", "numpy", "pillow", "safetensors", "pydantic", "pydantic-settings", "pooch",
-    "torch-fidelity", "lpips", "typer", "rich", "tensorboard",
+    "torch-fidelity", "lpips", "typer", "rich", "tensorboard", "matplotlib", "onnx", "onnxscript", "onnxruntime",
 )  # fmt: skip
 
 
@@ -169,8 +169,14 @@ def _data(settings: Settings) -> Facts:
 
 
 def _model(settings: Settings) -> Facts:
+    from spherectl import hub
+    from spherectl.entries import cached_path
+    from spherectl.parcels import hub_place
     from spherectl.zoo import find_model
 
+    named = settings.model or ""
+    if named.startswith(hub.PREFIX) and not cached_path(hub_place(hub.parse_name(named)), settings).exists():
+        return {"default": f"{named}, to be fetched when it is first used"}
     found = find_model(None, settings)
     return {"default": found.reason.removeprefix("model: "), "file": str(found.path)}
 

@@ -170,7 +170,8 @@ def evaluate(
         loaded: list[Model] = []
         asked: list[str | None] = [*models] if models else [None]
         for name in asked:
-            found = zoo.find_model(name, settings)
+            with console.progress("fetching", unit="B") as bar:
+                found = zoo.find_model(name, settings, bar)
             console.say(found.reason)
             with processes.first_goes_first():
                 one = api.load_found(

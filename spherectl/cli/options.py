@@ -43,7 +43,7 @@ Model = Annotated[  # default None
         "--model",
         "-m",
         metavar="NAME|PATH",
-        help="A zoo name, a model file, a run folder or a published checkpoint folder.",
+        help="A zoo name, a model file, a run folder, a published checkpoint folder or hf:user/repo.",
         show_default="the setting, else the newest run, else the zoo's",
     ),
 ]

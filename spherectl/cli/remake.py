@@ -57,7 +57,8 @@ def remake(
     if table is None:
         raise UsageError(f"{like} does not say how it was made.", "Only PNGs with our provenance can be made again.")
     made = provenance.read(table)
-    found = zoo.find_model(model, settings) if model is not None else _find_drawer(made, settings)
+    with console.progress("fetching", unit="B") as bar:
+        found = zoo.find_model(model, settings, bar) if model is not None else _find_drawer(made, settings)
     console.say(found.reason)
     alike = made.was_compiled_on(api.choose_device(device))
     loaded = api.load_found(found, device=device, dtype=made.dtype, weights_kind=made.weights, compile=alike)
@@ -98,8 +99,9 @@ def _find_drawer(made: Provenance, settings: Settings) -> Found:
 
 
 def _candidates(name: str, settings: Settings) -> Iterator[Found]:
-    """What a model's name may mean here: a run, a file in the working folder, a zoo entry, the model of the setting."""
+    """What a name may mean here: a run, a file in the working folder, an entry, one of the hub, the setting's model."""
     from spherectl import zoo
+    from spherectl.notes import notes_of_the_hub
 
     file = Path(f"{name}.safetensors")
     if Path(name).name == name and (settings.runs / name / zoo.MODEL_FILE).is_file():
@@ -109,6 +111,10 @@ def _candidates(name: str, settings: Settings) -> Iterator[Found]:
     entry = zoo.index(settings).get(name)
     if entry is not None and entry.kind == "model" and entry.state(settings) == "here":
         yield zoo.find_model(name, settings)
+    for note in notes_of_the_hub(settings):
+        found = zoo.find_model(note["name"], settings)
+        if found.name == name:
+            yield found
     if settings.model is not None:
         yield zoo.find_model(None, settings)
 

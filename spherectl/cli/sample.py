@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spherectl.cli import console, options, remake
+from spherectl.cli.encode import decode
 from spherectl.errors import UsageError
 from spherectl.timing import Stopwatch, process_age
 
@@ -46,6 +46,8 @@ class Strength(StrEnum):
     CONSTANT = "constant"
     DECAYING = "decaying"
 
+
+DECODING = ("class_", "steps", "batch", "dtype", "weights")  # what --latents leaves to choose
 
 THE_MODELS = "the model's own"
 
@@ -115,6 +117,12 @@ def sample(
     like: Annotated[
         Path | None, typer.Option("--like", metavar="PNG", help="Make this picture of ours again, from its provenance.")
     ] = None,
+    latents: Annotated[
+        Path | None,
+        typer.Option(
+            "--latents", metavar="FILE", help="Draw what `spherectl encode` wrote; --steps adds rounds without noise."
+        ),
+    ] = None,
     provenance: Annotated[
         bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
     ] = True,
@@ -147,8 +155,14 @@ def sample(
     where = device or settings.device
     if threads:
         torch.set_num_threads(threads)
+    if latents is not None:
+        _refuse_beside(ctx, "latents", *DECODING, why="draws pictures as they were encoded")
+        chosen_weights = {"dtype": dtype.value, "weights": weights.value, "device": where}
+        how = {"class_": class_, "steps": steps, "batch": batch, "out": out, "as_json": as_json}
+        decode(latents, model, settings, **chosen_weights, **how, with_provenance=provenance)  # type: ignore[arg-type]
+        return
     if like is not None:
-        _refuse_beside_like(ctx)
+        _refuse_beside(ctx, "like", why="takes everything from the picture")
         remake.remake(like, model, settings, device=where, out=out, as_json=as_json, with_provenance=provenance)
         return
     check_target(out or Path("samples.png"))
@@ -165,7 +179,9 @@ def sample(
 
     with watch.stage("model"):
         try:
-            loaded, chosen, batches = prepare(zoo.find_model(model, settings))
+            with console.progress("fetching", unit="B") as bar:
+                found = zoo.find_model(model, settings, bar)
+            loaded, chosen, batches = prepare(found)
         except UnknownClassError as error:
             loaded, chosen, batches = prepare(_another_model(error, settings))
     console.say(
@@ -203,9 +219,9 @@ def sample(
         console.show(str(target))
 
 
-def _refuse_beside_like(ctx: typer.Context) -> None:
-    """--like takes what decides the pixels from the picture; an option that said otherwise would be ignored."""
-    allowed = {"like", "model", "device", "threads", "out", "provenance", "as_json"}
+def _refuse_beside(ctx: typer.Context, option: str, *more: str, why: str) -> None:
+    """Refuse options that would be ignored beside another one."""
+    allowed = {option, "model", "device", "threads", "out", "provenance", "as_json", *more}
     given = [
         max(parameter.opts, key=len)
         for parameter in ctx.command.params
@@ -214,7 +230,7 @@ def _refuse_beside_like(ctx: typer.Context) -> None:
         and source.name == "COMMANDLINE"
     ]
     if given:
-        raise UsageError(f"--like takes everything from the picture; leave out {', '.join(given)}.")
+        raise UsageError(f"--{option} {why}; leave out {', '.join(given)}.")
 
 
 def _watched(batches: Iterator[Generated], bar: Callable[[int], None], watch: Stopwatch) -> Iterator[Generated]:
@@ -255,41 +271,30 @@ def _another_model(error: UnknownClassError, settings: Settings) -> Found:
     needs = f"{error.known}; {error.asked} needs a {entry.classes}-class model"
     if entry.state(settings) == "here":
         raise UsageError(f"{needs}: `--model {entry.name}` is one.")
-    if entry.urls and sys.stdin.isatty() and sys.stderr.isatty():
-        size = f"{entry.bytes / 1e6:.0f} MB" if entry.bytes else "of unknown size"
+    if entry.is_remote and sys.stdin.isatty() and sys.stderr.isatty():
+        size = f"{entry.size / 1e6:.0f} MB" if entry.size else "of unknown size"
         console.say(f"{needs}.")
-        what = f"Fetch {entry.name} ({size}, licence {entry.licence}) from {entry.urls[0]}?"
+        what = f"Fetch {entry.name} ({size}, licence {entry.licence}) from {entry.source}?"
         if typer.confirm(what, err=True):
-            with console.progress(f"fetching {entry.name}", entry.bytes, "B") as bar:
-                zoo.fetch(entry, settings, bar)
+            with console.progress(f"fetching {entry.name}", entry.size, "B") as bar:
+                zoo.fetch(entry, settings, bar, trust=True, accept=True)
             return zoo.find_model(entry.name, settings)
     train = f", or `spherectl train recipes/{entry.recipe}.toml`" if entry.recipe else ""
     raise UsageError(f"{needs}: `spherectl zoo fetch {entry.name}`{train}.")
 
 
 def _entry_with_class(asked: str, settings: Settings) -> Entry | None:
-    """The smallest model of the zoo with a class of that number, range or ImageNet name; one that is here first."""
+    """The smallest model of the zoo with a class of that number, range or known name; one that is here first."""
     from spherectl import zoo
+    from spherectl.classes import names_of, parse_classes
 
-    numbers = [int(number) for number in asked.split("-")] if re.fullmatch(r"\d{1,9}(-\d{1,9})?", asked) else []
-    fitting = [
-        entry
-        for entry in zoo.index(settings).values()
-        if entry.kind == "model" and (entry.classes > max(numbers) if numbers else entry.classes == 1000)
-    ]
-    if not fitting or not (numbers or _is_imagenet_class(asked)):
-        return None
-    return min(fitting, key=lambda entry: (entry.state(settings) != "here", entry.classes))
+    def has_class(entry: Entry) -> bool:
+        names = names_of(entry.recipe or entry.name, entry.classes)
+        try:
+            return bool(parse_classes([asked], names, entry.classes, entry.name))
+        except UsageError:
+            return False
 
-
-def _is_imagenet_class(name: str) -> bool:
-    """Whether ImageNet has a class of that name; torchvision keeps the list. Only a mistake pays for its import."""
-    from torchvision.models import VGG16_Weights
-
-    from spherectl.classes import parse_classes
-
-    names = VGG16_Weights.IMAGENET1K_V1.meta["categories"]
-    try:
-        return bool(parse_classes([name], names, len(names), "ImageNet"))
-    except UsageError:
-        return False
+    models = [entry for entry in zoo.index(settings).values() if entry.kind == "model" and entry.classes]
+    fitting = [entry for entry in models if has_class(entry)]
+    return min(fitting, key=lambda entry: (entry.state(settings) != "here", entry.classes), default=None)

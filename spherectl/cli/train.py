@@ -31,7 +31,13 @@ FIRST_BYTES = 1 << 20  # of a download: what its first report counts
 LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
 # Training pictures of the sets that are the same everywhere.
-PUBLISHED_PICTURES = {"imagenet": 1_281_167, "fashion-mnist": 60_000, "cifar10": 50_000, "flowers102": 8_189}
+PUBLISHED_PICTURES = {
+    "imagenet": 1_281_167,
+    "fashion-mnist": 60_000,
+    "cifar10": 50_000,
+    "flowers102": 8_189,
+    "animal-faces": 14_630,
+}
 
 
 def train(
@@ -166,7 +172,8 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     from spherectl.model.weights import read_package
     from spherectl.training.start import fitting
 
-    found = zoo.find_model(model, settings)
+    with console.progress("fetching", unit="B") as bar:
+        found = zoo.find_model(model, settings, bar)
     package = read_package(found.path)
     with torch.device("meta"):
         model_of_recipe = build(recipe.model)
@@ -206,7 +213,8 @@ def _is_picked(model: Path, settings: Settings) -> bool:
     from spherectl import zoo
 
     try:
-        return zoo.find_model(None, settings).path.absolute() == model.absolute()
+        here = settings.model_copy(update={"offline": True})  # a question is no reason to fetch anything
+        return zoo.find_model(None, here).path.absolute() == model.absolute()
     except SpherectlError:
         return False
 

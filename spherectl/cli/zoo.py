@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -9,24 +11,44 @@ import typer
 from spherectl.cli import console, options
 
 if TYPE_CHECKING:
+    from spherectl.parcels import Parcel
     from spherectl.settings import Settings
     from spherectl.zoo import Entry
 
-app = typer.Typer(no_args_is_help=True, help="Models and feature networks: list, show, fetch and verify.")
+app = typer.Typer(no_args_is_help=True, help="Models and feature networks: list, show, fetch, verify, remove, add.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An entry of the zoo; `spherectl zoo ls` lists them.")]
+NameOrHub = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME|hf:USER/REPO", help="An entry of the zoo, or hf:user/repo, with /folder or @revision if need be."
+    ),
+]
 
 
 @app.command()
-def ls(as_json: options.Json = False) -> None:
-    """List what the zoo has, here or to fetch."""
+def ls(
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Ask for indexes that have an address again, not once a day.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """List what the zoo has, here or to fetch, with the indexes of the setting zoo_index and what came from the hub.
+
+    Examples:
+    spherectl zoo ls
+
+    SPHERECTL_ZOO_INDEX=https://example.org/zoo/index.toml spherectl zoo ls --refresh
+    """
+    from spherectl.notes import notes_of_the_hub
     from spherectl.settings import load_settings
     from spherectl.zoo import index
 
     settings = load_settings()
-    entries = index(settings).values()
+    entries = index(settings, refresh=refresh).values()
+    from_hub = notes_of_the_hub(settings)
     if as_json:
-        console.show_json([_facts(entry, settings) for entry in entries])
+        console.show_json([*(_facts(entry, settings) for entry in entries), *from_hub])
         return
     rows = [
         {
@@ -40,24 +62,43 @@ def ls(as_json: options.Json = False) -> None:
         }
         for entry in entries
     ]
+    rows += [
+        {
+            "name": note["name"],
+            "kind": "model",
+            "px": "",
+            "classes": "",
+            "size": f"{note['bytes'] / 1e6:.1f} MB",
+            "licence": note["licence"],
+            "where": "here",
+        }
+        for note in from_hub
+    ]
     console.show_rows(rows, right=("px", "classes", "size"))
 
 
 @app.command()
-def show(name: Name, as_json: options.Json = False) -> None:
-    """Show an entry: its facts, what its file says of itself, and its card."""
+def show(name: NameOrHub, as_json: options.Json = False) -> None:
+    """Show an entry: its facts, what its file says of itself, what was seen when it was fetched, and its card."""
+    from spherectl import hub
+    from spherectl.notes import load_note
     from spherectl.settings import load_settings
-    from spherectl.zoo import find_entry, read_header
+    from spherectl.zoo import find_entry, read_card, read_header
 
     settings = load_settings()
+    if name.startswith(hub.PREFIX):
+        _show_of_the_hub(name, settings, as_json)
+        return
     entry = find_entry(name, settings)
     path = entry.path(settings)
-    header = read_header(path) if path and entry.state(settings) == "here" else {}
-    card = entry.card.read_text(encoding="utf-8") if entry.card.is_file() else ""
+    header = read_header(path) if path and path.is_file() else {}
+    note = load_note(f"zoo/{name}", settings) if entry.is_remote else {}
+    card = read_card(entry)
     if as_json:
-        console.show_json({**_facts(entry, settings), "header": header, "card": card})
+        console.show_json({**_facts(entry, settings), "header": header, "note": note, "card": card})
         return
-    for key, value in {**_facts(entry, settings), **_words(header)}.items():
+    seen = {key: note.get(key) for key in ("revision", "accepted")}
+    for key, value in {**_facts(entry, settings), **_words(header), **seen}.items():
         if value not in (None, "", [], False):
             console.show(f"{key}: {_text(value)}")
     if card:
@@ -66,36 +107,167 @@ def show(name: Name, as_json: options.Json = False) -> None:
 
 
 @app.command()
-def fetch(name: Name) -> None:
-    """Fetch the file of a remote entry into the cache, and verify it."""
+def fetch(
+    name: NameOrHub,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Take files whose SHA-256 nobody has stated; what comes is noted.")
+    ] = False,
+    accept: Annotated[
+        bool, typer.Option("--accept-licence", help="Accept a licence that is non-free or unknown, without a question.")
+    ] = False,
+) -> None:
+    """Fetch a model into the cache, verify it, and convert it if it is a published checkpoint.
+
+    A licence that is not free, or not known, is asked for once. A download that breaks off is continued by the same
+    command.
+
+    Examples:
+    spherectl zoo fetch sphere-l-imagenet --trust
+
+    spherectl zoo fetch hf:user/repo@v1 --accept-licence
+    """
+    from spherectl import hub, parcels, zoo
     from spherectl.settings import load_settings
-    from spherectl.zoo import fetch as fetch_file
-    from spherectl.zoo import find_entry
 
     settings = load_settings()
-    entry = find_entry(name, settings)
-    with console.progress(f"fetching {name}", entry.bytes, "B") as bar:
-        path = fetch_file(entry, settings, bar)
-    console.say(f"{name}: licence {entry.licence}")
+    if name.startswith(hub.PREFIX):
+        parcel = parcels.find_on_the_hub(hub.parse_name(name), settings)
+    else:
+        entry = zoo.find_entry(name, settings)
+        if not zoo.needs_fetching(entry, settings):
+            path = zoo.fetch(entry, settings)
+            console.say(f"{name}: licence {entry.licence}")
+            console.show(str(path))
+            return
+        parcel = parcels.find_parcel(entry, settings)
+    may_ask = trust or not parcels.needs_trust(parcel, settings)  # else it is refused anyway
+    agreed = accept or (may_ask and _agrees(parcel, settings))
+    with console.progress(f"fetching {name}", parcel.bytes, "B") as bar:
+        path = parcels.fetch_parcel(parcel, settings, bar, trust=trust, accept=agreed)
+    if path.is_dir():
+        from spherectl.model.conversion import converted
+
+        console.say(f"{name}: converting the checkpoint into one file")
+        path = converted(path, settings)
+    revision = f", commit {parcel.revision[:12]}" if parcel.revision else ""
+    console.say(f"{name}: licence {parcel.licence}{revision}")
     console.show(str(path))
 
 
 @app.command()
 def verify() -> None:
-    """Compare every file that is here with the index: size and SHA-256."""
+    """Compare every file that is here with the index, or with what was noted when it came: size and SHA-256."""
+    from spherectl import zoo
     from spherectl.errors import FileError
+    from spherectl.notes import notes_of_the_hub, verify_fetched
     from spherectl.settings import load_settings
-    from spherectl.zoo import index
-    from spherectl.zoo import verify as compare
 
     settings = load_settings()
     broken: list[str] = []
-    for entry in index(settings).values():
-        problem = compare(entry, settings)
+    for entry in zoo.index(settings).values():
+        problem = zoo.verify(entry, settings)
         console.show(f"{entry.name}: {problem or ('ok' if entry.state(settings) == 'here' else 'not here')}")
         broken += [entry.name] if problem else []
+    for note in notes_of_the_hub(settings):
+        problem = verify_fetched(note["place"], settings)
+        console.show(f"{note['name']}: {problem or 'ok'}")
+        broken += [note["name"]] if problem else []
     if broken:
         raise FileError(f"Not as the index says: {', '.join(broken)}.", "Install spherectl again, or fetch them again.")
+
+
+@app.command()
+def rm(
+    name: NameOrHub,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="Forget what was seen and accepted too, as if it had never been fetched.")
+    ] = False,
+) -> None:
+    """Remove what was fetched of a model; what comes with spherectl, or lies in an index's own folder, stays.
+
+    Example: spherectl zoo rm hf:user/repo
+    """
+    from spherectl import hub, notes, zoo
+    from spherectl.errors import UsageError
+    from spherectl.parcels import hub_place
+    from spherectl.settings import load_settings
+
+    settings = load_settings()
+    if name.startswith(hub.PREFIX):
+        place = hub_place(hub.parse_name(name))
+    else:
+        entry = zoo.find_entry(name, settings)
+        if not entry.is_remote:
+            where = "lies beside its index" if entry.file else "is only known of"
+            raise UsageError(f"{name} was not fetched, it {where}: there is nothing to remove from the cache.")
+        place = f"zoo/{name}"
+    freed = notes.remove(place, settings, forget=forget)
+    console.say(f"{name}: {freed:,} bytes freed" if freed else f"{name}: nothing was here")
+
+
+@app.command()
+def add(
+    model: Annotated[Path, typer.Argument(metavar="PATH", help="A model file, or a run folder.")],
+    index: Annotated[Path, typer.Option("--index", metavar="FILE", help="The index that gets the entry.")],
+    name: Annotated[str, typer.Option("--name", help="Of the entry.", show_default="the file's or run's")] = "",
+    url: Annotated[
+        str, typer.Option("--url", help="Where others get the file.", show_default="it is copied beside the index")
+    ] = "",
+    licence: Annotated[str, typer.Option("--licence", help="Of the weights.", show_default="as the file says")] = "",
+) -> None:
+    """Make an entry and a card for a model of your own, in an index of your own.
+
+    The card's gaps say TODO. The folder of the index can be put on a web server as it is.
+
+    Examples:
+    spherectl zoo add runs/fashion-mnist --index my-zoo/index.toml --licence Apache-2.0
+
+    SPHERECTL_ZOO_INDEX=my-zoo/index.toml spherectl zoo ls
+    """
+    from spherectl.additions import add as add_entry
+    from spherectl.zoo import MODEL_FILE
+
+    entry = add_entry(model / MODEL_FILE if model.is_dir() else model, index, name=name, url=url, licence=licence)
+    console.say(f"{entry.name}: added to {index}; the card {entry.card} waits for your words")
+    console.show(str(entry.card))
+
+
+def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
+    """What was noted of a model when it came from the hub, and what its file says of itself."""
+    from spherectl import hub
+    from spherectl.entries import cached_path
+    from spherectl.errors import UsageError
+    from spherectl.headers import read_header
+    from spherectl.notes import load_note
+    from spherectl.parcels import hub_place
+
+    place = hub_place(hub.parse_name(name))
+    note, path = load_note(place, settings), cached_path(place, settings)
+    if not note:
+        raise UsageError(f"{name} was never fetched.", f"`spherectl zoo fetch {name}` brings it.")
+    header = read_header(path) if path.is_file() else {}
+    facts = {**note, "state": "here" if path.exists() else "remote", "path": str(path)}
+    if as_json:
+        console.show_json({**facts, "header": header})
+        return
+    shown = ("name", "revision", "licence", "accepted", "bytes", "state", "path")
+    for key, value in {**{key: facts.get(key) for key in shown}, **_words(header)}.items():
+        if value not in (None, "", []):
+            console.show(f"{key}: {_text(value)}")
+
+
+def _agrees(parcel: Parcel, settings: Settings) -> bool:
+    """Show a licence that was not accepted yet, and ask for it where a person can answer."""
+    from spherectl.parcels import needs_acceptance
+
+    answering = sys.stdin.isatty() and sys.stderr.isatty() and not settings.offline
+    if not answering or not needs_acceptance(parcel, settings):
+        return False
+    stated = "is not known" if parcel.licence == "unknown" else f"is {parcel.licence}"
+    console.say(
+        f"The licence of {parcel.name}, from {parcel.source}, {stated}. What it permits is for you to find out."
+    )
+    return typer.confirm("Accept it, and fetch the model?", err=True)
 
 
 def _facts(entry: Entry, settings: Settings) -> dict[str, Any]:
@@ -111,7 +283,7 @@ def _words(header: dict[str, Any]) -> dict[str, Any]:
 
 def _size(entry: Entry, settings: Settings) -> str:
     path = entry.path(settings)
-    size = entry.bytes or (path.stat().st_size if path and path.is_file() else None)
+    size = path.stat().st_size if path and path.is_file() else entry.size
     return f"{size / 1e6:.1f} MB" if size else "unknown"
 
 

@@ -14,6 +14,7 @@ from typing import Literal, TypedDict
 
 import torch
 
+from spherectl.classes import known_class_names
 from spherectl.data import formats
 from spherectl.data.download import Fetched, fetch_set
 from spherectl.data.folders import Listing, holds_pictures, list_pictures, pack_names
@@ -157,10 +158,8 @@ def _folder_name(url: str) -> str:
 
 def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) -> PictureSet:
     if kind == "flowers102":
-        from torchvision.datasets import Flowers102
-
         names, labels = formats.read_flowers102(folder, split)
-        listing = Listing(folder, pack_names(names), labels, tuple(Flowers102.classes))
+        listing = Listing(folder, pack_names(names), labels, known_class_names("flowers102"))
         return _listed(kind, folder, listing, listing.class_names, common)
     read, class_names = {
         "fashion-mnist": (formats.read_fashion_mnist, formats.FASHION_MNIST_CLASSES),
@@ -231,6 +230,4 @@ def _imagenet_names(folders: tuple[str, ...]) -> tuple[str, ...]:
     """ImageNet's words for its 1000 folders (n02099601: golden retriever); other class folders keep their names."""
     if (len(folders), folders[:1], folders[-1:]) != (1000, ("n01440764",), ("n15075141",)):
         return folders
-    from torchvision.models import ResNet18_Weights
-
-    return tuple(ResNet18_Weights.IMAGENET1K_V1.meta["categories"])
+    return known_class_names("imagenet")

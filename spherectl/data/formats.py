@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spherectl.classes import known_class_names
 from spherectl.errors import FileError, SpherectlError
 
 Split = Literal["train", "test"]
@@ -27,7 +28,7 @@ Bytes = npt.NDArray[np.uint8]
 FASHION_MNIST_CLASSES = (
     "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot",
 )  # fmt: skip
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+CIFAR10_CLASSES = known_class_names("cifar10")
 
 _IDX_PREFIX = {"train": "train", "test": "t10k"}
 _IDX_UNSIGNED_BYTE = 0x08

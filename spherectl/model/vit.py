@@ -47,9 +47,9 @@ class ClassEmbedding(nn.Module):
         self.embedding_table = nn.Embedding.from_pretrained(start, freeze=False)
 
     def forward(self, y: Tensor) -> Tensor:
-        """(B,) int64 -> (B, D)."""
-        out: Tensor = self.embedding_table(y)
-        return out
+        """(B,) int64 -> (B, D); or weights of all classes, (B, num_classes + 1) floats, to their mixed embeddings."""
+        table: Tensor = self.embedding_table.weight
+        return y.to(table.dtype) @ table if y.is_floating_point() else F.embedding(y, table)
 
 
 class Trunk(nn.Module):
@@ -169,9 +169,13 @@ class Trunk(nn.Module):
         """Modulations of labels (B,) side by side, (B, 6 D blocks + 2 D), looked up in tables and added to them.
 
         Args:
-            y: labels.
+            y: labels; or weights of all classes, (B, num_classes + 1), whose modulations are computed row by row.
             tables: of 16 classes each, by class // 16; of these weights.
         """
+        if y is not None and y.is_floating_point():
+            assert self.y_embedder is not None
+            rows = self.y_embedder(y).split(1)  # (1, D) each, so that a row's bits are its own
+            return torch.cat([torch.cat([layer(c) for layer in self._modulation_layers()], dim=1) for c in rows])
         chosen = [divmod(label, CLASSES_PER_CALL) for label in self._labels(y).tolist()]
         calls = sorted({call for call, _ in chosen})
         for call in calls:
@@ -179,8 +183,8 @@ class Trunk(nn.Module):
                 while len(tables) >= max(CACHED_CALLS, len(calls)):
                     del tables[next(one for one in tables if one not in calls)]
                 tables[call] = self._class_table(call)
-        rows = torch.tensor([calls.index(call) * CLASSES_PER_CALL + row for call, row in chosen])
-        return torch.cat([tables[call] for call in calls])[rows.to(tables[calls[0]].device)]
+        places = torch.tensor([calls.index(call) * CLASSES_PER_CALL + row for call, row in chosen])
+        return torch.cat([tables[call] for call in calls])[places.to(tables[calls[0]].device)]
 
     def _labels(self, y: Tensor | None) -> Tensor:
         if y is None:

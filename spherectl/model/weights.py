@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from spherectl.classes import names_of
 from spherectl.errors import FileError, UsageError
 from spherectl.files import replacing, write_text
 from spherectl.model.sphere import SphereEncoder, build
@@ -212,7 +213,7 @@ def read_published(folder: Path, checkpoint: Path | None = None) -> Package:
         "architecture": ARCHITECTURE,
         "recipe": recipe.to_table(),
         "weights": "ema" if averaged else "raw",
-        "class_names": [],
+        "class_names": list(names_of(str(cfg.get("dataset_name", "")), recipe.model.classes)),
         "channels": "rgb",
         "data": str(cfg.get("dataset_name", "unknown")),
         "licence": "unknown",

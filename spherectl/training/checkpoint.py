@@ -78,22 +78,20 @@ def state(model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer) -> d
     pieces: dict[str, Piece] = {}
     averages = ema.state()
     for name, p in model.named_parameters():
-        start, shape, sharded = _place(p), tuple(p.shape), hasattr(p, "device_mesh")
         held = {"model": local(p.detach()), "ema": averages[name]}
         if p.requires_grad:
             held |= {f"optim.{moment}": local(optimiser.state[p][moment]) for moment in MOMENTS}
-        pieces |= {f"{kind}.{name}": Piece(tensor, start, shape, sharded) for kind, tensor in held.items()}
+        sharded = hasattr(p, "device_mesh")
+        start = _first_row(p) if sharded else 0
+        pieces |= {f"{kind}.{name}": Piece(tensor, start, tuple(p.shape), sharded) for kind, tensor in held.items()}
     return pieces
 
 
-def _place(p: Tensor) -> int:
-    """First row of what this process holds of a parameter."""
-    if not hasattr(p, "device_mesh"):
-        return 0
+def _first_row(p: Any) -> int:
+    """Of what this process holds of a sharded parameter."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    sharded: Any = p
-    _, offset = compute_local_shape_and_global_offset(p.shape, sharded.device_mesh, sharded.placements)
+    _, offset = compute_local_shape_and_global_offset(p.shape, p.device_mesh, p.placements)
     return int(offset[0])
 
 

@@ -95,6 +95,8 @@ class Gauge:
         self._device = device
         self._flop = training_gflop(recipe) * 1e9
         self._peak = _peak(device, dtype, torch.get_num_threads()) * processes
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # of the training, not of the matrices that were timed
 
     def read(self, images: int, step_s: float, waited_s: float) -> dict[str, float]:
         """A step of so many images, over all processes, that took so long.

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,37 +21,34 @@ from torch import Tensor
 from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
-from spherectl.data.transforms import to_float
 from spherectl.data.unreadable import Tally
 from spherectl.errors import TrainingError
 from spherectl.fetch import Progress
 from spherectl.images import save_png
-from spherectl.model.objective import Draws, draw
 from spherectl.model.sphere import SphereEncoder, build, initialise
 from spherectl.model.weights import Package
-from spherectl.processes import Processes, local, lost, whole
+from spherectl.processes import Processes, lost
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint, cuda, previews
-from spherectl.training.board import Board, opened
+from spherectl.training.board import SCALARS_EVERY, Board, opened
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
 from spherectl.training.gauges import Gauge, effective_rank
-from spherectl.training.optimiser import LossScale, build_optimiser, learning_rate, set_learning_rate, total_steps
-from spherectl.training.parallel import PARTS, Step, shares, synchronised, wrap
+from spherectl.training.gradient import DTYPES, Gradient
+from spherectl.training.optimiser import (
+    FIRST_SCALE,
+    adapt_scale,
+    build_optimiser,
+    learning_rate,
+    set_learning_rate,
+    total_steps,
+)
+from spherectl.training.parallel import PARTS, shares
 from spherectl.training.perceptual import PerceptualDistance, build_perceptual
 from spherectl.training.publish import header, publish
 from spherectl.training.run import Run
 from spherectl.training.saver import Saver
 from spherectl.training.start import take_over
-
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
-AUTOCAST = ("bfloat16", "float16")
-RANK_EVERY = 10  # steps between measurements of the latents' effective rank, which looks at a whole batch at once
 
 OnStep = Callable[[dict[str, float]], None]
 
@@ -147,21 +144,17 @@ class _Training:
         self.recipe, self.pictures, self.run = recipe, pictures, run
         self.device, self.processes = device, processes
         self.steps = total_steps(recipe)
-        self.pieces = shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)
-        self.dtype = DTYPES[recipe.run.dtype]
         self.model = build(recipe.model).to(device)
         initialise(self.model, recipe.run.seed)
         if start is not None:
             take_over(self.model, start.weights)
-        if self.dtype == torch.float64:
+        if recipe.run.dtype == "float64":
             self.model.double()
-        self.step = wrap(Step(self.model, recipe, perceptual), recipe, device, processes)
+        self.gradient = Gradient(self.model, recipe, perceptual, device, processes)  # before: it may shard the model
         self.ema = EMA(self.model)
         self.optimiser = build_optimiser(self.model, recipe.optim)
-        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.counts = Counts(loss_scale=LossScale.START if self.dtype == torch.float16 else 1.0)
+        self.counts = Counts(loss_scale=FIRST_SCALE if recipe.run.dtype == "float16" else 1.0)
         self.saver = Saver(run.checkpoints, processes, self.publish)
-        self.latents: list[Tensor] = []  # of this process's share of the step's batch, before f
         found = checkpoint.checkpoints(run.checkpoints)
         if found:
             self.counts = checkpoint.load(found[-1], self.model, self.ema, self.optimiser)
@@ -170,9 +163,7 @@ class _Training:
             run.rewind_metrics(self.counts.step)
             if found:
                 self.publish(found[-1], self.counts)
-        self.scale = LossScale(self.counts.loss_scale, self.counts.good_steps)
-        if isinstance(self.step, torch.nn.parallel.DistributedDataParallel):
-            self.settle_buckets()
+        self.gradient.settle_buckets()
 
     def loop(self, on_step: OnStep, should_stop: Callable[[], bool]) -> bool:
         """Steps up to the end or to a stop; True at the end."""
@@ -188,7 +179,7 @@ class _Training:
                 start_image=counts.images_seen,
                 flip=recipe.data.flip,
                 workers=recipe.data.workers,
-                share=(self.pieces[0][0], self.pieces[-1][1]),
+                share=self.gradient.share,
             ),
             self.device,
         )
@@ -200,23 +191,23 @@ class _Training:
             self.run.metrics_writer() if first else contextlib.nullcontext() as metrics,
             self.board() as board,
         ):
-            gauge = Gauge(recipe, self.device, self.dtype, self.processes.world)
+            gauge = Gauge(recipe, self.device, DTYPES[recipe.run.dtype], self.processes.world)
             while counts.step < self.steps:
                 step_began = time.monotonic()
                 pictures = next(batches)
                 waited_s = time.monotonic() - step_began
-                sums, norm = self.gradient(to_float(pictures.images), pictures.labels)
+                sums, norm = self.gradient(pictures.images, pictures.labels, counts.images_seen, counts.loss_scale)
                 told = self.told(sums, norm, should_stop(), len(pictures.unreadable))
-                self.run.note_unreadable(set(pictures.unreadable) - set(tally.names))
+                self.run.note_unreadable(pictures.unreadable)
                 tally.add(pictures.first_image, pictures.unreadable, told.unreadable)
                 self.saver.proceed(told.all_written)
-                values = self.update(told.values)
+                values = self.update(told.losses, told.norm)
                 before, now = counts.images_seen, time.monotonic()
                 counts.step, counts.images_seen = counts.step + 1, before + batch
                 counts.wall_s = earlier + now - began
                 line = {"step": counts.step, "images_seen": counts.images_seen, **values}
-                if counts.step % RANK_EVERY == 0:
-                    line["effective_rank"] = effective_rank(self.all_latents())
+                if counts.step % SCALARS_EVERY == 0:  # it looks at the whole batch at once
+                    line["effective_rank"] = effective_rank(self.gradient.latents())
                 if told.unreadable:
                     line["unreadable"] = told.unreadable
                 line |= gauge.read(batch, now - step_began, waited_s) | {"wall_s": round(counts.wall_s, 3)}
@@ -234,99 +225,24 @@ class _Training:
             self.saver.finish()
         return counts.step == self.steps
 
-    def settle_buckets(self) -> None:
-        """Let DDP order its buckets now, by a gradient of nothing, as it otherwise does after the first step.
-
-        Their order is that in which several processes' gradients are added up: a resumed run, which would begin with
-        the other one, would differ in its last bits.
-        """
-        image = torch.zeros(1, 3, *2 * (self.recipe.model.image_size,), device=self.device)
-        draws = self.draws(torch.zeros(1, dtype=torch.int64, device=self.device), (0, 1))
-        with self.precision():
-            loss, *_ = self.step(self.at_least_float32(image), draws)
-        loss.backward()
-        self.optimiser.zero_grad(set_to_none=True)
-
-    def gradient(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole batch's gradient, clipped, from this process's share of it.
-
-        Args:
-            images: (b, 3, H, W) in [0, 1].
-            labels: (b,).
-
-        Returns:
-            This process's share of `PARTS`, (7,), and the norm of the whole gradient before it was clipped.
-        """
-        self.optimiser.zero_grad(set_to_none=True)
-        batch, world, first = self.recipe.run.batch_size, self.processes.world, self.pieces[0][0]
-        sums: Tensor | None = None
-        self.latents = []
-        for start, stop in self.pieces:
-            inside, share = slice(start - first, stop - first), (stop - start) / batch
-            draws = self.draws(labels[inside], (start, stop))
-            # The processes' gradients are averaged, so each loss counts as often as there are processes.
-            factor = share * world * self.scale.scale
-            with synchronised(self.step, now=stop == self.pieces[-1][1]):
-                with self.precision():
-                    loss, parts, z = self.step(self.at_least_float32(images[inside]), draws)
-                (loss * factor).backward()
-            self.latents.append(z)
-            sums = share * parts if sums is None else sums + share * parts
-        assert sums is not None
-        if self.scale.scale != 1:
-            torch._foreach_mul_([local(p.grad) for p in self.parameters if p.grad is not None], 1 / self.scale.scale)
-        return sums, whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.optim.clip_norm))
-
-    def draws(self, labels: Tensor, part: tuple[int, int]) -> Draws:
-        """Everything random for images `part` of the batch."""
-        recipe, spec = self.recipe, self.recipe.model
-        return draw(
-            recipe.run.seed,
-            self.counts.images_seen,
-            labels if spec.classes else None,
-            batch=recipe.run.batch_size,
-            part=part,
-            latent_shape=(spec.tokens, spec.channels_per_token),
-            hard_ratio=recipe.noise.hard_ratio,
-            num_classes=spec.classes,
-            hard_probability=recipe.noise.hard_case_probability,
-            hard_cases=recipe.noise.hard_cases,
-            label_dropout=recipe.loss.label_dropout,
-            device=self.device,
-        )
-
-    def at_least_float32(self, images: Tensor) -> Tensor:
-        """Images as the networks take them: in float64 where those are."""
-        return images.to(torch.float64 if self.dtype == torch.float64 else torch.float32)
-
-    def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """bfloat16 or float16 autocast over float32 weights, or nothing."""
-        if self.recipe.run.dtype in AUTOCAST:
-            return torch.autocast(self.device.type, self.dtype)
-        return contextlib.nullcontext()
-
     def told(self, sums: Tensor, norm: Tensor, stop: bool, unreadable: int) -> _Told:
         """What all processes have to say of this step, summed up."""
         # Read at once: a GPU's queue runs dry at every read.
-        *parts, gradient = torch.cat((sums, norm.to(sums.dtype)[None])).tolist()
+        *parts, whole_norm = torch.cat((sums, norm.to(sums.dtype)[None])).tolist()
         own = [float(stop), float(self.saver.written), float(unreadable)]
         *parts, stops, written, missing = self.processes.add([*parts, *own])
-        values = dict(zip(PARTS, parts, strict=True)) | {"grad_norm": gradient}
-        return _Told(values, stops > 0, written == self.processes.world, int(missing))
+        losses = dict(zip(PARTS, parts, strict=True))
+        return _Told(losses, whole_norm, stops > 0, written == self.processes.world, int(missing))
 
-    def update(self, values: dict[str, float]) -> dict[str, float]:
+    def update(self, losses: dict[str, float], norm: float) -> dict[str, float]:
         """One optimiser step and one of the average; returns the step's numbers.
 
         Raises:
             TrainingError: a loss or a gradient is not finite; weights, average and moments are as before the step.
         """
         recipe, counts = self.recipe, self.counts
-        norm = values.pop("grad_norm")
-        self._refuse_non_finite(values)
-        making = True
-        if self.dtype == torch.float16:
-            making = self.scale.accept(math.isfinite(norm))
-            counts.loss_scale, counts.good_steps = self.scale.scale, self.scale.good_steps
+        self._refuse_non_finite(losses)
+        making = recipe.run.dtype != "float16" or adapt_scale(counts, math.isfinite(norm))
         if making:
             self._refuse_non_finite({"gradient norm": norm})
         lr = learning_rate(counts.step, recipe)
@@ -336,7 +252,7 @@ class _Training:
             counts.updates += 1
         batch = recipe.run.batch_size
         self.ema.update(self.model, ema_decay(recipe.optim, counts.images_seen + batch, batch))
-        return {**values, "lr": lr, "grad_norm": norm}
+        return {**losses, "lr": lr, "grad_norm": norm}
 
     def _refuse_non_finite(self, values: dict[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
@@ -371,11 +287,6 @@ class _Training:
             return contextlib.nullcontext(Board(None, 0))
         return opened(self.run.path / "tensorboard", step=self.counts.step, last_step=self.steps)
 
-    def all_latents(self) -> Tensor:
-        """The latents of the whole batch before f, (B, N, d), of this step; all processes call it together."""
-        mine = torch.cat(self.latents)
-        return self.processes.together(mine, self.pieces[0][0], self.recipe.run.batch_size)
-
     def draw(self, board: Board) -> None:
         """Pictures of the averaged weights, from fixed noise and of fixed pictures; all processes call it together."""
         network = self.averaged()
@@ -393,13 +304,15 @@ class _Told(NamedTuple):
     """A step in numbers, of all processes.
 
     Attributes:
-        values: losses and gradient norm.
+        losses: `PARTS` by name.
+        norm: of the gradient, before it was clipped.
         stopping: whether any of them is to stop.
         all_written: whether every one has written its shard of a checkpoint.
         unreadable: pictures of the batch that could not be read.
     """
 
-    values: dict[str, float]
+    losses: dict[str, float]
+    norm: float
     stopping: bool
     all_written: bool
     unreadable: int

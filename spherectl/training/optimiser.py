@@ -8,6 +8,9 @@ import torch
 
 from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import OptimSpec, Recipe
+from spherectl.training.checkpoint import Counts
+
+FIRST_SCALE, SMALLEST_SCALE, GOOD_STEPS = 2.0**16, 1.0, 2_000
 
 FUSED = ("cpu", "cuda", "mps")  # where torch updates all parameters in one kernel; elsewhere it chooses by itself
 
@@ -56,28 +59,23 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["ratio"]
 
 
-class LossScale:
-    """float16's gradients are small: the loss is multiplied by as much as they bear, found out on the way.
+# As torch.amp.GradScaler does it, whose state would be one more thing to save and which does not know FSDP2's shards.
+def adapt_scale(counts: Counts, finite: bool) -> bool:
+    """Choose float16's next loss scale: its gradients are small, so the loss is multiplied by as much as they bear.
 
-    As torch.amp.GradScaler does it, whose state would be one more thing to save and which does not know FSDP2's shards:
-    after a gradient that is not finite the scale is halved and the step left out, after 2,000 good ones doubled.
+    After a gradient that is not finite the scale is halved and the step left out, after `GOOD_STEPS` good ones doubled.
 
-    Attributes:
-        scale: what the loss is multiplied by.
-        good_steps: since the scale last changed.
+    Args:
+        counts: holds the scale, and the good steps since it last changed.
+        finite: whether this step's gradient was.
+
+    Returns:
+        Whether the step is to be made, or, where nothing is left to halve, to fail for good.
     """
-
-    START, INTERVAL, SMALLEST = 2.0**16, 2_000, 1.0
-
-    def __init__(self, scale: float = START, good_steps: int = 0) -> None:
-        self.scale, self.good_steps = scale, good_steps
-
-    def accept(self, finite: bool) -> bool:
-        """Note whether a step's gradient was finite; True if the step is to be made, or is to fail for good."""
-        if not finite and self.scale > self.SMALLEST:
-            self.scale, self.good_steps = self.scale / 2, 0
-            return False
-        self.good_steps += 1
-        if self.good_steps == self.INTERVAL:
-            self.scale, self.good_steps = self.scale * 2, 0
-        return True
+    if not finite and counts.loss_scale > SMALLEST_SCALE:
+        counts.loss_scale, counts.good_steps = counts.loss_scale / 2, 0
+        return False
+    counts.good_steps += 1
+    if counts.good_steps == GOOD_STEPS:
+        counts.loss_scale, counts.good_steps = counts.loss_scale * 2, 0
+    return True

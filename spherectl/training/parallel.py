@@ -109,7 +109,7 @@ def wrap(step: Step, recipe: Recipe, device: torch.device, processes: Processes)
     if processes.world == 1:
         return step
     if shard:
-        return _sharded(step, device)
+        return _sharded(step, device, processes)
     return nn.parallel.DistributedDataParallel(
         step,
         device_ids=[processes.local_rank] if device.type == "cuda" else None,
@@ -117,13 +117,13 @@ def wrap(step: Step, recipe: Recipe, device: torch.device, processes: Processes)
     )
 
 
-def _sharded(step: Step, device: torch.device) -> nn.Module:
+def _sharded(step: Step, device: torch.device, processes: Processes) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     # It warns of in-place operations on what a network returns; there are none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
-    mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+    mesh = init_device_mesh(device.type, (processes.world,))
     for trunk in (step.model.encoder, step.model.decoder):
         for part in [*trunk.blocks, trunk.ffn]:
             if part.adaLN_modulation is not None:

@@ -6,7 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +110,12 @@ class Run:
         for leftover in self.path.rglob(".*.tmp*"):
             leftover.unlink(missing_ok=True)
 
-    def note_unreadable(self, names: set[str]) -> None:
+    def note_unreadable(self, names: Iterable[str]) -> None:
         """Append names of pictures that could not be read, a line each; those that are there stay as they are."""
-        if names:
+        if new := set(names):
             known = set(self.unreadable.read_text(encoding="utf-8").splitlines()) if self.unreadable.exists() else set()
             with self.unreadable.open("a", encoding="utf-8") as file:
-                file.writelines(f"{name}\n" for name in sorted(names - known))
+                file.writelines(f"{name}\n" for name in sorted(new - known))
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines after `step`, which a resumed training writes again, and a line cut short."""

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from spherectl import zoo
+from spherectl import catalogue
 from spherectl.cli.app import app
 from spherectl.settings import packaged
 
@@ -98,5 +98,5 @@ def own_zoo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> 
         for key in ("bytes", "sha256", "scores"):
             entry.pop(key, None)
     (folder / "index.toml").write_text(tomli_w.dumps(table), encoding="utf-8")
-    monkeypatch.setattr(zoo, "packaged", lambda _name: folder)
+    monkeypatch.setattr(catalogue, "packaged", lambda _name: folder)
     return folder

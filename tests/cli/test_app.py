@@ -18,7 +18,10 @@ from spherectl.errors import FileError, TrainingError, UsageError
 
 RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
 SEE_WHERE = "Run again with --debug to see where it happened."
-COMMANDS = ["train", "sample", "evaluate", "plot", "zoo", "recipes", "features", "doctor"]  # in the design's order
+COMMANDS = [
+    *("train", "sample", "edit", "interpolate", "encode", "evaluate", "export"),
+    *("plot", "zoo", "recipes", "features", "doctor"),
+]  # in the design's order
 
 
 def run(*arguments: str):
@@ -38,7 +41,7 @@ def failing(monkeypatch):
     """Lets `spherectl zoo ls` end by an error."""
 
     def fail_by(error: BaseException) -> None:
-        def index(_settings):
+        def index(_settings, **_options):
             raise error
 
         monkeypatch.setattr(zoo, "index", index)
@@ -202,8 +205,8 @@ def test_a_full_disk_is_a_sentence(cli, arguments):
     [
         ("spherectl ", 1, COMMANDS),
         ("spherectl rec", 1, ["recipes"]),
-        ("spherectl zoo ", 2, ["ls", "show", "fetch", "verify"]),
-        ("spherectl zoo ls --", 3, ["--json", "--help"]),
+        ("spherectl zoo ", 2, ["ls", "show", "fetch", "verify", "rm", "add"]),
+        ("spherectl zoo ls --", 3, ["--refresh", "--json", "--help"]),
     ],
 )
 def test_bash_completes(cli, line, word, expected):

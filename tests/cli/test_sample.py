@@ -263,7 +263,8 @@ def remote(own_zoo: Path, tmp_path: Path, tiny_run: Path, monkeypatch: pytest.Mo
         found.asked.append(question)
         return found.answer
 
-    def fetch(entry: zoo.Entry, settings: Any, _progress: Any) -> None:
+    def fetch(entry: zoo.Entry, settings: Any, _progress: Any, **consent: bool) -> None:
+        assert consent == {"trust": True, "accept": True}  # the question named source and licence
         found.fetched.append(entry.name)
         place = entry.path(settings)
         place.parent.mkdir(parents=True)
@@ -422,8 +423,8 @@ def _uint8(images: torch.Tensor) -> np.ndarray:
         (("--guidance", "nan"), "--guidance"),
         (("--noise", "loud"), "'shared', 'fresh'"),
         (("--model", "nothing"), "There is no model 'nothing'"),
-        (("--model", "hf:somebody/model"), "hf:somebody/model: this version does not fetch"),
-        (("--model", "sphere-l-imagenet"), "is known but not verified"),
+        (("--model", "hf:somebody"), "Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got"),
+        (("--model", "sphere-l-imagenet"), "sphere-l-imagenet is not on this machine yet."),
         (("--model", "fashion-features"), "draws no images"),
         (("--device", "abacus"), "--device"),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from spherectl import fetch
+from spherectl import transfer
 from spherectl.data import remote, streamed
 from spherectl.data.datasets import open_dataset
 from spherectl.data.order import Batch, picture_numbers, training_batches
@@ -30,7 +30,7 @@ SEED = 2**33 + 1
 def waits(monkeypatch) -> list[float]:
     """Seconds that would have been waited between attempts."""
     waited: list[float] = []
-    monkeypatch.setattr(fetch.time, "sleep", waited.append)
+    monkeypatch.setattr(transfer.time, "sleep", waited.append)
     return waited
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -12,6 +13,9 @@ import torch
 from spherectl.api import Model
 from spherectl.model.weights import Package, instantiate, write_package
 from spherectl.recipe import Recipe
+
+if TYPE_CHECKING:
+    from spherectl.export.graphs import Traced
 
 MIXERS = {"encoder_mixer_blocks": 1, "decoder_mixer_blocks": 1}
 SMALL = {"image_size": 16, "patch_size": 4, "size": "nano", "compression_ratio": 6}
@@ -57,3 +61,38 @@ def unusual(packages: Packages) -> Model:
     """An unconditional one, with in-context tokens and spherified blocks."""
     package = packages(UNUSUAL)
     return Model(instantiate(package), package.header, name="unusual", device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def converted() -> Callable[[Traced], Any]:
+    """`onnx.convert`, but the graph of one part of one model is made once: torch takes some seconds for each."""
+    from spherectl.export import onnx as exporting
+
+    kept: dict[Any, tuple[Traced, Any]] = {}  # the traced part is held, so that its weights keep their addresses
+    really = exporting.convert
+
+    def convert(traced: Traced) -> Any:
+        key = (traced.part, *(tensor.data_ptr() for tensor in traced.program.state_dict.values()))
+        if key not in kept:
+            kept[key] = (traced, really(traced))
+        return copy.deepcopy(kept[key][1])
+
+    return convert
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _converted_once(converted: Callable[[Traced], Any]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spherectl.export.onnx.convert", converted)
+        yield
+
+
+@pytest.fixture(scope="session")
+def files(model: Model, converted: Callable[[Traced], Any], tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """The three graphs of the conditional model in float32, by part."""
+    from spherectl.export.onnx import export_onnx
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spherectl.export.onnx.convert", converted)
+        written = export_onnx(model, tmp_path_factory.mktemp("float32"))
+    return {file.part: file for file in written}

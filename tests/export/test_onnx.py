@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 import pytest
@@ -17,7 +14,7 @@ from spherectl.api import Model
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.export import check
 from spherectl.export import onnx as exporting
-from spherectl.export.graphs import OUTPUTS, Round, Traced, plain
+from spherectl.export.graphs import OUTPUTS, Round, plain
 from spherectl.export.onnx import OnnxFile, export_onnx, run
 
 pytestmark = pytest.mark.slow
@@ -27,28 +24,6 @@ INPUTS = {
     "encoder": ("image", "labels"),
     "round": ("latent", "noise", "sigma", "labels", "encoder_weights", "decoder_weights"),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _converted_once() -> Iterator[None]:
-    """A graph of one model is made once for all tests here: torch takes some seconds for each."""
-    kept: dict[tuple[str, str], Any] = {}
-    really = exporting.convert
-
-    def convert(traced: Traced) -> Any:
-        key = (traced.part, repr(traced.inputs))
-        kept[key] = kept.get(key) or really(traced)
-        return copy.deepcopy(kept[key])
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "convert", convert)
-        yield
-
-
-@pytest.fixture(scope="module")
-def files(model: Model, tmp_path_factory: pytest.TempPathFactory) -> dict[str, OnnxFile]:
-    written = export_onnx(model, tmp_path_factory.mktemp("float32"))
-    return {file.part: file for file in written}
 
 
 def test_three_files_with_the_inputs_they_are_documented_with(files: dict[str, OnnxFile]) -> None:
@@ -139,15 +114,16 @@ def test_its_round_takes_latent_noise_and_sigma(unusual: Model) -> None:
     assert check.compare(unusual, "round", given, found).max_difference < 1e-4
 
 
+@pytest.mark.parametrize("part", ["decoder", "round"])
 @pytest.mark.parametrize(("precision", "shrinks_to"), [("float16", 0.75), ("int8", 0.7)])
-def test_fewer_bits_are_smaller_and_near(model, files, tmp_path, precision, shrinks_to) -> None:
-    (file,) = export_onnx(model, tmp_path, ["decoder"], precision)
-    assert file.path.stat().st_size < shrinks_to * files["decoder"].path.stat().st_size
-    given = check.cases(model, "decoder")
-    again = check.compare(model, "decoder", given, run(file.path, given))
+def test_fewer_bits_are_smaller_and_near(model, files, tmp_path, part, precision, shrinks_to) -> None:
+    (file,) = export_onnx(model, tmp_path, [part], precision)
+    assert file.path.stat().st_size < shrinks_to * files[part].path.stat().st_size
+    given = check.cases(model, part)
+    again = check.compare(model, part, given, run(file.path, given))
     assert again == file.difference
     assert again.median_psnr_db >= {"float16": 40, "int8": 30}[precision]
-    assert again.max_difference > files["decoder"].difference.max_difference
+    assert again.max_difference > files[part].difference.max_difference
 
 
 def test_float16_keeps_the_squares_of_norms_in_float32(model: Model, tmp_path: Path) -> None:

@@ -1,21 +1,15 @@
-"""What takes too long for every change: many kills, many images, many files, every batch.
-
-A session in which all of it passes writes docs/soak.json: what was measured, on which machine, with which versions.
-"""
+"""What takes too long for every change: many images, many files, every batch."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +18,12 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks.timing import machine, rounded
 from spherectl import recipe as recipes
 from spherectl.cli.app import app
-from spherectl.files import write_text
 from spherectl.images import read_provenance
 from spherectl.model import seeding
-from spherectl.model.weights import Package, read_header, read_tensors, write_package
+from spherectl.model.weights import Package, write_package
 from spherectl.recipe import Recipe
-from spherectl.training.gauges import Gauge
-from spherectl.training.run import versions
 
 pytestmark = [
     pytest.mark.soak,
@@ -41,24 +31,8 @@ pytestmark = [
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "docs" / "soak.json"
-PARTS = {"kills", "images", "one step", "evaluation", "folder", "batches"}
 
 Record = Callable[..., None]
-
-
-@pytest.fixture(scope="session")
-def record(request: pytest.FixtureRequest) -> Iterator[Record]:
-    """`record(part, key=value, ...)`; all parts are written when the session ends, if it has run and passed whole."""
-    about = {"date": datetime.now(UTC).date().isoformat(), "command": "make soak", "machine": machine()}
-    measured: dict[str, dict[str, Any]] = {}
-
-    def note(part: str, **values: Any) -> None:
-        measured[part] = {key: rounded(value) if isinstance(value, float) else value for key, value in values.items()}
-
-    yield note
-    if measured.keys() == PARTS and not request.session.testsfailed:
-        write_text(RESULTS, json.dumps({**about, "versions": versions(), **measured}, indent=1) + "\n")
 
 
 @dataclass(frozen=True)
@@ -93,78 +67,6 @@ def watched(cli: Any, *command: str | Path) -> Ended:
     )
     assert done.returncode == 0, done.stderr
     return Ended(time.monotonic() - began, int(peak.read_text()) * 1024 / 1e6, done.stdout)
-
-
-# Kills
-
-KILLING = ROOT / "tests" / "training" / "killing.py"
-KILLS = 20
-STEPS, BATCH, CHECKPOINT_STEPS = 100, 8, 10
-# How often a point may be passed before the kill: three checkpoints, each of which saves two files.
-LATEST = {"step": 3 * CHECKPOINT_STEPS, "between": 3 * CHECKPOINT_STEPS, "save": 6, "rename": 3}
-TIMINGS = set(Gauge.KEYS)
-
-
-def training(data: Path, run: Path, dtype: str) -> list[str]:
-    lengths = {"length_images": STEPS, "checkpoint_images": CHECKPOINT_STEPS, "sample_images": STEPS // 2}
-    changes = [f"run.{key}={steps * BATCH}" for key, steps in lengths.items()] + [f"run.dtype={dtype}"]
-    options = [word for change in changes for word in ("--set", change)]
-    return ["train", "debug", "--data", str(data), "--run", str(run), "--threads", "1", *options]
-
-
-def left_behind(run: Path) -> dict[str, Any]:
-    """All that a run ends with, by file and key, but its timings and TensorBoard's files, whose names hold the time."""
-    found: dict[str, Any] = {}
-    for path in (one for one in run.rglob("*") if one.is_file() and one.parent.name != "tensorboard"):
-        name = str(path.relative_to(run))
-        if path.name == "metrics.jsonl":
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[name] = [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-        elif path.name == "checkpoint.json":
-            about = json.loads(path.read_text())
-            found |= {f"{name} {key}": value for key, value in about.items() if key not in TIMINGS}
-        elif path.suffix == ".safetensors" and not path.name.startswith("."):
-            found |= {f"{name} {key}": value for key, value in read_header(path).items() if key not in TIMINGS}
-            found |= {f"{name} {key}": tensor.numpy().tobytes() for key, tensor in read_tensors(path).items()}
-        else:
-            found[name] = path.read_bytes()
-    return found
-
-
-def test_runs_killed_at_random_end_as_if_left_alone(
-    cli: Any, tmp_path: Path, fashion_excerpt: Path, record: Record
-) -> None:
-    began, chance = time.monotonic(), random.Random(0)
-    expected = {}
-    for dtype in ("float32", "bfloat16"):
-        done = cli(*training(fashion_excerpt, tmp_path / dtype, dtype))
-        assert done.returncode == 0, done.stderr
-        expected[dtype] = left_behind(tmp_path / dtype)
-        assert len(expected[dtype]["metrics.jsonl"]) == STEPS
-    kills: Counter[str] = Counter()
-    runs = 0
-    while kills.total() < KILLS:
-        dtype, run = ("float32", "bfloat16")[runs % 2], tmp_path / f"run-{runs}"
-        command, code = training(fashion_excerpt, run, dtype), -signal.SIGKILL
-        while code == -signal.SIGKILL and kills.total() < KILLS:
-            point = chance.choice(sorted(LATEST))
-            killing = [KILLING, point, chance.randint(1, LATEST[point])]
-            words = [sys.executable, *map(str, killing), *command]
-            ended = subprocess.run(
-                words, env=cli.environment(), cwd=tmp_path, capture_output=True, text=True, check=False
-            )
-            code = ended.returncode
-            assert code in (0, -signal.SIGKILL), ended.stderr
-            kills[point] += code == -signal.SIGKILL
-        last = cli(*command)  # the run that the last kill has left; another says that it is finished
-        assert last.returncode == 0, last.stderr
-        runs += 1
-        left, whole = left_behind(run), expected[dtype]
-        different = sorted(key for key in left.keys() | whole.keys() if left.get(key) != whole.get(key))
-        assert not different, f"run {runs} in {dtype}, last killed at {killing[1:]}"
-    assert runs > 1
-    assert kills.keys() == LATEST.keys()
-    record("kills", kills=dict(sorted(kills.items())), runs=runs, steps_a_run=STEPS, seconds=time.monotonic() - began)
 
 
 # Images

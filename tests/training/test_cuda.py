@@ -28,8 +28,8 @@ from spherectl.settings import packaged
 from spherectl.training import cuda, loop
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA
-from spherectl.training.optimiser import FUSED, LossScale, build_optimiser
-from spherectl.training.parallel import Step
+from spherectl.training.gradient import Gradient
+from spherectl.training.optimiser import FUSED, build_optimiser
 from spherectl.training.plan import resolve
 from spherectl.training.saver import Saver
 
@@ -205,18 +205,19 @@ def test_a_step_is_read_once_and_sends_nothing(pictures, pixel_head, monkeypatch
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(tuple(self.shape)) or [1.0] * len(self))
     with torch.device("meta"):
         model = build(recipe.model).train()
-        images, labels = torch.empty(8, 3, 32, 32), torch.zeros(8, dtype=torch.int64)
+        images = torch.empty(8, 3, 32, 32, dtype=torch.uint8)
+        labels = torch.zeros(8, dtype=torch.int64)
     training = object.__new__(loop._Training)
-    training.recipe, training.device, training.dtype = recipe, torch.device("meta"), torch.float32
-    training.processes, training.pieces, training.scale = Processes(), [(0, 8)], LossScale(1.0)
-    training.model, training.step, training.ema = model, Step(model, recipe, None), EMA(model)
+    training.recipe, training.processes, training.counts = recipe, Processes(), Counts()
+    training.gradient = Gradient(model, recipe, None, torch.device("meta"), training.processes)
+    training.model, training.ema = model, EMA(model)
     training.saver = Saver(tmp_path, training.processes, lambda *_: None)
-    nothing: Any = SimpleNamespace(zero_grad=lambda **_: None, step=lambda: None, param_groups=[])
+    nothing: Any = SimpleNamespace(step=lambda: None, param_groups=[])
     training.optimiser = nothing  # it needs a real device
-    training.parameters, training.counts = [p for p in model.parameters() if p.requires_grad], Counts()
     for recorder in (Recorder(), Recorder()):  # the first step makes the rotary table, which is kept
         with recorder:
-            training.update(training.told(*training.gradient(images, labels), stop=False, unreadable=0).values)
+            told = training.told(*training.gradient(images, labels, 0), stop=False, unreadable=0)
+            training.update(told.losses, told.norm)
     assert reads == [(8,), (8,)]
     assert recorder.on_cpu == []
 

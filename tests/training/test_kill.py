@@ -78,23 +78,39 @@ def test_killed_and_resumed_is_bit_identical(
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, make_cli: Any, make_together: Any, fashion_excerpt: Path) -> Path:
-    """The run of two processes that were left alone."""
-    folder = tmp_path_factory.mktemp("pair")
-    command = arguments(fashion_excerpt, folder / "run", "float64")
-    ended = make_together(folder)(2, "-m", "spherectl", *command, env=make_cli(folder).environment())
-    assert [one.returncode for one in ended] == [0, 0], ended[0].stderr
-    return folder / "run"
+def pair(
+    tmp_path_factory: pytest.TempPathFactory, make_cli: Any, make_together: Any, fashion_excerpt: Path
+) -> Callable[[str], Path]:
+    """By way of sharing the run of two processes that were left alone, made when it is first asked for."""
+
+    @functools.cache
+    def run(parallel: str) -> Path:
+        folder = tmp_path_factory.mktemp(parallel)
+        command = [*arguments(fashion_excerpt, folder / "run", "float64"), "--set", f"run.parallel={parallel}"]
+        ended = make_together(folder)(2, "-m", "spherectl", *command, env=make_cli(folder).environment())
+        assert [one.returncode for one in ended] == [0, 0], ended[0].stderr
+        return folder / "run"
+
+    return run
 
 
-# One of two processes inside a step, both inside a save, the first after naming a checkpoint.
-@pytest.mark.parametrize(("point", "victim"), [("step", "1"), ("save", None), ("rename", "0")])
+# One of two processes inside a step, both inside a save, the first after naming a checkpoint of shards.
+@pytest.mark.parametrize(
+    ("point", "victim", "parallel"), [("step", "1", "ddp"), ("save", None, "ddp"), ("rename", "0", "fsdp")]
+)
 def test_two_processes_killed_go_on_as_two_or_as_one(
-    point: str, victim: str | None, pair: Path, together: Any, cli: Any, tmp_path: Path, fashion_excerpt: Path
+    point: str,
+    victim: str | None,
+    parallel: str,
+    pair: Callable[[str], Path],
+    together: Any,
+    cli: Any,
+    tmp_path: Path,
+    fashion_excerpt: Path,
 ) -> None:
     """As two to the bit; as one to 1e-9, in float64."""
-    run, other = tmp_path / "run", tmp_path / "other"
-    command = arguments(fashion_excerpt, run, "float64")
+    expected, run, other = pair(parallel), tmp_path / "run", tmp_path / "other"
+    command = [*arguments(fashion_excerpt, run, "float64"), "--set", f"run.parallel={parallel}"]
     surroundings = cli.environment({"KILL": victim} if victim else None)
     nth = {"step": 13, "save": 1, "rename": 1}[point]
     killed = together(2, KILLING, point, nth, *command, env=surroundings)
@@ -108,11 +124,11 @@ def test_two_processes_killed_go_on_as_two_or_as_one(
     shutil.copytree(run, other)
     resumed = together(2, "-m", "spherectl", *command, env=cli.environment())
     assert [one.returncode for one in resumed] == [0, 0], resumed[0].stderr
-    assert metrics(run) == metrics(pair)
-    equal(run, pair)
+    assert metrics(run) == metrics(expected)
+    equal(run, expected)
     alone = cli(*arguments(fashion_excerpt, other, "float64"))
     assert alone.returncode == 0, alone.stderr
-    for ours, theirs in zip(metrics(other), metrics(pair), strict=True):
+    for ours, theirs in zip(metrics(other), metrics(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-9, abs=0)
 
 

@@ -27,7 +27,8 @@ from spherectl.processes import Processes
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training import loop
-from spherectl.training.optimiser import LossScale
+from spherectl.training.checkpoint import Counts
+from spherectl.training.optimiser import adapt_scale
 from spherectl.training.parallel import shares
 from spherectl.training.plan import plan, resolve
 
@@ -142,11 +143,11 @@ def test_a_mistake_is_told_once_and_leaves_nobody_waiting(
     together: Callable[..., Any], cli: Any, tmp_path: Path, fashion_excerpt: Path
 ) -> None:
     command = ["-m", "spherectl", "train", "debug", "--data", fashion_excerpt]
-    for words, said in (
-        ([*command[:-1], tmp_path / "nothing"], "No fashion-mnist in"),
-        ([*command, "--set", "run.batch_size=3", "--set", "run.length_images=3"], "less than one image for each of 4"),
+    few = ["--set", "run.batch_size=3", "--set", "run.length_images=3"]
+    for world, words, said in (
+        (2, [*command[:-1], tmp_path / "nothing"], "No fashion-mnist in"),
+        (4, [*command, *few], "less than one image for each of 4"),
     ):
-        world = 2 if "nothing" in str(words) else 4
         ended = together(world, *words, env=cli.environment())
         assert {one.returncode for one in ended} == {2}
         assert sum(one.stderr.count(said) for one in ended) == 1, [one.stderr for one in ended]
@@ -248,14 +249,15 @@ def test_float16_is_for_cuda() -> None:
 
 @pytest.mark.fast
 def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_two_thousand_good_steps() -> None:
-    scale = LossScale()
-    assert not scale.accept(finite=False)
-    assert scale.scale == 2.0**15
-    assert all(scale.accept(finite=True) for _ in range(1_999))
-    assert scale.scale == 2.0**15
-    scale.accept(finite=True)
-    assert (scale.scale, scale.good_steps) == (2.0**16, 0)
-    assert LossScale(1.0).accept(finite=False)  # nothing is left to halve: the step fails as in other precisions
+    counts = Counts(loss_scale=2.0**16)
+    assert not adapt_scale(counts, finite=False)
+    assert counts.loss_scale == 2.0**15
+    assert all(adapt_scale(counts, finite=True) for _ in range(1_999))
+    assert counts.loss_scale == 2.0**15
+    adapt_scale(counts, finite=True)
+    assert (counts.loss_scale, counts.good_steps) == (2.0**16, 0)
+    least = Counts(loss_scale=1.0)
+    assert adapt_scale(least, finite=False)  # nothing is left to halve: the step fails as in other precisions
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """Several processes that train together, started as a scheduler would: by torch.distributed's variables alone.
 
-That spares torchrun's own start; `test_parallel.py` has one training under torchrun itself.
+That spares torchrun's own start; `training/test_parallel.py` has one training under torchrun itself.
 """
 
 from __future__ import annotations

@@ -1,0 +1,263 @@
+"""`spherectl edit`: harmonise two pictures, change a picture's class, reconstruct it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spherectl.cli import console, options, pictures
+from spherectl.cli.sample import Guide, Noise
+from spherectl.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spherectl.api import Model
+    from spherectl.editing.pictures import Fitted
+
+STEPS = 4
+ANGLES_DEG = (0, 30, 60, 80)  # of noise, that --reconstruct goes through
+
+
+def edit(
+    images: Annotated[list[Path], typer.Argument(metavar="A [B]", help="One picture; two to harmonise.")],
+    harmonize: Annotated[
+        bool, typer.Option("--harmonize", "--harmonise", help="Stitch A and B, and remove the seam.")
+    ] = False,
+    to_class: Annotated[
+        list[str] | None,
+        typer.Option("--to-class", metavar="CLASS", help="Make A one of this class; repeatable, several with commas."),
+    ] = None,
+    reconstruct: Annotated[
+        bool, typer.Option("--reconstruct", help="Encode and decode A, plainly and through noise.")
+    ] = False,
+    layout: Annotated[
+        str, typer.Option("--layout", help="left-right, top-bottom, diagonal, anti-diagonal: A is named first.")
+    ] = "left-right",
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="PNG", help="In place of a layout: white shows A, black B.")
+    ] = None,
+    swap: Annotated[bool, typer.Option("--swap", help="A and B change sides.")] = False,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Rounds of encoding and decoding.", show_default="4")
+    ] = None,
+    noise_deg: Annotated[
+        float | None,
+        typer.Option(
+            "--noise-deg",
+            min=0.0,
+            help="Noise of each round, in degrees below 90.",
+            show_default="0; for --to-class the model's own",
+        ),
+    ] = None,
+    noise: Annotated[Noise, typer.Option("--noise", help="One draw for all rounds, or a fresh one.")] = Noise.SHARED,
+    guidance: Annotated[
+        float | None,
+        typer.Option("--guidance", min=1.0, help="Scale, for --to-class; 1 is off.", show_default="the model's own"),
+    ] = None,
+    guide: Annotated[Guide, typer.Option("--guide", help="What guidance acts on.")] = Guide.BOTH,
+    model: options.Model = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = options.DtypeName.AUTO,
+    weights: options.Weights = options.WeightsName.EMA,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PNG",
+            help="The result; NAME-steps.png beside it shows how it came about.",
+            show_default="a new name",
+        ),
+    ] = None,
+    provenance: Annotated[
+        bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
+    ] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Edit pictures of any size without training: a few rounds of encoding and decoding.
+
+    Examples:
+    spherectl edit a.png b.png --harmonize
+
+    spherectl edit a.png --to-class sneaker --noise-deg 60
+
+    spherectl edit a.png --reconstruct
+    """
+    chosen = [bool(harmonize), bool(to_class), bool(reconstruct)]
+    if sum(chosen) != 1:
+        raise UsageError("Expected one of --harmonize, --to-class and --reconstruct.", "See `spherectl edit --help`.")
+    if len(images) != (2 if harmonize else 1):
+        wanted = "two pictures, A and B" if harmonize else "one picture"
+        raise UsageError(f"Expected {wanted}; got {len(images)}.")
+    if not harmonize and (mask is not None or swap or layout != "left-right"):
+        raise UsageError("--layout, --mask and --swap are for --harmonize.")
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"Expected an --out that ends in .png, got {out}.")
+
+    import torch
+
+    from spherectl import api, zoo
+    from spherectl.output import check_target
+    from spherectl.settings import load_settings
+
+    settings = load_settings()
+    if threads:
+        torch.set_num_threads(threads)
+    check_target(out or Path("edited.png"))
+    found = zoo.find_model(model, settings)
+    console.say(found.reason)
+    loaded = api.load_found(found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value)
+    fitted = [pictures.read(path, loaded) for path in images]
+    if harmonize:
+        settled: dict[str, Any] = {"noise_deg": noise_deg or 0.0, "noise": noise.value, "seed": seed}
+        rows = _harmonized(loaded, images, fitted, layout, mask, swap, steps or STEPS, settled)
+        kind, names = "harmonize", [""]
+        settled |= {"layout": layout if mask is None else "mask", "swap": swap, "steps": steps or STEPS}
+    elif to_class:
+        own = loaded.header.get("editing", {}).get("to_class", {})
+        settled = {
+            "noise_deg": own.get("noise_deg", loaded.recipe.noise.angle_deg) if noise_deg is None else noise_deg,
+            "guidance": own.get("guidance", loaded.recipe.sample.guidance) if guidance is None else guidance,
+            "noise": noise.value,
+            "guide": guide.value,
+            "seed": seed,
+        }
+        count = steps or own.get("steps", STEPS)
+        kind, (rows, names) = "to-class", _of_classes(loaded, fitted[0], to_class, count, settled)
+        settled |= {"steps": count, "classes": names}
+    else:
+        kind, names, settled = "reconstruct", [""], {"seed": seed}
+        rows = _reconstructed(loaded, images, fitted[0], seed)
+    told = ", ".join(f"{key} {value}" for key, value in settled.items())
+    console.say(f"settings: {told}, {loaded.precision}")
+    written = _write(loaded, images, fitted[0], rows, names, out, kind, settled if provenance else None)
+    if as_json:
+        facts = {"model": loaded.name, "sha256": loaded.sha256, **settled}
+        console.show_json({"out": [str(path) for path in written], **facts})
+    else:
+        for path in written:
+            console.show(str(path))
+
+
+def _unit(fitted: Fitted) -> Tensor:
+    """(1, 3, S, S) in [0, 1]."""
+    from spherectl.data.transforms import to_float
+
+    return to_float(fitted.pixels)[None]
+
+
+def _harmonized(
+    model: Model,
+    paths: list[Path],
+    fitted: list[Fitted],
+    layout: str,
+    mask: Path | None,
+    swap: bool,
+    steps: int,
+    noise: dict[str, Any],
+) -> list[list[Tensor]]:
+    """A, B, stitched, and the rounds."""
+    from spherectl.editing.rounds import harmonise, through_noise
+    from spherectl.editing.stitching import layout_mask
+
+    size = model.recipe.model.image_size
+    where = layout_mask(layout, size) if mask is None else _mask(mask, size)  # type: ignore[arg-type]
+    a, b = (_unit(one) for one in fitted)
+    _warn(model, paths, [a, b], [through_noise(model, one, [0])[0] for one in (a, b)])
+    stitched, *after = harmonise(model, a, b, 1 - where if swap else where, count=steps, **noise)
+    return [[a, b, stitched, *after]]
+
+
+def _mask(path: Path, size: int) -> Tensor:
+    """(S, S) in [0, 1] of a picture's luminance, fitted like a picture."""
+    from spherectl.data.decode import load_image
+    from spherectl.data.transforms import adm_crop, to_float, to_grey
+
+    return to_float(to_grey(adm_crop(load_image(path), size)))[0]
+
+
+def _of_classes(
+    model: Model, fitted: Fitted, asked: list[str], steps: int, settings: dict[str, Any]
+) -> tuple[list[list[Tensor]], list[str]]:
+    """For each class the picture and the rounds; and the classes' names."""
+    from spherectl.classes import parse_classes
+    from spherectl.editing.rounds import rounds
+
+    if model.num_classes == 0:
+        raise UsageError(f"{model.name} is unconditional: it has no classes to change to.")
+    labels = parse_classes(asked, model.class_names, model.num_classes, model.name)
+    null = (*model.class_names, "none") if model.class_names else ()
+    x = _unit(fitted)
+    rows = [[x, *rounds(model, x, [label], count=steps, **settings)] for label in labels]
+    return rows, [null[label] if null else str(label) for label in labels]
+
+
+def _reconstructed(model: Model, paths: list[Path], fitted: Fitted, seed: int) -> list[list[Tensor]]:
+    """The picture and its reconstructions through noise; the plain one first, whose PSNR is said."""
+    from spherectl.editing.pictures import psnr
+    from spherectl.editing.rounds import through_noise
+
+    x = _unit(fitted)
+    found = through_noise(model, x, ANGLES_DEG, seed=seed)
+    values = [float(psnr(x, one)) for one in found]
+    console.say(
+        "PSNR " + ", ".join(f"{value:.2f} dB at {angle}°" for angle, value in zip(ANGLES_DEG, values, strict=True))
+    )
+    _warn(model, paths, [x], found[:1])
+    return [[x, *found]]
+
+
+def _warn(model: Model, paths: list[Path], images: list[Tensor], again: list[Tensor]) -> None:
+    from spherectl.editing.pictures import psnr
+
+    pictures.warn_if_far(paths, [float(psnr(x, y)) for x, y in zip(images, again, strict=True)], model)
+
+
+def _write(
+    model: Model,
+    paths: list[Path],
+    fitted: Fitted,
+    rows: list[list[Tensor]],
+    names: list[str],
+    out: Path | None,
+    kind: str,
+    settings: dict[str, Any] | None,
+) -> list[Path]:
+    """Each row's result at A's size and in its place, and all rows as a grid."""
+    import torch
+
+    from spherectl.data.transforms import to_uint8
+    from spherectl.editing.pictures import put_back, resized
+    from spherectl.fetch import file_hash
+    from spherectl.files import claimed
+    from spherectl.images import grid, save_png
+    from spherectl.provenance import describe_edit
+
+    about = None
+    if settings is not None:
+        about = describe_edit(model, kind, [file_hash(path) for path in paths], **settings)
+    last = 1 if kind == "reconstruct" else -1
+    placed = resized if kind == "harmonize" else put_back  # around the seam there is nothing of A alone
+    results = [placed(to_uint8(row[last][0]), fitted) for row in rows]
+    sheet = grid(torch.cat([image for row in rows for image in row]), columns=len(rows[0]))
+    with claimed(f"{paths[0].stem}-{kind}") if out is None else _named(out) as target:
+        suffixes = [f"-{name}" if len(names) > 1 else "" for name in names]
+        written = [target.with_stem(target.stem + suffix) for suffix in suffixes]
+        for path, result in zip(written, results, strict=True):
+            save_png(path, result, about)
+        if target not in written and out is None:
+            target.unlink()
+        steps = target.with_stem(f"{target.stem}-steps")
+        save_png(steps, sheet, about)
+    return [*written, steps]
+
+
+def _named(out: Path) -> Any:
+    import contextlib
+
+    return contextlib.nullcontext(out)

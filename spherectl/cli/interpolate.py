@@ -1,0 +1,211 @@
+"""`spherectl interpolate`: between pictures, or between draws from noise; a strip, a grid or an animation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spherectl.cli import console, options, pictures
+from spherectl.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spherectl.api import Model
+
+FRAMES, SIDE = 9, 5  # of a strip, and along each side of a grid
+ANIMATED = (".webp", ".gif")
+
+
+def interpolate(
+    images: Annotated[
+        list[Path] | None, typer.Argument(metavar="[A B [C D]]", help="Two ends, or four corners row by row.")
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            "--seeds", metavar="LIST", help="Draws from noise in place of pictures: two, or four.", show_default="0,1"
+        ),
+    ] = None,
+    class_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--class",
+            metavar="CLASS",
+            help="One for all, or one for each end.",
+            show_default="none for pictures; the first for seeds",
+        ),
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option("--frames", min=2, help="Of the strip, or along each side.", show_default="9, or 5")
+    ] = None,
+    lerp: Annotated[bool, typer.Option("--lerp", help="Along the chord instead of the great circle.")] = False,
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="1 decodes; each further step is a round without noise.")
+    ] = 1,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, help="Pictures a second of an animation.")] = 10.0,
+    model: options.Model = None,
+    batch: options.Batch = 64,
+    dtype: options.Dtype = options.DtypeName.AUTO,
+    weights: options.Weights = options.WeightsName.EMA,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="PATH",
+            help=".png: a strip or grid; .webp, .gif: an animation.",
+            show_default="a new name",
+        ),
+    ] = None,
+    provenance: Annotated[
+        bool, typer.Option("--provenance/--no-provenance", help="Say in the PNG how it was made.")
+    ] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Go from one picture to another on the sphere; classes, where the ends have different ones, are mixed alongside.
+
+    Examples:
+    spherectl interpolate a.png b.png --frames 12
+
+    spherectl interpolate --seeds 3,7 --class sneaker,bag --out walk.webp
+    """
+    given = images or []
+    if given and seeds is not None:
+        raise UsageError("Expected pictures or --seeds, not both.")
+    numbers = [] if given else _numbers(seeds or "0,1")
+    ends = len(given) or len(numbers)
+    if ends not in (2, 4):
+        raise UsageError(f"Expected two ends or four corners; got {ends}.")
+    suffix = ".png" if out is None else out.suffix.lower()
+    if suffix not in (".png", *ANIMATED):
+        raise UsageError(f"Expected an --out that ends in .png, .webp or .gif, got {out}.")
+
+    import torch
+
+    from spherectl import api, zoo
+    from spherectl.data.transforms import to_uint8
+    from spherectl.fetch import file_hash
+    from spherectl.files import claimed
+    from spherectl.images import grid, save_animation, save_png
+    from spherectl.output import check_target
+    from spherectl.provenance import describe_edit
+    from spherectl.settings import load_settings
+
+    settings = load_settings()
+    if threads:
+        torch.set_num_threads(threads)
+    check_target((out or Path("interpolated.png")).with_suffix(".png"))
+    found = zoo.find_model(model, settings)
+    console.say(found.reason)
+    loaded = api.load_found(found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value)
+    count = frames or (FRAMES if ends == 2 else SIDE)
+    labels = _labels(loaded, class_, ends, drawn=not given)
+    latents = _drawn(loaded, numbers) if numbers else _encoded(loaded, given, labels)
+    path, classes = _between(latents, labels, count, loaded, spherical=not lerp)
+    decoded = _decode(loaded, path, classes, steps, batch)
+    columns = len(decoded) if ends == 2 else count
+    pixels = to_uint8(decoded)
+    about: dict[str, Any] | None = None
+    if provenance:
+        facts = {"seeds": numbers, "class": labels, "frames": count, "spherical": not lerp, "steps": steps}
+        about = describe_edit(loaded, "interpolate", [file_hash(one) for one in given], **facts)
+
+    def write(target: Path) -> None:
+        if suffix in ANIMATED:
+            save_animation(target, pixels, fps)
+        else:
+            save_png(target, grid(pixels, columns), about)
+
+    if out is not None:
+        target = out
+        write(target)
+    else:
+        with claimed("interpolated") as target:
+            write(target)
+    if as_json:
+        console.show_json({"out": str(target), "frames": len(pixels), "model": loaded.name, "sha256": loaded.sha256})
+    else:
+        console.show(str(target))
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"Expected seeds as in 3,7; got {text!r}.") from None
+
+
+def _labels(model: Model, asked: list[str] | None, ends: int, *, drawn: bool) -> list[int] | None:
+    """A class for each end; None for an unconditional model."""
+    from spherectl.classes import parse_classes
+
+    if model.num_classes == 0 and asked is None:
+        return None
+    numbers = [0 if drawn else model.num_classes]
+    if asked is not None:
+        numbers = parse_classes(asked, model.class_names, model.num_classes, model.name)
+    if len(numbers) not in (1, ends):
+        raise UsageError(f"Expected one class, or one for each of {ends} ends; got {len(numbers)}.")
+    return numbers * (ends // len(numbers)) if model.num_classes else None
+
+
+def _drawn(model: Model, seeds: list[int]) -> Tensor:
+    """Points of noise, the first image of each seed: (m, N, d)."""
+    import torch
+
+    from spherectl.model import seeding
+    from spherectl.model.geometry import spherify
+
+    first, shape = torch.zeros(1, dtype=torch.int64), model.network.latent_shape
+    return spherify(torch.cat([seeding.noise(seed, seeding.INITIAL, first, shape) for seed in seeds]))
+
+
+def _encoded(model: Model, paths: list[Path], labels: list[int] | None) -> Tensor:
+    """Points of pictures, (m, N, d)."""
+    import torch
+
+    from spherectl.data.transforms import to_float
+
+    pixels = torch.stack([pictures.read(path, model).pixels for path in paths])
+    return model.encode(to_float(pixels), None if labels is None else torch.tensor(labels)).cpu()
+
+
+def _between(
+    latents: Tensor, labels: list[int] | None, count: int, model: Model, *, spherical: bool
+) -> tuple[Tensor, Tensor | None]:
+    """All points, (F, N, d), and their classes: labels where all ends have the same, else mixtures."""
+    import torch
+
+    from spherectl.editing import interpolation
+
+    if len(latents) == 2:
+        points = interpolation.path(latents[0], latents[1], count, spherical=spherical)
+        shares = interpolation.line_shares(count)
+    else:
+        points = interpolation.square(latents, count, count, spherical=spherical).flatten(0, 1)
+        shares = interpolation.square_shares(count, count)
+    if labels is None:
+        return points, None
+    if len(set(labels)) == 1:
+        return points, torch.tensor(labels[:1]).expand(len(points))
+    return points, interpolation.class_weights(labels, shares, model.num_classes)
+
+
+def _decode(model: Model, points: Tensor, classes: Tensor | None, steps: int, batch: int) -> Tensor:
+    import torch
+
+    from spherectl.editing.rounds import rounds
+
+    done = []
+    for start in range(0, len(points), batch):
+        chosen = None if classes is None else classes[start : start + batch]
+        images = model.decode(points[start : start + batch], chosen).cpu()
+        if steps > 1:
+            *_, images = rounds(model, images, chosen, count=steps - 1)
+        done.append(images)
+    return torch.cat(done)

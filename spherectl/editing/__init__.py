@@ -1,0 +1,1 @@
+"""Editing without training: stitching, rounds, interpolation and restoration, on tensors alone."""

@@ -1,0 +1,87 @@
+"""Pictures of any size for a model of one, and what it made of them back in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+from torch import Tensor
+
+from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, to_grey
+from spherectl.recipe import Recipe
+
+GREY_LEVELS = 16
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A picture as a model sees it.
+
+    Attributes:
+        pixels: uint8 (3, S, S).
+        original: the picture itself, RGB.
+        box: what of the original is seen.
+        inner: where in `pixels` that lies; what is around it is black.
+    """
+
+    pixels: Tensor
+    original: Image.Image
+    box: Box
+    inner: Box
+
+
+def fit(picture: Image.Image, recipe: Recipe) -> Fitted:
+    """The picture at the model's size: a small one as in training where that pads, else the ADM centre crop.
+
+    Args:
+        picture: RGB, of any size.
+        recipe: of the model; a grey one sees luminance.
+    """
+    size = recipe.model.image_size
+    width, height = picture.size
+    if recipe.data.fit == "pad" and max(width, height) <= size:
+        pixels, box = fit_pad(picture, size), (0, 0, width, height)
+        left, top = (size - width) // 2, (size - height) // 2
+        inner = (left, top, left + width, top + height)
+    else:
+        pixels, side = adm_crop(picture, size), min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        box, inner = (left, top, left + side, top + side), (0, 0, size, size)
+    return Fitted(to_grey(pixels) if recipe.data.channels == "grey" else pixels, picture, box, inner)
+
+
+def put_back(pixels: Tensor, fitted: Fitted) -> Tensor:
+    """What a model made of a picture at the picture's size and in its place; around it the picture stays as it is.
+
+    Args:
+        pixels: uint8 (3, S, S).
+        fitted: from `fit`.
+
+    Returns:
+        uint8 (3, H, W), of the original's size.
+    """
+    whole = as_tensor(fitted.original)
+    left, top, right, bottom = fitted.box
+    whole[:, top:bottom, left:right] = resized(pixels, fitted)
+    return whole
+
+
+def resized(pixels: Tensor, fitted: Fitted) -> Tensor:
+    """The same without what is around it, as large as what the model saw of the picture: uint8 (3, h, w)."""
+    left, top, right, bottom = fitted.inner
+    seen = Image.fromarray(pixels[:, top:bottom, left:right].permute(1, 2, 0).contiguous().cpu().numpy())
+    size = (fitted.box[2] - fitted.box[0], fitted.box[3] - fitted.box[1])
+    return as_tensor(seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC))
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each of (B, 3, H, W) in [0, 1]: (B,) in dB; infinite where they are equal."""
+    return -10 * (a.double() - b.double()).square().mean((1, 2, 3)).log10()
+
+
+def is_colourful(picture: Image.Image) -> bool:
+    """Whether channels differ by more than what compression, or a grey model's drawing, makes of grey."""
+    pixels = as_tensor(picture).int()
+    return bool((pixels.amax(0) - pixels.amin(0)).max() > GREY_LEVELS)

@@ -1,0 +1,143 @@
+"""Rounds of encoding and decoding that start from pictures (section 6).
+
+Without noise they pull a picture, whatever it is, towards those that the model draws; with noise and a class they make
+it one of that class.
+
+Letters: B pictures, H height, W width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from spherectl.api import Model
+from spherectl.editing.stitching import stitch
+from spherectl.errors import UsageError
+from spherectl.model import sampler, seeding
+from spherectl.model.geometry import perturb, spherify, strength
+from spherectl.model.sampler import Guide
+
+Classes = Sequence[str | int] | Tensor | None
+
+
+# z = f(f(E(x, y)) + tan(a) e_k); x = D(z, y); at 0 degrees z = f(E(x, y))
+def rounds(
+    model: Model,
+    images: Tensor,
+    classes: Classes = None,
+    *,
+    count: int,
+    noise_deg: float = 0.0,
+    noise: Literal["shared", "fresh"] = "shared",
+    guidance: float = 1.0,
+    guide: Guide = "both",
+    seed: int = 0,
+    first_index: int = 0,
+    first_round: int = 1,
+) -> Iterator[Tensor]:
+    """Encode and decode again and again; what one round draws is what the next one sees, unclamped and unrounded.
+
+    Args:
+        model: from `spherectl.load`.
+        images: (B, 3, H, W) in [0, 1].
+        classes: one for each picture, numbers or names; None: the null class. The picture's own class is not asked for.
+        count: rounds, at least 1.
+        noise_deg: angle by which each round's latents are turned at random, from 0 to below 90.
+        noise: one draw for all rounds, or a fresh one in each.
+        guidance: scale of classifier-free guidance; 1 is off.
+        guide: which network it acts on.
+        seed: of the noise.
+        first_index: number of the first picture; with the seed it decides a picture's noise.
+        first_round: number of the first round, which decides fresh noise; where the rounds of before are done.
+
+    Yields:
+        After each round (B, 3, H, W) float32 in [0, 1]. The first without noise and guidance is the reconstruction.
+
+    Raises:
+        UsageError: an argument is out of range; before anything is computed.
+    """
+    if count < 1 or not 0 <= noise_deg < 90 or guidance < 1:
+        raise UsageError(
+            f"Expected at least 1 round, noise from 0 to below 90 degrees and guidance of 1 or more; got {count}, "
+            f"{noise_deg:g} and {guidance:g}."
+        )
+    if guidance != 1 and model.num_classes == 0:
+        raise UsageError(f"{model.name} is unconditional: guidance needs classes.", "Leave --guidance at 1.")
+    model.check_images(images)
+    y = model.labels(classes, len(images))
+    networks: tuple[sampler.Network, sampler.Network] = (model.network.encoder, model.network.decoder)
+    if y is not None:
+        networks = sampler.guided(*networks, _null_like(y, model.num_classes), guidance, guide)
+    indices = torch.arange(first_index, first_index + len(images), device=model.device)
+
+    def turn(v: Tensor, k: int) -> Tensor:
+        if noise_deg == 0:
+            return v
+        e = seeding.noise(
+            seed, seeding.ROUND, indices, tuple(v.shape[1:]), 1 if noise == "shared" else first_round + k - 1
+        )
+        return perturb(v, strength(noise_deg), e)
+
+    return _rounds(networks, (images.to(model.device) * 2 - 1).to(model.dtype), y, count, turn)
+
+
+@torch.no_grad()
+def _rounds(
+    networks: tuple[sampler.Network, sampler.Network],
+    x: Tensor,
+    y: Tensor | None,
+    count: int,
+    turn: Callable[[Tensor, int], Tensor],
+) -> Iterator[Tensor]:
+    encode, decode = networks
+    dtype = x.dtype
+    for k in range(1, count + 1):
+        x = decode(turn(spherify(encode(x, y)), k).to(dtype), y)
+        yield sampler.to_unit(x).cpu()
+        x = x.to(dtype)
+
+
+def _null_like(y: Tensor, null: int) -> Tensor:
+    """The null class for each picture, in the form in which `y` says classes."""
+    if not y.is_floating_point():
+        return torch.full_like(y, null)
+    weights = torch.zeros_like(y)
+    weights[:, null] = 1
+    return weights
+
+
+def harmonise(model: Model, a: Tensor, b: Tensor, mask: Tensor, *, count: int, **options: object) -> list[Tensor]:
+    """Stitch pictures and let rounds with the null class remove the seam.
+
+    Args:
+        model: from `spherectl.load`.
+        a, b: (B, 3, H, W) in [0, 1].
+        mask: (H, W) in [0, 1]; 1 shows a (`stitching.layout_mask`).
+        count: rounds.
+        options: of `rounds`, such as `noise_deg`.
+
+    Returns:
+        The stitched pictures, then those after each round.
+    """
+    stitched = stitch(a, b, mask)
+    return [stitched, *rounds(model, stitched, None, count=count, **options)]  # type: ignore[arg-type]
+
+
+# D(f(f(E(x, y)) + tan(a) e))
+def through_noise(
+    model: Model, images: Tensor, angles_deg: Sequence[float], classes: Classes = None, seed: int = 0
+) -> list[Tensor]:
+    """Reconstructions through noise of several angles: how far a latent can be turned and still show its picture.
+
+    Args:
+        model: from `spherectl.load`.
+        images: (B, 3, H, W) in [0, 1].
+        angles_deg: each from 0, the plain reconstruction, to below 90.
+        classes: of the pictures; None: the null class.
+        seed: of the noise, which is one draw for all angles.
+    """
+    return [next(rounds(model, images, classes, count=1, noise_deg=angle, seed=seed)) for angle in angles_deg]

@@ -1,0 +1,282 @@
+"""One file over HTTP: continued where it broke off, tried again where that can help, never led off encryption."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from spherectl.answers import content_range, length_of, may_pass, reason_of, retry_after
+from spherectl.errors import FileError, SpherectlError
+from spherectl.files import file_hash
+
+# Called with bytes done and bytes in all (0 where the server does not say).
+Progress = Callable[[int, int], None]
+
+ATTEMPTS = 3  # in a row that bring no new byte, with waits of 1 and 2 seconds between
+TIMEOUT_S = 30  # without an answer from the server, or without another byte
+LONGEST_WAIT_S = 60  # that a server may ask for by Retry-After
+HOPS = 10  # redirections
+# Bytes written at once. What has come of a piece is lost when the connection breaks within it.
+PIECE = 1 << 16
+
+
+class RefusedError(SpherectlError):
+    """The server answers, and its answer is no: trying again does not help.
+
+    Args:
+        message, hint: as for every error.
+        status: of the answer; 0 where it was no status that refused.
+    """
+
+    def __init__(self, message: str, hint: str = "", status: int = 0) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+class MismatchError(SpherectlError):
+    """What came is not the file that was expected; it was not kept."""
+
+
+def check_url(url: str) -> None:
+    """Refuse an address that is neither encrypted nor on this machine.
+
+    Raises:
+        ValueError: it is such an address.
+    """
+    parts = urllib.parse.urlsplit(url)
+    local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
+    if not parts.hostname or not (parts.scheme == "https" or local):
+        raise ValueError(f"expected an https address, got {url!r}")
+
+
+class Downloader:
+    """Fetches a file for pooch, which calls it with an address and the place where the file has to be afterwards.
+
+    Bytes gather in a file of their own. If the connection breaks off they stay there, with a note of the server's mark
+    for this state of the file (its ETag), so that the next attempt, or the next process, asks for the rest alone.
+
+    Args:
+        part: where bytes gather.
+        path: what the file will be called, for errors.
+        sha256: what it must have: 64 digits, the first of them, or none.
+        size: bytes it must have; None where nobody knows.
+        headers: of the request to an address, such as a token; asked again for each redirection.
+        progress: called with bytes done and bytes in all.
+    """
+
+    def __init__(
+        self,
+        part: Path,
+        path: Path,
+        *,
+        sha256: str = "",
+        size: int | None = None,
+        headers: Callable[[str], dict[str, str]] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.part, self.path, self.sha256, self.size = part, path, sha256, size
+        self._headers, self._progress = headers, progress
+        self._note = part.with_name(f"{part.name}.json")
+
+    def __call__(self, url: str, output_file: str, _pooch: Any = None) -> None:
+        """Fetch `url` to `output_file`.
+
+        Raises:
+            RefusedError: the server says no.
+            MismatchError: what came has another size or SHA-256.
+            FileError: the disk has no room for it.
+            SpherectlError: no answer, or a busy server, at every attempt.
+        """
+        Path(output_file).unlink(missing_ok=True)  # pooch's empty file, which a killed process would leave behind
+        self.gather(url)
+        with self.part.open("rb") as file:
+            os.fsync(file.fileno())
+        self.part.replace(output_file)
+        self._note.unlink(missing_ok=True)
+
+    def gather(self, url: str) -> None:
+        """Bring the whole of `url` into the part; raises as the call does."""
+        import requests
+
+        failures, furthest = 0, self._done()
+        while True:
+            try:
+                at_once = self._attempt(url)
+            except requests.RequestException as error:
+                furthest, before = max(furthest, self._done()), furthest
+                failures = 1 if furthest > before else failures + 1
+                if failures == ATTEMPTS or not may_pass(error):
+                    self._tidy(url)
+                    raise self._failed(url, error) from None
+                time.sleep(self._wait(url, error, failures))
+                continue
+            except MismatchError:
+                self.drop()
+                raise
+            if self._fits():
+                return
+            self.drop()
+            if at_once:
+                raise MismatchError(
+                    f"What came from {url} is not {self.path.name} as it is known: its SHA-256 does not begin with "
+                    f"{self.sha256[:12]}, so it was not kept.",
+                    "If the connection is to be trusted, the file was replaced: tell whoever offers it.",
+                )
+            failures, furthest = 0, 0  # two states of the file were joined: once more, from its start
+
+    def drop(self) -> None:
+        """Forget what has come."""
+        self.part.unlink(missing_ok=True)
+        self._note.unlink(missing_ok=True)
+
+    def _attempt(self, url: str) -> bool:
+        """Fetch what is missing; returns whether that was everything, so that nothing old is in the file."""
+        import requests
+
+        have = self._done() if self._may_continue(url) else 0
+        with self._opened(url, have) as response:
+            status, length = response.status_code, length_of(response.headers.get("Content-Length", ""))
+            first, whole = content_range(response.headers.get("Content-Range", ""))
+            if have and status == 416 and whole == have:
+                return False  # all of it had come; only its hash was not looked at
+            if have and (status == 416 or (status == 206 and first != have)):
+                self.drop()
+                return self._attempt(url)
+            if status != 200 and not (have and status == 206):
+                raise requests.RequestException(f"the server answers {status} to a request for the whole file")
+            start = have if status == 206 else 0
+            encoded = "Content-Encoding" in response.headers  # then the length is that of something else
+            total = start + length if length and not encoded else 0
+            self._check_size(url, total)
+            self._check_room((total or self.size or 0) - start)
+            self._remember(url, response.headers)
+            done = self._write(url, response.iter_content(PIECE), start, total)
+        if total and done < total:
+            raise requests.exceptions.ChunkedEncodingError("the connection broke off")
+        self._check_size(url, done)
+        return start == 0
+
+    def _write(self, url: str, pieces: Iterator[bytes], start: int, total: int) -> int:
+        done, known = start, total or self.size or 0
+        with self.part.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            file.truncate()
+            for piece in pieces:
+                file.write(piece)
+                done += len(piece)
+                if self.size is not None and done > self.size:
+                    self._check_size(url, done)
+                if self._progress is not None:
+                    self._progress(done, known)
+        return done
+
+    @contextlib.contextmanager
+    def _opened(self, url: str, have: int) -> Iterator[Any]:
+        """The answer to a request for the bytes from `have` on, redirections followed one by one and looked at."""
+        import requests
+
+        address = url
+        for _ in range(HOPS):
+            headers = {"Accept-Encoding": "identity"} | (self._headers(address) if self._headers else {})
+            if have:
+                headers["Range"] = f"bytes={have}-"
+                validator = self._noted().get("validator") if self._noted().get("url") == url else None
+                headers |= {"If-Range": str(validator)} if validator else {}
+            response = requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
+            with response:
+                if not response.is_redirect:
+                    if response.status_code != 416:
+                        response.raise_for_status()
+                    yield response
+                    return
+                target = urllib.parse.urljoin(address, response.headers["Location"])
+            _check_redirection(self.path, address, target)
+            address = target
+        raise RefusedError(f"Cannot fetch {self.path.name} from {url}: the server redirects more than {HOPS} times.")
+
+    def _may_continue(self, url: str) -> bool:
+        """Whether a wrong join would be noticed: by the server's own mark for this address, or by the hash."""
+        noted = self._noted()
+        return bool(self.sha256) or (noted.get("url") == url and bool(noted.get("validator")))
+
+    def _noted(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._note.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return {}
+
+    def _remember(self, url: str, headers: Any) -> None:
+        etag = headers.get("ETag", "")
+        validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
+        self._note.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
+
+    def _tidy(self, url: str) -> None:
+        """Keep a part only if there is something in it that can be continued."""
+        if not self._done() or not self._may_continue(url):
+            self.drop()
+
+    def _done(self) -> int:
+        try:
+            return self.part.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _fits(self) -> bool:
+        return not self.sha256 or file_hash(self.part).startswith(self.sha256)
+
+    def _check_size(self, url: str, got: int) -> None:
+        if self.size is not None and got and got != self.size:
+            raise MismatchError(
+                f"What comes from {url} has {'more than ' if got > self.size else ''}{min(got, self.size):,} bytes; "
+                f"{self.path.name} must have {self.size:,}, so it was not kept.",
+                "If the connection is to be trusted, the file was replaced: tell whoever offers it.",
+            )
+
+    def _check_room(self, needed: int) -> None:
+        free = shutil.disk_usage(self.part.parent).free
+        if needed > free:
+            raise FileError(
+                f"{self.path.name} needs {needed / 1e6:,.0f} MB more, and the disk of {self.part.parent} has "
+                f"{free / 1e6:,.0f} MB free.",
+                "Make room, or name a folder on another disk as SPHERECTL_CACHE.",
+            )
+
+    def _wait(self, url: str, error: Any, failures: int) -> float:
+        """Seconds until the next attempt: as the server asks, if that is not long, else growing."""
+        response = getattr(error, "response", None)
+        asked = retry_after(response.headers.get("Retry-After", "")) if response is not None else None
+        if asked is not None and asked > LONGEST_WAIT_S:
+            self._tidy(url)
+            raise SpherectlError(
+                f"Cannot fetch {self.path.name} from {url}: {reason_of(error)}, and to come back in {asked:,.0f} s.",
+                "Try again then.",
+            )
+        return 2 ** (failures - 1) if asked is None else asked
+
+    def _failed(self, url: str, error: Any) -> SpherectlError:
+        message = f"Cannot fetch {self.path.name} from {url}: {reason_of(error)}."
+        by_hand = f"Where there is a network, download {url} and put it at {self.path}."
+        hint = by_hand if self.path.is_absolute() else ""
+        if may_pass(error):
+            return SpherectlError(message, hint)
+        return RefusedError(message, hint, error.response.status_code if error.response is not None else 0)
+
+
+def _check_redirection(path: Path, address: str, target: str) -> None:
+    """From an encrypted address only to another one; from this machine's only to what could be fetched anyway."""
+    try:
+        check_url(target)
+        safe = target.startswith("https:") or address.startswith("http:")
+    except ValueError:
+        safe = False
+    if not safe:
+        raise RefusedError(
+            f"Cannot fetch {path.name} from {address}: the server redirects to {target!r}, which is not encrypted."
+        )

@@ -1,0 +1,260 @@
+"""`spherectl edit`, `interpolate`, `encode` and `sample --latents` as people type them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import Result
+
+from spherectl import api
+from spherectl.data.datasets import open_dataset
+from spherectl.data.transforms import to_float, to_uint8
+from spherectl.editing.pictures import fit, psnr, put_back
+from spherectl.images import read_provenance
+from spherectl.model.weights import read_header, read_tensors
+from spherectl.recipe import DataSpec
+
+pytestmark = pytest.mark.fast
+
+Command = Callable[..., Result]
+F32 = ("--dtype", "float32", "--device", "cpu")
+
+
+@pytest.fixture
+def garments(work: Path, fashion_excerpt: Path) -> torch.Tensor:
+    """a.png to d.png, 28 px, in the working folder; (4, 3, 32, 32) bytes as the model sees them."""
+    data = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
+    pixels = open_dataset(data, 32, split="test", root=fashion_excerpt).gather(torch.tensor([3, 25, 50, 75]))
+    for name, one in zip("abcd", pixels, strict=True):
+        Image.fromarray(one[:, 2:30, 2:30].permute(1, 2, 0).numpy()).save(f"{name}.png")
+    return pixels
+
+
+def photo(path: str, width: int, height: int) -> None:
+    y, x = np.mgrid[0:height, 0:width]
+    levels = np.stack([128 + 100 * np.sin(x / 60), 128 + 80 * np.cos(y / 50), 0 * x], -1)
+    Image.fromarray(levels.clip(0, 255).astype(np.uint8)).save(path)
+
+
+def opened(path: str | Path) -> torch.Tensor:
+    with Image.open(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def test_two_photographs_of_any_size_are_harmonised_as_typed(
+    command: Command, work: Path, files: Callable[[], list[str]]
+) -> None:
+    photo("a.png", 300, 200)
+    photo("b.png", 90, 120)
+    result = command("edit", "a.png", "b.png", "--harmonize")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.splitlines() == ["a-harmonize.png", "a-harmonize-steps.png"]
+    assert "a.png: its colours are left out; fashion-mnist has only seen 32 px grey pictures" in result.stderr
+    assert files() == ["a-harmonize-steps.png", "a-harmonize.png", "a.png", "b.png"]
+    assert opened("a-harmonize.png").shape == (3, 200, 200)  # of the square that the model saw of a.png
+    assert opened("a-harmonize-steps.png").shape == (3, 32, 7 * 34 - 2)  # A, B, stitched, 4 rounds
+    made = read_provenance(Path("a-harmonize.png"))
+    assert made is not None
+    assert (made["edit"], made["layout"], made["steps"], len(made["inputs"])) == ("harmonize", "left-right", 4, 2)
+    again = command("sample", "--like", "a-harmonize.png")
+    assert again.exit_code == 2
+    assert "was made of others (harmonize)" in again.stderr
+
+
+def test_the_steps_show_how_the_result_came_about(command: Command, garments: torch.Tensor, work: Path) -> None:
+    assert command("edit", "a.png", "b.png", "--harmonize", "--swap", "--steps", 2, "-o", "x.png", *F32).exit_code == 0
+    sheet = opened("x-steps.png")
+    parts = [sheet[:, :, 34 * place : 34 * place + 32] for place in range(5)]
+    assert torch.equal(parts[0], garments[0])
+    assert torch.equal(parts[1], garments[1])
+    assert torch.equal(parts[2], torch.cat((garments[1][..., :16], garments[0][..., 16:]), dim=2))
+    model = api.load("fashion-mnist", device="cpu", dtype="float32")
+    assert torch.equal(parts[3], to_uint8(model.reconstruct(to_float(parts[2])[None]))[0])
+    assert torch.equal(opened("x.png"), parts[4][:, 2:30, 2:30])  # at a.png's own size
+
+
+def test_a_mask_takes_the_place_of_a_layout(command: Command, garments: torch.Tensor, work: Path) -> None:
+    Image.new("L", (32, 32), 255).save("mask.png")
+    assert command("edit", "a.png", "b.png", "--harmonize", "--mask", "mask.png", "-o", "x.png", *F32).exit_code == 0
+    assert torch.equal(opened("x-steps.png")[:, :, 68:100], garments[0])
+
+
+def test_classes_are_rows_and_rounds_columns(command: Command, garments: torch.Tensor, work: Path) -> None:
+    options = ("--to-class", "sneaker,bag", "--noise-deg", 60, "--steps", 3, "--guidance", 1, "-o", "x.png", "--json")
+    result = command("edit", "a.png", *options, *F32)
+    assert result.exit_code == 0, result.stderr
+    told = json.loads(result.stdout)
+    assert told["out"] == ["x-sneaker.png", "x-bag.png", "x-steps.png"]
+    assert (told["noise_deg"], told["guidance"], told["classes"]) == (60, 1, ["sneaker", "bag"])
+    assert not Path("x.png").exists()
+    sheet = opened("x-steps.png")
+    assert sheet.shape == (3, 66, 4 * 34 - 2)
+    assert torch.equal(sheet[:, 34:66, :32], garments[0])
+    assert torch.equal(opened("x-bag.png"), sheet[:, 36:64, 104:132])
+
+
+def test_a_reconstruction_says_its_psnr_and_goes_back_into_its_place(command: Command, work: Path) -> None:
+    photo("wide.png", 120, 60)
+    result = command("edit", "wide.png", "--reconstruct", *F32)
+    assert result.exit_code == 0, result.stderr
+    assert "PSNR " in result.stderr
+    assert " dB at 80°" in result.stderr
+    before, after = opened("wide.png"), opened("wide-reconstruct.png")
+    assert after.shape == before.shape
+    assert torch.equal(after[:, :, :30], before[:, :, :30])
+    assert torch.equal(after[:, :, 90:], before[:, :, 90:])
+    assert not torch.equal(after[:, :, 30:90], before[:, :, 30:90])
+
+
+def test_a_picture_that_the_model_does_not_know_is_told(command: Command, work: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
+    Image.fromarray(noise).save("noise.png")
+    said = command("edit", "noise.png", "--reconstruct", *F32).stderr
+    assert "noise.png: its reconstruction reaches only" in said
+    assert "fashion-mnist has only seen 32 px grey pictures of" in said
+
+
+def test_pictures_as_people_have_them(command: Command, garments: torch.Tensor, work: Path) -> None:
+    """Palette, alpha, 16 bits, CMYK, rotated by EXIF; of an animation the first frame, with a word."""
+    with Image.open("a.png") as picture:
+        grey = picture.convert("L")
+    grey.convert("P").save("palette.png")
+    opaque = grey.convert("RGBA")
+    opaque.save("alpha.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save("deep.png")
+    grey.convert("RGB").convert("CMYK").save("print.tif")
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    grey.rotate(180).save("turned.png", exif=exif)
+    grey.save("moving.gif", save_all=True, append_images=[grey.rotate(90)])
+    names = ["palette.png", "alpha.png", "deep.png", "turned.png", "print.tif", "moving.gif"]
+    result = command("encode", "a.png", *names, "--out", "l.safetensors", *F32)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("moving.gif: the first of its 2 frames") == 1
+    latents = read_tensors(Path("l.safetensors"))["latents"]
+    for place, name in enumerate(names[:4], start=1):
+        assert torch.equal(latents[place], latents[0]), name
+    assert torch.allclose(latents[5:], latents[:1], atol=0.2)
+
+
+def test_encoding_and_decoding_is_the_reconstruction_bit_for_bit(
+    command: Command, garments: torch.Tensor, work: Path
+) -> None:
+    result = command("encode", "*.png", "--out", "l.safetensors", "--class", "bag", "--batch", 3, *F32)
+    assert (result.exit_code, result.stdout) == (0, "l.safetensors\n"), result.stderr
+    header, tensors = read_header(Path("l.safetensors")), read_tensors(Path("l.safetensors"))
+    assert header["files"] == ["a.png", "b.png", "c.png", "d.png"]
+    assert tensors["labels"].tolist() == [8] * 4
+    assert torch.allclose(tensors["latents"].square().mean((1, 2)), torch.ones(4), atol=1e-4)
+    assert command("sample", "--latents", "l.safetensors", "--out", "again", *F32).exit_code == 0
+    model = api.load("fashion-mnist", device="cpu", dtype="float32")
+    expected = to_uint8(model.reconstruct(to_float(garments), ["bag"] * 4))
+    found = torch.stack([opened(f"again/{i:06d}.png") for i in range(4)])
+    assert torch.equal(found, expected)
+
+
+def test_decoding_under_another_class_and_after_rounds(command: Command, garments: torch.Tensor, work: Path) -> None:
+    assert command("encode", "a.png", "b.png", "--out", "l.safetensors", *F32).exit_code == 0
+    plain = command("sample", "--latents", "l.safetensors", *F32)
+    assert (plain.exit_code, plain.stdout) == (0, "l-decoded.png\n")
+    rounds = ("--steps", 3, "--class", "coat", "--out", "x.png")
+    assert command("sample", "--latents", "l.safetensors", *rounds, *F32).exit_code == 0
+    assert not torch.equal(opened("x.png"), opened("l-decoded.png"))
+    made = read_provenance(Path("x.png"))
+    assert made is not None
+    assert (made["edit"], made["class"], made["steps"], made["index"]) == ("latents", [4, 4], 3, [0, 1])
+
+
+def test_latents_of_another_model_and_other_files_are_refused(
+    command: Command, garments: torch.Tensor, run_here: Path, work: Path
+) -> None:
+    assert command("encode", "a.png", "--out", "l.safetensors", "--model", "fashion-mnist", *F32).exit_code == 0
+    result = command("sample", "--latents", "l.safetensors", "--model", "runs/tiny", *F32)
+    assert result.exit_code == 2
+    assert "l.safetensors holds latents of fashion-mnist" in result.stderr
+    assert "mean nothing to tiny" in result.stderr
+    result = command("sample", "--latents", "runs/tiny/model.safetensors", *F32)
+    assert (result.exit_code, "holds no latents" in result.stderr) == (1, True)
+    result = command("sample", "--latents", "l.safetensors", "--count", 3, *F32)
+    assert (result.exit_code, "leave out --count" in result.stderr) == (2, True)
+
+
+def test_interpolation_between_pictures_begins_and_ends_with_reconstructions(
+    command: Command, garments: torch.Tensor, work: Path
+) -> None:
+    result = command("interpolate", "a.png", "b.png", "--frames", 4, *F32)
+    assert (result.exit_code, result.stdout) == (0, "interpolated.png\n"), result.stderr
+    sheet = opened("interpolated.png")
+    assert sheet.shape == (3, 32, 4 * 34 - 2)
+    model = api.load("fashion-mnist", device="cpu", dtype="float32")
+    again = to_uint8(model.reconstruct(to_float(garments[:2])))
+    assert torch.equal(sheet[:, :, :32], again[0])
+    assert torch.equal(sheet[:, :, -32:], again[1])
+    assert command("interpolate", *(f"{n}.png" for n in "abcd"), "--frames", 3, "-o", "g.png", *F32).exit_code == 0
+    assert opened("g.png").shape == (3, 3 * 34 - 2, 3 * 34 - 2)
+
+
+def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) -> None:
+    options = ("--seeds", "3,7", "--class", "sneaker,bag", "--frames", 5)
+    assert command("interpolate", *options, "-o", "walk.png", *F32).exit_code == 0
+    drawn = ("--steps", 1, "--guidance", 1, "--count", 1, *F32)
+    for seed, name, place in ((3, "sneaker", 0), (7, "bag", 136)):
+        assert command("sample", "--seed", seed, "--class", name, *drawn, "--out", f"{name}.png").exit_code == 0
+        difference = opened("walk.png")[:, :, place : place + 32].int() - opened(f"{name}.png").int()
+        assert difference.abs().max() <= 1  # mixed embeddings are a product, labels a look-up
+    assert command("interpolate", *options, "-o", "walk.webp", *F32).exit_code == 0
+    with Image.open("walk.webp") as moving:
+        assert moving.n_frames == 8  # there and back again
+        assert moving.size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("edit", "a.png"), "Expected one of --harmonize, --to-class and --reconstruct"),
+        (("edit", "a.png", "--harmonize"), "Expected two pictures, A and B; got 1"),
+        (("edit", "a.png", "b.png", "--reconstruct"), "Expected one picture; got 2"),
+        (("edit", "a.png", "--reconstruct", "--swap"), "--layout, --mask and --swap are for --harmonize"),
+        (("edit", "a.png", "b.png", "--harmonize", "--layout", "round"), "There is no layout 'round'"),
+        (("edit", "a.png", "--to-class", "shoes"), "none is called 'shoes'"),
+        (("edit", "a.png", "--to-class", "bag", "--noise-deg", 95), "below 90 degrees"),
+        (("edit", "a.png", "--reconstruct", "-o", "x.jpg"), "ends in .png"),
+        (("encode", "nothing*.png", "--out", "l.safetensors"), "There is no picture nothing*.png"),
+        (("encode", "a.png", "--out", "l.npz"), "written to a .safetensors file"),
+        (("interpolate", "a.png"), "Expected two ends or four corners; got 1"),
+        (("interpolate", "a.png", "b.png", "--seeds", "1,2"), "pictures or --seeds, not both"),
+        (("interpolate", "--seeds", "1,x"), "Expected seeds as in 3,7"),
+        (("interpolate", "--class", "0,1,2"), "one for each of 2 ends; got 3"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_write_nothing(
+    words: tuple[str, ...], said: str, command: Command, garments: torch.Tensor, files: Callable[[], list[str]]
+) -> None:
+    before = files()
+    result = command(*words)
+    assert result.exit_code == 2, result.stderr
+    assert said in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert files() == before
+
+
+def test_pictures_go_back_into_their_place_exactly(garments: torch.Tensor) -> None:
+    model = api.load("fashion-mnist", device="cpu", dtype="float32")
+    with Image.open("a.png") as picture:
+        fitted = fit(picture.convert("RGB"), model.recipe)
+    assert torch.equal(fitted.pixels, garments[0])
+    assert torch.equal(put_back(fitted.pixels, fitted), opened("a.png"))
+
+
+def test_psnr_is_the_definition() -> None:
+    a = torch.zeros(2, 3, 4, 4)
+    b = a.clone()
+    b[0] += 0.1
+    assert psnr(a, b)[0].item() == pytest.approx(20.0)
+    assert psnr(a, b)[1].item() == float("inf")

@@ -1,0 +1,48 @@
+"""The example of docs/export.md, run as it stands, draws the pictures that spherectl draws."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import spherectl
+from spherectl.data.transforms import to_uint8
+from spherectl.export.onnx import OnnxFile
+from spherectl.model import seeding
+
+pytestmark = pytest.mark.slow
+
+PAGE = Path(__file__).parents[2] / "docs" / "export.md"
+
+
+@pytest.fixture
+def example(files: dict[str, OnnxFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict:
+    (tmp_path / "graphs").symlink_to(files["round"].path.parent)
+    monkeypatch.chdir(tmp_path)
+    (code,) = (text for text in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "def sample" in text)
+    assert "spherectl." not in code
+    assert "torch" not in code
+    found: dict = {}
+    exec(compile(code, str(PAGE), "exec"), found)
+    return found
+
+
+def test_the_same_seed_is_the_same_picture_within_two_levels(example: dict, model) -> None:
+    settings = {"steps": 4, "guidance": 1.4, "guide": "both", "noise": "shared", "strength": "constant"}
+    wanted = next(spherectl.generate(model, 3, classes=[0, 1, 2], seed=7, **settings)).images
+    levels = to_uint8(torch.from_numpy(example["pictures"])).int() - to_uint8(wanted).int()
+    assert levels.abs().max() <= 2
+    other = torch.from_numpy(example["sample"]([0, 1, 2], seed=8))
+    assert (to_uint8(other).int() - to_uint8(wanted).int()).abs().max() > 20
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**63 + 12345])
+def test_its_noise_is_spherectls(example: dict, seed: int) -> None:
+    images = [0, 5, 2**32 - 1]
+    drawn = example["noise"](seed, 1, images, (3, 7), 2)
+    wanted = seeding.noise(seed, seeding.ROUND, torch.tensor(images), (3, 7), 2).numpy()
+    np.testing.assert_allclose(drawn, wanted, rtol=0, atol=1e-6)

@@ -1,0 +1,95 @@
+"""`zoo add`: an index and cards that the zoo itself can read."""
+
+from __future__ import annotations
+
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from spherectl import zoo
+from spherectl.additions import add
+from spherectl.errors import FileError, UsageError
+from spherectl.files import file_hash
+from spherectl.settings import Settings, packaged
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.fixture
+def model() -> Path:
+    return packaged("zoo") / "fashion-mnist.safetensors"
+
+
+def test_a_model_is_copied_described_and_found(tmp_path, model):
+    index = tmp_path / "zoo" / "index.toml"
+    entry = add(model, index, name="garments", licence="MIT")
+    assert (entry.name, entry.file, entry.licence, entry.recipe) == (
+        "garments",
+        "garments.safetensors",
+        "MIT",
+        "fashion-mnist",
+    )
+    assert (entry.channels, entry.image_size, entry.classes) == ("grey", 32, 10)
+    settings = Settings(zoo_index=(index,))
+    found = zoo.find_model("garments", settings)
+    assert file_hash(found.path) == file_hash(model)
+    assert zoo.verify(zoo.find_entry("garments", settings), settings) == ""
+    card = zoo.read_card(entry)
+    assert card.startswith("# garments\n")
+    assert "TODO" in card
+    assert "sneaker" in card
+
+
+def test_entries_are_appended_and_what_was_there_stays(tmp_path, model):
+    index = tmp_path / "index.toml"
+    add(model, index, name="one")
+    index.write_text(f"# mine\n{index.read_text()}")
+    (tmp_path / "one.md").write_text("my words")
+    add(model, index, name="two", url="https://example.org/two.safetensors")
+    text = index.read_text()
+    assert text.startswith("# mine\n")
+    first, second = tomllib.loads(text)["entry"]
+    assert (first["name"], second["name"], second["urls"]) == ("one", "two", ["https://example.org/two.safetensors"])
+    assert (tmp_path / "one.md").read_text() == "my words"
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["one.safetensors"]
+
+
+def test_a_feature_network_is_one(tmp_path):
+    entry = add(packaged("zoo") / "fashion-scorer.safetensors", tmp_path / "index.toml", name="scorer")
+    assert (entry.kind, entry.image_size, entry.classes) == ("features", 32, 10)
+
+
+def test_a_runs_model_is_called_after_its_run(tmp_path, model):
+    run = tmp_path / "Blue Birds"
+    run.mkdir()
+    (run / "recipe.toml").touch()
+    shutil.copy(model, run / "model.safetensors")
+    assert add(run / "model.safetensors", tmp_path / "index.toml").name == "blue-birds"
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "words"),
+    [
+        ({"name": "one"}, UsageError, "has an entry one already"),
+        ({"name": "One"}, UsageError, "entry One, name: "),
+        ({"url": "http://example.org/m.safetensors"}, UsageError, "expected an https address"),
+        ({"url": "https://example.org/m.zip"}, UsageError, r"archives \(\.zip\) are never unpacked"),
+    ],
+)
+def test_what_does_not_fit_changes_nothing(tmp_path, model, options, kind, words):
+    index = tmp_path / "index.toml"
+    add(model, index, name="one")
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(kind, match=words):
+        add(model, index, **{"name": "new", **options})
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_what_is_no_model_is_a_sentence(tmp_path):
+    (tmp_path / "m.safetensors").write_bytes(b"no")
+    for path, words in ((tmp_path / "m.safetensors", "is not a model file"), (tmp_path / "m.zip", "expected a")):
+        with pytest.raises(FileError, match=words):
+            add(path, tmp_path / "index.toml")
+    assert not (tmp_path / "index.toml").exists()
