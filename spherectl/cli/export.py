@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -230,7 +231,7 @@ def export(
             if not as_json:
                 console.show(str(written.path))
     if form.then:
-        console.say(form.then.format(out=target))
+        console.say(form.then.format(out=shlex.quote(str(target))))
     if as_json:
         console.show_json(rows)
 

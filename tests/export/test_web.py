@@ -21,7 +21,7 @@ from typer.testing import CliRunner, Result
 
 from spherectl import api, recipe
 from spherectl.cli.app import app
-from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, to_float, to_grey, to_uint8
+from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, pad_to, to_float, to_grey, to_uint8
 from spherectl.errors import UsageError
 from spherectl.images import DIGITAL_SOURCE_TYPE, read_provenance
 from spherectl.model import seeding, weights
@@ -166,7 +166,7 @@ def test_the_command_tells_the_graphs_and_what_to_type_next(exported):
     folder, result = exported
     graphs = [folder / "decoder.onnx", folder / "encoder.onnx"]
     assert (result.exit_code, result.stdout) == (0, "".join(f"{path}\n" for path in graphs)), result.stderr
-    assert "decoder.onnx: 0.1 MB, largest difference" in result.stderr
+    assert "decoder.onnx: 0.2 MB, largest difference" in result.stderr
     assert f"python -m http.server --directory {folder} 8000, then open http://localhost:8000" in result.stderr
 
 
@@ -365,6 +365,13 @@ def test_a_chosen_file_is_reconstructed_as_python_does(page, model, photo):
     assert (
         apart(pixels(page, "#rounds-strip li:last-child canvas"), model.reconstruct(to_float(fitted)[None])) <= LEVELS
     )
+
+
+def test_a_picture_that_is_too_large_is_shrunk_to_the_size_of_the_data(page, photo):
+    path = photo(200, 150)
+    drop(page, "#slot-first", path)
+    expected = to_grey(pad_to(adm_crop(Image.open(path), 28), 32))
+    assert torch.equal(pixels(page, "#slot-first canvas"), expected)
 
 
 def test_a_dropped_picture_takes_another_class(page, model, photo):
