@@ -49,14 +49,14 @@ COLUMNS: Columns = {
     "ratio": "ratio",
 }
 TEXT = """
-{date}, {machine}, {threads} threads, load {load} before; {versions}. Timed in turn in one process, {visits} visits;
-median, lowest and highest of calls; the ratio is torch's time over another's. torch is the plain float32 model without
-spherectl's kernels. PSNR is that of pictures; 200 where nothing differs. {random}
+{date}, {machine}, load {load} before; threads in use: {threads}; {versions}.
+Timed in turn in one process, {visits} visits; median, lowest and highest of calls. The ratio is torch's time over
+another's; torch is the plain float32 model, without spherectl's kernels. PSNR is that of pictures.{random}
 
 {rows}
 
 """
-RANDOM = "{name} is the paper's network for CIFAR-10 with random weights, for its size and speed alone."
+RANDOM = "\n{name} is the paper's network for CIFAR-10 with random weights, for its size and speed alone."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="fashion-mnist", help="zoo name or path (default: %(default)s)")
     parser.add_argument("--random", help="a recipe whose networks are timed too, with random weights")
     parser.add_argument("--seconds", type=float, default=60, help="for the timing, about (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="of torch and of ONNX Runtime (default: %(default)s)")
     given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
     text = given.page.read_text(encoding="utf-8")
     check_marks(text)
     about = {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "random": given.random}
@@ -177,7 +179,7 @@ def with_table(text: str, rows: list[Row], about: Row) -> str:
         rows=table(rows, COLUMNS),
     )
     between = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
-    return between.sub(lambda _: re.sub(r" +\n", "\n", body), text)
+    return between.sub(lambda _: body, text)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_a_table_is_written_between_the_marks() -> None:
     assert new.endswith("\nafter\n")
     assert "old" not in new
     assert "| m | decoder | 1 | torch, eager | - | - | 1,234 |" in new
-    assert "2026-01-02, a chip (avx2), 2 cores, 1 threads, load 0.5 before" in new
+    assert "2026-01-02, a chip (avx2), 2 cores, load 0.5 before; threads in use: 1; torch" in new
     with pytest.raises(UsageError, match="once each"):
         exports.with_table("no marks", [row], about)
 
