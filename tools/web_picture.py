@@ -15,7 +15,7 @@ from PIL import Image
 
 from tools.browser import Page, browsing, served
 
-CONTROLS = {"seed": 12, "class": 8, "to": 21, "way": 0.5, "new-class": 7, "angle": 60}
+CONTROLS = {"seed": 12, "class": 8, "to": 21, "way": 0.5, "new-class": 7}
 GAP, COLOURS, BACKGROUND = 24, 128, "white"
 
 

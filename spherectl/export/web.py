@@ -30,8 +30,8 @@ WEIGHT_BYTES: dict[Precision, int] = {"float32": 4, "float16": 2, "int8": 1}
 FLOAT32_UP_TO = 100_000_000  # bytes of both graphs that a visitor may well wait for
 LARGEST_BYTES = 1_500_000_000  # WebAssembly has 4 GB, and a graph is there twice while it loads
 
-# Sides of the pictures of data sets that are padded to the model's size: what to shrink a larger picture to.
-CONTENT_SIZE = {"fashion-mnist": 28}
+# How a class is changed where the model's header does not say what was best.
+TO_CLASS = {"noise_deg": 60, "guidance": 2.0, "steps": 4}
 
 
 def export_web(model: Model, folder: Path, precision: Precision | None = None) -> list[OnnxFile]:
@@ -74,21 +74,20 @@ def about(model: Model, precision: Precision) -> dict[str, Any]:
     """What the page needs to know of a model: the table in model.json, but for the sizes of files."""
     recipe, header = model.recipe, model.header
     tokens, token_channels = model.network.latent_shape
-    size = recipe.model.image_size
     return {
         "name": model.name,
         "precision": precision,
         "classes": model.num_classes,
         "class_names": model.class_names,
-        "image_size": size,
+        "image_size": recipe.model.image_size,
         "fit": recipe.data.fit,
-        "content_size": CONTENT_SIZE.get(recipe.data.kind, size),
         "channels": header.get("channels", recipe.data.channels),
         "tokens": tokens,
         "token_channels": token_channels,
         "angle_deg": recipe.noise.angle_deg,
         "sigma_max": recipe.noise.sigma_max,
         "sample": recipe.sample.model_dump(),
+        "to_class": TO_CLASS | header.get("editing", {}).get("to_class", {}),
         "licence": header.get("licence", ""),
         "data": header.get("data", ""),
         "data_licence": header.get("data_licence", ""),

@@ -21,17 +21,20 @@ from typer.testing import CliRunner, Result
 
 from spherectl import api, recipe
 from spherectl.cli.app import app
-from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, pad_to, to_float, to_grey, to_uint8
+from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, to_float, to_grey, to_uint8
+from spherectl.editing.pictures import fit
+from spherectl.editing.rounds import harmonise, rounds
+from spherectl.editing.stitching import LAYOUTS, layout_mask
 from spherectl.errors import UsageError
 from spherectl.images import DIGITAL_SOURCE_TYPE, read_provenance
 from spherectl.model import seeding, weights
-from spherectl.model.geometry import perturb, slerp, spherify, strength
+from spherectl.model.geometry import slerp, spherify
 from tools.browser import Browser, Page, browsing, chromium, served
 
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from spherectl.export.web import CONTENT_SIZE, FLOAT32_UP_TO, about, default_precision, export_web
+from spherectl.export.web import FLOAT32_UP_TO, about, default_precision, export_web
 
 pytestmark = pytest.mark.slow
 
@@ -175,7 +178,7 @@ def test_a_folder_has_all_that_the_page_needs(folder, model):
     assert told["files"] == {name: (folder / name).stat().st_size for name in ("decoder.onnx", "encoder.onnx")}
     assert told["runtime_bytes"] == (folder / "onnxruntime-web" / "ort-wasm-simd-threaded.wasm").stat().st_size
     assert (told["name"], told["class_names"], told["licence"]) == ("garments", NAMES, "CC0-1.0")
-    assert (told["image_size"], told["content_size"], told["fit"], told["channels"]) == (32, 28, "pad", "grey")
+    assert (told["image_size"], told["fit"], told["channels"]) == (32, "pad", "grey")
     assert (told["tokens"], told["token_channels"]) == model.network.latent_shape
     assert told["sample"] == model.recipe.sample.model_dump()
     assert told["precision"] == "float32"
@@ -207,9 +210,10 @@ def test_large_models_get_fewer_bits_and_too_large_ones_a_sentence(model, monkey
     assert FLOAT32_UP_TO < 4 * 128_000_000 / 2  # the paper's base size goes out in float16
 
 
-def test_only_padded_sets_have_a_content_size(model, free):
-    assert about(free, "float16")["content_size"] == 32
-    assert set(CONTENT_SIZE) == {"fashion-mnist"}
+def test_what_was_best_for_a_model_is_its_page_s_default(model, monkeypatch):
+    assert about(model, "float32")["to_class"] == {"noise_deg": 60, "guidance": 2.0, "steps": 4}
+    monkeypatch.setitem(model.header, "editing", {"to_class": {"noise_deg": 45, "steps": 3}})
+    assert about(model, "float32")["to_class"] == {"noise_deg": 45, "guidance": 2.0, "steps": 3}
 
 
 # SPEC 11 in JavaScript
@@ -367,45 +371,36 @@ def test_a_chosen_file_is_reconstructed_as_python_does(page, model, photo):
     )
 
 
-def test_a_picture_that_is_too_large_is_shrunk_to_the_size_of_the_data(page, photo):
-    path = photo(200, 150)
+@pytest.mark.parametrize("size", [(200, 150), (33, 32), (20, 27)])
+def test_pictures_for_a_padded_model_are_fitted_as_for_edit(page, model, photo, size):
+    path = photo(*size)
     drop(page, "#slot-first", path)
-    expected = to_grey(pad_to(adm_crop(Image.open(path), 28), 32))
-    assert torch.equal(pixels(page, "#slot-first canvas"), expected)
+    assert torch.equal(pixels(page, "#slot-first canvas"), fit(Image.open(path), model.recipe).pixels)
 
 
 def test_a_dropped_picture_takes_another_class(page, model, photo):
     path = photo(32, 20)
     drop(page, "#slot-first", path)
     click(page, "input[value=class]")
-    fill(page, seed=6, guidance=1.4, angle=60, rounds=3, new_class=8)
-    x = 2 * to_float(to_grey(fit_pad(Image.open(path), 32)))[None] - 1
-    encode, decode = model.network.encoder, model.network.decoder
-    label, null = torch.tensor([8]), torch.tensor([10])
-    noise = seeding.noise(6, seeding.ROUND, torch.tensor([0]), (16, 8), 1)
-    with torch.no_grad():
-        for _ in range(3):
-            w = 1.4**0.5
-            z = encode(x, null) + w * (encode(x, label) - encode(x, null))
-            v = perturb(spherify(z), strength(60), noise)
-            x = (decode(v, null) + w * (decode(v, label) - decode(v, null))).clamp(-1, 1)
+    fill(page, seed=6, new_guidance=1.4, angle=60, rounds=3, new_class=8)
+    x = to_float(fit(Image.open(path), model.recipe).pixels)[None]
+    *_, last = rounds(model, x, [8], count=3, noise_deg=60, guidance=1.4, seed=6)
     assert page.run("document.querySelectorAll('#rounds-strip canvas').length") == 4
-    assert apart(pixels(page, "#rounds-strip li:last-child canvas"), x / 2 + 0.5) <= LEVELS
+    assert apart(pixels(page, "#rounds-strip li:last-child canvas"), last) <= LEVELS
 
 
 def test_two_pictures_are_joined(page, model, photo):
     click(page, "input[value=join]")
     for slot, path in (("first", photo(28, 28)), ("second", photo(32, 20))):
         drop(page, f"#slot-{slot}", path)
-    fill(page, rounds=2, layout="top-bottom")
-    first, second = (to_grey(fit_pad(Image.open(path), 32)) for path in (photo(28, 28), photo(32, 20)))
-    joined = torch.cat((first[:, :16], second[:, 16:]), dim=1)
-    assert torch.equal(pixels(page, "#rounds-strip li:first-child canvas"), joined)
-    twice = model.reconstruct(model.reconstruct(to_float(joined)[None]))
-    assert apart(pixels(page, "#rounds-strip li:last-child canvas"), twice) <= LEVELS
-    fill(page, layout="left-right")
-    joined = torch.cat((first[..., :16], second[..., 16:]), dim=2)
-    assert torch.equal(pixels(page, "#rounds-strip li:first-child canvas"), joined)
+    first, second = (
+        to_float(fit(Image.open(path), model.recipe).pixels)[None] for path in (photo(28, 28), photo(32, 20))
+    )
+    for layout in LAYOUTS:
+        fill(page, rounds=2, layout=layout)
+        stitched, _, last = harmonise(model, first, second, layout_mask(layout, 32), count=2)
+        assert apart(pixels(page, "#rounds-strip li:first-child canvas"), stitched) == 0
+        assert apart(pixels(page, "#rounds-strip li:last-child canvas"), last) <= LEVELS
 
 
 def test_what_is_no_picture_gets_a_sentence(page, tmp_path):

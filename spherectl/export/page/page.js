@@ -3,7 +3,6 @@
 import { fromRgba } from "./picture.js";
 import { withText } from "./png.js";
 
-const DEFAULT_ANGLE = 60; // degrees: changes the class and leaves something of the picture
 const PLAY_S = 4; // seconds for one way
 const DICE = `<svg viewBox="0 0 24 24" aria-hidden="true" fill="currentColor"><rect x="2" y="2" width="20" height="20" rx="4"
   fill="none" stroke="currentColor" stroke-width="2"/><circle cx="7.5" cy="7.5" r="1.8"/><circle cx="16.5" cy="7.5" r="1.8"/>
@@ -194,7 +193,7 @@ const edit = latest(at("edit-said"), async () => {
     ({ picture } = await ask("stitch", { ...slots, layout: at("layout").value }));
     asks = { ...plain, count: value("rounds") };
   } else if (task === "class") {
-    const guidance = value("guidance");
+    const guidance = value("new-guidance");
     asks = { ...plain, label: value("new-class"), guidance, angle: value("angle"), count: value("rounds") };
   }
   const { images, ms } = await ask("edit", { picture, ...asks });
@@ -225,9 +224,11 @@ const firstEmpty = () => (!slots.first || slots.second || chosenTask() !== "join
 
 // Controls
 
+const scale = (v) => (Number(v) === 1 ? "off" : Number(v).toFixed(1));
 const SHOWN = {
   steps: (v) => v,
-  guidance: (v) => (Number(v) === 1 ? "off" : Number(v).toFixed(1)),
+  guidance: scale,
+  "new-guidance": scale,
   way: (v) => `${Math.round(100 * v)}%`,
   rounds: (v) => v,
   angle: (v) => `${v}°`,
@@ -258,10 +259,13 @@ function fillControls() {
   at("steps").value = about.sample.steps;
   at("guidance").value = about.classes ? about.sample.guidance : 1;
   at("angle").max = Math.round(about.angle_deg);
-  at("angle").value = Math.min(DEFAULT_ANGLE, about.angle_deg);
+  at("angle").value = about.to_class.noise_deg;
+  at("new-guidance").value = about.to_class.guidance;
+  at("rounds").value = about.to_class.steps;
   const size = about.image_size;
-  const how = about.fit === "pad" ? "on black" : "by its centre";
-  at("fitted").textContent = `It is fitted to ${size} × ${size} pixels ${how}${about.channels === "grey" ? ", in grey" : ""}.`;
+  const how = about.fit === "pad" ? "; a smaller one lies on black" : "";
+  const grey = about.channels === "grey" ? " in grey" : "";
+  at("fitted").textContent = `The model sees its centre at ${size} × ${size} pixels${grey}${how}.`;
   for (const slider of document.querySelectorAll("input[type=range]")) tell(slider);
 }
 

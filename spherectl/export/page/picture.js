@@ -46,16 +46,15 @@ export function fromRgba({ width, height, data }) {
 /**
  * A picture at the model's size.
  *
- * "crop" halves with a box filter while that stays large enough, resizes bicubically and takes the centre. "pad" puts
- * the picture in the middle of a black square; one that is larger than that is first cropped to the size of the data's
- * own pictures.
+ * "pad" puts one that is small enough in the middle of a black square. All others are halved with a box filter while they
+ * stay large enough, resized bicubically, and cut to their centre.
  *
  * @param picture of any size
- * @param {{image_size: number, fit: "crop"|"pad", content_size: number, channels: "rgb"|"grey"}} about
+ * @param {{image_size: number, fit: "crop"|"pad", channels: "rgb"|"grey"}} about
  */
-export function fit(picture, { image_size: size, fit: how, content_size: content, channels }) {
-  const large = Math.max(picture.width, picture.height) > size;
-  const fitted = how === "crop" ? crop(picture, size) : pad(large ? crop(picture, content) : picture, size);
+export function fit(picture, { image_size: size, fit: how, channels }) {
+  const padded = how === "pad" && Math.max(picture.width, picture.height) <= size;
+  const fitted = padded ? pad(picture, size) : crop(picture, size);
   return channels === "grey" ? grey(fitted) : fitted;
 }
 
@@ -167,15 +166,21 @@ export function toRgba(image, size) {
   return out;
 }
 
-/** Two pictures of one size as one: the left half of one and the right half of the other, or the top and the bottom. */
+const FIRST_SHOWS = {
+  "left-right": (x, y, size) => x < Math.floor(size / 2),
+  "top-bottom": (x, y, size) => y < Math.floor(size / 2),
+  diagonal: (x, y) => x <= y,
+  "anti-diagonal": (x, y, size) => x + y < size,
+};
+
+/** Two pictures of the model's size as one; `layout` says where the first shows, as in spherectl/editing/stitching.py. */
 export function stitch(first, second, layout) {
   const { width, height } = first;
   const pixels = second.pixels.slice();
   for (let y = 0; y < height; y++) {
     for (let x = 0; x < width; x++) {
-      const fromFirst = layout === "left-right" ? 2 * x < width : 2 * y < height;
       const place = (y * width + x) * CHANNELS;
-      if (fromFirst) pixels.set(first.pixels.subarray(place, place + CHANNELS), place);
+      if (FIRST_SHOWS[layout](x, y, width)) pixels.set(first.pixels.subarray(place, place + CHANNELS), place);
     }
   }
   return { width, height, pixels };

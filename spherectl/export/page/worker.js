@@ -39,11 +39,11 @@ const tasks = {
     return { picture: stitch(first, second, layout) };
   },
 
-  /** Rounds of encode and decode from a picture of the model's size; every round's image. */
+  /** Rounds of encode and decode from a picture of the model's size, with shared noise; every round's image. */
   async edit({ picture, label, guidance, count, angle, seed }) {
-    const model = guided(network, about.classes, guidance, about.sample.guide);
+    const model = guided(network, about.classes, guidance, "both");
     const from = parseSeed(seed);
-    const settings = { rounds: count, sigma: strength(angle), noise: (k) => roundNoise(from, k) };
+    const settings = { rounds: count, sigma: strength(angle), noise: () => drawNoise(from, ROUND, 1) };
     return timed(() => rounds(model, toFloat(picture), label, settings));
   },
 };
@@ -54,10 +54,11 @@ function sample(start, between, { label, steps, guidance }) {
   return generate(model, start, label, settings);
 }
 
-const initial = (seed) => noise(seed, INITIAL, 0, about.tokens * about.token_channels);
+const drawNoise = (seed, stream, k = 0) => noise(seed, stream, 0, about.tokens * about.token_channels, k);
 
-const roundNoise = (seed, k) =>
-  noise(seed, ROUND, 0, about.tokens * about.token_channels, about.sample.noise === "shared" ? 1 : k);
+const initial = (seed) => drawNoise(seed, INITIAL);
+
+const roundNoise = (seed, k) => drawNoise(seed, ROUND, about.sample.noise === "shared" ? 1 : k);
 
 /** Run what gives images; returns them as RGBA bytes, with the milliseconds it took. */
 async function timed(draw) {
