@@ -194,7 +194,7 @@ def test_a_class_that_the_model_cannot_have_is_refused(model):
         ({"guidance": 0.5, "noise": "loud"}, "guidance, noise"),
         ({"dtype": "float8"}, "dtype"),
         ({"weights": "best"}, "weights"),
-        ({"edit": "stitch"}, "edit"),
+        ({"edition": 2}, "edition"),
         ({"columns": 0}, "columns"),
         ({"versions": "1.0"}, "versions"),
     ],
