@@ -22,7 +22,7 @@ NUMBERS = (3, 25, 50, 75)  # of the test part: a.png to d.png
 # By the name of a picture on the page: the command that makes it, and which of its files is shown.
 COMMANDS = {
     "harmonize": ("edit a.png b.png --harmonize", "a-harmonize-steps.png"),
-    "to-class": ("edit a.png --to-class sneaker,bag --noise-deg 60 --guidance 2", "a-to-class-steps.png"),
+    "to-class": ("edit a.png --to-class sneaker,bag", "a-to-class-steps.png"),
     "reconstruct": ("edit a.png --reconstruct", "a-reconstruct-steps.png"),
     "interpolate": ("interpolate a.png b.png", "interpolated.png"),
 }

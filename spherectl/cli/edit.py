@@ -49,13 +49,15 @@ def edit(
             "--noise-deg",
             min=0.0,
             help="Noise of each round, in degrees below 90.",
-            show_default="0; for --to-class the model's own",
+            show_default="0; for --to-class the model's own, or 60",
         ),
     ] = None,
     noise: Annotated[Noise, typer.Option("--noise", help="One draw for all rounds, or a fresh one.")] = Noise.SHARED,
     guidance: Annotated[
         float | None,
-        typer.Option("--guidance", min=1.0, help="Scale, for --to-class; 1 is off.", show_default="the model's own"),
+        typer.Option(
+            "--guidance", min=1.0, help="Scale, for --to-class; 1 is off.", show_default="the model's own, or 2"
+        ),
     ] = None,
     guide: Annotated[Guide, typer.Option("--guide", help="What guidance acts on.")] = Guide.BOTH,
     model: options.Model = None,
@@ -102,6 +104,7 @@ def edit(
     import torch
 
     from spherectl import api, zoo
+    from spherectl.editing.rounds import class_change
     from spherectl.output import check_target
     from spherectl.settings import load_settings
 
@@ -119,15 +122,15 @@ def edit(
         kind, names = "harmonize", [""]
         settled |= {"layout": layout if mask is None else "mask", "swap": swap, "steps": steps or STEPS}
     elif to_class:
-        own = loaded.header.get("editing", {}).get("to_class", {})
+        own = class_change(loaded)
         settled = {
-            "noise_deg": own.get("noise_deg", loaded.recipe.noise.angle_deg) if noise_deg is None else noise_deg,
-            "guidance": own.get("guidance", loaded.recipe.sample.guidance) if guidance is None else guidance,
+            "noise_deg": own["noise_deg"] if noise_deg is None else noise_deg,
+            "guidance": own["guidance"] if guidance is None else guidance,
             "noise": noise.value,
             "guide": guide.value,
             "seed": seed,
         }
-        count = steps or own.get("steps", STEPS)
+        count = steps or own["steps"]
         kind, (rows, names) = "to-class", _of_classes(loaded, fitted[0], to_class, count, settled)
         settled |= {"steps": count, "classes": names}
     else:

@@ -9,7 +9,7 @@ Letters: B pictures, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -20,6 +20,9 @@ from spherectl.errors import UsageError
 from spherectl.model import sampler, seeding
 from spherectl.model.geometry import perturb, spherify, strength
 from spherectl.model.sampler import Guide
+
+# How a class is changed where a model's header has no table editing.to_class: the best point of docs/editing.md.
+TO_CLASS: dict[str, float] = {"noise_deg": 60.0, "guidance": 2.0, "steps": 4}
 
 Classes = Sequence[str | int] | Tensor | None
 
@@ -108,6 +111,12 @@ def _null_like(y: Tensor, null: int) -> Tensor:
     weights = torch.zeros_like(y)
     weights[:, null] = 1
     return weights
+
+
+def class_change(model: Model) -> dict[str, Any]:
+    """The settings by which a model changes classes: noise_deg, guidance, steps."""
+    own: dict[str, Any] = model.header.get("editing", {}).get("to_class", {})
+    return TO_CLASS | own
 
 
 def harmonise(model: Model, a: Tensor, b: Tensor, mask: Tensor, *, count: int, **options: object) -> list[Tensor]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from spherectl import __version__, provenance
 from spherectl.api import Model
+from spherectl.editing.rounds import class_change
 from spherectl.errors import UsageError
 from spherectl.export.check import Precision
 from spherectl.export.graphs import Part
@@ -29,9 +30,6 @@ WEIGHT_BYTES: dict[Precision, int] = {"float32": 4, "float16": 2, "int8": 1}
 
 FLOAT32_UP_TO = 100_000_000  # bytes of both graphs that a visitor may well wait for
 LARGEST_BYTES = 1_500_000_000  # WebAssembly has 4 GB, and a graph is there twice while it loads
-
-# How a class is changed where the model's header does not say what was best.
-TO_CLASS = {"noise_deg": 60, "guidance": 2.0, "steps": 4}
 
 
 def export_web(model: Model, folder: Path, precision: Precision | None = None) -> list[OnnxFile]:
@@ -87,7 +85,7 @@ def about(model: Model, precision: Precision) -> dict[str, Any]:
         "angle_deg": recipe.noise.angle_deg,
         "sigma_max": recipe.noise.sigma_max,
         "sample": recipe.sample.model_dump(),
-        "to_class": TO_CLASS | header.get("editing", {}).get("to_class", {}),
+        "to_class": class_change(model),
         "licence": header.get("licence", ""),
         "data": header.get("data", ""),
         "data_licence": header.get("data_licence", ""),
