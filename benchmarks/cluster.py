@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.tables import Columns, Row, table
+from benchmarks.tables import Columns, Row, put_between, table
 from benchmarks.timing import rounded
 from spherectl import recipe as recipes
 from spherectl import zoo
@@ -55,10 +54,7 @@ def with_costs(text: str, rows: list[Row]) -> str:
     Raises:
         UsageError: the page has not each mark once.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UsageError(f"Expected the marks {BEGIN.strip()} and {END} in the page, once each.")
-    between = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
-    return between.sub(lambda _: f"\n{costs(rows)}\n\n", text)
+    return put_between(text, BEGIN, END, f"\n{costs(rows)}\n\n")
 
 
 def costs(rows: list[Row]) -> str:

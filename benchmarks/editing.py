@@ -19,12 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.speed import ROOT, command_line
-from benchmarks.tables import Columns, Row, table
+from benchmarks.tables import Columns, Row, put_between, table
 from benchmarks.timing import machine, rounded, tell
 from spherectl import api
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.data.transforms import to_float, to_uint8
-from spherectl.editing.pictures import psnr
 from spherectl.editing.rounds import harmonise, rounds
 from spherectl.editing.stitching import layout_mask, stitch
 from spherectl.errors import SpherectlError
@@ -33,6 +32,7 @@ from spherectl.evaluation.fidelity import score
 from spherectl.evaluation.pictures import Features
 from spherectl.evaluation.reference import Reference, of_pictures
 from spherectl.files import write_text
+from spherectl.images import psnr
 
 SCORER = "fashion-scorer"
 ROUNDS = 8
@@ -112,6 +112,7 @@ def harmonising(
     """
     a, b = (to_float(test.gather(numbers)) for numbers in pairs)
     mask = layout_mask("left-right", a.shape[-1])
+    stitched = stitch(a, b, mask)
     own = model.reconstruct(a), model.reconstruct(b)
     real_seams = torch.cat([seam(one) for one in own])
     low, high = real_seams.quantile(torch.tensor([0.25, 0.75])).tolist()
@@ -119,16 +120,15 @@ def harmonising(
     def row(what: str, pictures: Tensor) -> Row:
         found = Features(extractor(to_uint8(pictures))["embedding"], None)
         distance = score(found, reference, extractor, metrics=["fid"]).frechet_distance
-        halves = halves_psnr(pictures, a, b, mask)
         return {
             "what": what,
             "seam": rounded(seam(pictures).median().item()),
             "frechet": rounded(distance or 0.0),
-            "psnr_db": rounded(halves.mean().item()),
+            "psnr_db": rounded(psnr(pictures, stitched).mean().item()),
         }
 
     rows = [
-        row("stitched", stitch(a, b, mask)),
+        row("stitched", stitched),
         row(f"blended over {FEATHER} pixels", stitch(a, b, feathered(mask, FEATHER))),
         row("the pictures' own reconstructions, stitched", stitch(*own, mask)),
     ]
@@ -145,11 +145,6 @@ def seam(pictures: Tensor) -> Tensor:
     """Mean absolute step across the middle column: (B, 3, H, W) to (B,)."""
     middle = pictures.shape[-1] // 2
     return (pictures[..., middle] - pictures[..., middle - 1]).abs().mean((1, 2))
-
-
-def halves_psnr(pictures: Tensor, a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """PSNR of each picture to the halves that it was stitched of, (B,) in dB."""
-    return psnr(pictures, stitch(a, b, mask))
 
 
 def feathered(mask: Tensor, width: int) -> Tensor:
@@ -216,10 +211,8 @@ def with_tables(text: str, results: dict[str, Any]) -> str:
         "classes": table(results["classes"]["rows"], CHANGES),
     }
     for name, rows in told.items():
-        between = re.compile(
-            rf"(?<=<!-- {name}: python -m benchmarks.editing -->\n).*(?=<!-- end of {name} -->)", re.DOTALL
-        )
-        text = between.sub(lambda _, rows=rows: f"\n{rows}\n\n", text)  # type: ignore[misc]
+        begin, end = f"<!-- {name}: python -m benchmarks.editing -->\n", f"<!-- end of {name} -->"
+        text = put_between(text, begin, end, f"\n{rows}\n\n")
     low, high = results["harmonise"]["seam_band"]
     facts = {"seam-band": f"{low} to {high}", "class-real": f"{results['classes']['accuracy_real']:.0%}"}
     facts["iou-random"] = results["classes"]["iou_of_random_pictures"]

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from spherectl.data.datasets import open_dataset
+from spherectl.data.transforms import as_picture
 from spherectl.recipe import DataSpec
 
 GARMENTS = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
@@ -40,7 +41,7 @@ def main() -> None:
         folder = Path(scratch)
         pixels = open_dataset(GARMENTS, 28, split="test", root=given.data).gather(torch.tensor(NUMBERS))
         for name, picture in zip("abcd", pixels, strict=True):
-            Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{name}.png")
+            as_picture(picture).save(folder / f"{name}.png")
         for name, (words, shown) in COMMANDS.items():
             command = [sys.executable, "-m", "spherectl", *shlex.split(words), "--model", "fashion-mnist"]
             subprocess.run([*command, "--dtype", "float32"], cwd=folder, check=True)

@@ -6,7 +6,6 @@ python -m benchmarks.exports --page docs/export.md    exports, times, and writes
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,14 +18,13 @@ import onnxruntime
 import torch
 
 from benchmarks.subjects import random_package
-from benchmarks.tables import Columns, Row, show, table
+from benchmarks.tables import Columns, Row, check_marks, put_between, show, table
 from benchmarks.timing import Case, Group, machine, repeated, rounded, tell, time_in_turns
 from spherectl import api, zoo
 from spherectl import recipe as recipes
-from spherectl.errors import UsageError
 from spherectl.export.check import PRECISIONS, expected
 from spherectl.export.graphs import Part, example
-from spherectl.export.onnx import export_onnx
+from spherectl.export.onnx import export_onnx, session
 from spherectl.model.weights import instantiate
 from spherectl.training.run import versions
 
@@ -70,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     text = given.page.read_text(encoding="utf-8")
-    check_marks(text)
+    check_marks(text, BEGIN, END)
     about = {"machine": machine(), "date": datetime.now(UTC).date().isoformat(), "random": given.random}
     models = [api.load(given.model, device="cpu", dtype="float32")]
     models += [random_model(given.random)] if given.random else []
@@ -116,14 +114,6 @@ def group(model: api.Model, part: Part, images: int, sessions: dict[tuple[str, s
     return Group(model.name, part, images, [Case(path, repeated(call), 0.0, None) for path, call in calls.items()])
 
 
-def session(path: Path) -> Any:
-    """A file loaded by ONNX Runtime, on as many threads as torch uses."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 def path_of(precision: str) -> str:
     """How a file is called in the table."""
     return f"ONNX Runtime, {precision}"
@@ -148,16 +138,6 @@ def rows_of(one: Group, files: dict[tuple[str, str, str], Row]) -> list[Row]:
     ]
 
 
-def check_marks(text: str) -> None:
-    """Refuse a page without the two marks, before anything is measured.
-
-    Raises:
-        UsageError: the page has not each mark once.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise UsageError(f"Expected the marks {BEGIN.strip()} and {END} in the page, once each.")
-
-
 def with_table(text: str, rows: list[Row], about: Row) -> str:
     """A page's text with the table between its marks.
 
@@ -166,7 +146,6 @@ def with_table(text: str, rows: list[Row], about: Row) -> str:
         rows: from `measured`.
         about: machine, date, visits, and the recipe of random weights or None.
     """
-    check_marks(text)
     where = about["machine"]
     body = TEXT.format(
         date=about["date"],
@@ -178,8 +157,7 @@ def with_table(text: str, rows: list[Row], about: Row) -> str:
         random=RANDOM.format(name=about["random"]) if about["random"] else "",
         rows=table(rows, COLUMNS),
     )
-    between = re.compile(f"(?<={re.escape(BEGIN)}).*(?={re.escape(END)})", re.DOTALL)
-    return between.sub(lambda _: body, text)
+    return put_between(text, BEGIN, END, body)
 
 
 if __name__ == "__main__":

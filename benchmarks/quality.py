@@ -19,6 +19,7 @@ from spherectl.evaluation.fidelity import score
 from spherectl.evaluation.pictures import Features, extract
 from spherectl.evaluation.reference import from_features
 from spherectl.features.independence import check_independent
+from spherectl.images import psnr
 
 STEPS = (1, 4)
 BATCH = 64
@@ -60,19 +61,13 @@ def drawn(model: api.Model, count: int, steps: int) -> Tensor:
 
 def compared(images: Tensor, exact: Tensor) -> dict[str, Any]:
     """PSNR of each image (n, 3, H, W) against its exact twin, before rounding to levels, and the levels after it."""
-    psnr = psnr_db(images, exact)
-    lowest = max(1, math.ceil(LOW * len(psnr)))
+    found = psnr(images, exact)
+    lowest = max(1, math.ceil(LOW * len(found)))
     return {
-        "median_psnr_db": finite(psnr.median()),
-        "low_psnr_db": finite(psnr.kthvalue(lowest).values),
+        "median_psnr_db": finite(found.median()),
+        "low_psnr_db": finite(found.kthvalue(lowest).values),
         "largest_difference_levels": int((to_uint8(images).int() - to_uint8(exact).int()).abs().max()),
     }
-
-
-# -10 log10 of the mean squared error of an image in [0, 1]
-def psnr_db(images: Tensor, exact: Tensor) -> Tensor:
-    """(n,) in dB; infinite where nothing differs."""
-    return -10 * (images - exact).double().square().mean((1, 2, 3)).log10()
 
 
 def finite(value: Tensor) -> float | None:

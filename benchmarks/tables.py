@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from spherectl.errors import UsageError
+
 Row = dict[str, Any]
 Columns = dict[str, str]  # key of a row to the head of its column
 
@@ -65,6 +67,23 @@ def table(rows: list[Row], columns: Columns) -> str:
     ruler = ["---" if left else "--:" for left in words]
     lines = [list(columns.values()), ruler, *([show(row.get(key)) for key in columns] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def check_marks(text: str, begin: str, end: str) -> None:
+    """Refuse a page without the two marks.
+
+    Raises:
+        UsageError: the page has not each mark once.
+    """
+    if text.count(begin) != 1 or text.count(end) != 1:
+        raise UsageError(f"Expected the marks {begin.strip()} and {end} in the page, once each.")
+
+
+def put_between(text: str, begin: str, end: str, body: str) -> str:
+    """A page's text with this body between its marks; raises as `check_marks` does."""
+    check_marks(text, begin, end)
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{body}{end}{rest.partition(end)[2]}"
 
 
 def show(value: Any) -> str:

@@ -193,6 +193,15 @@ class Model:
             raise UsageError(f"Expected one class for each image, got {one!r}, which is {len(numbers)}.")
         return numbers[0]
 
+    def check_guidance(self, scale: float) -> None:
+        """Refuse guidance of a model without classes.
+
+        Raises:
+            UsageError: the scale is not 1, and there are none.
+        """
+        if scale != 1.0 and self.num_classes == 0:
+            raise UsageError(f"{self.name} is unconditional: guidance needs classes.", "Leave --guidance at 1.")
+
     def check_images(self, images: Tensor) -> None:
         """Refuse what is not pictures of the model's size.
 
@@ -305,8 +314,7 @@ def generate(
 def sample_settings(model: Model, **changes: Any) -> SampleSpec:
     """The model's [sample] table with some keys changed, checked."""
     settings: SampleSpec = model.recipe.replace(sample=changes).sample
-    if settings.guidance != 1.0 and model.num_classes == 0:
-        raise UsageError(f"{model.name} is unconditional: guidance needs classes.", "Leave --guidance at 1.")
+    model.check_guidance(settings.guidance)
     return settings
 
 

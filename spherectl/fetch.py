@@ -15,6 +15,7 @@ from spherectl.settings import Settings, load_settings, origin
 from spherectl.transfer import Downloader, Progress, RefusedError, check_url
 
 __all__ = [
+    "ARCHIVE",
     "Progress",
     "RefusedError",
     "check_relative",
@@ -29,7 +30,7 @@ __all__ = [
 
 SHORTEST_HASH = 8  # digits; some publishers state no more
 WHOLE_HASH = 64
-_ARCHIVE = re.compile(r"\.(zip|7z|rar|tgz|tbz2?|txz|tar|(tar\.)?(gz|bz2|xz|zst))$", re.IGNORECASE)
+ARCHIVE = re.compile(r"\.(zip|7z|rar|tgz|tbz2?|txz|tar|(tar\.)?(gz|bz2|xz|zst))$", re.IGNORECASE)
 
 
 def fetch_url(
@@ -165,7 +166,7 @@ def refuse_archive(name: str) -> None:
     Raises:
         ValueError: it does.
     """
-    if found := _ARCHIVE.search(name):
+    if found := ARCHIVE.search(name):
         raise ValueError(f"archives ({found[0]}) are never unpacked here; expected the model itself, got {name!r}")
 
 

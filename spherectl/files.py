@@ -87,6 +87,11 @@ def claimed(stem: str, suffix: str = ".png") -> Iterator[Path]:
         raise
 
 
+def asked_or_claimed(out: Path | None, stem: str, suffix: str = ".png") -> contextlib.AbstractContextManager[Path]:
+    """The place that was asked for, or a name that is `claimed`."""
+    return claimed(stem, suffix) if out is None else contextlib.nullcontext(out)
+
+
 def file_hash(file: Path | BufferedReader) -> str:
     """SHA-256 of a file, 64 hexadecimal digits; of an open one from where it stands."""
     if isinstance(file, Path):

@@ -19,7 +19,7 @@ from typing import Any
 
 from spherectl.entries import CHECKPOINT, CONFIG, MODEL_SUFFIX
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import RefusedError, check_url, fetch_text
+from spherectl.fetch import ARCHIVE, RefusedError, check_url, fetch_text
 
 PREFIX = "hf:"
 _NAME = re.compile(
@@ -168,7 +168,7 @@ def choose(listing: Listing, name: HubName, wanted: str = "") -> tuple[str, ...]
         return next(iter(below.values()))
     where = f"{name.folder} of {PREFIX}{name.repo}" if name.folder else f"{PREFIX}{name.repo}"
     if not found:
-        archives = [path for path in listing.files if path.endswith((".zip", ".tar", ".gz", ".tgz", ".7z"))]
+        archives = [path for path in listing.files if ARCHIVE.search(path)]
         but = f"; archives such as {archives[0]} are never unpacked" if archives else ""
         raise UsageError(
             f"{where} holds no model: expected one {MODEL_SUFFIX} file, or {CONFIG} beside ckpt/ep####.pth{but}."

@@ -1,5 +1,7 @@
 """Pictures out: grids and strips, PNG files that say how they were made, arrays for the ADM evaluation suite.
 
+Beside them, how far two pictures are apart.
+
 Letters: B pictures, H height, W width.
 """
 
@@ -19,7 +21,7 @@ from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 
 import spherectl
-from spherectl.data.transforms import to_uint8
+from spherectl.data.transforms import as_picture, to_uint8
 from spherectl.errors import FileError, UsageError
 from spherectl.files import replacing
 
@@ -72,6 +74,11 @@ def strip(images: Tensor, padding: int = 2) -> Tensor:
     return grid(images, columns=len(images), padding=padding)
 
 
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each of (B, 3, H, W) in [0, 1]: (B,) in dB; infinite where they are equal."""
+    return -10 * (a.double() - b.double()).square().mean((1, 2, 3)).log10()
+
+
 def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> None:
     """Write a picture as PNG; the same picture and provenance give the same bytes.
 
@@ -94,9 +101,9 @@ def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> No
         text.add_text(_KEY, json.dumps(provenance, sort_keys=True, separators=(",", ":"), allow_nan=False))
         text.add_text("Software", f"spherectl {spherectl.__version__}")
         text.add_itxt(XMP_KEY, XMP)
-    pixels = image.permute(1, 2, 0).contiguous().cpu().numpy()  # (H, W, 3)
+    picture = as_picture(image)
     with replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG", pnginfo=text)
+        picture.save(temporary, format="PNG", pnginfo=text)
 
 
 def save_animation(path: Path, frames: Tensor, fps: float) -> None:
@@ -110,7 +117,7 @@ def save_animation(path: Path, frames: Tensor, fps: float) -> None:
     Raises:
         FileError: the place cannot be written.
     """
-    there = [Image.fromarray(frame.permute(1, 2, 0).contiguous().cpu().numpy()) for frame in frames]
+    there = [as_picture(frame) for frame in frames]
     first, *others = [*there, *there[-2:0:-1]]
     options = {"save_all": True, "append_images": others, "duration": round(1000 / fps), "loop": 0}
     kind = path.suffix[1:].lower()

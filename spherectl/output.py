@@ -20,6 +20,7 @@ from torch import Tensor
 from spherectl.api import Generated
 from spherectl.data.transforms import to_uint8
 from spherectl.errors import FileError, UsageError
+from spherectl.files import claimed
 from spherectl.images import grid, save_npz, save_png
 
 ONE_ROW = 20  # so many classes still stand side by side in a grid
@@ -120,6 +121,22 @@ def write_pictures(target: Path, batches: Iterable[Generated], count: int, about
         case Kind.FOLDER:
             return _write_folder(target, batches, about)
     return 1
+
+
+def write_named(
+    out: Path | None, stem: str, batches: Iterable[Generated], count: int, about: About | None
+) -> tuple[Path, int]:
+    """`write_pictures` to the place that was asked for, or as one grid under a new name made of `stem`.
+
+    Returns:
+        Where they are, and how many files were written.
+    """
+    if out is not None:
+        return out, write_pictures(out, batches, count, about)
+    drawn = collect(batches)  # first, so that the claim on the name is short
+    with claimed(stem) as target:
+        write_grid(target, drawn, about)
+    return target, 1
 
 
 def write_grid(target: Path, drawn: Drawn, about: About | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options, pictures
+from spherectl.cli import console, models, options, pictures
 from spherectl.cli.sample import Guide, Noise
 from spherectl.errors import UsageError
 
@@ -76,9 +76,7 @@ def edit(
             show_default="a new name",
         ),
     ] = None,
-    provenance: Annotated[
-        bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
-    ] = True,
+    provenance: options.Provenance = True,
     as_json: options.Json = False,
 ) -> None:
     """Edit pictures of any size without training: a few rounds of encoding and decoding.
@@ -101,20 +99,12 @@ def edit(
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"Expected an --out that ends in .png, got {out}.")
 
-    import torch
-
-    from spherectl import api, zoo
     from spherectl.editing.rounds import class_change
     from spherectl.output import check_target
     from spherectl.settings import load_settings
 
-    settings = load_settings()
-    if threads:
-        torch.set_num_threads(threads)
     check_target(out or Path("edited.png"))
-    found = zoo.find_model(model, settings)
-    console.say(found.reason)
-    loaded = api.load_found(found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value)
+    loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     fitted = [pictures.read(path, loaded) for path in images]
     if harmonize:
         settled: dict[str, Any] = {"noise_deg": noise_deg or 0.0, "noise": noise.value, "seed": seed}
@@ -165,13 +155,14 @@ def _harmonized(
     noise: dict[str, Any],
 ) -> list[list[Tensor]]:
     """A, B, stitched, and the rounds."""
-    from spherectl.editing.rounds import harmonise, through_noise
+    from spherectl.editing.rounds import harmonise
     from spherectl.editing.stitching import layout_mask
+    from spherectl.images import psnr
 
     size = model.recipe.model.image_size
     where = layout_mask(layout, size) if mask is None else _mask(mask, size)  # type: ignore[arg-type]
     a, b = (_unit(one) for one in fitted)
-    _warn(model, paths, [a, b], [through_noise(model, one, [0])[0] for one in (a, b)])
+    pictures.warn_if_far(paths, [float(psnr(one, model.reconstruct(one).cpu())) for one in (a, b)], model)
     stitched, *after = harmonise(model, a, b, 1 - where if swap else where, count=steps, **noise)
     return [[a, b, stitched, *after]]
 
@@ -202,8 +193,8 @@ def _of_classes(
 
 def _reconstructed(model: Model, paths: list[Path], fitted: Fitted, seed: int) -> list[list[Tensor]]:
     """The picture and its reconstructions through noise; the plain one first, whose PSNR is said."""
-    from spherectl.editing.pictures import psnr
     from spherectl.editing.rounds import through_noise
+    from spherectl.images import psnr
 
     x = _unit(fitted)
     found = through_noise(model, x, ANGLES_DEG, seed=seed)
@@ -211,14 +202,8 @@ def _reconstructed(model: Model, paths: list[Path], fitted: Fitted, seed: int) -
     console.say(
         "PSNR " + ", ".join(f"{value:.2f} dB at {angle}°" for angle, value in zip(ANGLES_DEG, values, strict=True))
     )
-    _warn(model, paths, [x], found[:1])
+    pictures.warn_if_far(paths, values[:1], model)
     return [[x, *found]]
-
-
-def _warn(model: Model, paths: list[Path], images: list[Tensor], again: list[Tensor]) -> None:
-    from spherectl.editing.pictures import psnr
-
-    pictures.warn_if_far(paths, [float(psnr(x, y)) for x, y in zip(images, again, strict=True)], model)
 
 
 def _write(
@@ -237,7 +222,7 @@ def _write(
     from spherectl.data.transforms import to_uint8
     from spherectl.editing.pictures import put_back, resized
     from spherectl.fetch import file_hash
-    from spherectl.files import claimed
+    from spherectl.files import asked_or_claimed
     from spherectl.images import grid, save_png
     from spherectl.provenance import describe_edit
 
@@ -248,7 +233,7 @@ def _write(
     placed = resized if kind == "harmonize" else put_back  # around the seam there is nothing of A alone
     results = [placed(to_uint8(row[last][0]), fitted) for row in rows]
     sheet = grid(torch.cat([image for row in rows for image in row]), columns=len(rows[0]))
-    with claimed(f"{paths[0].stem}-{kind}") if out is None else _named(out) as target:
+    with asked_or_claimed(out, f"{paths[0].stem}-{kind}") as target:
         suffixes = [f"-{name}" if len(names) > 1 else "" for name in names]
         written = [target.with_stem(target.stem + suffix) for suffix in suffixes]
         for path, result in zip(written, results, strict=True):
@@ -258,9 +243,3 @@ def _write(
         steps = target.with_stem(f"{target.stem}-steps")
         save_png(steps, sheet, about)
     return [*written, steps]
-
-
-def _named(out: Path) -> Any:
-    import contextlib
-
-    return contextlib.nullcontext(out)

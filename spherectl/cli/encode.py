@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options, pictures
+from spherectl.cli import console, models, options, pictures
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spherectl.settings import Settings
+    from spherectl.api import Model
 
 
 def encode(
@@ -41,7 +41,6 @@ def encode(
     """
     import torch
 
-    from spherectl import api, zoo
     from spherectl.data.transforms import to_float
     from spherectl.editing.latents import write_latents
     from spherectl.output import check_target
@@ -51,12 +50,7 @@ def encode(
         raise UsageError(f"Latents are written to a .safetensors file; got {out}.")
     check_target(out.with_suffix(".npz"))
     files = pictures.find(images)
-    settings = load_settings()
-    if threads:
-        torch.set_num_threads(threads)
-    found = zoo.find_model(model, settings)
-    console.say(found.reason)
-    loaded = api.load_found(found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value)
+    loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     labels = loaded.labels(None if class_ is None else [class_] * len(files), len(files))
 
     with console.progress("encoding", len(files), "images") as bar:
@@ -78,15 +72,11 @@ def encode(
 
 def decode(
     file: Path,
-    model: str | None,
-    settings: Settings,
+    model: Model,
     *,
     class_: list[str] | None,
     steps: int | None,
     batch: int,
-    dtype: str,
-    weights: str,
-    device: str,
     out: Path | None,
     as_json: bool,
     with_provenance: bool,
@@ -95,13 +85,11 @@ def decode(
 
     Args:
         file: from `encode`.
-        model: as --model takes it.
-        settings: where models are.
+        model: that encoded them.
         class_: to decode under: one for all, or one for each picture; None: those in the file.
         steps: None or 1 decodes; each further one is a round without noise.
         batch: pictures at once.
-        dtype, weights, device: of the model.
-        out: as for `sample`; None: a new name.
+        out: checked by `output.check_target`; None: a new name.
         as_json: tell the result as JSON.
         with_provenance: say in each PNG what it was made of.
 
@@ -111,47 +99,38 @@ def decode(
     """
     import torch
 
-    from spherectl import api, zoo
+    from spherectl import api
     from spherectl.editing.latents import decoded, open_latents
     from spherectl.fetch import file_hash
-    from spherectl.files import claimed
-    from spherectl.output import check_target, collect, write_grid, write_pictures
+    from spherectl.output import write_named
     from spherectl.provenance import describe_edit
 
-    check_target(out or Path("decoded.png"))
-    found = zoo.find_model(model, settings)
-    console.say(found.reason)
-    loaded = api.load_found(found, device=device, dtype=dtype, weights_kind=weights)  # type: ignore[arg-type]
     with open_latents(file) as latents:
-        latents.check_model(loaded, file)
+        latents.check_model(model, file)
         count = len(latents)
-        labels = latents.labels if class_ is None else api.spread_classes(loaded, count, class_)
+        labels = latents.labels if class_ is None else api.spread_classes(model, count, class_)
 
         def about(indices: Tensor, chosen: Tensor | None, columns: int | None) -> dict[str, Any]:
             numbers = indices.tolist()
             facts: dict[str, Any] = {"index": numbers, "steps": steps or 1}
             facts |= {"class": None if chosen is None else chosen.tolist()}
             facts |= {} if columns is None else {"columns": columns}
-            return describe_edit(loaded, "latents", [digest], **facts)
+            return describe_edit(model, "latents", [digest], **facts)
 
         digest = file_hash(file)
 
         def drawn() -> Iterator[api.Generated]:
             done = 0
-            for images in decoded(latents, loaded, labels, steps=steps or 1, batch=batch):
+            for images in decoded(latents, model, labels, steps=steps or 1, batch=batch):
                 indices = torch.arange(done, done + len(images))
                 yield api.Generated(images, None if labels is None else labels[indices], indices)
                 done += len(images)
                 bar(done)
 
         with console.progress("decoding", count, "images") as bar:
-            if out is not None:
-                target, files = out, write_pictures(out, drawn(), count, about if with_provenance else None)
-            else:
-                everything, files = collect(drawn()), 1
-                with claimed(f"{file.stem}-decoded") as target:
-                    write_grid(target, everything, about if with_provenance else None)
+            shown = about if with_provenance else None
+            target, files = write_named(out, f"{file.stem}-decoded", drawn(), count, shown)
     if as_json:
-        console.show_json({"out": str(target), "files": files, "model": loaded.name, "sha256": loaded.sha256})
+        console.show_json({"out": str(target), "files": files, "model": model.name, "sha256": model.sha256})
     else:
         console.show(str(target))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from spherectl.cli import console, options
+from spherectl.cli.models import find
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ def evaluate(
     """
     import torch
 
-    from spherectl import api, zoo
+    from spherectl import api
     from spherectl.evaluation import report as reports
     from spherectl.evaluation.extractors import default_features, open_extractor
     from spherectl.evaluation.protocol import METRICS, Plan
@@ -170,8 +171,7 @@ def evaluate(
         loaded: list[Model] = []
         asked: list[str | None] = [*models] if models else [None]
         for name in asked:
-            with console.progress("fetching", unit="B") as bar:
-                found = zoo.find_model(name, settings, bar)
+            found = find(name, settings)
             console.say(found.reason)
             with processes.first_goes_first():
                 one = api.load_found(

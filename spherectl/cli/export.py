@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -212,16 +211,15 @@ def export(
     _check_place(format_, form, out)
 
     from spherectl import zoo
-    from spherectl.files import claimed
+    from spherectl.files import asked_or_claimed
     from spherectl.settings import load_settings
 
     found = zoo.find_model(model, load_settings())
     console.say(found.reason)
     stem = f"{found.name}-{format_}" if not form.suffix else f"{found.name}-{chosen}"
-    place: AbstractContextManager[Path] = nullcontext(out) if out else claimed(stem, form.suffix)
     rows: list[dict[str, Any]] = []
     total = len(names) or 1
-    with place as target, console.progress("exporting", total, "files") as bar:
+    with asked_or_claimed(out, stem, form.suffix) as target, console.progress("exporting", total, "files") as bar:
         for written in form.write(Request(found, target, chosen, names, weights)):
             size = written.path.stat().st_size
             rows.append({"path": str(written.path), "bytes": size, "difference": written.difference.table()})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options, pictures
+from spherectl.cli import console, models, options, pictures
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -62,9 +62,7 @@ def interpolate(
             show_default="a new name",
         ),
     ] = None,
-    provenance: Annotated[
-        bool, typer.Option("--provenance/--no-provenance", help="Say in the PNG how it was made.")
-    ] = True,
+    provenance: options.Provenance = True,
     as_json: options.Json = False,
 ) -> None:
     """Go from one picture to another on the sphere; classes, where the ends have different ones, are mixed alongside.
@@ -85,24 +83,16 @@ def interpolate(
     if suffix not in (".png", *ANIMATED):
         raise UsageError(f"Expected an --out that ends in .png, .webp or .gif, got {out}.")
 
-    import torch
-
-    from spherectl import api, zoo
     from spherectl.data.transforms import to_uint8
     from spherectl.fetch import file_hash
-    from spherectl.files import claimed
+    from spherectl.files import asked_or_claimed
     from spherectl.images import grid, save_animation, save_png
     from spherectl.output import check_target
     from spherectl.provenance import describe_edit
     from spherectl.settings import load_settings
 
-    settings = load_settings()
-    if threads:
-        torch.set_num_threads(threads)
     check_target((out or Path("interpolated.png")).with_suffix(".png"))
-    found = zoo.find_model(model, settings)
-    console.say(found.reason)
-    loaded = api.load_found(found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value)
+    loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     count = frames or (FRAMES if ends == 2 else SIDE)
     labels = _labels(loaded, class_, ends, drawn=not given)
     latents = _drawn(loaded, numbers) if numbers else _encoded(loaded, given, labels)
@@ -115,18 +105,11 @@ def interpolate(
         facts = {"seeds": numbers, "class": labels, "frames": count, "spherical": not lerp, "steps": steps}
         about = describe_edit(loaded, "interpolate", [file_hash(one) for one in given], **facts)
 
-    def write(target: Path) -> None:
+    with asked_or_claimed(out, "interpolated") as target:
         if suffix in ANIMATED:
             save_animation(target, pixels, fps)
         else:
             save_png(target, grid(pixels, columns), about)
-
-    if out is not None:
-        target = out
-        write(target)
-    else:
-        with claimed("interpolated") as target:
-            write(target)
     if as_json:
         console.show_json({"out": str(target), "frames": len(pixels), "model": loaded.name, "sha256": loaded.sha256})
     else:
@@ -199,13 +182,8 @@ def _between(
 def _decode(model: Model, points: Tensor, classes: Tensor | None, steps: int, batch: int) -> Tensor:
     import torch
 
-    from spherectl.editing.rounds import rounds
+    from spherectl.editing.rounds import decode
 
-    done = []
-    for start in range(0, len(points), batch):
-        chosen = None if classes is None else classes[start : start + batch]
-        images = model.decode(points[start : start + batch], chosen).cpu()
-        if steps > 1:
-            *_, images = rounds(model, images, chosen, count=steps - 1)
-        done.append(images)
-    return torch.cat(done)
+    pieces = points.split(batch)
+    chosen = [None] * len(pieces) if classes is None else classes.split(batch)
+    return torch.cat([decode(model, some, labels, steps=steps) for some, labels in zip(pieces, chosen, strict=True)])

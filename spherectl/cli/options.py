@@ -79,6 +79,9 @@ Batch = Annotated[  # default 64
 Weights = Annotated[  # default WeightsName.EMA
     WeightsName, typer.Option("--weights", help="Averaged weights where the model has them, or those of the last step.")
 ]
+Provenance = Annotated[  # default True
+    bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
+]
 Threads = Annotated[  # default None
     int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default="one a core")
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -59,12 +58,12 @@ def training(
     spherectl plot training before after --x hours --smooth 100 --out compared.pdf
     """
     from spherectl import plots
-    from spherectl.files import claimed
+    from spherectl.files import asked_or_claimed
     from spherectl.settings import load_settings
 
     plots.check_target(out or Path("training.png"))
     folder = load_settings().runs
     curves = plots.read_curves([plots.find_run(run, folder) for run in runs])
-    with nullcontext(out) if out else claimed("training") as target:
+    with asked_or_claimed(out, "training") as target:
         plots.plot_training(curves, target, x=x.value, smooth=smooth)
     console.show(str(target))

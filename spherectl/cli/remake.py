@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spherectl.cli import console
+from spherectl.cli import console, models
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ def remake(
         UsageError: no picture, not one of ours, or its model is not here.
         FileError: a damaged picture, or a place that cannot be written.
     """
-    from spherectl import api, provenance, zoo
+    from spherectl import api, provenance
     from spherectl.data.transforms import to_uint8
-    from spherectl.files import claimed
+    from spherectl.files import asked_or_claimed
     from spherectl.images import grid, read_provenance, save_png
     from spherectl.output import Kind, check_target, kind
 
@@ -57,20 +57,15 @@ def remake(
     if table is None:
         raise UsageError(f"{like} does not say how it was made.", "Only PNGs with our provenance can be made again.")
     made = provenance.read(table)
-    with console.progress("fetching", unit="B") as bar:
-        found = zoo.find_model(model, settings, bar) if model is not None else _find_drawer(made, settings)
+    found = models.find(model, settings) if model is not None else _find_drawer(made, settings)
     console.say(found.reason)
     alike = made.was_compiled_on(api.choose_device(device))
     loaded = api.load_found(found, device=device, dtype=made.dtype, weights_kind=made.weights, compile=alike)
     images, about = provenance.remake(loaded, made)
     pixels = to_uint8(images[0]) if len(images) == 1 else grid(images, made.columns)
     difference = _largest_difference(like, pixels)
-    if out is not None:
-        target = out
+    with asked_or_claimed(out, f"{like.stem}-again") as target:
         save_png(target, pixels, about if with_provenance else None)
-    else:
-        with claimed(f"{like.stem}-again") as target:
-            save_png(target, pixels, about if with_provenance else None)
     _tell(like, made, difference)
     if as_json:
         console.show_json({"out": str(target), "largest_difference": difference})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options, remake
+from spherectl.cli import console, models, options, remake
 from spherectl.cli.encode import decode
 from spherectl.errors import UsageError
 from spherectl.timing import Stopwatch, process_age
@@ -123,9 +123,7 @@ def sample(
             "--latents", metavar="FILE", help="Draw what `spherectl encode` wrote; --steps adds rounds without noise."
         ),
     ] = None,
-    provenance: Annotated[
-        bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
-    ] = True,
+    provenance: options.Provenance = True,
     profile: Annotated[
         bool, typer.Option("--profile", help="Say on stderr what took how long; with --json in the document too.")
     ] = False,
@@ -144,10 +142,9 @@ def sample(
     with watch.stage("startup"):
         import torch
 
-        from spherectl import api, zoo
+        from spherectl import api
         from spherectl.classes import UnknownClassError
-        from spherectl.files import claimed
-        from spherectl.output import check_target, collect, write_grid, write_pictures
+        from spherectl.output import check_target, write_named
         from spherectl.provenance import describe
         from spherectl.settings import load_settings
 
@@ -157,9 +154,10 @@ def sample(
         torch.set_num_threads(threads)
     if latents is not None:
         _refuse_beside(ctx, "latents", *DECODING, why="draws pictures as they were encoded")
-        chosen_weights = {"dtype": dtype.value, "weights": weights.value, "device": where}
+        check_target(out or Path("decoded.png"))
+        loaded = models.load(model, settings, dtype=dtype, weights=weights, device=device)
         how = {"class_": class_, "steps": steps, "batch": batch, "out": out, "as_json": as_json}
-        decode(latents, model, settings, **chosen_weights, **how, with_provenance=provenance)  # type: ignore[arg-type]
+        decode(latents, loaded, **how, with_provenance=provenance)  # type: ignore[arg-type]
         return
     if like is not None:
         _refuse_beside(ctx, "like", why="takes everything from the picture")
@@ -179,9 +177,7 @@ def sample(
 
     with watch.stage("model"):
         try:
-            with console.progress("fetching", unit="B") as bar:
-                found = zoo.find_model(model, settings, bar)
-            loaded, chosen, batches = prepare(found)
+            loaded, chosen, batches = prepare(models.find(model, settings))
         except UnknownClassError as error:
             loaded, chosen, batches = prepare(_another_model(error, settings))
     console.say(
@@ -196,13 +192,8 @@ def sample(
         return describe(loaded, chosen, indices=indices, labels=labels, columns=columns, **run)
 
     with console.progress("drawing", count, "images") as bar, watch.stage("writing"):
-        watched, files = _watched(batches, bar, watch), 1
-        if out is not None:
-            target, files = out, write_pictures(out, watched, count, about if provenance else None)
-        else:
-            drawn = collect(watched)  # first, so that the claim on the name is short
-            with claimed(f"{loaded.name}-seed{seed}") as target:
-                write_grid(target, drawn, about if provenance else None)
+        watched = _watched(batches, bar, watch)
+        target, files = write_named(out, f"{loaded.name}-seed{seed}", watched, count, about if provenance else None)
     if target.is_dir() and (others := sum(1 for _ in target.glob("*.png")) - files) > 0:
         console.say(f"{target} holds {others} other PNG file{'s' * (others > 1)} as well")
     facts: dict[str, Any] = {}

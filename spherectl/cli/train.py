@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options
+from spherectl.cli import console, models, options
 from spherectl.errors import SpherectlError, UsageError
 
 if TYPE_CHECKING:
@@ -166,14 +166,12 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
         return None, ""
     import torch
 
-    from spherectl import zoo
     from spherectl.api import model_hash
     from spherectl.model.sphere import build, parameter_count
     from spherectl.model.weights import read_package
     from spherectl.training.start import fitting
 
-    with console.progress("fetching", unit="B") as bar:
-        found = zoo.find_model(model, settings, bar)
+    found = models.find(model, settings)
     package = read_package(found.path)
     with torch.device("meta"):
         model_of_recipe = build(recipe.model)

@@ -22,7 +22,7 @@ from spherectl.data.decode import PictureError, cannot_read, decode_image, load_
 from spherectl.data.folders import Listing
 from spherectl.data.shards import ShardIndex
 from spherectl.data.tars import read_member
-from spherectl.data.transforms import adm_crop, fit_crop, fit_pad, pad_to, to_grey
+from spherectl.data.transforms import adm_crop, as_picture, fit_crop, fit_pad, pad_to, to_grey
 from spherectl.data.unreadable import tolerated
 from spherectl.errors import FileError, UsageError
 from spherectl.fetch import file_hash
@@ -144,8 +144,7 @@ class MemoryPictures(PictureSet):
             return pad_to(pixels, self.image_size).contiguous()
         if pixels.shape[-2:] == (self.image_size, self.image_size):
             return pixels.contiguous()
-        pictures = [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in pixels]
-        return torch.stack([_FITS[self.fit](picture, self.image_size) for picture in pictures])
+        return torch.stack([_FITS[self.fit](as_picture(picture), self.image_size) for picture in pixels])
 
 
 @dataclass(eq=False, repr=False, kw_only=True)

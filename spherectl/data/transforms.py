@@ -58,6 +58,11 @@ def as_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 
 
+def as_picture(pixels: Tensor) -> Image.Image:
+    """uint8 (3, H, W), on any device, as an RGB picture."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())  # (3, H, W) -> (H, W, 3)
+
+
 def pad_to(pixels: Tensor, size: int) -> Tensor:
     """Black around uint8 (..., H, W) up to (..., size, size), centred; an odd rest goes below and to the right.
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
-import torch
 from torch import Tensor
 
 from spherectl.api import Model
+from spherectl.editing.rounds import decode
 from spherectl.errors import FileError, UsageError
 from spherectl.files import replacing
 from spherectl.model.weights import HEADER_KEY, read_header
@@ -129,12 +129,7 @@ def decoded(latents: Latents, model: Model, labels: Tensor | None, *, steps: int
         steps: 1 decodes; each further one is a round of encoding and decoding without noise.
         batch: pictures at once.
     """
-    from spherectl.editing.rounds import rounds
-
     for start in range(0, len(latents), batch):
         stop = min(start + batch, len(latents))
         chosen = None if labels is None else labels[start:stop]
-        images = model.decode(latents.read(start, stop), chosen)
-        if steps > 1:
-            *_, images = rounds(model, images, chosen, count=steps - 1)
-        yield images.to(torch.float32).cpu()
+        yield decode(model, latents.read(start, stop), chosen, steps=steps)

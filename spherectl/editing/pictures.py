@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image
 from torch import Tensor
 
-from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, to_grey
+from spherectl.data.transforms import adm_crop, as_picture, as_tensor, fit_pad, to_grey
 from spherectl.recipe import Recipe
 
 GREY_LEVELS = 16
@@ -71,14 +71,9 @@ def put_back(pixels: Tensor, fitted: Fitted) -> Tensor:
 def resized(pixels: Tensor, fitted: Fitted) -> Tensor:
     """The same without what is around it, as large as what the model saw of the picture: uint8 (3, h, w)."""
     left, top, right, bottom = fitted.inner
-    seen = Image.fromarray(pixels[:, top:bottom, left:right].permute(1, 2, 0).contiguous().cpu().numpy())
+    seen = as_picture(pixels[:, top:bottom, left:right])
     size = (fitted.box[2] - fitted.box[0], fitted.box[3] - fitted.box[1])
     return as_tensor(seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC))
-
-
-def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each of (B, 3, H, W) in [0, 1]: (B,) in dB; infinite where they are equal."""
-    return -10 * (a.double() - b.double()).square().mean((1, 2, 3)).log10()
 
 
 def is_colourful(picture: Image.Image) -> bool:

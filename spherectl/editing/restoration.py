@@ -90,16 +90,13 @@ class Pooled(Measurement):
 
     def start(self, y: Tensor) -> Tensor:
         """Each value repeated s x s times."""
-        return self._spread(y)
+        return _replicated(y, self.scale)
 
     # A A^T = I / s^2, so x = x_p + A^T (y - A x_p) / (1 / s^2 + l), and A^T is replication over s^2
     def nearest(self, y: Tensor, x_p: Tensor, weight: float) -> Tensor:
         """As for every measurement."""
         share = 1 / self.scale**2
-        return x_p + share * self._spread(y - self.apply(x_p)) / (share + weight)
-
-    def _spread(self, small: Tensor) -> Tensor:
-        return small.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+        return x_p + share * _replicated(y - self.apply(x_p), self.scale) / (share + weight)
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ class Decimated(Measurement):
 
     def start(self, y: Tensor) -> Tensor:
         """Each pixel repeated s x s times."""
-        return y.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
+        return _replicated(y, self.scale)
 
     def nearest(self, y: Tensor, x_p: Tensor, weight: float) -> Tensor:
         """As for every measurement."""
@@ -164,6 +161,11 @@ class Blurred(Measurement):
         return found
 
 
+def _replicated(small: Tensor, scale: int) -> Tensor:
+    """Each pixel s x s times."""
+    return small.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+
 def gaussian_kernel(sigma: float) -> Tensor:
     """(h, h) of a Gaussian of standard deviation `sigma` in pixels, cut at three of them, with the sum 1."""
     reach = max(1, round(3 * sigma))
@@ -207,16 +209,16 @@ def restore(
         raise UsageError(f"Expected at least 1 round and a weight above 0; got {count} and {weight:g}.")
     x = measurement.start(y).clamp(0, 1)
     for k in range(1, count + 1):
-        prior = next(
-            rounds(
-                *(model, x, classes),
-                count=1,
-                noise_deg=noise_deg,
-                noise="fresh",
-                seed=seed,
-                first_index=first_index,
-                first_round=k,
-            )
+        turned = rounds(
+            model,
+            x,
+            classes,
+            count=1,
+            noise_deg=noise_deg,
+            noise="fresh",
+            seed=seed,
+            first_index=first_index,
+            first_round=k,
         )
-        x = measurement.nearest(y, prior, weight).clamp(0, 1)
+        x = measurement.nearest(y, next(turned), weight).clamp(0, 1)
         yield x

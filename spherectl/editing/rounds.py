@@ -68,8 +68,7 @@ def rounds(
             f"Expected at least 1 round, noise from 0 to below 90 degrees and guidance of 1 or more; got {count}, "
             f"{noise_deg:g} and {guidance:g}."
         )
-    if guidance != 1 and model.num_classes == 0:
-        raise UsageError(f"{model.name} is unconditional: guidance needs classes.", "Leave --guidance at 1.")
+    model.check_guidance(guidance)
     model.check_images(images)
     y = model.labels(classes, len(images))
     networks: tuple[sampler.Network, sampler.Network] = (model.network.encoder, model.network.decoder)
@@ -80,10 +79,8 @@ def rounds(
     def turn(v: Tensor, k: int) -> Tensor:
         if noise_deg == 0:
             return v
-        e = seeding.noise(
-            seed, seeding.ROUND, indices, tuple(v.shape[1:]), 1 if noise == "shared" else first_round + k - 1
-        )
-        return perturb(v, strength(noise_deg), e)
+        drawn = 1 if noise == "shared" else first_round + k - 1
+        return perturb(v, strength(noise_deg), seeding.noise(seed, seeding.ROUND, indices, tuple(v.shape[1:]), drawn))
 
     return _rounds(networks, (images.to(model.device) * 2 - 1).to(model.dtype), y, count, turn)
 
@@ -111,6 +108,21 @@ def _null_like(y: Tensor, null: int) -> Tensor:
     weights = torch.zeros_like(y)
     weights[:, null] = 1
     return weights
+
+
+def decode(model: Model, latents: Tensor, classes: Classes = None, *, steps: int = 1) -> Tensor:
+    """Pictures of latents, (B, 3, H, W) float32 in [0, 1] on the CPU.
+
+    Args:
+        model: from `spherectl.load`.
+        latents: (B, N, d).
+        classes: one for each; None: the null class.
+        steps: 1 decodes; each further one is a round of encoding and decoding without noise.
+    """
+    images = model.decode(latents, classes).cpu()
+    if steps > 1:
+        *_, images = rounds(model, images, classes, count=steps - 1)
+    return images
 
 
 def class_change(model: Model) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from spherectl.api import Model
 from spherectl.errors import SpherectlError
 from spherectl.export.graphs import GUIDANCE, Part, example
+from spherectl.images import psnr
 from spherectl.model import sampler
 from spherectl.model.geometry import perturb, spherify
 
@@ -25,7 +26,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 BATCHES = (1, 2, 7)
 LARGEST_DIFFERENCE = 1e-4  # in float32
 LOWEST_MEDIAN_PSNR_DB = {"float16": 40.0, "bfloat16": 30.0, "int8": 30.0}
-LEAST_MSE = 1e-20  # 200 dB: pictures that are the same have a PSNR too
+HIGHEST_PSNR_DB = 200.0  # pictures that are the same have a PSNR too
 
 Tensors = dict[str, Tensor]
 
@@ -94,7 +95,7 @@ def compare(model: Model, part: Part, given: Sequence[Tensors], found: Sequence[
         given: its inputs, from `cases`.
         found: its outputs by name.
     """
-    largest, psnr = 0.0, []
+    largest, found_db = 0.0, []
     for inputs, outputs in zip(given, found, strict=True):
         for name, right in expected(model, part, inputs).items():
             exact, got = right.cpu().double(), outputs[name].double()
@@ -104,8 +105,8 @@ def compare(model: Model, part: Part, given: Sequence[Tensors], found: Sequence[
                 continue
             if name != "image":
                 exact, got = (_picture(model, latent, inputs.get("labels")) for latent in (exact, got))
-            psnr.append(-10 * (got - exact).square().mean((1, 2, 3)).clamp_min(LEAST_MSE).log10())
-    together = torch.cat(psnr).nan_to_num(-torch.inf)
+            found_db.append(psnr(got, exact).clamp(max=HIGHEST_PSNR_DB))
+    together = torch.cat(found_db).nan_to_num(-torch.inf)
     return Difference(largest, float(together.median()), len(together))
 
 

@@ -103,6 +103,16 @@ def check_packages() -> None:
         )
 
 
+def session(path: Path, threads: int | None = None) -> Any:
+    """A file loaded by ONNX Runtime for the CPU; on as many threads as torch uses, or so many."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
 def run(path: Path, given: Sequence[Tensors], threads: int | None = None) -> list[Tensors]:
     """Run a file by ONNX Runtime on the CPU, once for each set of inputs.
 
@@ -111,16 +121,11 @@ def run(path: Path, given: Sequence[Tensors], threads: int | None = None) -> lis
         given: inputs by name.
         threads: None: as many as torch uses.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()
-    options.log_severity_level = 3  # errors
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
+    opened = session(path, threads)
+    names = [output.name for output in opened.get_outputs()]
     found = []
     for inputs in given:
-        outputs = session.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
+        outputs = opened.run(names, {name: tensor.numpy() for name, tensor in inputs.items()})
         found.append({name: torch.from_numpy(output) for name, output in zip(names, outputs, strict=True)})
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import exports
+from benchmarks.tables import check_marks
 from benchmarks.timing import Case, Group
 from spherectl.errors import UsageError
 
@@ -45,7 +46,7 @@ def test_a_table_is_written_between_the_marks() -> None:
 @pytest.mark.fast
 def test_the_page_has_a_row_for_every_way() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    exports.check_marks(text)
+    check_marks(text, exports.BEGIN, exports.END)
     written = text.partition(exports.BEGIN)[2].partition(exports.END)[0]
     rows = [[cell.strip() for cell in line.split("|")[1:5]] for line in written.splitlines() if line.startswith("| ")]
     ways = [exports.TORCH, *map(exports.path_of, exports.PRECISIONS)]

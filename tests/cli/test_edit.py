@@ -15,8 +15,8 @@ from typer.testing import Result
 from spherectl import api
 from spherectl.data.datasets import open_dataset
 from spherectl.data.transforms import to_float, to_uint8
-from spherectl.editing.pictures import fit, psnr, put_back
-from spherectl.images import read_provenance
+from spherectl.editing.pictures import fit, put_back
+from spherectl.images import psnr, read_provenance
 from spherectl.model.weights import read_header, read_tensors
 from spherectl.recipe import DataSpec
 
