@@ -100,6 +100,16 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Seconds that would have been waited between attempts to fetch; nothing waits."""
+    from spherectl import transfer
+
+    waited: list[float] = []
+    monkeypatch.setattr(transfer.time, "sleep", waited.append)
+    return waited
+
+
 def _surroundings(folder: Path) -> dict[str, str]:
     return {name: str(folder / place) for name, place in HOMES.items()}
 

@@ -63,14 +63,6 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def waits(monkeypatch) -> list[float]:
-    """Seconds that would have been waited between attempts."""
-    waited: list[float] = []
-    monkeypatch.setattr(transfer.time, "sleep", waited.append)
-    return waited
-
-
-@pytest.fixture
 def settings(tmp_path) -> Settings:
     return Settings(cache=tmp_path / "cache")
 

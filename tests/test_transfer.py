@@ -34,14 +34,6 @@ def host() -> Iterator[Host]:
 
 
 @pytest.fixture
-def waits(monkeypatch) -> list[float]:
-    """Seconds that would have been waited between attempts."""
-    waited: list[float] = []
-    monkeypatch.setattr(transfer.time, "sleep", waited.append)
-    return waited
-
-
-@pytest.fixture
 def settings(tmp_path) -> Settings:
     return Settings(cache=tmp_path / "cache")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from spherectl import transfer
 from spherectl.data import remote, streamed
 from spherectl.data.datasets import open_dataset
 from spherectl.data.order import Batch, picture_numbers, training_batches
@@ -21,17 +20,9 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("waits")]
 
 SEED = 2**33 + 1
-
-
-@pytest.fixture(autouse=True)
-def waits(monkeypatch) -> list[float]:
-    """Seconds that would have been waited between attempts."""
-    waited: list[float] = []
-    monkeypatch.setattr(transfer.time, "sleep", waited.append)
-    return waited
 
 
 @pytest.fixture
