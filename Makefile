@@ -10,7 +10,7 @@ START := $(shell date +%s)
 JOBS ?= 2
 
 # What the tests need: `dev` and every extra whose feature exists.
-EXTRAS := dev,tb,perceptual,data,plot,export
+EXTRAS := dev,tb,perceptual,data,plot,export,diffusers
 
 INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev

@@ -249,16 +249,21 @@ def begin(out: Path, about: dict[str, Any]) -> dict[str, Any]:
         return {"format": FORMAT, **about, "trials": []}
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kept = flatten({key: found[key] for key in ("format", *about)})
+        kept = _complete({key: found[key] for key in ("format", *about)})
     except (OSError, ValueError, KeyError, TypeError):
         raise FileError(f"{path} is not a table of trials.", "Remove it, or give --out another folder.") from None
-    asked = flatten({"format": FORMAT, **about})
+    asked = _complete({"format": FORMAT, **about})
     if differing := sorted(key for key in kept.keys() | asked.keys() if kept.get(key) != asked.get(key)):
         raise UsageError(
             f"{path} has trials that differ from these in {', '.join(differing)}; they do not compare.",
             "Give --out another folder, or remove the file to begin again.",
         )
     return found
+
+
+def _complete(about: dict[str, Any]) -> dict[str, Any]:
+    """Flat, with the defaults of keys that recipes did not have when the base was written."""
+    return flatten({**about, "base": recipes.parse(about["base"], "the base").to_table()})
 
 
 def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path) -> Outcome:

@@ -1,8 +1,9 @@
 """Recipes: what to train, on what, how. Frozen and closed: unknown keys are errors, all reported at once.
 
-A recipe is a TOML file of seven tables, read here into frozen pydantic models. `resolve` turns what depends on the
-data (epochs, the number of classes) into plain numbers; the resolved recipe is what a run folder and a model's header
-keep. Section numbers refer to the method's description (arXiv 2602.15030).
+A recipe is a TOML file of seven tables, read here into frozen pydantic models. A file may name a `base`, a recipe that
+comes with spherectl, and then says only what differs from it. `resolve` turns what depends on the data (epochs, the
+number of classes) into plain numbers; the resolved recipe is what a run folder and a model's header keep. Section
+numbers refer to the method's description (arXiv 2602.15030).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tomli_w
 from pydantic import Field, ValidationError, model_validator
 
 from spherectl.errors import FileError, UsageError
+from spherectl.settings import packaged
 from spherectl.tables import Spec, describe, flatten, merge, split_unknown, without_none
 
 Positive = Annotated[int, Field(gt=0)]
@@ -55,8 +57,9 @@ RADIANS_PER_DEGREE = math.pi / 180
 
 
 class ModelSpec(Spec):
-    """The two networks."""
+    """The two networks; of another kind than "sphere", a baseline of the same trunk."""
 
+    kind: Literal["sphere", "vae", "diffusion"] = "sphere"
     image_size: Positive = 32
     size: str = "base"
     decoder_size: str | None = None  # None: as `size`
@@ -88,6 +91,10 @@ class ModelSpec(Spec):
             problems.append(f"model.patch_size: {self.patch} does not divide model.image_size = {self.image_size}")
         elif self.channels_per_token < 1:
             problems.append(f"model.compression_ratio: {self.compression_ratio} leaves no channel in a token")
+        if self.kind == "vae" and self.encoder_mixer_blocks:
+            problems.append("model.encoder_mixer_blocks: 0 for a VAE, whose means and variances one norm would tie")
+        if self.kind == "diffusion" and self.in_context_tokens:
+            problems.append("model.in_context_tokens: 0 for a diffusion model")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -157,7 +164,7 @@ class NoiseSpec(Spec):
 
 
 class LossSpec(Spec):
-    """Weights of the five parts, and the perceptual distance."""
+    """Weights of the five parts, and the perceptual distance; of a VAE the first two and `kl` count."""
 
     perceptual: str = "lpips+convnext"  # or "features:NAME" (a frozen network of the zoo), or "none"
     rec: Annotated[float, Field(ge=0)] = 1.0
@@ -165,6 +172,7 @@ class LossSpec(Spec):
     con: Annotated[float, Field(ge=0)] = 0.5
     con_perceptual: Annotated[float, Field(ge=0)] = 0.5
     latent: Annotated[float, Field(ge=0)] = 0.1
+    kl: Annotated[float, Field(ge=0)] = 0.0  # of a VAE: the divergence's mean over the entries of a latent, in nats
     label_dropout: Probability = 0.1
 
     @model_validator(mode="after")
@@ -268,6 +276,19 @@ class Recipe(Spec):
     run: RunSpec = RunSpec(length_epochs=1)
     sample: SampleSpec = SampleSpec()
 
+    @model_validator(mode="after")
+    def _check(self) -> Recipe:
+        kind, loss, problems = self.model.kind, self.loss, []
+        if kind == "vae" and not loss.kl:
+            problems.append("loss.kl: a VAE needs a weight above 0, as in loss.kl = 0.01")
+        if kind != "vae" and loss.kl:
+            problems.append(f'loss.kl: for model.kind = "vae" alone; this is "{kind}"')
+        if kind == "diffusion" and loss.perceptual != "none":
+            problems.append('loss.perceptual: "none" for a diffusion model, which is trained on noise')
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
     def to_table(self) -> dict[str, Any]:
         """Plain nested dict for TOML or JSON; keys without a value are left out."""
         return self.model_dump(mode="json", exclude_none=True)
@@ -339,21 +360,38 @@ def parse(table: dict[str, Any], source: str) -> Recipe:
 
 
 def loads(text: str, source: str = "recipe", overrides: dict[str, Any] | None = None) -> Recipe:
-    """A recipe from TOML text, with `--set` overrides merged in before it is checked."""
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{source} is not valid TOML: {error}.") from None
-    return parse(merge(table, overrides or {}), source)
+    """A recipe from TOML text, its base below it, with `--set` overrides merged in before it is checked."""
+    return parse(merge(_with_base(text, source), overrides or {}), source)
 
 
 def load(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     """A recipe from a TOML file."""
+    return loads(_read(path), str(path), overrides)
+
+
+def _with_base(text: str, source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The tables of TOML text, over those of the recipe that it names as its base."""
     try:
-        text = path.read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source} is not valid TOML: {error}.") from None
+    if "base" not in table:
+        return table
+    base = table.pop("base")
+    path = packaged("recipes") / f"{base}.toml"
+    if not isinstance(base, str) or base in above or ".." in path.parts or not path.is_file():
+        raise UsageError(
+            f"{source}: base: expected the name of a recipe that comes with spherectl, got {base!r}.",
+            "`spherectl recipes ls` lists them.",
+        )
+    return merge(_with_base(_read(path), str(path), (*above, base)), table)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"Cannot read the recipe {path}: {error}.") from None
-    return loads(text, str(path), overrides)
 
 
 def differing_keys(a: Recipe, b: Recipe) -> list[str]:

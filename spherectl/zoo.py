@@ -117,12 +117,11 @@ def find_recipe(text: str) -> Path:
     if path.is_file():
         return path
     recipes = packaged("recipes")
-    if PurePath(text).parts[:-1] in ((), ("recipes",)):
-        inside = recipes / f"{PurePath(text).name.removesuffix('.toml')}.toml"
-        if inside.is_file():
-            return inside
-    names = sorted(file.stem for file in recipes.glob("*.toml"))
-    raise UsageError(f"There is no recipe {text!r}.", _suggest(path.stem, names, "`spherectl recipes ls` lists them."))
+    names = {file.relative_to(recipes).with_suffix("").as_posix(): file for file in sorted(recipes.rglob("*.toml"))}
+    name = PurePath(text).as_posix().removeprefix("recipes/").removesuffix(".toml")
+    if name in names:
+        return names[name]
+    raise UsageError(f"There is no recipe {text!r}.", _suggest(name, list(names), "`spherectl recipes ls` lists them."))
 
 
 def fetch(

@@ -22,14 +22,15 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["errors", "timing", "files", "tables", "recipe", "settings", "answers", "transfer", "fetch",
+    ["errors", "timing", "files", "tables", "settings", "recipe", "answers", "transfer", "fetch",
      *("headers", "entries", "catalogue", "notes", "hub", "parcels", "zoo", "additions", "classes")],
     # The networks and their mathematics.
     [
         "model",
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
-        *("model.sampler", "model.compiled", "model.objective", "model.weights", "model.conversion"),
+        *("model.sampler", "model.compiled", "model.objective", "model.vae", "model.diffusion", "model.kinds"),
+        *("model.weights", "model.conversion"),
     ],
     # Pictures, and frozen networks that look at them.
     [
@@ -45,10 +46,11 @@ FLOORS = [
     # What is done with a model.
     [
         "training",
-        *("training.perceptual", "training.flops", "training.gauges", "training.parallel", "training.gradient"),
+        *("training.perceptual", "training.flops", "training.gauges", "training.steps", "training.parallel"),
+        "training.gradient",
         *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.board"),
-        *("api", "provenance", "output"),
-        "training.previews",
+        *("api", "provenance", "output", "baselines"),
+        *("training.previews", "training.kinds"),
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),
         "editing",
         *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.restoration"),

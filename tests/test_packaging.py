@@ -50,7 +50,8 @@ def test_wheel_carries_the_folder_byte_for_byte(wheel: Path, folder: str, patter
     inside = f"spherectl/_data/{folder}/"
     with zipfile.ZipFile(wheel) as archive:
         packed = {n.removeprefix(inside): archive.read(n) for n in archive.namelist() if n.startswith(inside)}
-    here = {path.name: path.read_bytes() for pattern in patterns for path in (ROOT / folder).glob(pattern)}
+    files = [path for pattern in patterns for path in (ROOT / folder).rglob(pattern)]
+    here = {path.relative_to(ROOT / folder).as_posix(): path.read_bytes() for path in files}
     assert packed == here
     assert "index.toml" in here or len(here) > 1
 

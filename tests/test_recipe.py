@@ -27,6 +27,7 @@ from spherectl.recipe import (
     loads,
     parse,
 )
+from spherectl.settings import packaged
 from spherectl.tables import parse_overrides
 
 pytestmark = pytest.mark.fast
@@ -45,6 +46,7 @@ name = "full.1_a-b"
 summary = 'quotes " and \\ and ü'
 
 [model]
+kind = "vae"
 image_size = 64
 size = "tiny"
 decoder_size = "small"
@@ -82,6 +84,7 @@ rec_perceptual = 0.0
 con = 0.25
 con_perceptual = 3.0
 latent = 0.2
+kl = 0.02
 label_dropout = 0.3
 
 [optim]
@@ -347,6 +350,24 @@ def test_long_values_are_cut() -> None:
             {"optim": {"warmup_epochs": 1, "warmup_images": 1, "min_lr": 1.0}},
             f"optim.warmup_epochs, optim.warmup_images: {ONE}; {FLOOR}",
         ),
+        ({"loss": {"kl": 0.1}}, 'loss.kl: for model.kind = "vae" alone; this is "sphere"'),
+        (
+            {"model": {"kind": "vae", "encoder_mixer_blocks": 0}},
+            "loss.kl: a VAE needs a weight above 0, as in loss.kl = 0.01",
+        ),
+        (
+            {"model": {"kind": "vae"}, "loss": {"kl": 0.1}},
+            "model.encoder_mixer_blocks: 0 for a VAE, whose means and variances one norm would tie",
+        ),
+        (
+            {"model": {"kind": "diffusion"}},
+            'loss.perceptual: "none" for a diffusion model, which is trained on noise',
+        ),
+        (
+            {"model": {"kind": "diffusion", "in_context_tokens": 2}},
+            "model.in_context_tokens: 0 for a diffusion model",
+        ),
+        ({"model": {"kind": "gan"}}, "model.kind: expected 'sphere', 'vae' or 'diffusion', got 'gan'"),
     ],
 )
 def test_wrong_tables_and_combinations(changes: dict[str, Any], sentence: str) -> None:
@@ -508,3 +529,23 @@ def test_differing_keys_see_absent_keys_and_whole_values() -> None:
 
 def test_low_resolution_patches_divide_their_images() -> None:
     assert all(size % patch == 0 and patch % 2 == 0 for size, patch in LOW_RESOLUTION_PATCH.items())
+
+
+def test_a_recipe_says_only_what_differs_from_its_base() -> None:
+    text = 'name = "mine"\nbase = "cifar10"\n[run]\nlength_images = 5000\n[noise]\nangle_deg = 75.0\n'
+    mine, base = loads(text), load(packaged("recipes") / "cifar10.toml")
+    assert differing_keys(mine, base) == ["name", "noise.angle_deg", "run.length_epochs", "run.length_images"]
+    assert (mine.run.length_images, mine.run.length_epochs) == (5000, None)
+    assert loads(text, overrides={"noise": {"angle_deg": 60.0}}).noise.angle_deg == 60
+    assert loads(mine.to_toml()) == mine  # whole: it no longer needs its base
+
+
+@pytest.mark.parametrize("base", ['"no-such"', "3", '"../recipes/cifar10"'])
+def test_a_base_that_is_no_recipe_is_a_sentence(base: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'name = "mine"\nbase = {base}\n', encoding="utf-8")
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert caught.value.message.startswith(
+        f"{path}: base: expected the name of a recipe that comes with spherectl, got"
+    )

@@ -14,18 +14,39 @@ Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe,
 
 
 @app.command()
-def ls(as_json: options.Json = False) -> None:
-    """List the recipes that come with spherectl."""
+def ls(
+    folder: Annotated[
+        str, typer.Argument(metavar="[FOLDER]", help="A folder of further recipes, as in evidence.", show_default=False)
+    ] = "",
+    as_json: options.Json = False,
+) -> None:
+    """List the recipes that come with spherectl.
+
+    Examples:
+    spherectl recipes ls
+
+    spherectl recipes ls evidence
+    """
     from spherectl import recipe
+    from spherectl.errors import UsageError
     from spherectl.settings import packaged
 
-    paths = sorted(packaged("recipes").glob("*.toml"), key=lambda path: path.stem)
-    rows = [_facts(recipe.load(path)) for path in paths]
+    recipes = packaged("recipes")
+    folders = sorted(path.name for path in recipes.iterdir() if path.is_dir())
+    if folder and folder not in folders:
+        raise UsageError(f"There is no folder {folder!r} of recipes; expected {' or '.join(folders)}.")
+    paths = sorted((recipes / folder).glob("*.toml"), key=lambda path: path.stem)
+    rows = [
+        {"name": path.relative_to(recipes).with_suffix("").as_posix(), **_facts(recipe.load(path))} for path in paths
+    ]
     if as_json:
         console.show_json(rows)
-    else:
-        texts = [{head: "" if value is None else str(value) for head, value in row.items()} for row in rows]
-        console.show_rows(texts, right=("px", "batch"))
+        return
+    texts = [{head: "" if value is None else str(value) for head, value in row.items()} for row in rows]
+    console.show_rows(texts, right=("px", "batch"))
+    for further in folders if not folder else ():
+        count = len(list((recipes / further).glob("*.toml")))
+        console.say(f"{count} more of recipes/{further}: spherectl recipes ls {further}")
 
 
 @app.command()
@@ -73,12 +94,11 @@ def check(
 
 
 def _facts(spec: Any) -> dict[str, Any]:
-    """One row of the list."""
+    """What the list says of a recipe beside its name."""
     model, run = spec.model, spec.run
     size = model.size if model.decoder_size in (None, model.size) else f"{model.size}+{model.decoder_size}"
     length = f"{run.length_epochs:g} epochs" if run.length_images is None else f"{run.length_images:,} images"
     return {
-        "name": spec.name,
         "px": model.image_size,
         "size": size,
         "classes": {"auto": "the data's", 0: "none"}.get(model.num_classes, model.num_classes),

@@ -28,6 +28,8 @@ if sys.platform != "win32":
 
 FIRST_BYTES = 1 << 20  # of a download: what its first report counts
 
+KIND_NETWORKS = {"sphere": "E and D", "vae": "E and D of a VAE", "diffusion": "one diffusion network"}
+
 LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
 # Training pictures of the sets that are the same everywhere.
@@ -120,7 +122,7 @@ def train(
                 fetching=_tell_fetching,
                 should_stop=lambda: bool(stopped),
             )
-        _tell_end(outcome, settings)
+        _tell_end(outcome, resolved.model.kind, settings)
     if not outcome.finished:
         raise typer.Exit(EXIT_CODES[stopped[0] if stopped else signal.SIGTERM])
 
@@ -167,12 +169,14 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     import torch
 
     from spherectl.api import model_hash
-    from spherectl.model.sphere import build, parameter_count
-    from spherectl.model.weights import read_package
+    from spherectl.model.kinds import build
+    from spherectl.model.sphere import parameter_count
+    from spherectl.model.weights import ARCHITECTURE, BASELINES, read_package
     from spherectl.training.start import fitting
 
     found = models.find(model, settings)
-    package = read_package(found.path)
+    kind = recipe.model.kind
+    package = read_package(found.path, kind if kind in BASELINES else ARCHITECTURE)
     with torch.device("meta"):
         model_of_recipe = build(recipe.model)
     taken = fitting(model_of_recipe, package.weights)
@@ -188,7 +192,7 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     return package, model_hash(found.path)
 
 
-def _tell_end(outcome: Outcome, settings: Settings) -> None:
+def _tell_end(outcome: Outcome, kind: str, settings: Settings) -> None:
     path, seen = outcome.run.path, f"{outcome.images_seen:,} images"
     if outcome.run.unreadable.exists():
         console.say(
@@ -200,7 +204,9 @@ def _tell_end(outcome: Outcome, settings: Settings) -> None:
         console.say(f"{path} is finished: {seen} seen; --run another folder trains anew")
     else:
         console.say(f"finished: {seen} seen; samples in {outcome.run.samples}")
-    if outcome.finished:
+    if outcome.finished and kind != "sphere":
+        console.say(f"draw images with it: spherectl plot samples {shlex.quote(str(path))}")
+    elif outcome.finished:
         option = "" if _is_picked(outcome.run.model, settings) else f" --model {shlex.quote(str(path))}"
         console.say(f"draw images with it: spherectl sample{option}")
     console.show(str(outcome.run.model))
@@ -240,7 +246,7 @@ def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
     size, spec = plan(resolved), resolved.model
     facts = {
         "recipe": resolved.name,
-        "parameters": f"{size.parameters:,} (E and D, size {spec.size})",
+        "parameters": f"{size.parameters:,} ({KIND_NETWORKS[spec.kind]}, size {spec.size})",
         "tokens": f"{size.tokens:,} of {spec.patch} x {spec.patch} px",
         "latent size": f"{size.latent_size:,} ({spec.channels_per_token} channels a token)",
         "memory, about": f"{size.memory_bytes / 1e9:.1f} GB in {resolved.run.dtype}, without the perceptual networks",

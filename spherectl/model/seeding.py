@@ -15,6 +15,8 @@ from torch import Tensor
 # Streams: what the words are for.
 INITIAL, ROUND, TRAINING, RADII, ANCHOR, HARD, DROP_E, DROP_D, DROP_E2, AUGMENT, ORDER, SHUFFLE = range(12)
 START = 12  # start values of weights: i = the parameter's place in the model, k = the piece of it
+TIMES = 13  # of a diffusion model's training
+FITTED = 14  # points of a Gaussian that is fitted to latents
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
@@ -90,3 +92,9 @@ def permutation(
 ) -> Tensor:
     """(n,) int64 permutation of 0..n-1: stable argsort of the n words of counter image `index`."""
     return words(seed, stream, torch.full((1,), index, device=device), n, round)[0].argsort(stable=True)
+
+
+def with_null(seed: int, stream: int, images: Tensor, labels: Tensor, null: int, probability: float) -> Tensor:
+    """Labels (n,) of images (n,), each replaced by the null class with a probability."""
+    chosen = uniform(seed, stream, images, 1)[:, 0] < probability
+    return torch.where(chosen, null, labels)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,54 +72,69 @@ def build(spec: ModelSpec) -> SphereEncoder:
 
     Under `torch.device("meta")` nothing is allocated, which is enough to count parameters. Call `initialise` to train.
     """
-    encoder_size = SIZES[spec.size]
-    decoder_size = SIZES[spec.decoder_size or spec.size]
-    shared = {
-        "image_size": spec.image_size,
-        "patch_size": spec.patch,
-        "token_channels": spec.channels_per_token,
-        "num_classes": spec.classes,
-        "in_context_tokens": spec.in_context_tokens,
-        "mixer_norm_scale": spec.mixer_norm_scale,
-    }
+    return SphereEncoder(build_encoder(spec, spec.channels_per_token), build_decoder(spec))
+
+
+def build_encoder(spec: ModelSpec, channels: int) -> Encoder:
+    """The encoder of a [model] table, with so many channels a token at its end."""
     encoder = Encoder(
-        **shared,  # type: ignore[arg-type]
-        width=encoder_size.width,
-        blocks=encoder_size.blocks // (2 if spec.halve_depth else 1),
-        heads=encoder_size.heads,
-        in_context_start=encoder_size.in_context_start,
+        **_trunk_options(spec, spec.size),
+        token_channels=channels,
         mixer_blocks=spec.encoder_mixer_blocks,
+        mixer_norm_scale=spec.mixer_norm_scale,
     )
+    choose_attention(encoder, spec)
+    return encoder
+
+
+def build_decoder(spec: ModelSpec) -> Decoder:
+    """The decoder of a [model] table."""
     decoder = Decoder(
-        **shared,  # type: ignore[arg-type]
-        width=decoder_size.width,
-        blocks=decoder_size.blocks // (2 if spec.halve_depth else 1),
-        heads=decoder_size.heads,
-        in_context_start=decoder_size.in_context_start,
+        **_trunk_options(spec, spec.decoder_size or spec.size),
+        token_channels=spec.channels_per_token,
         mixer_blocks=spec.decoder_mixer_blocks,
+        mixer_norm_scale=spec.mixer_norm_scale,
         pixel_head=spec.pixel_head,
         spherify_blocks=spec.spherify_decoder_blocks,
     )
-    model = SphereEncoder(encoder, decoder)
+    choose_attention(decoder, spec)
+    return decoder
+
+
+def _trunk_options(spec: ModelSpec, name: str) -> dict[str, Any]:
+    """What both networks take from a [model] table, the size of the trunk by name."""
+    size = SIZES[name]
+    return {
+        "image_size": spec.image_size,
+        "patch_size": spec.patch,
+        "num_classes": spec.classes,
+        "in_context_tokens": spec.in_context_tokens,
+        "in_context_start": size.in_context_start,
+        "width": size.width,
+        "blocks": size.blocks // (2 if spec.halve_depth else 1),
+        "heads": size.heads,
+    }
+
+
+def choose_attention(network: nn.Module, spec: ModelSpec) -> None:
+    """Let all attention in a network compute as the recipe says; "auto" leaves the choice to each situation."""
     if spec.attention != "auto":
-        for module in model.modules():
+        for module in network.modules():
             if isinstance(module, Attention):
                 module.backend = spec.attention
-    return model
 
 
 # Start values are drawn in pieces of so many numbers, which stay in a processor's cache.
 PIECE = 1 << 16
 
 
-def initialise(model: SphereEncoder, seed: int) -> None:
-    """Start values of section 3, each parameter from its own counter (SPEC 11, stream 12).
+def initialise(model: nn.Module, seed: int) -> None:
+    """Start values of section 3, each parameter from its own counter (SPEC 11, stream 12); of a baseline's trunk alike.
 
     Every linear Xavier-uniform, zero bias; norms' scales 1; mixer gates 0. Exceptions: the decoder's input N(0, 1);
-    class tables and in-context tensors N(0, 0.02); modulations and the two output linears zero; the pixel head's
+    class tables and in-context tensors N(0, 0.02); modulations and the trunks' output linears zero; the pixel head's
     convolutions Xavier-uniform with gain 0.01 over the weight seen as a matrix.
     """
-    zero = {f"{side}.ffn.linear.weight" for side in ("encoder", "decoder")}
     with torch.no_grad():
         for place, (name, parameter) in enumerate(model.named_parameters()):
             is_norm = name.endswith("weight") and parameter.dim() == 1
@@ -129,7 +145,7 @@ def initialise(model: SphereEncoder, seed: int) -> None:
                 parameter.fill_(1)
             elif "embedding_table" in name or "inctx" in name:
                 parameter.copy_(0.02 * _drawn(seeding.normal, parameter, seed, place))
-            elif not is_weight or "adaLN_modulation" in name or name in zero:
+            elif not is_weight or "adaLN_modulation" in name or name.endswith(".ffn.linear.weight"):
                 parameter.zero_()
             elif name.startswith("decoder.x_embedder"):
                 parameter.copy_(_drawn(seeding.normal, parameter, seed, place))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spherectl.classes import names_of
 from spherectl.errors import FileError, UsageError
@@ -27,6 +27,7 @@ from spherectl.recipe import SIZES, Recipe, parse
 
 FORMAT = 1
 ARCHITECTURE = "sphere-encoder"
+BASELINES = ("vae", "diffusion")  # the kinds of `model.kind` that files and architectures are named after
 HEADER_KEY = "spherectl"
 RAW = "raw."
 
@@ -110,32 +111,45 @@ def _unreadable(path: Path, error: Exception) -> FileError:
 
 def write_package(path: Path, package: Package) -> None:
     """Write a model as one file."""
-    header = {**package.header, "format": FORMAT, "architecture": ARCHITECTURE}
+    kind = package.header["recipe"].get("model", {}).get("kind")
+    header = {**package.header, "format": FORMAT, "architecture": kind if kind in BASELINES else ARCHITECTURE}
     raw = {RAW + name: tensor for name, tensor in (package.raw or {}).items()}
     save_file(path, {**package.weights, **raw}, header)
 
 
-def read_package(path: Path) -> Package:
+def read_package(path: Path, architecture: str = ARCHITECTURE) -> Package:
     """Read a model: one of our files, or a published checkpoint folder.
+
+    Args:
+        path: of it.
+        architecture: that it must have; a Sphere Encoder's, or one of `BASELINES`.
 
     Raises:
         FileError: missing, damaged, of a newer format, or of an architecture this version does not know.
+        UsageError: a baseline where a Sphere Encoder is needed, or the other way round.
     """
     if Path(path).is_dir():
         return read_published(path)
     header = read_header(path)
-    check_header(path, header)
+    check_header(path, header, architecture)
     tensors = read_tensors(path)
     raw = {name.removeprefix(RAW): tensor for name, tensor in tensors.items() if name.startswith(RAW)}
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(RAW)}
     return Package(header, weights, raw or None)
 
 
-def check_header(path: Path, header: dict[str, Any]) -> None:
+def check_header(path: Path, header: dict[str, Any], architecture: str = ARCHITECTURE) -> None:
     """Refuse what this version cannot read, kindly."""
-    architecture, version = header.get("architecture"), header.get("format")
-    if architecture != ARCHITECTURE:
-        raise FileError(f"{path} holds a network of architecture {architecture!r}; models here are {ARCHITECTURE!r}.")
+    found, version = header.get("architecture"), header.get("format")
+    if found not in (ARCHITECTURE, *BASELINES):
+        raise FileError(f"{path} holds a network of architecture {found!r}; models here are {ARCHITECTURE!r}.")
+    if found in BASELINES and architecture == ARCHITECTURE:
+        raise UsageError(
+            f"{path} is a baseline ({found}), here to compare with, and no Sphere Encoder.",
+            f"`spherectl plot samples {path}` draws with it.",
+        )
+    if found != architecture:
+        raise UsageError(f"{path} holds a {found}; a {architecture} is needed here.", "Give another model.")
     if version != FORMAT:
         raise FileError(f"{path} is in model format {version!r}; this version reads {FORMAT}.", "Update spherectl.")
     if not isinstance(header.get("recipe"), dict):
@@ -160,6 +174,16 @@ def instantiate(package: Package, weights: Literal["ema", "raw"] = "ema") -> Sph
         tensors = package.raw
     with torch.device("meta"):
         model = build(package.recipe.model)
+    fill(model, tensors)
+    return model
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Give networks of no memory yet their weights, in eval mode without gradients.
+
+    Raises:
+        FileError: tensors are missing, left over, or of another shape than the networks'.
+    """
     expected = {name: tuple(p.shape) for name, p in model.named_parameters()}
     problems = [f"{name} is missing" for name in expected.keys() - tensors.keys()]
     problems += [f"{name} is left over" for name in tensors.keys() - expected.keys()]
@@ -172,7 +196,7 @@ def instantiate(package: Package, weights: Literal["ema", "raw"] = "ema") -> Sph
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise FileError(f"The weights do not fit the header's recipe: {'; '.join(sorted(problems)[:3])}{more}.")
     model.load_state_dict(tensors, assign=True)
-    return model.eval().requires_grad_(False)
+    model.eval().requires_grad_(False)
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -22,11 +22,10 @@ from typing import Any, NamedTuple
 
 import safetensors
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spherectl.errors import FileError
 from spherectl.files import sync_folder, write_text
-from spherectl.model.sphere import SphereEncoder
 from spherectl.model.weights import read_header, save_file
 from spherectl.processes import Processes, local
 from spherectl.training.ema import EMA
@@ -73,7 +72,7 @@ class Piece(NamedTuple):
     sharded: bool = False
 
 
-def state(model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer) -> dict[str, Piece]:
+def state(model: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer) -> dict[str, Piece]:
     """All of a training's tensors as this process holds them, by their names in a checkpoint; not copies."""
     pieces: dict[str, Piece] = {}
     averages = ema.state()
@@ -246,7 +245,7 @@ def opened(path: Path) -> Iterator[Reader]:
         yield reader
 
 
-def load(path: Path, model: SphereEncoder, ema: EMA, optimiser: torch.optim.Optimizer) -> Counts:
+def load(path: Path, model: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer) -> Counts:
     """Restore what processes, however many, wrote: bit for bit, into the part that this one holds.
 
     Raises:

@@ -46,14 +46,22 @@ def training_gflop(recipe: Recipe) -> float:
 
 
 def step_gflop(spec: ModelSpec) -> float:
-    """GFLOP of a training step for each image without the perceptual part: E(x), D of two latents, E(x_large).
+    """GFLOP of a training step for each image without the perceptual part.
+
+    The Sphere Encoder's is E(x), D of two latents and E(x_large); a VAE's is E(x) and D once, a diffusion model's one
+    pass.
 
     Raises:
         UsageError: the number of classes is still "auto".
     """
+    d = spec.channels_per_token
+    forward = {
+        "sphere": lambda: 2 * _encoder(spec, d) + 2 * _decoder(spec),
+        "vae": lambda: _encoder(spec, 2 * d) + _decoder(spec),
+        "diffusion": lambda: _denoiser(spec),
+    }[spec.kind]()
     patches = _linear(spec.tokens, CHANNELS * spec.patch**2, SIZES[spec.size].width)
-    # The images of E(x) need no gradient.
-    return (PASSES * (2 * _encoder(spec) + 2 * _decoder(spec)) - patches) / 1e9
+    return (PASSES * forward - patches) / 1e9  # the images that come in need no gradient
 
 
 def perceptual_gflop(recipe: Recipe) -> float:
@@ -67,10 +75,10 @@ def perceptual_gflop(recipe: Recipe) -> float:
         FileError: it cannot be read.
     """
     loss = recipe.loss
-    if loss.perceptual == "none" or not (loss.rec_perceptual or loss.con_perceptual):
+    backward = bool(loss.rec_perceptual) + (bool(loss.con_perceptual) and recipe.model.kind == "sphere")
+    if loss.perceptual == "none" or not backward:
         return 0.0
-    forward = 1 + bool(loss.rec_perceptual) + bool(loss.con_perceptual)
-    backward = bool(loss.rec_perceptual) + bool(loss.con_perceptual)
+    forward = 1 + backward
     return (forward + backward) * _features_gflop(loss.features, recipe.model.image_size)
 
 
@@ -83,9 +91,9 @@ def published_distance() -> PerceptualDistance:
         return ImageNetDistance(lpips, imagenet.ConvNextLogits(convnext_small(weights=None))).eval()
 
 
-def _encoder(spec: ModelSpec) -> float:
-    """E forward."""
-    N, D, d = spec.tokens, SIZES[spec.size].width, spec.channels_per_token
+def _encoder(spec: ModelSpec, d: int) -> float:
+    """E forward, with d channels a token at its end."""
+    N, D = spec.tokens, SIZES[spec.size].width
     embed = _linear(N, CHANNELS * spec.patch**2, D) + _linear(N, D, D)
     return embed + _trunk(spec, SIZES[spec.size], d) + spec.encoder_mixer_blocks * _mixer_block(N, d)
 
@@ -103,6 +111,15 @@ def _decoder(spec: ModelSpec) -> float:
         head = _linear(N, 3 * 3 * K, K)  # 3x3 over the grid
         head += _linear(N, K, CHANNELS * (p + 2) ** 2)  # each place of the grid to (p + 2)^2 pixels
     return embed + _trunk(spec, size, K) + head
+
+
+def _denoiser(spec: ModelSpec) -> float:
+    """A diffusion model's network forward: the blocks of both others one after another."""
+    size, decoder = SIZES[spec.size], SIZES[spec.decoder_size or spec.size]
+    N, D, K = spec.tokens, size.width, CHANNELS * spec.patch**2
+    embed = _linear(N, K, D) + _linear(N, D, D) + 2 * _linear(1, D, D)  # of the picture, and of the time
+    longer = spec.model_copy(update={"num_classes": max(spec.classes, 1)})  # it always has modulations
+    return embed + _trunk(longer, size._replace(blocks=size.blocks + decoder.blocks), K)
 
 
 def _trunk(spec: ModelSpec, size: Size, channels: int) -> float:

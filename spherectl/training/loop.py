@@ -16,25 +16,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.unreadable import Tally
 from spherectl.errors import TrainingError
 from spherectl.fetch import Progress
 from spherectl.images import save_png
-from spherectl.model.sphere import SphereEncoder, build, initialise
+from spherectl.model.kinds import build
+from spherectl.model.sphere import initialise
 from spherectl.model.weights import Package
 from spherectl.processes import Processes, lost
 from spherectl.recipe import Recipe
-from spherectl.training import checkpoint, cuda, previews
+from spherectl.training import checkpoint, cuda
 from spherectl.training.board import SCALARS_EVERY, Board, opened
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
 from spherectl.training.gauges import Gauge, effective_rank
 from spherectl.training.gradient import DTYPES, Gradient
+from spherectl.training.kinds import KINDS
 from spherectl.training.optimiser import (
     FIRST_SCALE,
     adapt_scale,
@@ -43,7 +44,7 @@ from spherectl.training.optimiser import (
     set_learning_rate,
     total_steps,
 )
-from spherectl.training.parallel import PARTS, shares
+from spherectl.training.parallel import shares
 from spherectl.training.perceptual import PerceptualDistance, build_perceptual
 from spherectl.training.publish import header, publish
 from spherectl.training.run import Run
@@ -150,7 +151,9 @@ class _Training:
             take_over(self.model, start.weights)
         if recipe.run.dtype == "float64":
             self.model.double()
-        self.gradient = Gradient(self.model, recipe, perceptual, device, processes)  # before: it may shard the model
+        self.kind = KINDS[recipe.model.kind]
+        step = self.kind.step(self.model, recipe, perceptual)
+        self.gradient = Gradient(step, recipe, device, processes)  # before: it may shard the model
         self.ema = EMA(self.model)
         self.optimiser = build_optimiser(self.model, recipe.optim)
         self.counts = Counts(loss_scale=FIRST_SCALE if recipe.run.dtype == "float16" else 1.0)
@@ -207,7 +210,8 @@ class _Training:
                 counts.wall_s = earlier + now - began
                 line = {"step": counts.step, "images_seen": counts.images_seen, **values}
                 if counts.step % SCALARS_EVERY == 0:  # it looks at the whole batch at once
-                    line["effective_rank"] = effective_rank(self.gradient.latents())
+                    latents = self.gradient.latents()
+                    line |= {} if latents is None else {"effective_rank": effective_rank(latents)}
                 if told.unreadable:
                     line["unreadable"] = told.unreadable
                 line |= gauge.read(batch, now - step_began, waited_s) | {"wall_s": round(counts.wall_s, 3)}
@@ -231,7 +235,7 @@ class _Training:
         *parts, whole_norm = torch.cat((sums, norm.to(sums.dtype)[None])).tolist()
         own = [float(stop), float(self.saver.written), float(unreadable)]
         *parts, stops, written, missing = self.processes.add([*parts, *own])
-        losses = dict(zip(PARTS, parts, strict=True))
+        losses = dict(zip(self.gradient.parts, parts, strict=True))
         return _Told(losses, whole_norm, stops > 0, written == self.processes.world, int(missing))
 
     def update(self, losses: dict[str, float], norm: float) -> dict[str, float]:
@@ -273,7 +277,7 @@ class _Training:
         """What follows once a checkpoint is whole: its model file."""
         publish(self.run, self.recipe, self.pictures, path, counts)
 
-    def averaged(self) -> SphereEncoder:
+    def averaged(self) -> nn.Module:
         """Networks of their own with the averaged weights; all processes call it together."""
         averages = self.ema.gathered(self.model)
         with torch.device("meta"):
@@ -293,8 +297,8 @@ class _Training:
         if not self.processes.is_first:
             return
         about = header(self.run, self.recipe, self.pictures, self.counts)
-        model = api.Model(network, about, name=self.recipe.name, device=self.device)
-        for kind, picture in previews.grids(model, self.pictures).items():
+        model = self.kind.loaded(network, about, name=self.recipe.name, device=self.device)
+        for kind, picture in self.kind.grids(model, self.pictures).items():
             suffix = "" if kind == "samples" else f"-{kind}"
             save_png(self.run.samples / f"{self.counts.images_seen:012d}{suffix}.png", picture, None)
             board.pictures(kind, picture, self.counts.step)
@@ -304,7 +308,7 @@ class _Told(NamedTuple):
     """A step in numbers, of all processes.
 
     Attributes:
-        losses: `PARTS` by name.
+        losses: the parts by name, of the kind's own step.
         norm: of the gradient, before it was clipped.
         stopping: whether any of them is to stop.
         all_written: whether every one has written its shard of a checkpoint.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
-from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import OptimSpec, Recipe
 from spherectl.training.checkpoint import Counts
 
@@ -15,11 +15,12 @@ FIRST_SCALE, SMALLEST_SCALE, GOOD_STEPS = 2.0**16, 1.0, 2_000
 FUSED = ("cpu", "cuda", "mps")  # where torch updates all parameters in one kernel; elsewhere it chooses by itself
 
 
-def build_optimiser(model: SphereEncoder, optim: OptimSpec) -> torch.optim.AdamW:
+def build_optimiser(model: nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
     """AdamW over the trainable parameters; the group's `ratio` multiplies the scheduled rate."""
+    ratios = {"encoder": optim.encoder_lr_ratio}
     groups = [
-        {"params": [p for p in model.decoder.parameters() if p.requires_grad], "ratio": 1.0},
-        {"params": [p for p in model.encoder.parameters() if p.requires_grad], "ratio": optim.encoder_lr_ratio},
+        {"params": [p for p in network.parameters() if p.requires_grad], "ratio": ratios.get(name, 1.0)}
+        for name, network in sorted(model.named_children())
     ]
     fused = True if next(model.parameters()).device.type in FUSED else None
     optimiser = torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)

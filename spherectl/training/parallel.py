@@ -15,54 +15,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spherectl.errors import UsageError
-from spherectl.model.objective import Draws, LossWeights, objective
-from spherectl.model.sphere import SphereEncoder
 from spherectl.processes import Processes
 from spherectl.recipe import Recipe
-from spherectl.training.gauges import latent_norm
-from spherectl.training.perceptual import PerceptualDistance
-
-PARTS = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat", "latent_norm")
-
-
-class Step(nn.Module):
-    """The objective of a micro-batch as one module, which is what DDP and FSDP wrap.
-
-    Args:
-        model: the networks that are trained.
-        recipe: resolved; gives the noise and the weights of the losses.
-        perceptual: the frozen distance, or None.
-    """
-
-    def __init__(self, model: SphereEncoder, recipe: Recipe, perceptual: PerceptualDistance | None) -> None:
-        super().__init__()
-        self.model = model
-        self.sigma_max = recipe.noise.sigma_max
-        loss = recipe.loss
-        self.weights = LossWeights(loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent)
-        self._frozen = (perceptual,)  # in a tuple, so that it is no part of what is wrapped, sharded or sent around
-
-    def forward(self, images: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
-        """Loss, parts and latents of (b, 3, H, W) images in [0, 1].
-
-        Returns:
-            The scalar to differentiate; `PARTS`, (7,) without gradient; latents before f, (b, N, d).
-        """
-        losses = objective(
-            self.model.encoder,
-            self.model.decoder,
-            images,
-            draws,
-            sigma_max=self.sigma_max,
-            weights=self.weights,
-            perceptual=self._frozen[0],
-        )
-        parts = (losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent)
-        norm = latent_norm(losses.z_clean).to(losses.total.dtype)
-        return losses.total, torch.stack([*(part.detach() for part in parts), norm]), losses.z_clean
+from spherectl.training.steps import Step
 
 
 def shares(batch: int, processes: Processes, micro_batch: int | None) -> list[tuple[int, int]]:
@@ -100,7 +58,7 @@ def wrap(step: Step, recipe: Recipe, device: torch.device, processes: Processes)
     """
     run = recipe.run
     shard = run.parallel == "fsdp" and processes.world > 1
-    for trunk in (step.model.encoder, step.model.decoder):
+    for trunk in step.trunks:
         trunk.checkpointing = run.activation_checkpointing
         trunk.by_modules = run.activation_checkpointing or run.compile or shard
         if run.compile:
@@ -124,7 +82,7 @@ def _sharded(step: Step, device: torch.device, processes: Processes) -> nn.Modul
     # It warns of in-place operations on what a network returns; there are none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (processes.world,))
-    for trunk in (step.model.encoder, step.model.decoder):
+    for trunk in step.trunks:
         for part in [*trunk.blocks, trunk.ffn]:
             if part.adaLN_modulation is not None:
                 fully_shard(part.adaLN_modulation, mesh=mesh)  # the trunk calls it, not the block it belongs to

@@ -8,7 +8,9 @@ import torch
 
 from spherectl.data.datasets import PictureSet
 from spherectl.errors import UsageError
-from spherectl.model.sphere import build, parameter_count
+from spherectl.model.kinds import build
+from spherectl.model.sphere import parameter_count
+from spherectl.model.vit import Trunk
 from spherectl.recipe import Recipe
 from spherectl.training.optimiser import total_steps
 
@@ -22,8 +24,9 @@ BYTES_PER_PARAMETER = 4 * 5
 # projection (about 12), and the gated feed-forward part with its hidden width of 8/3 (about 14).
 KEPT_WIDTHS = 26
 
-# Passes that keep activations in one step: E(x), D on two latents an image, E(x_large).
-KEPT_PASSES = {"encoder": 2, "decoder": 2}
+# Passes of each network that keep activations in one step. The Sphere Encoder's: E(x), D on two latents an image,
+# E(x_large).
+KEPT_PASSES = {"sphere": 2, "vae": 1, "diffusion": 1}
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ class Plan:
     """The size of a training.
 
     Attributes:
-        parameters: of both networks, fixed position embeddings counted in.
+        parameters: of all networks, fixed position embeddings counted in.
         tokens: N.
         latent_size: L = N d.
         memory_bytes: estimate of one process for weights, gradients, moments, average and the activations of one
@@ -106,10 +109,8 @@ def plan(recipe: Recipe) -> Plan:
     with torch.device("meta"):
         model = build(spec)
     per_value = {"bfloat16": 2, "float16": 2, "float64": 8}.get(recipe.run.dtype, 4)
-    kept = sum(
-        KEPT_PASSES[side] * trunk.width * len(trunk.blocks)
-        for side, trunk in (("encoder", model.encoder), ("decoder", model.decoder))
-    )
+    trunks = [child for child in model.children() if isinstance(child, Trunk)]
+    kept = KEPT_PASSES[spec.kind] * sum(trunk.width * len(trunk.blocks) for trunk in trunks)
     run = recipe.run
     at_once = min(run.micro_batch_size or run.batch_size, run.batch_size)
     activations = at_once * spec.tokens * kept * (1 if run.activation_checkpointing else KEPT_WIDTHS) * per_value

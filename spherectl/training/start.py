@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-
-from spherectl.model.sphere import SphereEncoder
+from torch import Tensor, nn
 
 
-def take_over(model: SphereEncoder, weights: dict[str, Tensor]) -> list[str]:
+def take_over(model: nn.Module, weights: dict[str, Tensor]) -> list[str]:
     """Copy weights of equal name and shape into a model; returns the names that kept their start values."""
     taken = fitting(model, weights)
     with torch.no_grad():
@@ -17,6 +15,6 @@ def take_over(model: SphereEncoder, weights: dict[str, Tensor]) -> list[str]:
     return [name for name, _ in model.named_parameters() if name not in taken]
 
 
-def fitting(model: SphereEncoder, weights: dict[str, Tensor]) -> dict[str, torch.nn.Parameter]:
+def fitting(model: nn.Module, weights: dict[str, Tensor]) -> dict[str, nn.Parameter]:
     """The model's parameters that have a weight of equal name and shape."""
     return {name: p for name, p in model.named_parameters() if name in weights and weights[name].shape == p.shape}

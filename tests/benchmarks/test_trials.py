@@ -177,6 +177,15 @@ def test_results_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
+def test_results_from_before_a_key_of_recipes_was_there_are_gone_on_with(tmp_path: Path, recipe: Recipe) -> None:
+    base = recipe.to_table()
+    older = copy.deepcopy(base)
+    del older["model"]["kind"]
+    write(tmp_path, results(row("base")) | {"base": older})
+    assert begin(tmp_path, {"base": base, "count": 2000})["trials"] == [row("base")]
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("text", ["", "[1]", '{"format": 1}', "{"])
 def test_a_file_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "trials.json").write_text(text, encoding="utf-8")

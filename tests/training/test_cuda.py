@@ -32,6 +32,7 @@ from spherectl.training.gradient import Gradient
 from spherectl.training.optimiser import FUSED, build_optimiser
 from spherectl.training.plan import resolve
 from spherectl.training.saver import Saver
+from spherectl.training.steps import SphereStep
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -209,7 +210,8 @@ def test_a_step_is_read_once_and_sends_nothing(pictures, pixel_head, monkeypatch
         labels = torch.zeros(8, dtype=torch.int64)
     training = object.__new__(loop._Training)
     training.recipe, training.processes, training.counts = recipe, Processes(), Counts()
-    training.gradient = Gradient(model, recipe, None, torch.device("meta"), training.processes)
+    step = SphereStep(model, recipe, None)
+    training.gradient = Gradient(step, recipe, torch.device("meta"), training.processes)
     training.model, training.ema = model, EMA(model)
     training.saver = Saver(tmp_path, training.processes, lambda *_: None)
     nothing: Any = SimpleNamespace(step=lambda: None, param_groups=[])

@@ -12,11 +12,12 @@ import torch
 from spherectl import recipe as recipes
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.errors import TrainingError, UsageError
+from spherectl.model import objective
 from spherectl.model.sphere import build
 from spherectl.model.weights import Package, instantiate, read_package
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
-from spherectl.training import checkpoint, parallel
+from spherectl.training import checkpoint
 from spherectl.training.gauges import Gauge
 from spherectl.training.loop import train
 from spherectl.training.plan import plan, resolve, smoke
@@ -162,7 +163,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
     pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = debug(pictures, run={"checkpoint_images": 160})
-    real, count = parallel.objective, 0
+    real, count = objective.objective, 0
 
     def broken(*arguments: Any, **named: Any) -> Any:
         nonlocal count
@@ -172,7 +173,7 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
             object.__setattr__(losses, "total", losses.total * float("nan"))
         return losses
 
-    monkeypatch.setattr(parallel, "objective", broken)
+    monkeypatch.setattr(objective, "objective", broken)
     with pytest.raises(TrainingError, match="Step 5 has a non-finite loss"):
         train(recipe, pictures, tmp_path / "run", device=CPU)
     monkeypatch.undo()

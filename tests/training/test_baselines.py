@@ -1,0 +1,153 @@
+"""Baselines go through the same loop: they learn, stop, go on, and are told from Sphere Encoders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spherectl import api
+from spherectl import recipe as recipes
+from spherectl.baselines import DiffusionModel, Vae, load_baseline
+from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.transforms import to_float
+from spherectl.errors import UsageError
+from spherectl.model.weights import read_header, read_package
+from spherectl.recipe import Recipe
+from spherectl.settings import packaged
+from spherectl.training.flops import step_gflop
+from spherectl.training.kinds import KINDS
+from spherectl.training.loop import train
+from spherectl.training.plan import plan, resolve
+from spherectl.training.run import Run
+
+pytest.importorskip("diffusers")
+
+pytestmark = pytest.mark.fast
+
+CPU = torch.device("cpu")
+CHANGES: dict[str, dict[str, dict[str, Any]]] = {
+    "vae": {"model": {"kind": "vae", "encoder_mixer_blocks": 0}, "loss": {"kl": 1e-3}},
+    "diffusion": {"model": {"kind": "diffusion"}},
+}
+
+
+@pytest.fixture(scope="module")
+def pictures(fashion_excerpt: Path) -> PictureSet:
+    recipe = recipes.load(packaged("recipes") / "debug.toml")
+    return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+
+
+def debug(kind: str, pictures: PictureSet, **run: Any) -> Recipe:
+    recipe = recipes.load(packaged("recipes") / "debug.toml").replace(**CHANGES[kind])
+    return resolve(recipe.replace(run=run), pictures, CPU)
+
+
+def lines(run: Run) -> list[dict[str, float]]:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def runs(pictures: PictureSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A finished run of each kind, long enough to learn something."""
+    folder = tmp_path_factory.mktemp("baselines")
+    length = {"length_images": 800, "checkpoint_images": 800, "sample_images": 800}
+    return {kind: train(debug(kind, pictures, **length), pictures, folder / kind, device=CPU).run for kind in CHANGES}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_it_learns(kind: str, runs: dict[str, Run]) -> None:
+    losses = [line["loss"] for line in lines(runs[kind])]
+    assert sum(losses[-20:]) / 20 < 0.8 * losses[0]
+
+
+def test_the_metrics_have_the_parts_of_the_kind(runs: dict[str, Run]) -> None:
+    vae, diffusion = (lines(runs[kind])[-1] for kind in ("vae", "diffusion"))
+    assert {"loss", "loss_rec", "loss_rec_perc", "loss_kl", "latent_norm", "effective_rank"} <= vae.keys()
+    assert vae["loss"] == pytest.approx(vae["loss_rec"] + vae["loss_rec_perc"] + vae["loss_kl"])
+    assert [key for key in diffusion if key.startswith("loss")] == ["loss"]
+    assert "effective_rank" not in diffusion
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(kind: str, pictures: PictureSet, tmp_path: Path) -> None:
+    recipe = debug(kind, pictures, length_images=64, checkpoint_images=64, sample_images=64)
+    whole = train(recipe, pictures, tmp_path / "whole", device=CPU).run
+    steps = iter([False, False, True])
+    train(recipe, pictures, tmp_path / "parts", device=CPU, should_stop=lambda: next(steps))
+    parts = train(recipe, pictures, tmp_path / "parts", device=CPU)
+    assert (parts.finished, parts.steps_now) == (True, 5)
+    one, other = (read_package(run.model, kind).weights for run in (whole, parts.run))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert [line["loss"] for line in lines(whole)] == [line["loss"] for line in lines(parts.run)]
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_micro_batches_add_up_to_the_batch(kind: str, pictures: PictureSet, tmp_path: Path) -> None:
+    short = {"length_images": 16, "checkpoint_images": 16, "sample_images": 16, "dtype": "float64"}
+    found = []
+    for size in (8, 3):
+        recipe = debug(kind, pictures, **short, micro_batch_size=size)
+        found.append(lines(train(recipe, pictures, tmp_path / str(size), device=CPU).run))
+    assert [line["loss"] for line in found[0]] == pytest.approx([line["loss"] for line in found[1]], rel=1e-9)
+    assert found[0][1]["grad_norm"] == pytest.approx(found[1][1]["grad_norm"], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_its_file_is_told_from_a_sphere_encoders(kind: str, runs: dict[str, Run], tiny_run: Path) -> None:
+    header = read_header(runs[kind].model)
+    assert (header["architecture"], header["recipe"]["model"]["kind"]) == (kind, kind)
+    with pytest.raises(UsageError, match=rf"is a baseline \({kind}\).*`spherectl plot samples .*` draws with it"):
+        api.load(runs[kind].path)
+    with pytest.raises(UsageError, match=r"holds a sphere-encoder; a vae or diffusion is needed here"):
+        load_baseline(tiny_run)
+    other = {"vae": "diffusion", "diffusion": "vae"}[kind]
+    with pytest.raises(UsageError, match=f"holds a {kind}; a {other} is needed here"):
+        load_baseline(runs[kind].path, other)
+
+
+def test_a_vae_draws_encodes_and_decodes(runs: dict[str, Run], pictures: PictureSet) -> None:
+    model = load_baseline(runs["vae"].path)
+    assert isinstance(model, Vae)
+    numbers = torch.arange(6)
+    drawn = model.draw(numbers, model.spread(6))
+    torch.testing.assert_close(drawn[4:], model.draw(numbers[4:], torch.tensor([4, 5])))
+    assert not torch.equal(drawn, model.draw(numbers, model.spread(6), seed=1))
+    images = to_float(pictures.gather(numbers))
+    mean, variance = model.posterior(images, pictures.labels[numbers])
+    assert mean.shape == variance.shape == (6, 16, 8)
+    assert bool((variance > 0).all())
+    again = model.decode(mean, pictures.labels[numbers])
+    assert float((again - images).square().mean()) < float((images - images.mean()).square().mean())
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpm"])
+def test_a_diffusion_model_draws_by_number(runs: dict[str, Run], solver: Any) -> None:
+    model = load_baseline(runs["diffusion"].path)
+    assert isinstance(model, DiffusionModel)
+    drawn = model.draw(torch.arange(4), model.spread(4), steps=3, solver=solver)
+    assert drawn.shape == (4, 3, 32, 32)
+    assert 0 <= float(drawn.min()) <= float(drawn.max()) <= 1
+    torch.testing.assert_close(drawn[3:], model.draw(torch.tensor([3]), torch.tensor([3]), steps=3, solver=solver))
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_step_is_counted_in_operations_as_torch_counts_it(kind: str, pictures: PictureSet) -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from spherectl.model.kinds import build
+
+    recipe = debug(kind, pictures, batch_size=3).replace(model={"attention": "math"})
+    model = build(recipe.model)
+    for trunk in model.children():
+        trunk.by_modules = True
+    step = KINDS[kind].step(model, recipe, None)
+    with FlopCounterMode(display=False) as counter:
+        draws = step.draws(torch.tensor([1, 2, 3]), 0, (0, 3), CPU)
+        loss, *_ = step(torch.rand(3, 3, 32, 32), draws)
+        loss.backward()
+    assert step_gflop(recipe.model) == pytest.approx(counter.get_total_flops() / 3e9, rel=0.01)
+    assert plan(recipe).parameters == sum(p.numel() for p in model.parameters())
