@@ -273,3 +273,27 @@ def tiny_run(
     resolved = resolve(recipe, pictures, torch.device("cpu"))
     train(resolved, pictures, folder, device=torch.device("cpu"), start=lively(resolved))
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_baselines(tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Path) -> dict[str, Path]:
+    """Finished runs of a VAE and of a diffusion model of the debug recipe's size, by kind; they draw grey."""
+    import torch
+
+    from spherectl import recipe as recipes
+    from spherectl.data.datasets import open_dataset
+    from spherectl.training.loop import train
+    from spherectl.training.plan import resolve
+
+    pytest.importorskip("diffusers")
+    folder, cpu = tmp_path_factory.mktemp("baselines"), torch.device("cpu")
+    changes: dict[str, dict[str, Any]] = {
+        "vae": {"model": {"kind": "vae", "encoder_mixer_blocks": 0}, "loss": {"kl": 1e-3}},
+        "diffusion": {"model": {"kind": "diffusion"}},
+    }
+    length = {"length_images": 24, "checkpoint_images": 24, "sample_images": 24}
+    for kind, tables in changes.items():
+        recipe = recipes.load(ROOT / "recipes" / "debug.toml", {"name": kind, "run": length, **tables})
+        pictures = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+        train(resolve(recipe, pictures, cpu), pictures, folder / kind, device=cpu)
+    return {kind: folder / kind for kind in changes}

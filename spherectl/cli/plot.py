@@ -1,4 +1,4 @@
-"""`spherectl plot`: figures from results."""
+"""`spherectl plot`: figures of trainings and of models."""
 
 from __future__ import annotations
 
@@ -8,9 +8,14 @@ from typing import Annotated
 
 import typer
 
-from spherectl.cli import console
+from spherectl.cli import console, options
+from spherectl.cli.plot_latents import posterior_hole, uniformity
 
-app = typer.Typer(no_args_is_help=True, help="Draw figures: the curves of trainings.")
+app = typer.Typer(
+    no_args_is_help=True, help="Draw figures: the curves of trainings, where latents lie, samples of any kind of model."
+)
+app.command()(uniformity)
+app.command("posterior-hole")(posterior_hole)
 
 
 class Along(StrEnum):
@@ -19,6 +24,13 @@ class Along(StrEnum):
     IMAGES = "images"
     HOURS = "hours"
     STEPS = "steps"
+
+
+class SolverName(StrEnum):
+    """How a diffusion model goes back from noise."""
+
+    DDIM = "ddim"
+    DPM = "dpm"
 
 
 @app.command()
@@ -57,13 +69,73 @@ def training(
 
     spherectl plot training before after --x hours --smooth 100 --out compared.pdf
     """
-    from spherectl import plots
     from spherectl.files import asked_or_claimed
+    from spherectl.plots import training as plots
+    from spherectl.plots.figures import check_target
     from spherectl.settings import load_settings
 
-    plots.check_target(out or Path("training.png"))
+    check_target(out or Path("training.png"))
     folder = load_settings().runs
     curves = plots.read_curves([plots.find_run(run, folder) for run in runs])
     with asked_or_claimed(out, "training") as target:
         plots.plot_training(curves, target, x=x.value, smooth=smooth)
+    console.show(str(target))
+
+
+@app.command()
+def samples(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A zoo name, a model file or a run folder.")],
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            "--steps",
+            metavar="LIST",
+            help="Numbers of steps, a row each.",
+            show_default="1,4 of a Sphere Encoder; 10,50 of a diffusion model",
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples in a row; classes in turn.")] = 10,
+    solver: Annotated[SolverName, typer.Option("--solver", help="Of a diffusion model.")] = SolverName.DDIM,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="PATH", help="A .png; replaces what is there.", show_default="a new name"),
+    ] = None,
+) -> None:
+    """Draw rows of samples from the same noise, one for each number of steps, of a Sphere Encoder or a baseline.
+
+    Examples:
+    spherectl plot samples fashion-mnist --steps 1,2,4
+
+    spherectl plot samples runs/evidence-diffusion --steps 4,10,50 --solver dpm --out diffusion.png
+    """
+    import torch
+
+    from spherectl import api, zoo
+    from spherectl.baselines import load_baseline
+    from spherectl.errors import UsageError
+    from spherectl.files import asked_or_claimed
+    from spherectl.images import save_png
+    from spherectl.model.weights import BASELINES
+    from spherectl.plots.samples import sample_rows, usual_steps
+    from spherectl.settings import load_settings
+
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"Expected a name that ends in .png, got {out}.")
+    asked = [part.strip() for part in steps.split(",")] if steps else []
+    if any(not part.isdecimal() or int(part) < 1 for part in asked):
+        raise UsageError(f"--steps {steps}: expected numbers from 1 with commas between.")
+    settings = load_settings()
+    if threads:
+        torch.set_num_threads(threads)
+    found = zoo.find_model(model, settings)
+    is_baseline = found.path.is_file() and zoo.read_header(found.path).get("architecture") in BASELINES
+    where = device or settings.device
+    loaded = load_baseline(model, device=where) if is_baseline else api.load_found(found, device=where, dtype="float32")
+    rows = [int(part) for part in asked] or usual_steps(loaded)
+    picture = sample_rows(loaded, rows, count, seed=seed, solver=solver.value)
+    with asked_or_claimed(out, f"{loaded.name}-samples") as target:
+        save_png(target, picture, None)
     console.show(str(target))

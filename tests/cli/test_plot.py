@@ -55,7 +55,7 @@ def test_runs_are_named_or_pathed_and_a_named_file_is_replaced(
 
 @pytest.mark.fast
 def test_options_reach_the_figure(command: Command, run_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spherectl import plots
+    from spherectl.plots import training as plots
 
     asked: list[Any] = []
     monkeypatch.setattr(plots, "plot_training", lambda runs, path, **named: asked.append((len(runs), path, named)))

@@ -1,13 +1,10 @@
-"""Figures from results: the curves of trainings, side by side.
-
-Drawn with matplotlib, an optional extra, without a display; the same numbers give the same bytes.
+"""The curves of trainings, side by side; the same numbers give the same bytes.
 
 Letters: n lines of a run's metrics.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import math
@@ -21,21 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spherectl.errors import FileError, UsageError
-from spherectl.files import replacing
+from spherectl.plots.figures import COLOURS, STYLE, check_target, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
 Numbers = NDArray[np.float64]
 Axis = Literal["images", "hours", "steps"]
 
-SUFFIXES = (".png", ".svg", ".pdf")
 METRICS = "metrics.jsonl"
 
-# Okabe and Ito's palette, which colour-blind people tell apart, without its yellow, which nobody sees on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", ":")  # one after another, where there are more runs than colours
 
 PANEL_INCHES = (3.4, 2.4)
@@ -43,17 +36,6 @@ LEGEND_ROW_INCHES = 0.25
 MOST_POINTS = 2000  # of a line; more would show no more, and make an SVG of megabytes
 DEEPEST = 0.01
 SMOOTHED_SHARE = 50  # unless it is said, the mean is over a fiftieth of the longest run
-STYLE = {
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": 10,
-    "font.size": 9,
-    "grid.alpha": 0.3,
-    "savefig.dpi": 150,
-    "svg.hashsalt": "spherectl",
-    "text.parse_math": False,  # a run's name may hold dollars
-}
 
 
 class Panel(NamedTuple):
@@ -152,21 +134,6 @@ def read_metrics(run: Path) -> dict[str, Numbers]:
     return {key: np.frombuffer(column) for key, column in columns.items()}
 
 
-def check_target(path: Path) -> None:
-    """Refuse a figure's name before anything is read or drawn.
-
-    Raises:
-        UsageError: its suffix is none that can be written, or matplotlib is not installed.
-    """
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"Expected a name that ends in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}, got {path}.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UsageError(
-            "Figures need the package matplotlib, which is not installed.",
-            "Install it with spherectl's extra: pip install 'spherectl[plot]'.",
-        )
-
-
 def plot_training(runs: Sequence[Curves], path: Path, *, x: Axis = "images", smooth: int | None = None) -> None:
     """Draw trainings together, a panel for each number that any of them has: raw lines faint, means over them strong.
 
@@ -201,7 +168,7 @@ def plot_training(runs: Sequence[Curves], path: Path, *, x: Axis = "images", smo
         names = [run.name for run in runs]
         figure.legend(strong, names, loc="outside upper center", ncols=min(wide, len(runs)), frameon=False)
         figure.supxlabel(_along(x, window), fontsize="medium")
-        _save(figure, path)
+        save(figure, path)
 
 
 def moving_mean(values: Numbers, window: int) -> Numbers:
@@ -320,11 +287,3 @@ def _along(x: Axis, window: int) -> str:
     """What the panels run along, and what the strong lines are."""
     what = {"images": "images seen", "hours": "hours of training", "steps": "steps"}[x]
     return what if window == 1 else f"{what}; strong lines are means over {window:,} steps"
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write a figure whole or not at all, without the time."""
-    kind = path.suffix.lower().removeprefix(".")
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=kind, metadata=undated)

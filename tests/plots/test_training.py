@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spherectl import plots
 from spherectl.errors import FileError, UsageError
-from spherectl.plots import Curves, find_run, moving_mean, plot_training, read_curves, read_metrics, thinned
+from spherectl.plots import training as plots
+from spherectl.plots.training import Curves, find_run, moving_mean, plot_training, read_curves, read_metrics, thinned
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ def lines(count: int, *, batch: int = 8, perceptual: float = 1.0, gauges: bool =
         line["loss_con_perc"] *= perceptual
         line |= {"lr": 1e-3 / step, "grad_norm": 100.0 / step, "images_per_s": 50.0 + step % 2, "wall_s": 1.5 * step}
         if gauges:
-            line |= {"latent_norm": math.sqrt(step), "peak_share": 0.4, "memory_mb": 100.0}
+            line |= {"loss_kl": 1 / step, "latent_norm": math.sqrt(step), "peak_share": 0.4, "memory_mb": 100.0}
             line |= {"effective_rank": step / 10} if step % 10 == 0 else {}
         found.append(line)
     return found
@@ -65,7 +65,7 @@ def run(tmp_path: Path) -> Callable[..., Path]:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
     """`drawn([folders], x="hours")`: the figure as it is about to be written; it has warned of nothing."""
     kept: list[Figure] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, _path: kept.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, _path: kept.append(figure))
 
     def draw(folders: list[Path], **named: Any) -> Figure:
         with warnings.catch_warnings():

@@ -1,0 +1,235 @@
+"""`spherectl plot uniformity` and `plot posterior-hole`: figures of where a model's latents are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from spherectl.cli import console, models, options
+from spherectl.errors import UsageError
+
+if TYPE_CHECKING:
+    from spherectl.data.datasets import PictureSet
+    from spherectl.evaluation.autoencoders import Autoencoder
+    from spherectl.recipe import Recipe
+
+Model = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="A zoo name, a model file or a run folder.",
+        show_default="the setting, else the newest run, else the zoo's",
+    ),
+]
+Figure = Annotated[
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="PATH", help="A .png, .svg or .pdf; replaces what is there.", show_default="a new name"
+    ),
+]
+
+
+def uniformity(
+    model: Model = None,
+    vae: Annotated[
+        str | None, typer.Option("--vae", metavar="MODEL", help="A VAE's file or run, for the panel of its means.")
+    ] = None,
+    data: options.Data = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=20, help="Real pictures, at most.")] = 1000,
+    draws: Annotated[
+        int, typer.Option("--draws", min=19, help="Sets of uniform points that the numbers are compared with.")
+    ] = 99,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    out: Figure = None,
+    as_json: options.Json = False,
+) -> None:
+    """Draw how evenly latents lie on the sphere, beside uniform points, a VAE's means and pixels.
+
+    All are projected to three dimensions by one random Gaussian matrix. Beside the figure stand the numbers, for a run
+    also at three points of its training, and a page (.html) that turns the spheres.
+
+    Examples:
+    spherectl plot uniformity
+
+    spherectl plot uniformity runs/evidence-base --vae runs/evidence-vae-kl-1e-2 --out uniformity.png
+    """
+    from spherectl.baselines import Vae, load_baseline
+    from spherectl.evaluation import projection
+    from spherectl.files import asked_or_claimed
+    from spherectl.plots import uniformity as plots
+    from spherectl.plots.figures import check_target
+    from spherectl.settings import load_settings
+
+    check_target(out or Path("uniformity.png"))
+    settings = load_settings()
+    loaded = models.load(
+        model,
+        settings,
+        dtype=options.DtypeName.FLOAT32,
+        weights=options.WeightsName.EMA,
+        device=device,
+        threads=threads,
+    )
+    other = None if vae is None else load_baseline(vae, "vae", device=device or settings.device)
+    assert other is None or isinstance(other, Vae)
+    if other is not None:
+        _check_size(vae, other.recipe, loaded.recipe)
+    pictures = _open(loaded.recipe, data, "test")
+    asked: dict[str, Any] = {"count": count, "draws": draws, "seed": seed}
+    clouds = projection.clouds(loaded, other, pictures, **asked)
+    run = models.find(model, settings).path.parent
+    training = projection.through_training(run, loaded, pictures, **asked) if (run / "checkpoints").is_dir() else []
+    about = (
+        f"{min(count, len(pictures)):,} test pictures of {pictures.name}, projected to three dimensions by one random "
+        f"Gaussian matrix (seed {seed}) and divided by their lengths. Expected values and p are from {draws} sets of "
+        "truly uniform points of the same number and dimension."
+    )
+    with asked_or_claimed(out, f"{loaded.name}-uniformity") as target:
+        plots.plot_uniformity(clouds, pictures.class_names, target)
+        page = target.with_suffix(".html")
+        plots.write_page(clouds, pictures.class_names, page, about=about, training=training)
+    if as_json:
+        panels = {cloud.title: plots.numbers(cloud.measured) for cloud in clouds if cloud.measured is not None}
+        stages = {str(images): plots.numbers(measured) for images, measured in training}
+        console.show_json({**asked, "figure": str(target), "page": str(page), "panels": panels, "training": stages})
+        return
+    console.show_rows(plots.panel_rows(clouds))
+    if training:
+        console.show("")
+        console.show_rows(plots.training_rows(training))
+    console.show(f"\n{target}\n{page}")
+
+
+def posterior_hole(
+    model: Model = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(
+            "--vae",
+            metavar="MODEL|diffusers:PATH",
+            help="A VAE's file or run, or a published AutoencoderKL that diffusers reads.",
+        ),
+    ] = None,
+    data: options.Data = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=2, help="Pictures of each column.")] = 1000,
+    rows: Annotated[int, typer.Option("--rows", min=1, help="Pictures of each column that are shown.")] = 8,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            metavar="NAME|PATH",
+            help="The network that scores, as `evaluate` takes it.",
+            show_default="the zoo's for the model's data, else inception",
+        ),
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", min=0, help="Resamples behind the 95% intervals; 0: none.")
+    ] = 200,
+    seed: options.Seed = 0,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    out: Figure = None,
+    as_json: options.Json = False,
+) -> None:
+    """Draw reconstructions beside samples of the prior and of a Gaussian fitted to the latents, for sphere and VAE.
+
+    The numbers are Frechet distances of each column to the test pictures; inputs are training pictures.
+
+    Examples:
+    spherectl plot posterior-hole runs/evidence-base --vae runs/evidence-vae-kl-1e-2
+
+    spherectl plot posterior-hole --vae diffusers:stable-diffusion/vae --count 500 --out hole.png
+    """
+    from spherectl.evaluation.autoencoders import SphereAutoencoder
+    from spherectl.evaluation.extractors import default_features, open_extractor
+    from spherectl.evaluation.posterior import posterior_hole as measure
+    from spherectl.evaluation.posterior import rows as rows_of
+    from spherectl.evaluation.reference import of_pictures
+    from spherectl.features.independence import check_independent
+    from spherectl.files import asked_or_claimed
+    from spherectl.plots.figures import check_target
+    from spherectl.plots.posterior import plot_posterior_hole
+    from spherectl.settings import load_settings
+
+    check_target(out or Path("hole.png"))
+    if bootstrap == 1:
+        raise UsageError("--bootstrap 1: one resample has no spread; expected 0 for no intervals, or 2 and more.")
+    settings = load_settings()
+    loaded = models.load(
+        model,
+        settings,
+        dtype=options.DtypeName.FLOAT32,
+        weights=options.WeightsName.EMA,
+        device=device,
+        threads=threads,
+    )
+    compared: list[Autoencoder] = [SphereAutoencoder(loaded)]
+    if vae is not None:
+        compared.append(_open_vae(vae, loaded.recipe, device or settings.device))
+    with console.progress("fetching weights", unit="B") as bar:
+        extractor = open_extractor(features or default_features(loaded.recipe.data.kind), loaded.device, bar)
+    if extractor.scorer is not None:
+        check_independent(loaded.recipe, extractor.scorer)
+    pictures, test = _open(loaded.recipe, data, "train"), _open(loaded.recipe, data, "test")
+    with console.progress("features of the reference", unit="images") as bar:
+        reference = of_pictures(test, extractor, what="test", progress=bar)
+    assert reference is not None  # one process alone
+    with console.progress("drawing", unit="columns") as bar:
+        holes = measure(
+            compared, pictures, reference, extractor, count=count, seed=seed, resamples=bootstrap, progress=bar
+        )
+    distance = "FID" if extractor.is_inception else "Frechet"
+    with asked_or_claimed(out, f"{loaded.name}-posterior-hole") as target:
+        plot_posterior_hole(holes, target, rows=rows, distance=distance)
+    found = rows_of(holes)
+    if as_json:
+        about = {"features": extractor.name, "reference": reference.name, "seed": seed, "figure": str(target)}
+        console.show_json({**about, "rows": found})
+        return
+    console.say(f"features: {extractor.name}; reference: {reference.name}; inputs: training pictures")
+    head = "FID" if extractor.is_inception else "Frechet distance"
+    told = [
+        {"model": row["model"], "pictures": row["pictures"], "count": f"{row['count']:,}", head: _distance(row)}
+        for row in found
+    ]
+    console.show_rows(told, right=("count",))
+    console.show(str(target))
+
+
+def _distance(row: dict[str, Any]) -> str:
+    shown, interval = f"{row['frechet_distance']:.4g}", row["interval"]
+    return shown if interval is None else f"{shown} ({interval[0]:.4g} to {interval[1]:.4g})"
+
+
+def _open_vae(vae: str, recipe: Recipe, device: str) -> Autoencoder:
+    """A VAE of ours, or a published one, for the pictures of a recipe."""
+    from spherectl.api import choose_device
+    from spherectl.baselines import Vae, load_baseline
+    from spherectl.evaluation.autoencoders import DIFFUSERS, PublishedVae, VaeAutoencoder
+
+    if vae.startswith(DIFFUSERS):
+        return PublishedVae(vae.removeprefix(DIFFUSERS), recipe.model.image_size, choose_device(device))
+    loaded = load_baseline(vae, "vae", device=device)
+    assert isinstance(loaded, Vae)
+    _check_size(vae, loaded.recipe, recipe)
+    return VaeAutoencoder(loaded)
+
+
+def _check_size(vae: str | None, recipe: Recipe, other: Recipe) -> None:
+    """Refuse a VAE of pictures of another size."""
+    size, wanted = recipe.model.image_size, other.model.image_size
+    if size != wanted:
+        raise UsageError(f"--vae {vae}: it is of {size} px, the model of {wanted} px.")
+
+
+def _open(recipe: Recipe, root: str | None, split: Literal["train", "test"]) -> PictureSet:
+    """One split of the model's data set."""
+    from spherectl.data.datasets import open_dataset
+
+    return open_dataset(
+        recipe.data, recipe.model.image_size, root=root, split=split, evaluation=True, progress=console.say
+    )

@@ -1,0 +1,1 @@
+"""Figures from results, drawn with matplotlib, an optional extra, without a display."""
