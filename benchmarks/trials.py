@@ -13,11 +13,13 @@ import statistics
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Columns, Row, show, table
@@ -81,6 +83,8 @@ TRIALS = (
     Trial("no-decoder-mixer", "model.decoder_mixer_blocks=0",      "its gates hardly move in a short run"),
     Trial("patch-2",          "model.latent_resolution=high",      "256 tokens as in the paper; four times the time"),
 )  # fmt: skip
+
+NAMES = tuple(trial.name for trial in TRIALS)
 
 # Sizes that recipes do not have, known while trials run. To draw with such a trial's model, put its size into `SIZES`.
 SHAPES = {
@@ -233,29 +237,31 @@ def table_of(recipe: Recipe) -> dict[str, Any]:
     return kept
 
 
-def begin(out: Path, about: dict[str, Any]) -> dict[str, Any]:
+def begin(out: Path, about: dict[str, Any], *, name: str = "trials", rows: str = "trials") -> dict[str, Any]:
     """What the results hold so far, or what they begin with.
 
     Args:
         out: folder of the files.
         about: what all trials of one table have in common: base, count.
+        name: of the file, and in sentences.
+        rows: key of the rows.
 
     Raises:
         UsageError: the results there are of something else; names the keys that differ.
         FileError: the file there is not what this command writes.
     """
-    path = out / "trials.json"
+    path = out / f"{name}.json"
     if not path.exists():
-        return {"format": FORMAT, **about, "trials": []}
+        return {"format": FORMAT, **about, rows: []}
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         kept = _complete({key: found[key] for key in ("format", *about)})
     except (OSError, ValueError, KeyError, TypeError):
-        raise FileError(f"{path} is not a table of trials.", "Remove it, or give --out another folder.") from None
+        raise FileError(f"{path} is not a table of {name}.", "Remove it, or give --out another folder.") from None
     asked = _complete({"format": FORMAT, **about})
     if differing := sorted(key for key in kept.keys() | asked.keys() if kept.get(key) != asked.get(key)):
         raise UsageError(
-            f"{path} has trials that differ from these in {', '.join(differing)}; they do not compare.",
+            f"{path} has {name} that differ from these in {', '.join(differing)}; they do not compare.",
             "Give --out another folder, or remove the file to begin again.",
         )
     return found
@@ -266,7 +272,7 @@ def _complete(about: dict[str, Any]) -> dict[str, Any]:
     return flatten({**about, "base": recipes.parse(about["base"], "the base").to_table()})
 
 
-def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path) -> Outcome:
+def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path, device: torch.device = CPU) -> Outcome:
     """The training, from where it was stopped; each step's CPU time goes to cpu.jsonl in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "cpu.jsonl").open("a", encoding="utf-8", buffering=1) as file:
@@ -280,7 +286,7 @@ def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path) -> Ou
                 told = time.monotonic()
                 tell(f"{name}: {line['images_seen']:,.0f} of {recipe.run.length_images:,}, loss {line['loss']:.4f}")
 
-        return train(recipe, pictures, folder, device=CPU, on_step=count)
+        return train(recipe, pictures, folder, device=device, on_step=count)
 
 
 def pace(run: Run) -> Row:
@@ -304,9 +310,9 @@ def _lines(path: Path) -> list[dict[str, float]]:
     return found
 
 
-def placed(rows: list[Row], row: Row) -> list[Row]:
-    """The rows with a new one, which replaces its name's old one, in the order of `TRIALS`; unknown ones last."""
-    order = {trial.name: place for place, trial in enumerate(TRIALS)}
+def placed(rows: list[Row], row: Row, names: Sequence[str] = NAMES) -> list[Row]:
+    """The rows with a new one, which replaces its name's old one, in the order of the names; unknown ones last."""
+    order = {name: place for place, name in enumerate(names)}
     place: Callable[[Row], int] = lambda one: order.get(one["name"], len(order))  # noqa: E731
     return sorted([*(one for one in rows if one["name"] != row["name"]), row], key=place)
 

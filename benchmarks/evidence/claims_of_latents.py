@@ -1,0 +1,106 @@
+"""Claims on where latents lie: uniformity, the posterior hole, the paths between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.evidence.claim import TRAIN, Claim, decided
+from benchmarks.evidence.results import Verdict, against, best_vae, compare, distance, find, run_of
+from benchmarks.tables import Row, table
+
+UNIFORM = 0.05  # a p-value from which nothing speaks against uniformity
+MEASURES = ("mean_direction", "pairwise_angles", "effective_rank", "energy_distance")
+
+
+def uniform(results: dict[str, Any]) -> Claim:
+    """Latents cover the sphere evenly."""
+    base, vae = run_of(results, "base"), best_vae(results)
+    rows = [{"what": f"sphere, {stage['images_seen']:,} images seen", **_shown(stage)} for stage in base["training"]]
+    others = [row for row in results["runs"] if "uniformity" in row and row["name"] != "base"]
+    rows += [{"what": row["name"], **_shown(row["uniformity"])} for row in others]
+    found = base["uniformity"]
+    fits = all(found[name]["p_value"] > UNIFORM for name in MEASURES)
+    rank = found["effective_rank"]
+    columns = {"what": "latents of test images"} | {name: name.replace("_", " ") for name in MEASURES}
+    return Claim(
+        "Latents cover the sphere evenly",
+        "holds" if fits else "does not hold",
+        f"The latents of {found['count']:,} test images use {rank['value'] * found['dimension']:.3g} of "
+        f"{found['dimension']} directions, where uniform points use {rank['expected'] * found['dimension']:.3g}. "
+        f"The smallest p-value of the four measures is {min(found[name]['p_value'] for name in MEASURES):g}.",
+        "Truly uniform points of the same number and dimension in every cell; in the figure also the means of "
+        f"{vae['name']} and pixels less their mean.",
+        table(rows, columns),
+        ("uniformity",),
+        (
+            f"{TRAIN} base {vae['name']}",
+            f"spherectl plot uniformity runs/evidence/base --vae runs/evidence/{vae['name']}",
+        ),
+    )
+
+
+def _shown(measured: Row) -> Row:
+    return {
+        name: f"{measured[name]['value']:g} (uniform {measured[name]['expected']:g}, p {measured[name]['p_value']:g})"
+        for name in MEASURES
+    }
+
+
+def hole(results: dict[str, Any]) -> Claim:
+    """The VAE reconstructs well and draws poorly; the sphere does not."""
+    one, four, count = find(results, "base"), find(results, "base", steps=4), results["count"]
+    vaes = [row for row in results["runs"] if row["kind"] == "vae"]
+    best = best_vae(results)
+    best_fitted = min(vaes, key=lambda row: float(row["hole"]["fitted"]["frechet"]))
+    rivals = {"prior": best["hole"]["prior"], "fitted posterior": best_fitted["hole"]["fitted"]}
+    verdicts = [compare(sphere, rival) for sphere in (one, four) for rival in rivals.values()]
+    told = " ".join(
+        f"{steps}: {against(sphere, rivals['prior'], 'its prior')}, "
+        f"{against(sphere, rivals['fitted posterior'], 'its fitted posterior')}."
+        for steps, sphere in (("One step", one), ("Four steps", four))
+    )
+    rows = [
+        {"what": row["name"], **{name: distance(row["hole"][name]) for name in row["hole"]}, "psnr": row["psnr_db"]}
+        for row in (run_of(results, "base"), *vaes)
+    ]
+    columns = {"what": "model", "input": "input", "reconstruction": "reconstruction", "prior": "prior sample"}
+    columns |= {"fitted": "fitted-posterior sample", "psnr": "PSNR, dB"}
+    return Claim(
+        "A VAE has a hole where it draws; the sphere has none",
+        decided(verdicts),
+        f"Of {len(vaes)} weights of the divergence, {best['kl']:g} gives the best prior samples, "
+        f"{distance(rivals['prior'])}, and {best_fitted['kl']:g} the best fitted-posterior samples, "
+        f"{distance(rivals['fitted posterior'])}. The sphere: {distance(one)} in one step, {distance(four)} in four. "
+        f"Against the VAE: {told[0].lower()}{told[1:]}",
+        "VAEs of the same trunk, data, latent size and images seen, each column's best weight chosen, which favours "
+        "the VAE.",
+        table(rows, columns),
+        ("posterior-hole",),
+        (
+            f"{TRAIN} base {' '.join(row['name'] for row in vaes)}",
+            f"spherectl plot posterior-hole runs/evidence/base --vae runs/evidence/{best['name']} --count {count}",
+        ),
+    )
+
+
+def interpolation(results: dict[str, Any]) -> Claim:
+    """Along a path the class changes fast."""
+    found = run_of(results, "base")["interpolation"]
+    path, fade, less = found["path"]["width"], found["crossfade"]["width"], found["difference"]
+    change: Verdict = "lower" if less["high"] < 0 else "higher" if less["low"] > 0 else "not told apart"
+    rows = [
+        {"what": told, "width": found[name]["width"], "middle": found[name]["curve"][len(found[name]["curve"]) // 2]}
+        for name, told in (("path", "path on the sphere"), ("crossfade", "crossfade of its ends"))
+    ]
+    columns = {"what": "along", "width": "10% to 90%, share of the path", "middle": "second class at the middle"}
+    return Claim(
+        "Between two classes, images change class fast",
+        decided([change]),
+        f"In the median of {found['pairs']} paths between noise of two classes, the scorer's share of the second class "
+        f"goes from 10% to 90% within {path:g} of the path; in a crossfade of the same ends within {fade:g}. "
+        f"The mean difference of a pair is {less['value']:g} ({less['low']:g} to {less['high']:g}).",
+        "A crossfade, pixel by pixel, of the images at both ends.",
+        table(rows, columns),
+        ("interpolation", "transitions"),
+        (f"{TRAIN} base", "spherectl interpolate --model runs/evidence/base"),
+    )

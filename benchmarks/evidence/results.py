@@ -1,0 +1,61 @@
+"""Looking things up in docs/evidence.json, and comparing them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from benchmarks.tables import Row
+from spherectl.errors import UsageError
+
+Verdict = Literal["lower", "higher", "not told apart"]
+PLAIN: dict[str, Any] = {"steps": 1, "guidance": 1.0, "noise": "shared", "strength": "constant"}
+
+
+def has(results: dict[str, Any], *names: str) -> bool:
+    """Whether all of these runs have results."""
+    return {row["name"] for row in results["runs"]}.issuperset(names)
+
+
+def run_of(results: dict[str, Any], name: str) -> Row:
+    """One run."""
+    for row in results["runs"]:
+        if row["name"] == name:
+            return dict(row)
+    raise UsageError(f"There is no result of the run {name} yet.")
+
+
+def samples_of(results: dict[str, Any], name: str, **wanted: Any) -> list[Row]:
+    """The samples of a run whose setting has these values."""
+    rows: list[Row] = run_of(results, name)["samples"]
+    return [row for row in rows if all(row["setting"].get(key) == value for key, value in wanted.items())]
+
+
+def find(results: dict[str, Any], name: str, **changes: Any) -> Row:
+    """The one row of a Sphere Encoder at the plain setting but for some changes."""
+    (row,) = samples_of(results, name, **(PLAIN | changes))
+    return row
+
+
+def best_vae(results: dict[str, Any]) -> Row:
+    """The VAE of the sweep whose prior samples are nearest to real images."""
+    return min(
+        (dict(row) for row in results["runs"] if row["kind"] == "vae"), key=lambda row: row["hole"]["prior"]["frechet"]
+    )
+
+
+def compare(first: Row, second: Row) -> Verdict:
+    """Whether a Frechet distance is lower than another, their 95% intervals apart."""
+    if first["high"] < second["low"]:
+        return "lower"
+    return "higher" if first["low"] > second["high"] else "not told apart"
+
+
+def against(first: Row, second: Row, name: str) -> str:
+    """The same in words: "lower than NAME"."""
+    verdict = compare(first, second)
+    return f"{verdict} {'from' if verdict == 'not told apart' else 'than'} {name}"
+
+
+def distance(row: Row) -> str:
+    """A Frechet distance with its interval."""
+    return f"{row['frechet']:g} ({row['low']:g} to {row['high']:g})"
