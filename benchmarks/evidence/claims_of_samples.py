@@ -24,7 +24,7 @@ def one_step(results: dict[str, Any]) -> Claim:
         f"({vae['name']}, KL weight {vae['kl']:g}), drawn with one pass too.",
         samples_table({"real images": results["real"], "sphere, 1 step": base, f"{vae['name']}, prior": prior}),
         ("steps",),
-        (f"{TRAIN} base {vae['name']}", "spherectl plot samples runs/evidence/base --steps 1,2,4"),
+        (f"{TRAIN} base {vae['name']}", "spherectl plot samples runs/evidence/base --steps 1,2,4 --guidance 1"),
     )
 
 
@@ -61,7 +61,7 @@ def modes(results: dict[str, Any]) -> Claim:
         f"{', '.join(verdicts)}.",
         "The three other modes, from the same initial noise.",
         samples_table(found),
-        (),
+        ("modes",),
         (
             f"{TRAIN} base",
             "spherectl sample --model runs/evidence/base --steps 4 --noise fresh --strength decaying --guidance 1",
@@ -149,7 +149,7 @@ def classes(results: dict[str, Any]) -> Claim:
         "Classes help",
         decided([compare(*pair) for pair in pairs]),
         f"The distance with classes is {words[0]} at one step, {words[1]} at four; both are unguided.",
-        "The same recipe without classes, which has a third fewer parameters "
+        "The same recipe without classes, which has fewer parameters "
         f"({run_of(results, 'unconditional')['parameters']:,} against {run_of(results, 'base')['parameters']:,}).",
         samples_table(found),
         ("variants",),

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.evidence.judge import SEED, Judge
+from benchmarks.evidence.measures import MODES
 from benchmarks.evidence.results import best_vae, find, run_of, samples_of
 from benchmarks.tables import Row
 from benchmarks.timing import tell
@@ -71,7 +72,8 @@ def draw_pictures(results: dict[str, Any], work: Path, judge: Judge, out: Path, 
 
     spheres = [row["name"] for row in results["runs"] if row["kind"] == "sphere" and row["name"] in done]
     out.mkdir(parents=True, exist_ok=True)
-    draw("steps.png", lambda target: save_png(target, sample_rows(sphere("base"), (1, 2, 4), ACROSS), None), "base")
+    draw("steps.png", lambda target: _steps(sphere("base"), target), "base")
+    draw("modes.png", lambda target: _modes(sphere("base"), target), "base")
     draw("diffusion.png", diffusion, "diffusion")
     draw("variants.png", lambda target: _variants(spheres, work, device, target), "base")
     draw("interpolation.png", lambda target: _strips(sphere("base"), target), "base")
@@ -83,6 +85,17 @@ def draw_pictures(results: dict[str, Any], work: Path, judge: Judge, out: Path, 
         draw("posterior-hole.png", lambda target: _hole(sphere("base"), vae(), judge, target), *needed)
         draw("uniformity.png", lambda target: _uniformity(sphere("base"), vae(), judge, target), *needed)
     return drawn
+
+
+def _steps(model: api.Model, target: Path) -> None:
+    save_png(target, sample_rows(model, (1, 2, 4), ACROSS, guidance=1.0), None)
+
+
+def _modes(model: api.Model, target: Path) -> None:
+    """Four-step samples, a row for each mode of noise, in the order of the table."""
+    settings = [setting for setting in MODES if setting["steps"] == 4]
+    rows = [api.generate(model, ACROSS, seed=SEED, **setting) for setting in settings]
+    save_png(target, grid(torch.cat([part.images for row in rows for part in row]), columns=ACROSS), None)
 
 
 def _hole(model: api.Model, vae: Vae, judge: Judge, target: Path) -> None:
@@ -114,7 +127,7 @@ def _variants(names: list[str], work: Path, device: str, target: Path) -> None:
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(8.0, 0.62 * len(names) + 0.3), layout="constrained")
         for axes, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-            rows = sample_rows(api.load(work / name, dtype="float32", device=device), (4,), ACROSS)
+            rows = sample_rows(api.load(work / name, dtype="float32", device=device), (4,), ACROSS, guidance=1.0)
             axes.imshow(rows.permute(1, 2, 0).numpy(), interpolation="nearest")
             axes.set_axis_off()
             axes.text(-6, rows.shape[1] / 2, name, ha="right", va="center")

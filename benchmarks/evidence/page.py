@@ -72,6 +72,7 @@ VERDICTS = {"holds": "It holds here.", "does not hold": "It does not hold here."
 ALTERNATIVES = {
     "steps": "Rows of one, two and four steps",
     "diffusion": "Samples of the diffusion model in 1, 4, 10 and 50 steps, by DDIM",
+    "modes": "Four-step samples: shared and constant, shared and decaying, fresh and constant, fresh and decaying",
     "variants": "Four-step samples of each Sphere Encoder",
     "interpolation": "Paths between noise of two classes",
     "transitions": "Share of the second class along a path",

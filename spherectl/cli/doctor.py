@@ -21,6 +21,7 @@ Facts = dict[str, str | int]
 PACKAGES = (
     "torch", "torchvision", "xformers", "numpy", "pillow", "safetensors", "pydantic", "pydantic-settings", "pooch",
     "torch-fidelity", "lpips", "typer", "rich", "tensorboard", "matplotlib", "onnx", "onnxscript", "onnxruntime",
+    "diffusers",
 )  # fmt: skip
 
 

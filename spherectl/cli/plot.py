@@ -96,6 +96,10 @@ def samples(
     ] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples in a row; classes in turn.")] = 10,
     solver: Annotated[SolverName, typer.Option("--solver", help="Of a diffusion model.")] = SolverName.DDIM,
+    guidance: Annotated[
+        float | None,
+        typer.Option("--guidance", min=1, help="Of a Sphere Encoder; 1 is none.", show_default="the model's own"),
+    ] = None,
     seed: options.Seed = 0,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -107,7 +111,7 @@ def samples(
     """Draw rows of samples from the same noise, one for each number of steps, of a Sphere Encoder or a baseline.
 
     Examples:
-    spherectl plot samples fashion-mnist --steps 1,2,4
+    spherectl plot samples fashion-mnist --steps 1,2,4 --guidance 1
 
     spherectl plot samples runs/evidence-diffusion --steps 4,10,50 --solver dpm --out diffusion.png
     """
@@ -135,7 +139,7 @@ def samples(
     where = device or settings.device
     loaded = load_baseline(model, device=where) if is_baseline else api.load_found(found, device=where, dtype="float32")
     rows = [int(part) for part in asked] or usual_steps(loaded)
-    picture = sample_rows(loaded, rows, count, seed=seed, solver=solver.value)
+    picture = sample_rows(loaded, rows, count, seed=seed, solver=solver.value, guidance=guidance)
     with asked_or_claimed(out, f"{loaded.name}-samples") as target:
         save_png(target, picture, None)
     console.show(str(target))

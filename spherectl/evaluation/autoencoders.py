@@ -19,6 +19,7 @@ from spherectl.baselines import Vae
 from spherectl.errors import FileError, UsageError
 from spherectl.model import sampler
 from spherectl.model.geometry import spherify
+from spherectl.settings import load_settings
 
 DIFFUSERS = "diffusers:"  # before the path of a published VAE
 
@@ -123,7 +124,8 @@ class PublishedVae:
         folder = "vae" if (Path(path) / "vae" / "config.json").is_file() else None
         try:
             # Safetensors alone: nothing is unpickled.
-            loaded: Any = AutoencoderKL.from_pretrained(path, subfolder=folder, use_safetensors=True)
+            options = {"use_safetensors": True, "local_files_only": load_settings().offline}
+            loaded: Any = AutoencoderKL.from_pretrained(path, subfolder=folder, **options)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0].rstrip(".")
             raise FileError(f"Cannot read a VAE of diffusers at {path}: {reason}.") from None

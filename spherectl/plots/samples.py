@@ -9,6 +9,7 @@ from torch import Tensor
 
 from spherectl import api
 from spherectl.baselines import DiffusionModel, Vae
+from spherectl.errors import UsageError
 from spherectl.images import grid
 from spherectl.model.diffusion import Solver
 from spherectl.training.previews import DIFFUSION_STEPS, SAMPLE_STEPS
@@ -26,6 +27,7 @@ def sample_rows(
     *,
     seed: int = 0,
     solver: Solver = "ddim",
+    guidance: float | None = None,
 ) -> Tensor:
     """A grid of samples, classes in turn.
 
@@ -35,18 +37,22 @@ def sample_rows(
         count: samples in a row.
         seed: of all rows.
         solver: of a diffusion model.
+        guidance: of a Sphere Encoder; None: the model's own. Baselines are drawn without.
 
     Returns:
         uint8 (3, H, W).
 
     Raises:
-        UsageError: a number of steps out of range.
+        UsageError: a number of steps out of range, or guidance of a model that has none.
     """
+    if guidance not in (None, 1.0) and not isinstance(model, api.Model):
+        raise UsageError(f"{model.name} is a baseline, which is drawn without guidance.", "Leave --guidance out.")
     numbers = torch.arange(count)
     if isinstance(model, Vae):
         rows = [model.draw(numbers, model.spread(count), seed=seed)]
     elif isinstance(model, DiffusionModel):
         rows = [model.draw(numbers, model.spread(count), steps=one, seed=seed, solver=solver) for one in steps]
     else:
-        rows = [torch.cat([part.images for part in api.generate(model, count, steps=one, seed=seed)]) for one in steps]
+        asked = [api.generate(model, count, steps=one, seed=seed, guidance=guidance) for one in steps]
+        rows = [torch.cat([part.images for part in parts]) for parts in asked]
     return grid(torch.cat(rows), columns=count)

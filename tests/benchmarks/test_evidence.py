@@ -306,7 +306,7 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     assert [row["networks"] for row in diffusion["samples"]] == [1, 3, 3]
     drawn = {path.name for path in (given.out / "evidence").glob("*.png")}
     assert drawn == set(second["pictures"].values())
-    assert len(drawn) == 9
+    assert len(drawn) == 10
 
     # The page is that of the numbers, and everything that is done stays as it is.
     assert text.read_text(encoding="utf-8") == page(second)

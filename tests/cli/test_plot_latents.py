@@ -15,8 +15,6 @@ from typer.testing import Result
 
 Command = Callable[..., Result]
 
-pytestmark = pytest.mark.fast
-
 
 @pytest.fixture
 def here(run_here: Path, tiny_baselines: dict[str, Path], work: Path) -> Path:
@@ -31,9 +29,10 @@ def data(fashion_excerpt: Path) -> tuple[str, Path]:
     return "--data", fashion_excerpt
 
 
+@pytest.mark.fast
 def test_samples_of_any_kind_are_rows_of_steps(command: Command, here: Path, files: Callable[[], list[str]]) -> None:
     for arguments, rows in (
-        (["runs/tiny", "--steps", "1,2,3"], 3),
+        (["runs/tiny", "--steps", "1,2,3", "--guidance", "1"], 3),
         (["runs/vae"], 1),
         (["runs/diffusion", "--steps", "2,3", "--solver", "dpm"], 2),
     ):
@@ -46,6 +45,7 @@ def test_samples_of_any_kind_are_rows_of_steps(command: Command, here: Path, fil
     assert files() == ["diffusion-samples.png", "tiny-samples.png", "vae-samples.png"]
 
 
+@pytest.mark.slow
 def test_a_posterior_hole_is_a_table_and_a_figure(command: Command, here: Path, data: tuple[str, Path]) -> None:
     asked = ["plot", "posterior-hole", "runs/tiny", "--vae", "runs/vae", *data, "--count", 12, "--bootstrap", 5]
     result = command(*asked, "--json", "--out", "a.png")
@@ -68,6 +68,7 @@ def test_a_posterior_hole_is_a_table_and_a_figure(command: Command, here: Path, 
     assert lines[5:] == ["tiny-posterior-hole.png"]
 
 
+@pytest.mark.slow
 def test_a_published_vae_is_compared_too(command: Command, here: Path, data: tuple[str, Path]) -> None:
     diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
@@ -79,6 +80,7 @@ def test_a_published_vae_is_compared_too(command: Command, here: Path, data: tup
     assert [row["model"] for row in json.loads(result.stdout)["rows"][4:]] == 4 * ["published"]
 
 
+@pytest.mark.slow
 def test_uniformity_is_a_figure_a_page_and_numbers(
     command: Command, here: Path, data: tuple[str, Path], files: Callable[[], list[str]]
 ) -> None:
@@ -99,6 +101,7 @@ def test_uniformity_is_a_figure_a_page_and_numbers(
     assert Path("b.html").is_file()
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -106,6 +109,7 @@ def test_uniformity_is_a_figure_a_page_and_numbers(
         (["samples", "runs/tiny", "--steps", "1,x"], 2, "--steps 1,x: expected numbers from 1 with commas between."),
         (["samples", "runs/tiny", "--steps", "0"], 2, "--steps 0: expected numbers from 1"),
         (["samples", "runs/diffusion", "--steps", "1001"], 2, "draws in 1 to 1000 steps; it was asked for 1001"),
+        (["samples", "runs/vae", "--guidance", "2"], 2, "vae is a baseline, which is drawn without guidance."),
         (["samples", "runs/tiny", "--out", "a.jpg"], 2, "ends in .png, got a.jpg"),
         (["uniformity", "runs/vae"], 2, "is a baseline (vae), here to compare with, and no Sphere Encoder."),
         (["uniformity", "runs/tiny", "--vae", "runs/tiny"], 2, "holds a sphere-encoder; a vae is needed here"),
@@ -130,6 +134,7 @@ def test_mistakes_are_a_sentence(
     assert files() == []
 
 
+@pytest.mark.fast
 def test_without_matplotlib_nothing_is_measured(
     command: Command, fails: Callable[..., str], here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +144,7 @@ def test_without_matplotlib_nothing_is_measured(
         fails(command("plot", name, "runs/tiny"), 2, "matplotlib, which is not installed", "'spherectl[plot]'")
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["samples", "uniformity", "posterior-hole"])
 def test_help_gives_examples(command: Command, name: str) -> None:
     assert f"spherectl plot {name}" in command("plot", name, "--help").stdout

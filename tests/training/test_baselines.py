@@ -26,7 +26,7 @@ from spherectl.training.run import Run
 
 pytest.importorskip("diffusers")
 
-pytestmark = pytest.mark.fast
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 CHANGES: dict[str, dict[str, dict[str, Any]]] = {
