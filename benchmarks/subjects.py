@@ -16,11 +16,11 @@ from torch import Tensor
 from benchmarks.timing import CPU, counted_gflop
 from spherectl import api, zoo
 from spherectl.model import weights
+from spherectl.model.kernels import has_fast_bfloat16
 from spherectl.model.sphere import build, parameter_count
 from spherectl.model.weights import Package
 from spherectl.recipe import ModelSpec, Recipe, RunSpec, SampleSpec
 from spherectl.settings import load_settings
-from spherectl.training.plan import has_fast_bfloat16
 
 # The ways; the first word is the precision.
 BASELINE, PLAIN, KERNELS, INT8 = "float32", "bfloat16, plain", "bfloat16, kernels", "int8, kernels"

@@ -36,7 +36,7 @@ FLOORS = [
         "data",
         *("data.decode", "data.formats", "data.indexes", "data.folders", "data.lists", "data.tars", "data.shards"),
         *("data.transforms", "data.unreadable", "data.pictures", "data.remote", "data.streamed"),
-        *("data.download", "data.datasets", "data.order"),
+        *("data.emoji", "data.download", "data.datasets", "data.order"),
         "features",
         *("features.networks", "features.store", "features.imagenet", "features.fit", "features.independence"),
         "images",

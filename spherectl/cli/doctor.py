@@ -149,6 +149,7 @@ def _data(settings: Settings) -> Facts:
     """Where `train` would find each data set without --data; nothing is fetched and no picture is decoded."""
     from spherectl.data import formats
     from spherectl.data.datasets import SYSTEM_DATA
+    from spherectl.data.emoji import find_emoji
     from spherectl.data.folders import holds_pictures
 
     def find_folder(place: Path) -> Path | None:
@@ -156,6 +157,7 @@ def _data(settings: Settings) -> Facts:
 
     finders: dict[str, Callable[[Path], Path | None]] = {
         "fashion-mnist": formats.find_fashion_mnist,
+        "emoji": find_emoji,
         "cifar10": formats.find_cifar10,
         "flowers102": formats.find_flowers102,
         "animal-faces": find_folder,

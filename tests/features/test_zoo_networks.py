@@ -22,7 +22,7 @@ NAMES = ("fashion-features", "fashion-scorer")
 @pytest.fixture(scope="module")
 def tests() -> PictureSet:
     try:
-        return open_dataset(fit.DATA, fit.IMAGE_SIZE, split="test", download=False)
+        return open_dataset(fit.DATA["fashion-mnist"], fit.IMAGE_SIZE, split="test", download=False)
     except UsageError:
         pytest.skip("Fashion-MNIST is not on this machine; `spherectl train fashion-mnist` fetches it")
 
@@ -53,7 +53,9 @@ def test_files_are_small_hold_plain_convolutions_and_say_what_they_are_for(name:
     assert path.stat().st_size < 3_000_000
     header, plan = read_feature_header(path), fit.PLANS[name]
     assert header["use"] == plan.use
-    assert header["plan"] == dataclasses.asdict(plan)  # the file is what the command would make now
+    assert header["plan"] | {"data": header["data"]} == dataclasses.asdict(
+        plan
+    )  # the file is what the command would make now
     assert header["images_seen"] == plan.epochs * (60_000 // plan.batch_size) * plan.batch_size
     assert (header["data"], header["data_licence"], header["image_size"]) == ("fashion-mnist", "MIT", 32)
     assert header["licence"] == "Apache-2.0"
