@@ -24,7 +24,7 @@ from benchmarks.timing import (
 )
 from spherectl.data.datasets import PictureSet
 from spherectl.model import kernels
-from spherectl.model.kernels import has_fast_bfloat16
+from spherectl.model.devices import has_fast_bfloat16
 from spherectl.recipe import Recipe
 
 MATRIX = 2048  # side of the products that stand for the peak

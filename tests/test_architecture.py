@@ -29,6 +29,7 @@ FLOORS = [
         "model",
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
+        "model.devices",
         *("model.sampler", "model.compiled", "model.objective", "model.weights", "model.conversion"),
     ],
     # Pictures, and frozen networks that look at them.

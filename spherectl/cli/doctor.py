@@ -70,8 +70,8 @@ def _versions(_settings: Settings) -> Facts:
 def _machine(settings: Settings) -> Facts:
     import torch
 
-    from spherectl.api import choose_device
     from spherectl.model import kernels
+    from spherectl.model.devices import choose_device
 
     device = choose_device(settings.device)
     return {
@@ -126,8 +126,8 @@ def _free(folder: Path) -> str:
 
 
 def _attention(settings: Settings) -> Facts:
-    from spherectl.api import choose_device
     from spherectl.model.attention import explain
+    from spherectl.model.devices import choose_device
 
     return dict(explain(choose_device(settings.device)))
 

@@ -21,7 +21,7 @@ from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.features.networks import build_network, fold
 from spherectl.model import seeding
-from spherectl.model.kernels import has_fast_bfloat16
+from spherectl.model.devices import has_fast_bfloat16
 from spherectl.recipe import DataSpec
 
 Progress = Callable[[int, int, str], None]  # images seen, images in all, what to say

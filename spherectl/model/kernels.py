@@ -62,13 +62,6 @@ SIGNATURES = {
 TYPES = {"p": ctypes.c_void_p, "i": ctypes.c_int64, "f": ctypes.c_float}
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is worth it: CUDA, or a CPU with AVX512-BF16 or AMX; on others it is far slower than float32."""
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001
-    return device.type == "cuda"
-
-
 def available() -> bool:
     """Whether the kernels can be called here."""
     return isinstance(_library(), ctypes.CDLL)

@@ -8,7 +8,7 @@ import torch
 
 from spherectl.data.datasets import PictureSet
 from spherectl.errors import UsageError
-from spherectl.model.kernels import has_fast_bfloat16
+from spherectl.model.devices import has_fast_bfloat16
 from spherectl.model.sphere import build, parameter_count
 from spherectl.recipe import Recipe
 from spherectl.training.optimiser import total_steps
