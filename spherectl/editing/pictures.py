@@ -32,14 +32,15 @@ class Fitted:
     inner: Box
 
 
-def fit(picture: Image.Image, recipe: Recipe) -> Fitted:
+def fit(picture: Image.Image, recipe: Recipe, size: int | None = None) -> Fitted:
     """The picture at the model's size: a small one as in training where that pads, else the ADM centre crop.
 
     Args:
         picture: RGB, of any size.
         recipe: of the model; a grey one sees luminance.
+        size: S in pixels, if it is not the model's.
     """
-    size = recipe.model.image_size
+    size = size or recipe.model.image_size
     width, height = picture.size
     if recipe.data.fit == "pad" and max(width, height) <= size:
         pixels, box = fit_pad(picture, size), (0, 0, width, height)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from spherectl.api import Model
-from spherectl.editing.restoration import Blurred, Decimated, Masked, Measurement, Pooled, gaussian_kernel, restore
+from spherectl.editing.measurements import Blurred, Decimated, Masked, Measurement, Pooled, gaussian_kernel
+from spherectl.editing.restoration import restore
 from spherectl.errors import UsageError
 
 pytestmark = pytest.mark.fast
