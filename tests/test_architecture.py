@@ -68,7 +68,7 @@ FLOORS = [
         "cli",
         *("cli.console", "cli.options"),
         *("cli.models", "cli.train", "cli.pictures", "cli.encode", "cli.remake", "cli.sample"),
-        *("cli.edit", "cli.interpolate", "cli.evaluate", "cli.plot", "cli.export"),
+        *("cli.edit", "cli.damage", "cli.restore", "cli.interpolate", "cli.evaluate", "cli.plot", "cli.export"),
         *("cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
         "cli.app",
         "__main__",

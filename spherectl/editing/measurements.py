@@ -61,12 +61,15 @@ class Masked(Measurement):
         """Black where nothing is known."""
         return self.mask * x
 
-    # The unknown pixels are filled with the mean of the known ones.
     def start(self, y: Tensor) -> Tensor:
-        """The measurement, its unknown pixels filled with the mean colour of the known ones."""
-        mask = self.mask.expand(len(y), 1, *y.shape[2:])
-        mean = (mask * y).sum((2, 3), keepdim=True) / mask.sum((2, 3), keepdim=True).clamp(min=1)
-        return mask * y + (1 - mask) * mean
+        """The measurement, its holes filled from their edges: each pixel with the mean of its known neighbours."""
+        known = self.mask.expand(len(y), 1, *y.shape[2:])
+        x, near = known * y, F.avg_pool2d(known, 3, 1, 1)
+        while bool((edge := (known == 0) & (near > 0)).any()):
+            x = torch.where(edge, F.avg_pool2d(x, 3, 1, 1) / near, x)
+            known = known + edge
+            near = F.avg_pool2d(known, 3, 1, 1)
+        return x
 
     # (M y + l x_p) / (M + l), pixel by pixel
     def nearest(self, y: Tensor, x_p: Tensor, weight: float) -> Tensor:
@@ -233,3 +236,18 @@ def measured(
     numbers = torch.arange(first_index, first_index + len(y))
     shape = (1 if grey else y.shape[1], *y.shape[2:])
     return y + sigma / LEVELS * seeding.noise(seed, seeding.MEASUREMENT, numbers, shape, round=1)
+
+
+def misfit(measurement: Measurement, x: Tensor, y: Tensor) -> Tensor:
+    """How far pictures are from explaining their measurements: (B,) RMS of A x - y, of 255 levels.
+
+    Over what was measured: missing pixels do not count.
+
+    Args:
+        measurement: A.
+        x: (B, 3, H, W) in [0, 1].
+        y: measurements.
+    """
+    seen = (measurement.apply(torch.ones_like(x)) > 0).float()
+    squares = seen * (measurement.apply(x) - y).square()
+    return LEVELS * (squares.sum((1, 2, 3)) / seen.sum((1, 2, 3))).sqrt()
