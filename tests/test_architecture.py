@@ -254,6 +254,7 @@ def test_help_and_version_load_nothing_heavy(cli):
         "--version",
         "plot training --help",
         "export --help",
+        "restore --help",
         "zoo ls --help",
         "zoo show --help",
         "recipes check --help",

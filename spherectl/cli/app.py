@@ -34,7 +34,7 @@ from spherectl.cli import (
 
 COMPLETE = "_SPHERECTL_COMPLETE"  # set by the shell when it asks for completions
 ORDER = (
-    *("train", "sample", "edit", "restore", "interpolate", "encode"),
+    *("train", "sample", "edit", "interpolate", "restore", "encode"),
     *("evaluate", "export", "plot", "zoo", "recipes", "features", "doctor"),
 )
 
@@ -129,8 +129,8 @@ def root(
 app.command()(train.train)
 app.command()(sample.sample)
 app.command()(edit.edit)
-app.command()(restore.restore)
 app.command()(interpolate.interpolate)
+app.command()(restore.restore)
 app.command()(encode.encode)
 app.command()(evaluate.evaluate)
 app.command()(export.export)
