@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from spherectl.editing.pictures import Fitted
     from spherectl.editing.restoration import Task as Kind
 
+FAR = 3  # a result this many times farther from its measurement than noise would be has not explained it
+
 
 def restore(
     image: Annotated[Path, typer.Argument(metavar="IMG", help="The damaged picture; with --degrade, a whole one.")],
@@ -152,7 +154,9 @@ def restore(
     facts |= {"sigma": level} if level else {}
     facts |= {"lambda": chosen["weight"], "noise_deg": chosen["noise_deg"], "rounds": chosen["count"]}
     facts |= {"class": None if labels is None else int(labels[0]), "seed": seed, "degrade": degrade}
-    told = ", ".join(f"{key} {value}" for key, value in facts.items())
+    told = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+    )
     console.say(f"settings: task {task.value}, {told}, {loaded.precision}")
 
     x = pictures.unit(fitted)
@@ -166,6 +170,8 @@ def restore(
             after.append(made)
             bar(len(after))
     found = _judged(loaded, image, how, y, after[-1], x if degrade else None)
+    if level and found["misfit_levels"] > FAR * level:
+        console.say(f"{image}: noise of {level:g} levels does not explain that; is the damage another one?")
 
     placed = [_placed(task, fitted, made, mask, 1 if degrade else times) for made in after]
     results = {"": placed[-1]}
