@@ -218,7 +218,7 @@ def with_tables(text: str, results: dict[str, Any]) -> str:
 
 
 def _results(found: dict[str, Any]) -> str:
-    rows = [row for task in found["tasks"].values() for row in task["results"]]
+    rows = [row | {"misfit": round(row["misfit"], 2)} for task in found["tasks"].values() for row in task["results"]]
     return (
         f"{found['count']} test images, scored by `{found['scorer']}` ({found['date']}, `{found['command']}`, "
         f"scikit-image {found['scikit_image']}):\n\n{table(rows, RESULTS)}"

@@ -17,6 +17,7 @@ from spherectl.data.transforms import to_float, to_uint8
 from spherectl.editing.measurements import Masked, Pooled
 from spherectl.editing.restoration import restore, settings
 from spherectl.images import psnr, read_provenance
+from spherectl.model.weights import read_header, read_tensors, save_file
 
 pytestmark = pytest.mark.fast
 
@@ -174,6 +175,22 @@ def test_rounds_are_kept_and_a_seed_decides_all(command: Command, garments: torc
     assert not torch.equal(tiles("z-steps.png")[1], tiles("x-steps.png")[1])  # the damage
     assert command("restore", "b.png", "--task", "denoise", "--no-provenance", "-o", "w.png", *F32).exit_code == 0
     assert read_provenance(Path("w.png")) is None
+
+
+def test_a_model_brings_its_own_settings(command: Command, garments: torch.Tensor, run_here: Path) -> None:
+    file = Path("runs/tiny/model.safetensors")
+    header = read_header(file)
+    header["editing"] = {"restore": {"denoise": {"lambda": 4.0, "noise_deg": 10.0, "rounds": 3}}}
+    save_file(Path("own.safetensors"), read_tensors(file), header)
+
+    def told(*options: str | int) -> tuple[float, float, int]:
+        words = ("--task", "denoise", "--model", "own.safetensors", "--json", "-o", "x.png")
+        found = json.loads(command("restore", "a.png", *words, *options).stdout)
+        return found["lambda"], found["noise_deg"], found["rounds"]
+
+    assert told() == (4, 10, 3)
+    assert told("--sigma", 100) == (16, 10, 3)
+    assert told("--rounds", 1, "--lambda", 2, "--noise-deg", 0, "--sigma", 100) == (2, 0, 1)
 
 
 def test_a_class_and_a_strange_picture(command: Command, garments: torch.Tensor, work: Path) -> None:
