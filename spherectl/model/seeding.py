@@ -15,6 +15,7 @@ from torch import Tensor
 # Streams: what the words are for.
 INITIAL, ROUND, TRAINING, RADII, ANCHOR, HARD, DROP_E, DROP_D, DROP_E2, AUGMENT, ORDER, SHUFFLE = range(12)
 START = 12  # start values of weights: i = the parameter's place in the model, k = the piece of it
+MEASUREMENT = 13  # what measuring a picture leaves to chance: k = 0 the missing pixels, 1 the noise
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
