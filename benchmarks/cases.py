@@ -24,8 +24,8 @@ from benchmarks.timing import (
 )
 from spherectl.data.datasets import PictureSet
 from spherectl.model import kernels
+from spherectl.model.devices import has_fast_bfloat16
 from spherectl.recipe import Recipe
-from spherectl.training.plan import has_fast_bfloat16
 
 MATRIX = 2048  # side of the products that stand for the peak
 COPIED_BYTES = 1 << 28  # far more than any cache holds

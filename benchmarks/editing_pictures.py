@@ -1,4 +1,4 @@
-"""The pictures of docs/editing.md: test images of Fashion-MNIST, and what the page's commands make of them."""
+"""The pictures of docs/editing.md and docs/restoration.md: garments, and what the pages' commands make of them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,16 @@ from spherectl.recipe import DataSpec
 GARMENTS = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
 NUMBERS = (3, 25, 50, 75)  # of the test part: a.png to d.png
 
-# By the name of a picture on the page: the command that makes it, and which of its files is shown.
+# By the name of a picture on a page: the command that makes it, and which of its files is shown.
 COMMANDS = {
     "harmonize": ("edit a.png b.png --harmonize", "a-harmonize-steps.png"),
     "to-class": ("edit a.png --to-class sneaker,bag", "a-to-class-steps.png"),
     "reconstruct": ("edit a.png --reconstruct", "a-reconstruct-steps.png"),
     "interpolate": ("interpolate a.png b.png", "interpolated.png"),
+    "inpaint": ("restore b.png --task inpaint --degrade --missing 0.5 --out x.png", "x-steps.png"),
+    "denoise": ("restore c.png --task denoise --degrade --sigma 50 --out x.png", "x-steps.png"),
+    "upscale": ("restore c.png --task upscale --degrade --scale 4 --out x.png", "x-steps.png"),
+    "deblur": ("restore b.png --task deblur --degrade --blur 1.5 --out x.png", "x-steps.png"),
 }
 SCALE = 3  # so many pixels for one: the model's own are small
 

@@ -16,11 +16,11 @@ from torch import Tensor
 from benchmarks.timing import CPU, counted_gflop
 from spherectl import api, zoo
 from spherectl.model import weights
+from spherectl.model.devices import Precision, choose_precision, has_fast_bfloat16
 from spherectl.model.sphere import build, parameter_count
 from spherectl.model.weights import Package
 from spherectl.recipe import ModelSpec, Recipe, RunSpec, SampleSpec
 from spherectl.settings import load_settings
-from spherectl.training.plan import has_fast_bfloat16
 
 # The ways; the first word is the precision.
 BASELINE, PLAIN, KERNELS, INT8 = "float32", "bfloat16, plain", "bfloat16, kernels", "int8, kernels"
@@ -136,7 +136,7 @@ def ways(package: Package, name: str) -> dict[str, api.Model]:
     return models
 
 
-def model(package: Package, name: str, precision: api.Precision, *, plain: bool = False) -> api.Model:
+def model(package: Package, name: str, precision: Precision, *, plain: bool = False) -> api.Model:
     """One model of its own over the package's tensors, which it shares where they have the precision's dtype."""
     table = package.header["recipe"]
     spec = {**table["model"], "attention": "sdpa" if plain else "auto"}
@@ -148,7 +148,7 @@ def model(package: Package, name: str, precision: api.Precision, *, plain: bool 
 def best(package: Package, name: str) -> api.Model:
     """The model as `spherectl sample` runs it on this machine."""
     network = weights.instantiate(package)
-    return model(package, name, api.choose_precision("auto", CPU, network))
+    return model(package, name, choose_precision("auto", CPU, network))
 
 
 def settings(model: api.Model, steps: int) -> SampleSpec:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +20,9 @@ from spherectl import zoo
 from spherectl.classes import names_of, parse_classes
 from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
-from spherectl.model import compiled, kernels, sampler, seeding, weights
+from spherectl.model import compiled, sampler, seeding, weights
 from spherectl.model.conversion import converted
+from spherectl.model.devices import Dtype, Precision, check_compilable, choose_device, choose_precision, finish
 from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
@@ -42,9 +43,6 @@ __all__ = [
     "objective",
 ]
 
-Dtype = Literal["auto", "float32", "bfloat16", "int8"]
-Precision = Literal["float32", "bfloat16", "int8"]
-PAYS = 1.2  # so much faster bfloat16 must be to be chosen
 TOLERANCE = 1e-6
 
 
@@ -94,7 +92,7 @@ class Model:
         compile: bool = False,
     ) -> None:
         if compile:
-            _check_compilable(device, precision)
+            check_compilable(device, precision)
         dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.network = network.to(device, dtype)
         for trunk in (network.encoder, network.decoder):
@@ -358,9 +356,9 @@ def sample_indices(model: Model, indices: Tensor, labels: Tensor | None, setting
     y = None if labels is None else labels.to(model.device)
     noise, networks = seeding.noise, model.networks
     if model.watch is not None:
-        timed, finish = model.watch.timed, _finish(model.device)
-        noise = timed("noise", noise, finish)
-        networks = (timed("encoder", networks[0], finish), timed("decoder", networks[1], finish))
+        timed, wait = model.watch.timed, finish(model.device)
+        noise = timed("noise", noise, wait)
+        networks = (timed("encoder", networks[0], wait), timed("decoder", networks[1], wait))
 
     @functools.cache
     def round_noise(k: int) -> Tensor:
@@ -378,64 +376,6 @@ def sample_indices(model: Model, indices: Tensor, labels: Tensor | None, setting
         strength=settings.strength,
     )
     return images.cpu()
-
-
-def _finish(device: torch.device) -> Callable[[], object] | None:
-    """What waits until the device has done all it was given; None for CPUs, which are never behind."""
-    if device.type == "cuda":
-        return functools.partial(torch.cuda.synchronize, device)
-    return torch.mps.synchronize if device.type == "mps" else None
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """The torch device of a name; "auto" is CUDA, else MPS, else the CPU.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    if name == "auto":
-        available = (kind for kind in ("cuda", "mps") if getattr(torch, kind).is_available())
-        return torch.device(next(available, "cpu"))
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"There is no device {name!r} here.", "Use auto, or see `spherectl doctor`.") from None
-    return device
-
-
-def choose_precision(name: Dtype, device: torch.device, network: SphereEncoder) -> Precision:
-    """The precision of a name; "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster.
-
-    Raises:
-        UsageError: bfloat16 on MPS, which this project runs in float32; int8 where the kernels cannot run the network.
-    """
-    if name == "float32" or device.type == "mps":
-        if name not in ("auto", "float32"):
-            raise UsageError("On MPS models run in float32.", "Leave --dtype at auto.")
-        return "float32"
-    if name == "auto":
-        pays = device.type == "cuda" or (network.takes_kernels(device) and kernels.speedup() > PAYS)
-        return "bfloat16" if pays else "float32"
-    if name == "int8" and not network.takes_kernels(device):
-        why = kernels.explain() if not kernels.available() else f"not for this model on {device.type}"
-        raise UsageError(f"int8 needs the CPU kernels: {why}.", "Leave --dtype at auto.")
-    return name
-
-
-def _check_compilable(device: torch.device, precision: Precision) -> None:
-    """Refuse to compile where that gains nothing, or cannot be.
-
-    Raises:
-        UsageError: on MPS, and on a CPU in less than float32.
-    """
-    if device.type == "mps":
-        raise UsageError("torch.compile is for CUDA and CPUs here, not for MPS.", "Leave --compile out.")
-    if device.type == "cpu" and precision != "float32":
-        raise UsageError(
-            f"On a CPU torch.compile is for float32: for {precision} there are the CPU kernels, already compiled.",
-            "Leave --compile out, or add --dtype float32.",
-        )
 
 
 def _newest_raw(run: Path) -> dict[str, Tensor] | None:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from spherectl import zoo
-from spherectl.api import choose_device
 from spherectl.classes import names_of
 from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
 from spherectl.model import diffusion, kinds, sampler, seeding, vae, weights
+from spherectl.model.devices import choose_device
 from spherectl.model.vit import CHANNELS
 from spherectl.model.weights import Package
 from spherectl.recipe import Recipe

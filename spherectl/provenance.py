@@ -13,6 +13,7 @@ import spherectl
 from spherectl import api
 from spherectl.errors import FileError, UsageError
 from spherectl.model import attention
+from spherectl.model.devices import Precision
 from spherectl.recipe import Positive, SampleSpec
 
 FORMAT = 1
@@ -49,7 +50,7 @@ class Provenance(SampleSpec):
     index: Image | Annotated[list[Image], Field(min_length=2)]
     class_: Class | list[Class] | None = Field(alias="class")
     columns: Positive | None = None
-    dtype: api.Precision
+    dtype: Precision
     backend: str
     versions: dict[str, str]
     chunk: Chunk | list[Chunk] | None = None

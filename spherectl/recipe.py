@@ -51,7 +51,9 @@ SIZES: dict[str, Size] = {
 LOW_RESOLUTION_PATCH = {32: 4, 64: 4, 128: 8, 256: 16, 512: 32}
 
 # Where pictures come from: the first three are layouts of people's own pictures, the others data sets of that name.
-DataKind = Literal["folder", "jsonl", "shards", "fashion-mnist", "cifar10", "flowers102", "animal-faces", "imagenet"]
+DataKind = Literal[
+    "folder", "jsonl", "shards", "fashion-mnist", "emoji", "cifar10", "flowers102", "animal-faces", "imagenet"
+]  # fmt: skip
 
 RADIANS_PER_DEGREE = math.pi / 180
 
@@ -138,7 +140,8 @@ class DataSpec(Spec):
     # A path, for shards also a pattern or an https address; None: --data, the settings' data folder, or where the
     # system keeps the set.
     root: str | None = None
-    fit: Literal["crop", "pad"] = "crop"
+    # "adm" crops too, but halves with a box filter first: for pictures much larger than a model of 64 px or less.
+    fit: Literal["crop", "pad", "adm"] = "crop"
     flip: bool = True
     channels: Literal["rgb", "grey"] = "rgb"
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"

@@ -17,7 +17,7 @@ from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.data.formats import FASHION_MNIST_CLASSES
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, UsageError
-from spherectl.model import sampler, seeding, weights
+from spherectl.model import devices, sampler, seeding, weights
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
@@ -117,23 +117,23 @@ def test_devices_and_dtypes(tiny_run):
     half = spherectl.load(tiny_run, device="cpu", dtype="bfloat16")
     assert {p.dtype for p in half.network.parameters()} == {torch.bfloat16}
     network = half.network
-    assert api.choose_precision("auto", torch.device("cuda"), network) == "bfloat16"
-    assert api.choose_precision("auto", torch.device("mps"), network) == "float32"
+    assert devices.choose_precision("auto", torch.device("cuda"), network) == "bfloat16"
+    assert devices.choose_precision("auto", torch.device("mps"), network) == "float32"
     for name in ("bfloat16", "int8"):
         with pytest.raises(UsageError, match="MPS"):
-            api.choose_precision(name, torch.device("mps"), network)
+            devices.choose_precision(name, torch.device("mps"), network)
 
 
 def test_auto_takes_bfloat16_only_where_it_was_measured_to_be_faster(tiny_run, monkeypatch):
     network = spherectl.load(tiny_run, device="cpu").network
     monkeypatch.setattr(type(network), "takes_kernels", lambda *_: True)
     for speedup, expected in ((0.9, "float32"), (2.4, "bfloat16")):
-        monkeypatch.setattr(api.kernels, "speedup", lambda speedup=speedup: speedup)
-        assert api.choose_precision("auto", CPU, network) == expected
+        monkeypatch.setattr(devices.kernels, "speedup", lambda speedup=speedup: speedup)
+        assert devices.choose_precision("auto", CPU, network) == expected
     monkeypatch.setattr(type(network), "takes_kernels", lambda *_: False)
-    assert api.choose_precision("auto", CPU, network) == "float32"
+    assert devices.choose_precision("auto", CPU, network) == "float32"
     with pytest.raises(UsageError, match="int8 needs the CPU kernels"):
-        api.choose_precision("int8", CPU, network)
+        devices.choose_precision("int8", CPU, network)
 
 
 def test_device_names(tiny_run):

@@ -307,7 +307,7 @@ def test_all_unknown_keys_and_bad_values_at_once() -> None:
         ("model", "size", 3, 'model.size: expected text in "quotes", got 3'),
         ("data", "flip", "perhaps", "data.flip: expected true or false, got 'perhaps'"),
         ("data", "flip", [True], "data.flip: expected true or false, got [True]"),
-        ("data", "fit", True, "data.fit: expected 'crop' or 'pad', got true"),
+        ("data", "fit", True, "data.fit: expected 'crop', 'pad' or 'adm', got true"),
         ("data", "root", "x" * 5000, None),
         ("noise", "angle_deg", 90, "noise.angle_deg: expected less than 90.0, got 90"),
         ("noise", "angle_deg", math.nan, "noise.angle_deg: expected a finite number, got nan"),
@@ -332,7 +332,10 @@ def test_each_bad_value_is_one_phrase(table: str, key: str, value: Any, sentence
 
 
 def test_long_values_are_cut() -> None:
-    assert message({**SMALL, "data": {"fit": "y" * 500}}) == f"data.fit: expected 'crop' or 'pad', got '{'y' * 59}..."
+    assert (
+        message({**SMALL, "data": {"fit": "y" * 500}})
+        == f"data.fit: expected 'crop', 'pad' or 'adm', got '{'y' * 59}..."
+    )
 
 
 @pytest.mark.parametrize(

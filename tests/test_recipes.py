@@ -21,7 +21,7 @@ RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 FILES = sorted(RECIPES.glob("*.toml"))
 
 PAPER = ("cifar10", "cifar10-uncond", "animal-faces256", "flowers256", "imagenet256", "imagenet256-xl")
-OURS = ("folder32", "folder256", "fashion-mnist", "debug")
+OURS = ("folder32", "folder256", "fashion-mnist", "emoji", "debug")
 
 # Section 4's table: px, classes, size, d, L, angle, mixers, head, ratio, epochs, warm-up, then the weights
 # w_rec, w_rec_p, w_con, w_con_p, w_lat. Section 7 has cifar10 without labels and imagenet with both sizes.
@@ -61,7 +61,7 @@ def recipe(name: str) -> Recipe:
 
 def test_these_are_all_the_recipes() -> None:
     assert sorted(path.stem for path in FILES) == sorted(PAPER + OURS)
-    assert len(FILES) == 10
+    assert len(FILES) == 11
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -97,7 +97,7 @@ def test_a_recipe_can_be_resolved(path: Path) -> None:
     assert min(resolved.run.checkpoint_images, resolved.run.sample_images) >= resolved.run.batch_size
 
 
-@pytest.mark.parametrize("name", [*PAPER, "fashion-mnist", "debug"])
+@pytest.mark.parametrize("name", [*PAPER, "fashion-mnist", "emoji", "debug"])
 def test_the_head_counts_the_networks_parameters(name: str) -> None:
     """Against the networks built from the file, without memory for them; section 3 has most of these counts."""
     head = (RECIPES / f"{name}.toml").read_text(encoding="utf-8").partition("\nname")[0]
@@ -177,6 +177,7 @@ def test_score_to_reach_is_the_papers(name: str) -> None:
         ("folder32", "folder"),
         ("folder256", "folder"),
         ("fashion-mnist", "fashion-mnist"),
+        ("emoji", "emoji"),
         ("debug", "fashion-mnist"),
     ],
 )

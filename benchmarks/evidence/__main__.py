@@ -25,12 +25,13 @@ from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Row
 from benchmarks.timing import machine, tell
 from benchmarks.trials import begin, pace, placed, table_of, trained
-from spherectl import api, zoo
 from spherectl import recipe as recipes
+from spherectl import zoo
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.errors import FileError, SpherectlError, TrainingError, UsageError
 from spherectl.features.independence import check_independent
 from spherectl.files import write_text
+from spherectl.model.devices import choose_device
 from spherectl.recipe import Recipe
 from spherectl.tables import parse_overrides
 from spherectl.training.plan import resolve
@@ -101,7 +102,7 @@ def run(given: Namespace) -> list[str]:
         raise UsageError(f"There is no run {', '.join(unknown)}; those there are: {', '.join(RUNS)}.")
     if given.threads:
         torch.set_num_threads(given.threads)
-    device = api.choose_device(given.device)
+    device = choose_device(given.device)
     base = load("base", given)
     train, test = (
         open_dataset(base.data, base.model.image_size, root=given.data, split=split) for split in ("train", "test")

@@ -26,6 +26,7 @@ from spherectl.cli import (
     interpolate,
     plot,
     recipes,
+    restore,
     sample,
     train,
     zoo,
@@ -33,8 +34,8 @@ from spherectl.cli import (
 
 COMPLETE = "_SPHERECTL_COMPLETE"  # set by the shell when it asks for completions
 ORDER = (
-    *("train", "sample", "edit", "interpolate", "encode", "evaluate", "export"),
-    *("plot", "zoo", "recipes", "features", "doctor"),
+    *("train", "sample", "edit", "interpolate", "restore", "encode"),
+    *("evaluate", "export", "plot", "zoo", "recipes", "features", "doctor"),
 )
 
 EXAMPLES = """
@@ -43,6 +44,7 @@ Examples:
 spherectl sample --class sneaker --count 16 --out sneakers.png
 spherectl train recipes/fashion-mnist.toml
 spherectl edit a.png b.png --harmonize
+spherectl restore small.png --task upscale --scale 4
 spherectl evaluate --steps 1,2,4 --out report/
 spherectl export --format onnx --out graphs/
 spherectl plot training runs/fashion-mnist
@@ -128,6 +130,7 @@ app.command()(train.train)
 app.command()(sample.sample)
 app.command()(edit.edit)
 app.command()(interpolate.interpolate)
+app.command()(restore.restore)
 app.command()(encode.encode)
 app.command()(evaluate.evaluate)
 app.command()(export.export)

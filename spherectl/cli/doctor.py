@@ -71,8 +71,8 @@ def _versions(_settings: Settings) -> Facts:
 def _machine(settings: Settings) -> Facts:
     import torch
 
-    from spherectl.api import choose_device
     from spherectl.model import kernels
+    from spherectl.model.devices import choose_device
 
     device = choose_device(settings.device)
     return {
@@ -127,8 +127,8 @@ def _free(folder: Path) -> str:
 
 
 def _attention(settings: Settings) -> Facts:
-    from spherectl.api import choose_device
     from spherectl.model.attention import explain
+    from spherectl.model.devices import choose_device
 
     return dict(explain(choose_device(settings.device)))
 
@@ -150,6 +150,7 @@ def _data(settings: Settings) -> Facts:
     """Where `train` would find each data set without --data; nothing is fetched and no picture is decoded."""
     from spherectl.data import formats
     from spherectl.data.datasets import SYSTEM_DATA
+    from spherectl.data.emoji import find_emoji
     from spherectl.data.folders import holds_pictures
 
     def find_folder(place: Path) -> Path | None:
@@ -157,6 +158,7 @@ def _data(settings: Settings) -> Facts:
 
     finders: dict[str, Callable[[Path], Path | None]] = {
         "fashion-mnist": formats.find_fashion_mnist,
+        "emoji": find_emoji,
         "cifar10": formats.find_cifar10,
         "flowers102": formats.find_flowers102,
         "animal-faces": find_folder,

@@ -66,16 +66,7 @@ def edit(
     weights: options.Weights = options.WeightsName.EMA,
     device: options.Device = None,
     threads: options.Threads = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            metavar="PNG",
-            help="The result; NAME-steps.png beside it shows how it came about.",
-            show_default="a new name",
-        ),
-    ] = None,
+    out: options.Result = None,
     provenance: options.Provenance = True,
     as_json: options.Json = False,
 ) -> None:
@@ -96,14 +87,11 @@ def edit(
         raise UsageError(f"Expected {wanted}; got {len(images)}.")
     if not harmonize and (mask is not None or swap or layout != "left-right"):
         raise UsageError("--layout, --mask and --swap are for --harmonize.")
-    if out is not None and out.suffix.lower() != ".png":
-        raise UsageError(f"Expected an --out that ends in .png, got {out}.")
+    pictures.check_out(out)
 
     from spherectl.editing.rounds import class_change
-    from spherectl.output import check_target
     from spherectl.settings import load_settings
 
-    check_target(out or Path("edited.png"))
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     fitted = [pictures.read(path, loaded) for path in images]
     if harmonize:
@@ -129,19 +117,7 @@ def edit(
     told = ", ".join(f"{key} {value}" for key, value in settled.items())
     console.say(f"settings: {told}, {loaded.precision}")
     written = _write(loaded, images, fitted[0], rows, names, out, kind, settled if provenance else None)
-    if as_json:
-        facts = {"model": loaded.name, "sha256": loaded.sha256, **settled}
-        console.show_json({"out": [str(path) for path in written], **facts})
-    else:
-        for path in written:
-            console.show(str(path))
-
-
-def _unit(fitted: Fitted) -> Tensor:
-    """(1, 3, S, S) in [0, 1]."""
-    from spherectl.data.transforms import to_float
-
-    return to_float(fitted.pixels)[None]
+    pictures.tell(loaded, written, settled, as_json=as_json)
 
 
 def _harmonized(
@@ -161,7 +137,7 @@ def _harmonized(
 
     size = model.recipe.model.image_size
     where = layout_mask(layout, size) if mask is None else _mask(mask, size)  # type: ignore[arg-type]
-    a, b = (_unit(one) for one in fitted)
+    a, b = (pictures.unit(one) for one in fitted)
     pictures.warn_if_far(paths, [float(psnr(one, model.reconstruct(one).cpu())) for one in (a, b)], model)
     stitched, *after = harmonise(model, a, b, 1 - where if swap else where, count=steps, **noise)
     return [[a, b, stitched, *after]]
@@ -186,7 +162,7 @@ def _of_classes(
         raise UsageError(f"{model.name} is unconditional: it has no classes to change to.")
     labels = parse_classes(asked, model.class_names, model.num_classes, model.name)
     null = (*model.class_names, "none") if model.class_names else ()
-    x = _unit(fitted)
+    x = pictures.unit(fitted)
     rows = [[x, *rounds(model, x, [label], count=steps, **settings)] for label in labels]
     return rows, [null[label] if null else str(label) for label in labels]
 
@@ -196,7 +172,7 @@ def _reconstructed(model: Model, paths: list[Path], fitted: Fitted, seed: int) -
     from spherectl.editing.rounds import through_noise
     from spherectl.images import psnr
 
-    x = _unit(fitted)
+    x = pictures.unit(fitted)
     found = through_noise(model, x, ANGLES_DEG, seed=seed)
     values = [float(psnr(x, one)) for one in found]
     console.say(
@@ -221,9 +197,8 @@ def _write(
 
     from spherectl.data.transforms import to_uint8
     from spherectl.editing.pictures import put_back, resized
-    from spherectl.fetch import file_hash
-    from spherectl.files import asked_or_claimed
-    from spherectl.images import grid, save_png
+    from spherectl.files import file_hash
+    from spherectl.images import grid
     from spherectl.provenance import describe_edit
 
     about = None
@@ -231,15 +206,7 @@ def _write(
         about = describe_edit(model, kind, [file_hash(path) for path in paths], **settings)
     last = 1 if kind == "reconstruct" else -1
     placed = resized if kind == "harmonize" else put_back  # around the seam there is nothing of A alone
-    results = [placed(to_uint8(row[last][0]), fitted) for row in rows]
+    suffixes = [f"-{name}" if len(names) > 1 else "" for name in names]
+    results = {suffix: placed(to_uint8(row[last][0]), fitted) for suffix, row in zip(suffixes, rows, strict=True)}
     sheet = grid(torch.cat([image for row in rows for image in row]), columns=len(rows[0]))
-    with asked_or_claimed(out, f"{paths[0].stem}-{kind}") as target:
-        suffixes = [f"-{name}" if len(names) > 1 else "" for name in names]
-        written = [target.with_stem(target.stem + suffix) for suffix in suffixes]
-        for path, result in zip(written, results, strict=True):
-            save_png(path, result, about)
-        if target not in written and out is None:
-            target.unlink()
-        steps = target.with_stem(f"{target.stem}-steps")
-        save_png(steps, sheet, about)
-    return [*written, steps]
+    return pictures.write(out, f"{paths[0].stem}-{kind}", results, sheet, about)

@@ -20,7 +20,7 @@ Data = Annotated[  # default None
 @app.command()
 def train(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="fashion-features (for the loss) or fashion-scorer (for scores).")
+        str, typer.Argument(metavar="NAME", help="fashion- or emoji-features (for the loss), -scorer (for scores).")
     ],
     out: Annotated[
         Path | None,
@@ -37,7 +37,7 @@ def train(
         int | None, typer.Option("--epochs", min=1, help="Passes over the data.", show_default="the network's own")
     ] = None,
 ) -> None:
-    """Train a feature network on Fashion-MNIST and measure it on the test images.
+    """Train a feature network on its data set and measure it on the test images.
 
     Example: spherectl features train fashion-features --out zoo/fashion-features.safetensors
     """
@@ -53,7 +53,7 @@ def train(
     if out is None and target.exists():
         raise UsageError(f"{target} exists already.", f"Name it to replace it: --out {target}")
     plan = PLANS[name] if epochs is None else dataclasses.replace(PLANS[name], epochs=epochs)
-    pictures, tests = open_pictures("train", data), open_pictures("test", data)
+    pictures, tests = open_pictures(plan.data, "train", data), open_pictures(plan.data, "test", data)
     with console.progress(f"training {name}", unit="images") as progress:
         fitted = fit(plan, pictures, progress)
     with console.progress("measuring", unit="images") as progress:
@@ -79,7 +79,7 @@ def check(
 
     path = find_feature_network(name)
     header, network = read_feature_header(path), load_feature_network(path)
-    tests = open_pictures("test", data)
+    tests = open_pictures(header["data"], "test", data)
     with console.progress("measuring", unit="images") as progress:
         accuracy = measure_accuracy(network, tests, progress=progress)
     stated = header.get("accuracy")

@@ -73,6 +73,16 @@ Out = Annotated[  # default None
         show_default="a new name",
     ),
 ]
+Result = Annotated[  # default None; pictures.write
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PNG",
+        help="The result; NAME-steps.png beside it shows how it came about.",
+        show_default="a new name",
+    ),
+]
 Batch = Annotated[  # default 64
     int, typer.Option("--batch", min=1, help="Images computed together; changes speed and memory, not the images.")
 ]

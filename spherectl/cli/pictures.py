@@ -1,15 +1,21 @@
-"""Pictures that a command is given: read, fitted to the model, with a word where the model sees something else."""
+"""Pictures that a command is given, and those it makes of them.
+
+Given ones are read and fitted to the model, with a word where the model sees something else; results are written beside
+a sheet that shows how they came about.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spherectl.cli import console
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from spherectl.api import Model
     from spherectl.editing.pictures import Fitted
 
@@ -42,13 +48,14 @@ def find(given: Iterable[str]) -> list[Path]:
     return found
 
 
-def read(path: Path, model: Model, told: set[str] | None = None) -> Fitted:
+def read(path: Path, model: Model, told: set[str] | None = None, size: int | None = None) -> Fitted:
     """A picture as the model sees it; says what of it is not seen.
 
     Args:
         path: of the picture.
         model: that will see it.
         told: what was said before of other pictures, which is not said again; this one's is added.
+        size: in pixels, if it is not the model's.
 
     Raises:
         FileError: it cannot be read.
@@ -71,7 +78,14 @@ def read(path: Path, model: Model, told: set[str] | None = None) -> Fitted:
             console.say(f"{path}: {note}{'' if told is None else '; so with others'}")
     if told is not None:
         told |= notes.keys()
-    return fit(picture, model.recipe)
+    return fit(picture, model.recipe, size)
+
+
+def unit(fitted: Fitted) -> Tensor:
+    """(1, 3, S, S) in [0, 1]."""
+    from spherectl.data.transforms import to_float
+
+    return to_float(fitted.pixels)[None]
 
 
 def warn_if_far(paths: list[Path], found_db: list[float], model: Model) -> None:
@@ -87,3 +101,55 @@ def seen_by(model: Model) -> str:
     grey = "grey " if recipe.data.channels == "grey" else ""
     data = f" of {header['data']}" if header.get("data") else ""
     return f"{model.name} has only seen {recipe.model.image_size} px {grey}pictures{data}"
+
+
+def check_out(out: Path | None) -> None:
+    """Refuse a place for results that cannot be written, or that is no .png, before anything is computed.
+
+    Raises:
+        UsageError: it is no .png, or the name is taken by something else.
+        FileError: no file can be made there.
+    """
+    from spherectl.output import check_target
+
+    if out is not None and out.suffix.lower() != ".png":
+        raise UsageError(f"Expected an --out that ends in .png, got {out}.")
+    check_target(out or Path("result.png"))
+
+
+def write(
+    out: Path | None, stem: str, results: dict[str, Tensor], sheet: Tensor, about: dict[str, Any] | None
+) -> list[Path]:
+    """Write what a command made of a picture.
+
+    Args:
+        out: NAME.png, checked by `check_out`; None: a new name made of `stem`.
+        stem: of the new name.
+        results: uint8 (3, H, W) by what follows NAME, as in "-bag"; the empty string is NAME.png itself.
+        sheet: uint8 (3, H, W) of all steps, written to NAME-steps.png.
+        about: provenance.
+
+    Returns:
+        The files: results in their order, the sheet last.
+    """
+    from spherectl.files import asked_or_claimed
+    from spherectl.images import save_png
+
+    with asked_or_claimed(out, stem) as target:
+        files = {target.with_stem(target.stem + suffix): pixels for suffix, pixels in results.items()}
+        files[target.with_stem(f"{target.stem}-steps")] = sheet
+        for path, pixels in files.items():
+            save_png(path, pixels, about)
+        if target not in files and out is None:
+            target.unlink()
+    return list(files)
+
+
+def tell(model: Model, written: list[Path], facts: dict[str, Any], *, as_json: bool) -> None:
+    """Say on stdout which files were written; as JSON with the model and other facts."""
+    if as_json:
+        told = {"model": model.name, "sha256": model.sha256, **facts}
+        console.show_json({"out": [str(path) for path in written], **told})
+    else:
+        for path in written:
+            console.show(str(path))

@@ -207,9 +207,9 @@ def _distance(row: dict[str, Any]) -> str:
 
 def _open_vae(vae: str, recipe: Recipe, device: str) -> Autoencoder:
     """A VAE of ours, or a published one, for the pictures of a recipe."""
-    from spherectl.api import choose_device
     from spherectl.baselines import Vae, load_baseline
     from spherectl.evaluation.autoencoders import DIFFUSERS, PublishedVae, VaeAutoencoder
+    from spherectl.model.devices import choose_device
 
     if vae.startswith(DIFFUSERS):
         return PublishedVae(vae.removeprefix(DIFFUSERS), recipe.model.image_size, choose_device(device))

@@ -46,6 +46,7 @@ def remake(
     from spherectl.data.transforms import to_uint8
     from spherectl.files import asked_or_claimed
     from spherectl.images import grid, read_provenance, save_png
+    from spherectl.model.devices import choose_device
     from spherectl.output import Kind, check_target, kind
 
     if not like.exists():
@@ -59,7 +60,7 @@ def remake(
     made = provenance.read(table)
     found = models.find(model, settings) if model is not None else _find_drawer(made, settings)
     console.say(found.reason)
-    alike = made.was_compiled_on(api.choose_device(device))
+    alike = made.was_compiled_on(choose_device(device))
     loaded = api.load_found(found, device=device, dtype=made.dtype, weights_kind=made.weights, compile=alike)
     images, about = provenance.remake(loaded, made)
     pixels = to_uint8(images[0]) if len(images) == 1 else grid(images, made.columns)

@@ -36,6 +36,7 @@ LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 PUBLISHED_PICTURES = {
     "imagenet": 1_281_167,
     "fashion-mnist": 60_000,
+    "emoji": 3_440,
     "cifar10": 50_000,
     "flowers102": 8_189,
     "animal-faces": 14_630,
@@ -79,9 +80,10 @@ def train(
     """
     import torch
 
-    from spherectl import api, tables, zoo
     from spherectl import recipe as recipes
+    from spherectl import tables, zoo
     from spherectl.data.datasets import open_dataset
+    from spherectl.model.devices import choose_device
     from spherectl.processes import joined
     from spherectl.settings import load_settings
     from spherectl.training.loop import train as train_loop
@@ -91,7 +93,7 @@ def train(
     settings = load_settings()
     if threads:
         torch.set_num_threads(threads)
-    where = api.choose_device(device or settings.device)
+    where = choose_device(device or settings.device)
     wanted = recipes.load(zoo.find_recipe(recipe), tables.parse_overrides(set_ or []))
     if smoke:
         if wanted.loss.perceptual == "lpips+convnext":

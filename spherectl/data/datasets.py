@@ -17,6 +17,7 @@ import torch
 from spherectl.classes import known_class_names
 from spherectl.data import formats
 from spherectl.data.download import Fetched, fetch_set
+from spherectl.data.emoji import find_emoji
 from spherectl.data.folders import Listing, holds_pictures, list_pictures, pack_names
 from spherectl.data.formats import Split
 from spherectl.data.lists import TRAIN_LIST, find_list, read_lists
@@ -36,6 +37,7 @@ SYSTEM_DATA = Path("/usr/share/datasets")
 # What each set's makers say about its use.
 LICENCES: dict[DataKind, str] = {
     "fashion-mnist": "MIT",
+    "emoji": "Apache-2.0 (Noto Emoji) and CC BY 4.0 (Twemoji)",
     "cifar10": "unknown (none stated by its authors)",
     "flowers102": "unknown (none stated by its authors)",
     "animal-faces": "CC BY-NC 4.0 (AFHQ)",
@@ -86,7 +88,7 @@ def open_dataset(
     match data.kind:
         case "folder" | "animal-faces" | "imagenet":
             return _open_folder(data.kind, place, split, common)
-        case "fashion-mnist" | "cifar10" | "flowers102":
+        case "fashion-mnist" | "emoji" | "cifar10" | "flowers102":
             return _open_published(data.kind, _find_published(data.kind, place, download, progress), split, common)
         case "jsonl":
             place = _given(data.kind, place, "a list of pictures")
@@ -157,6 +159,9 @@ def _folder_name(url: str) -> str:
 
 
 def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) -> PictureSet:
+    if kind == "emoji":
+        listing = list_pictures(folder, split)
+        return _listed(kind, folder, listing, listing.class_names, common)
     if kind == "flowers102":
         names, labels = formats.read_flowers102(folder, split)
         listing = Listing(folder, pack_names(names), labels, known_class_names("flowers102"))
@@ -171,11 +176,13 @@ def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) 
 
 _FIND: dict[Fetched, Callable[[Path], Path | None]] = {
     "fashion-mnist": formats.find_fashion_mnist,
+    "emoji": find_emoji,
     "cifar10": formats.find_cifar10,
     "flowers102": formats.find_flowers102,
 }
 _EXPECTED: dict[Fetched, str] = {
     "fashion-mnist": "train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz and the two t10k files",
+    "emoji": "train/ and test/ with a folder for each of Unicode's groups",
     "cifar10": "data_batch_1.bin ... data_batch_5.bin and test_batch.bin (binary version: nothing is unpickled)",
     "flowers102": "jpg/, imagelabels.mat and setid.mat",
 }

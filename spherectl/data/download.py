@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from spherectl.data.emoji import fetch_emoji
 from spherectl.errors import FileError, SpherectlError
 
-Fetched = Literal["fashion-mnist", "cifar10", "flowers102"]
+Fetched = Literal["fashion-mnist", "emoji", "cifar10", "flowers102"]
 
 
 CIFAR10_URL, CIFAR10_MD5 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
@@ -54,6 +55,13 @@ def _fetch_flowers102(into: Path) -> None:
 _SOURCES: dict[str, _Source] = {
     "fashion-mnist": _Source(
         "Fashion-MNIST", "FashionMNIST", "github.com/zalandoresearch/fashion-mnist", 31, _fetch_fashion_mnist
+    ),
+    "emoji": _Source(
+        "Noto Emoji and Twemoji",
+        "emoji",
+        "registry.npmjs.org",
+        136,
+        lambda into: fetch_emoji(into / "emoji"),
     ),
     "cifar10": _Source(
         "CIFAR-10 (binary version)", "cifar-10-batches-bin", "www.cs.toronto.edu/~kriz/cifar.html", 170, _fetch_cifar10

@@ -32,14 +32,15 @@ class Fitted:
     inner: Box
 
 
-def fit(picture: Image.Image, recipe: Recipe) -> Fitted:
+def fit(picture: Image.Image, recipe: Recipe, size: int | None = None) -> Fitted:
     """The picture at the model's size: a small one as in training where that pads, else the ADM centre crop.
 
     Args:
         picture: RGB, of any size.
         recipe: of the model; a grey one sees luminance.
+        size: S in pixels, if it is not the model's.
     """
-    size = recipe.model.image_size
+    size = size or recipe.model.image_size
     width, height = picture.size
     if recipe.data.fit == "pad" and max(width, height) <= size:
         pixels, box = fit_pad(picture, size), (0, 0, width, height)
@@ -68,11 +69,20 @@ def put_back(pixels: Tensor, fitted: Fitted) -> Tensor:
     return whole
 
 
-def resized(pixels: Tensor, fitted: Fitted) -> Tensor:
-    """The same without what is around it, as large as what the model saw of the picture: uint8 (3, h, w)."""
-    left, top, right, bottom = fitted.inner
+def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Tensor:
+    """The same without what is around it, as large as what the model saw of the picture.
+
+    Args:
+        pixels: uint8 (3, scale S, scale S).
+        fitted: from `fit`.
+        scale: so many times larger.
+
+    Returns:
+        uint8 (3, scale h, scale w).
+    """
+    left, top, right, bottom = (scale * place for place in fitted.inner)
     seen = as_picture(pixels[:, top:bottom, left:right])
-    size = (fitted.box[2] - fitted.box[0], fitted.box[3] - fitted.box[1])
+    size = (scale * (fitted.box[2] - fitted.box[0]), scale * (fitted.box[3] - fitted.box[1]))
     return as_tensor(seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC))
 
 

@@ -15,9 +15,10 @@ from torch import Tensor
 # Streams: what the words are for.
 INITIAL, ROUND, TRAINING, RADII, ANCHOR, HARD, DROP_E, DROP_D, DROP_E2, AUGMENT, ORDER, SHUFFLE = range(12)
 START = 12  # start values of weights: i = the parameter's place in the model, k = the piece of it
-TIMES = 13  # of a diffusion model's training
-FITTED = 14  # points of a Gaussian that is fitted to latents
-PROJECTION = 15  # a figure's random projection (k = 0), and its uniform points (k = 1)
+MEASUREMENT = 13  # what measuring a picture leaves to chance: k = 0 the missing pixels, 1 the noise
+TIMES = 14  # of a diffusion model's training
+FITTED = 15  # points of a Gaussian that is fitted to latents
+PROJECTION = 16  # a figure's random projection (k = 0), and its uniform points (k = 1)
 
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)

@@ -8,6 +8,7 @@ import torch
 
 from spherectl.data.datasets import PictureSet
 from spherectl.errors import UsageError
+from spherectl.model.devices import has_fast_bfloat16
 from spherectl.model.kinds import build
 from spherectl.model.sphere import parameter_count
 from spherectl.model.vit import Trunk
@@ -73,13 +74,6 @@ def resolve_for(recipe: Recipe, pictures: int, num_classes: int, device: torch.d
             "Use --set run.dtype=bfloat16, or float32.",
         )
     return resolved.replace(run={"dtype": dtype})
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether bfloat16 is worth it: CUDA, or a CPU with AVX512-BF16 or AMX; on others it is far slower than float32."""
-    if device.type == "cpu":
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())  # noqa: SLF001
-    return device.type == "cuda"
 
 
 def smoke(recipe: Recipe) -> Recipe:

@@ -16,6 +16,8 @@ from typer.testing import CliRunner, Result
 
 from spherectl import catalogue
 from spherectl.cli.app import app
+from spherectl.data.datasets import open_dataset
+from spherectl.recipe import DataSpec
 from spherectl.settings import packaged
 
 
@@ -45,6 +47,16 @@ def command(work: Path) -> Callable[..., Result]:
 def run_here(work: Path, tiny_run: Path) -> Path:
     """The tiny run as runs/tiny of the working folder."""
     return Path(shutil.copytree(tiny_run, work / "runs" / "tiny"))
+
+
+@pytest.fixture
+def garments(work: Path, fashion_excerpt: Path) -> torch.Tensor:
+    """a.png to d.png, 28 px, in the working folder; (4, 3, 32, 32) bytes as the model sees them."""
+    data = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
+    pixels = open_dataset(data, 32, split="test", root=fashion_excerpt).gather(torch.tensor([3, 25, 50, 75]))
+    for name, one in zip("abcd", pixels, strict=True):
+        Image.fromarray(one[:, 2:30, 2:30].permute(1, 2, 0).numpy()).save(f"{name}.png")
+    return pixels
 
 
 @pytest.fixture

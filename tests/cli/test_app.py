@@ -19,7 +19,7 @@ from spherectl.errors import FileError, TrainingError, UsageError
 RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
 SEE_WHERE = "Run again with --debug to see where it happened."
 COMMANDS = [
-    *("train", "sample", "edit", "interpolate", "encode", "evaluate", "export"),
+    *("train", "sample", "edit", "interpolate", "restore", "encode", "evaluate", "export"),
     *("plot", "zoo", "recipes", "features", "doctor"),
 ]  # in the design's order
 

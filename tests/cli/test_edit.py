@@ -13,27 +13,15 @@ from PIL import Image
 from typer.testing import Result
 
 from spherectl import api
-from spherectl.data.datasets import open_dataset
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.editing.pictures import fit, put_back
 from spherectl.images import psnr, read_provenance
 from spherectl.model.weights import read_header, read_tensors
-from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
 
 Command = Callable[..., Result]
 F32 = ("--dtype", "float32", "--device", "cpu")
-
-
-@pytest.fixture
-def garments(work: Path, fashion_excerpt: Path) -> torch.Tensor:
-    """a.png to d.png, 28 px, in the working folder; (4, 3, 32, 32) bytes as the model sees them."""
-    data = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
-    pixels = open_dataset(data, 32, split="test", root=fashion_excerpt).gather(torch.tensor([3, 25, 50, 75]))
-    for name, one in zip("abcd", pixels, strict=True):
-        Image.fromarray(one[:, 2:30, 2:30].permute(1, 2, 0).numpy()).save(f"{name}.png")
-    return pixels
 
 
 def photo(path: str, width: int, height: int) -> None:

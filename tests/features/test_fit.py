@@ -41,16 +41,15 @@ def bright_halves(count: int) -> MemoryPictures:
 
 def moved(picture: Tensor, rows: int, columns: int) -> Tensor:
     """`picture` (C, H, W) moved by a loop over pixels, the plainest way."""
-    out = torch.zeros_like(picture)
+    out = torch.empty_like(picture)
     _, height, width = picture.shape
     for i in range(height):
         for j in range(width):
-            if 0 <= i - rows < height and 0 <= j - columns < width:
-                out[:, i, j] = picture[:, i - rows, j - columns]
+            out[:, i, j] = picture[:, min(max(i - rows, 0), height - 1), min(max(j - columns, 0), width - 1)]
     return out
 
 
-def test_shift_moves_each_picture_by_its_own_offset_and_fills_with_black() -> None:
+def test_shift_moves_each_picture_by_its_own_offset_and_repeats_its_edge() -> None:
     pictures = torch.arange(1, 1 + 4 * 2 * 5 * 6, dtype=torch.uint8).reshape(4, 2, 5, 6)
     offsets = torch.tensor([[0, 0], [2, -1], [-2, 2], [1, 0]])
     expected = torch.stack([moved(p, int(r), int(c)) for p, (r, c) in zip(pictures, offsets, strict=True)])

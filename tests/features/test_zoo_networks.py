@@ -1,4 +1,4 @@
-"""The two feature networks in the zoo: what their cards say, measured again."""
+"""The feature networks in the zoo: what their cards say, measured again."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ from spherectl.recipe import Recipe, loads
 from spherectl.settings import packaged
 
 NAMES = ("fashion-features", "fashion-scorer")
+EMOJI = "Apache-2.0 (Noto Emoji) and CC BY 4.0 (Twemoji)"
+FACTS = [
+    ("fashion-features", 60_000, "MIT", "t-shirt"),
+    ("fashion-scorer", 60_000, "MIT", "t-shirt"),
+    ("emoji-features", 3_432, EMOJI, "activities"),
+]
 
 
 @pytest.fixture(scope="module")
 def tests() -> PictureSet:
     try:
-        return open_dataset(fit.DATA, fit.IMAGE_SIZE, split="test", download=False)
+        return open_dataset(fit.DATA["fashion-mnist"], fit.IMAGE_SIZE, split="test", download=False)
     except UsageError:
         pytest.skip("Fashion-MNIST is not on this machine; `spherectl train fashion-mnist` fetches it")
 
@@ -47,18 +53,23 @@ def test_at_least_92_percent_of_the_10000_test_images_as_the_file_and_the_card_s
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("name", NAMES)
-def test_files_are_small_hold_plain_convolutions_and_say_what_they_are_for(name: str) -> None:
+@pytest.mark.parametrize(("name", "images", "data_licence", "first"), FACTS)
+def test_files_are_small_hold_plain_convolutions_and_say_what_they_are_for(
+    name: str, images: int, data_licence: str, first: str
+) -> None:
     path = packaged("zoo") / f"{name}.safetensors"
     assert path.stat().st_size < 3_000_000
     header, plan = read_feature_header(path), fit.PLANS[name]
     assert header["use"] == plan.use
-    assert header["plan"] == dataclasses.asdict(plan)  # the file is what the command would make now
-    assert header["images_seen"] == plan.epochs * (60_000 // plan.batch_size) * plan.batch_size
-    assert (header["data"], header["data_licence"], header["image_size"]) == ("fashion-mnist", "MIT", 32)
-    assert header["licence"] == "Apache-2.0"
-    assert header["class_names"][0] == "t-shirt"
+    # the file is what the command would make now
+    assert header["plan"] | {"data": header["data"]} == dataclasses.asdict(plan)
+    assert header["images_seen"] == plan.epochs * (images // plan.batch_size) * plan.batch_size
+    assert (header["data_licence"], header["image_size"], header["licence"]) == (data_licence, 32, "Apache-2.0")
+    assert header["class_names"][0] == first
     assert not any(isinstance(m, nn.BatchNorm2d) for m in load_feature_network(name).modules())
+    card = (packaged("zoo") / f"{name}.md").read_text(encoding="utf-8")
+    assert f"{header['accuracy']:.2%}" in card
+    assert f"{header['images_seen']:,} images" in card
 
 
 @pytest.mark.fast

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import signal
@@ -16,8 +15,7 @@ from typing import Any
 
 import pytest
 
-from spherectl.model.weights import read_header, read_tensors
-from spherectl.training.gauges import Gauge
+from tests.training.remains import KILLING, assert_alike, left_behind, metrics
 
 pytestmark = [
     pytest.mark.soak,
@@ -26,12 +24,10 @@ pytestmark = [
 
 Record = Callable[..., None]
 
-KILLING = Path(__file__).parents[1] / "training" / "killing.py"
 KILLS, KILLS_OF_TWO = 20, 10
 STEPS, BATCH, CHECKPOINT_STEPS = 100, 8, 10
 # How often a point may be passed before the kill: three checkpoints, each of which saves two files.
 LATEST = {"step": 3 * CHECKPOINT_STEPS, "between": 3 * CHECKPOINT_STEPS, "save": 6, "rename": 3}
-TIMINGS = set(Gauge.KEYS)
 
 
 def training(data: Path, run: Path, dtype: str, parallel: str = "ddp") -> list[str]:
@@ -40,35 +36,6 @@ def training(data: Path, run: Path, dtype: str, parallel: str = "ddp") -> list[s
     changes += [f"run.dtype={dtype}", f"run.parallel={parallel}"]
     options = [word for change in changes for word in ("--set", change)]
     return ["train", "debug", "--data", str(data), "--run", str(run), "--threads", "1", *options]
-
-
-def left_behind(run: Path) -> dict[str, Any]:
-    """All that a run ends with, by file and key, but its timings and TensorBoard's files, whose names hold the time."""
-    found: dict[str, Any] = {}
-    for path in (one for one in run.rglob("*") if one.is_file() and one.parent.name != "tensorboard"):
-        name = str(path.relative_to(run))
-        if path.name == "metrics.jsonl":
-            found[name] = metrics(run)
-        elif path.name == "checkpoint.json":
-            about = json.loads(path.read_text())
-            found |= {f"{name} {key}": value for key, value in about.items() if key not in TIMINGS}
-        elif path.suffix == ".safetensors" and not path.name.startswith("."):
-            found |= {f"{name} {key}": value for key, value in read_header(path).items() if key not in TIMINGS}
-            found |= {f"{name} {key}": tensor.numpy().tobytes() for key, tensor in read_tensors(path).items()}
-        else:
-            found[name] = path.read_bytes()
-    return found
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
-
-
-def assert_alike(run: Path, whole: dict[str, Any], how: str) -> None:
-    left = left_behind(run)
-    different = sorted(key for key in left.keys() | whole.keys() if left.get(key) != whole.get(key))
-    assert not different, how
 
 
 def test_runs_killed_at_random_end_as_if_left_alone(

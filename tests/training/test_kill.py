@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 import signal
 import subprocess
@@ -13,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from spherectl.model.weights import read_header, read_tensors
-from spherectl.training.gauges import Gauge
+from spherectl.model.weights import read_tensors
+from tests.training.remains import KILLING, assert_alike, left_behind, metrics
 
 pytestmark = pytest.mark.slow
 
-KILLING = Path(__file__).with_name("killing.py")
-TIMINGS = Gauge.KEYS
 # Twenty steps with checkpoints at 10 and 20: after the first, inside it, before the second, and just after the last.
 LAST = "checkpoints/000000000160"
 POINTS = {"step": 13, "save": 1, "between": 17, "rename": 2}
@@ -29,11 +25,6 @@ POINTS = {"step": 13, "save": 1, "between": 17, "rename": 2}
 
 def arguments(data: Path, run: Path, dtype: str) -> list[str]:
     return ["train", "debug", "--data", str(data), "--run", str(run), "--set", f"run.dtype={dtype}", "--threads", "1"]
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +59,8 @@ def test_killed_and_resumed_is_bit_identical(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = cli(*command)
     assert resumed.returncode == 0, resumed.stderr
-    assert metrics(run) == metrics(expected)
     assert [line["step"] for line in metrics(run)] == list(range(1, 21))
-    equal(run, expected)
+    assert_alike(run, left_behind(expected))
     kinds = {name.split(".")[0] for name in read_tensors(run / LAST / "shard-00000-of-00001.safetensors")}
     assert kinds == {"model", "ema", "optim"}
     left = {p.name for p in (run / "checkpoints").iterdir()}
@@ -124,21 +114,8 @@ def test_two_processes_killed_go_on_as_two_or_as_one(
     shutil.copytree(run, other)
     resumed = together(2, "-m", "spherectl", *command, env=cli.environment())
     assert [one.returncode for one in resumed] == [0, 0], resumed[0].stderr
-    assert metrics(run) == metrics(expected)
-    equal(run, expected)
+    assert_alike(run, left_behind(expected))
     alone = cli(*arguments(fashion_excerpt, other, "float64"))
     assert alone.returncode == 0, alone.stderr
     for ours, theirs in zip(metrics(other), metrics(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-9, abs=0)
-
-
-def equal(run: Path, expected: Path) -> None:
-    """The same files of tensors, bit for bit, and the same words in the model's header."""
-    files = sorted(path.relative_to(expected) for path in expected.rglob("*.safetensors"))
-    assert files == sorted(path.relative_to(run) for path in run.rglob("*.safetensors"))
-    assert any(str(file).startswith(LAST) for file in files)
-    for file in files:
-        ours, theirs = read_tensors(run / file), read_tensors(expected / file)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in ours), file
-    assert read_header(run / "model.safetensors") == read_header(expected / "model.safetensors")

@@ -1,0 +1,259 @@
+"""`spherectl restore`: fill in, denoise, enlarge or sharpen a picture, with the model as what pictures look like."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spherectl.cli import console, damage, models, options, pictures
+from spherectl.cli.damage import By, Task
+from spherectl.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spherectl.api import Model
+    from spherectl.editing.measurements import Measurement
+    from spherectl.editing.pictures import Fitted
+    from spherectl.editing.restoration import Task as Kind
+
+FAR = 3  # a result this many times farther from its measurement than noise would be has not explained it
+
+
+def restore(
+    image: Annotated[Path, typer.Argument(metavar="IMG", help="The damaged picture; with --degrade, a whole one.")],
+    task: Annotated[Task, typer.Option("--task", help="What is wrong with it.")],
+    degrade: Annotated[
+        bool, typer.Option("--degrade", help="Damage the picture first, and say how near the result comes to it.")
+    ] = False,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", metavar="PNG", help="inpaint: white where pixels are missing; as large as IMG."),
+    ] = None,
+    missing: Annotated[
+        float | None,
+        typer.Option(
+            "--missing",
+            min=0.0,
+            max=0.99,
+            help="inpaint --degrade: so many pixels are missing, at random.",
+            show_default="0.5",
+        ),
+    ] = None,
+    sigma: Annotated[
+        float | None,
+        typer.Option(
+            "--sigma", min=0.5, max=255.0, help="denoise, deblur: noise, of 255 levels.", show_default="50; deblur: 2"
+        ),
+    ] = None,
+    scale: Annotated[
+        int | None, typer.Option("--scale", min=2, help="upscale: so many times larger.", show_default="4")
+    ] = None,
+    by: Annotated[
+        By | None,
+        typer.Option(
+            "--by",
+            help="upscale: IMG has means of pixels, or every n-th pixel.",
+            show_default="pool",
+            show_choices=True,
+        ),
+    ] = None,
+    blur: Annotated[
+        float | None,
+        typer.Option("--blur", min=0.1, help="deblur: a Gaussian of so many pixels.", show_default="1.5"),
+    ] = None,
+    kernel: Annotated[
+        Path | None,
+        typer.Option("--kernel", metavar="PNG", help="deblur: what becomes of a single point, as a picture."),
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option("--rounds", min=1, help="Rounds.", show_default="the model's own, or the task's")
+    ] = None,
+    noise_deg: Annotated[
+        float | None,
+        typer.Option(
+            "--noise-deg",
+            min=0.0,
+            help="Degrees below 90 by which each round turns the latent at random.",
+            show_default="the model's own, or the task's",
+        ),
+    ] = None,
+    weight: Annotated[
+        float | None,
+        typer.Option(
+            "--lambda",
+            min=0.0,
+            help="Above 0: a large one trusts the model, a small one the picture.",
+            show_default="the model's own, or the task's",
+        ),
+    ] = None,
+    keep_rounds: Annotated[
+        bool, typer.Option("--keep-rounds", help="Write what each round made to NAME-round-1.png and so on.")
+    ] = False,
+    class_: Annotated[
+        str | None, typer.Option("--class", metavar="CLASS", help="Of the picture.", show_default="none")
+    ] = None,
+    model: options.Model = None,
+    seed: options.Seed = 0,
+    dtype: options.Dtype = options.DtypeName.AUTO,
+    weights: options.Weights = options.WeightsName.EMA,
+    device: options.Device = None,
+    threads: options.Threads = None,
+    out: options.Result = None,
+    provenance: options.Provenance = True,
+    as_json: options.Json = False,
+) -> None:
+    """Restore a picture without training: its damage is known, and the model knows what pictures look like.
+
+    Noise and blur are meant at the model's own size, to which larger pictures are reduced.
+
+    Examples:
+    spherectl restore torn.png --task inpaint --mask torn-mask.png
+
+    spherectl restore grainy.png --task denoise --sigma 50
+
+    spherectl restore thumbnail.png --task upscale --scale 4
+
+    spherectl restore blurred.png --task deblur --blur 1.5
+
+    spherectl restore a.png --task inpaint --degrade --missing 0.5
+    """
+    given = {
+        "--mask": mask,
+        "--missing": missing,
+        "--sigma": sigma,
+        "--scale": scale,
+        "--by": by,
+        "--blur": blur,
+        "--kernel": kernel,
+    }
+    damage.check_options(task, {name for name, value in given.items() if value is not None}, degrade=degrade)
+    pictures.check_out(out)
+
+    from spherectl.editing.measurements import measured
+    from spherectl.editing.restoration import SIGMAS, settings
+    from spherectl.editing.restoration import restore as restored
+    from spherectl.settings import load_settings
+
+    loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
+    kind: Kind = task.value
+    own = settings(loaded, kind, sigma)
+    chosen: dict[str, Any] = {
+        "noise_deg": own["noise_deg"] if noise_deg is None else noise_deg,
+        "weight": own["lambda"] if weight is None else weight,
+        "count": rounds or own["rounds"],
+        "seed": seed,
+    }
+    labels = loaded.labels(None if class_ is None else [class_], 1)
+    times = damage.times_larger(task, scale, loaded)
+    fitted = _fitted(image, loaded, 1 if degrade else times)
+    how, facts = damage.measurement(task, fitted, loaded, given, seed)
+    level = (sigma or SIGMAS[kind]) if task in (Task.DENOISE, Task.DEBLUR) else 0.0
+    facts |= {"sigma": level} if level else {}
+    facts |= {"lambda": chosen["weight"], "noise_deg": chosen["noise_deg"], "rounds": chosen["count"]}
+    facts |= {"class": None if labels is None else int(labels[0]), "seed": seed, "degrade": degrade}
+    told = ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items()
+    )
+    console.say(f"settings: task {task.value}, {told}, {loaded.precision}")
+
+    x = pictures.unit(fitted)
+    if degrade:
+        y = measured(x, how, sigma=level, grey=loaded.recipe.data.channels == "grey", seed=seed)
+    else:
+        y = how.apply(x) if task is Task.INPAINT else x
+    after: list[Tensor] = []
+    with console.progress("restoring", chosen["count"], "rounds") as bar:
+        for made in restored(loaded, y, how, classes=labels, **chosen):
+            after.append(made)
+            bar(len(after))
+    found = _judged(loaded, image, how, y, after[-1], x if degrade else None)
+    if level and found["misfit_levels"] > FAR * level:
+        console.say(f"{image}: noise of {level:g} levels does not explain that; is the damage another one?")
+
+    placed = [_placed(task, fitted, made, mask, 1 if degrade else times) for made in after]
+    results = {"": placed[-1]}
+    if keep_rounds:
+        results |= {f"-round-{number}": pixels for number, pixels in enumerate(placed, start=1)}
+    inputs = [path for path in (image, mask, kernel) if path is not None]
+    about = _about(loaded, inputs, {"task": task.value, **facts}) if provenance else None
+    written = pictures.write(
+        out, f"{image.stem}-restored", results, _sheet(how, y, after, x if degrade else None), about
+    )
+    pictures.tell(loaded, written, {"task": task.value, **facts, **found}, as_json=as_json)
+
+
+def _fitted(image: Path, model: Model, smaller: int) -> Fitted:
+    """The picture at the model's size, or so many times smaller, which is what will be enlarged.
+
+    Raises:
+        UsageError: it is larger than that.
+    """
+    size = model.recipe.model.image_size // smaller
+    fitted = pictures.read(image, model, size=size)
+    width, height = fitted.original.size
+    if smaller > 1 and min(width, height) > size:
+        raise UsageError(
+            f"{image} has {width} x {height} pixels; {model.name} draws {model.recipe.model.image_size} px, so "
+            f"--scale {smaller} takes pictures of {size} px.",
+            "Choose a smaller --scale, or --degrade to see what it does to a picture that is made smaller first.",
+        )
+    return fitted
+
+
+def _judged(
+    model: Model, image: Path, how: Measurement, y: Tensor, result: Tensor, truth: Tensor | None
+) -> dict[str, float]:
+    """What can be said of a result: on stderr, and as numbers."""
+    from spherectl.editing.measurements import misfit
+    from spherectl.images import psnr
+
+    found = {"misfit_levels": round(float(misfit(how, result, y)), 3)}
+    text = f"the result explains the measurement to {found['misfit_levels']:.2f} of 255 levels (RMS)"
+    if truth is not None:
+        start = how.start(y).clamp(0, 1)
+        found |= {"psnr_start_db": round(float(psnr(start, truth)), 3), "psnr_db": round(float(psnr(result, truth)), 3)}
+        text = f"PSNR {found['psnr_start_db']:.2f} dB at the start, {found['psnr_db']:.2f} dB restored; {text}"
+    console.say(text)
+    known = result if truth is None else truth
+    pictures.warn_if_far([image], [float(psnr(known, model.reconstruct(known).cpu()))], model)
+    return found
+
+
+def _placed(task: Task, fitted: Fitted, made: Tensor, mask: Path | None, times: int) -> Tensor:
+    """A result at the picture's size and in its place; of a mask's known pixels the picture's own."""
+    from spherectl.data.transforms import as_tensor, to_uint8
+    from spherectl.editing.pictures import put_back, resized
+
+    pixels = to_uint8(made[0])
+    if task is Task.UPSCALE and times > 1:
+        return resized(pixels, fitted, times)
+    whole = put_back(pixels, fitted)
+    if mask is None:
+        return whole
+    missing = as_tensor(damage.holes(mask)) > 0
+    return whole.where(missing, as_tensor(fitted.original))
+
+
+def _sheet(how: Measurement, y: Tensor, after: list[Tensor], truth: Tensor | None) -> Tensor:
+    """The truth if it is known, what was measured, what the rounds begin with if that is more, and the rounds."""
+    import torch
+
+    from spherectl.editing.measurements import Masked
+    from spherectl.images import grid
+
+    start = how.start(y).clamp(0, 1)
+    seen = y.clamp(0, 1) if isinstance(how, Masked) else start
+    first = [] if truth is None else [truth]
+    first += [seen] if torch.equal(seen, start) else [seen, start]
+    tiles = [*first, *after]
+    return grid(torch.cat(tiles), columns=len(tiles))
+
+
+def _about(model: Model, inputs: list[Path], facts: dict[str, Any]) -> dict[str, Any]:
+    from spherectl.files import file_hash
+    from spherectl.provenance import describe_edit
+
+    return describe_edit(model, "restore", [file_hash(path) for path in inputs], **facts)

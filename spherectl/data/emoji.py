@@ -1,0 +1,148 @@
+"""Emoji drawings as a data set: two openly licensed sets from the npm registry, sorted into Unicode's groups.
+
+Noto Emoji by Google (Apache-2.0) and Twemoji by Twitter and others (CC BY 4.0), both as 64 px PNGs in Cal Henderson's
+emoji-datasource packages 16.0.0. Every emoji is taken once from each; variants in skin tones are left out, because they
+would be three of every five drawings.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spherectl.errors import FileError
+from spherectl.fetch import fetch_url
+
+# Unicode's groups, by the names that class folders have. "Component", five swatches of skin and hair, is no group here.
+GROUPS: dict[str, str] = {
+    "Smileys & Emotion": "smileys",
+    "People & Body": "people",
+    "Animals & Nature": "nature",
+    "Food & Drink": "food",
+    "Travel & Places": "travel",
+    "Activities": "activities",
+    "Objects": "objects",
+    "Symbols": "symbols",
+    "Flags": "flags",
+}
+
+HELD_OUT = 26 / 256  # of the drawings, which are the test set
+
+# Code points that change how a thing is shown, not which: joiner, presentation, the two genders, facing right.
+_MODIFIERS = {"200D", "FE0F", "2640", "2642", "27A1"}
+_PERSONS = {"1F468": "1F9D1", "1F469": "1F9D1"}  # man and woman: person
+
+_NOTICE = """\
+Emoji drawings of 64 px, sorted by Unicode's groups; variants in skin tones are left out.
+
+noto-*.png     Noto Emoji, Copyright Google LLC, Apache License 2.0
+               https://github.com/googlefonts/noto-emoji
+twemoji-*.png  Twemoji, Copyright Twitter, Inc and other contributors, CC BY 4.0
+               https://github.com/jdecked/twemoji, https://creativecommons.org/licenses/by/4.0/
+
+Both as packaged by emoji-datasource 16.0.0 (Cal Henderson, MIT): https://github.com/iamcal/emoji-data
+"""
+
+
+class Package(NamedTuple):
+    """One set of drawings as a package of the npm registry."""
+
+    prefix: str  # of its drawings' names
+    vendor: str  # what the package calls the set
+    url: str
+    sha256: str
+
+
+_REGISTRY = "https://registry.npmjs.org/emoji-datasource-"
+PACKAGES = (
+    Package(
+        "noto",
+        "google",
+        f"{_REGISTRY}google/-/emoji-datasource-google-16.0.0.tgz",
+        "fb5fd131b362aab7a55542d2a147a79708cce0a8b1c1bbacd470172708b5c438",
+    ),
+    Package(
+        "twemoji",
+        "twitter",
+        f"{_REGISTRY}twitter/-/emoji-datasource-twitter-16.0.0.tgz",
+        "f64a530c63bca463bd8317fdc4615ce63a53a0c65018e4ce2d848aaba7a28877",
+    ),
+)
+
+
+def find_emoji(folder: Path) -> Path | None:
+    """The folder itself, if it has been prepared."""
+    return folder if all((folder / "train" / name).is_dir() for name in GROUPS.values()) else None
+
+
+def fetch_emoji(folder: Path) -> None:
+    """Fetch both packages, write their drawings as class folders, and let the packages go again.
+
+    Args:
+        folder: made, with train/GROUP/*.png, test/GROUP/*.png and the makers' notice.
+
+    Raises:
+        SpherectlError: the network refuses, or what arrives is another file.
+        FileError: a folder cannot be written.
+    """
+    for package in PACKAGES:
+        archive = fetch_url(package.url, package.sha256, f"emoji/{package.prefix}.tgz")
+        prepare(archive, package, folder)
+        archive.unlink()
+    (folder / "NOTICE.txt").write_text(_NOTICE, encoding="utf-8")
+
+
+def prepare(archive: Path, package: Package, folder: Path) -> None:
+    """Write one package's drawings as class folders.
+
+    Raises:
+        FileError: the archive is not such a package.
+    """
+    try:
+        emoji, drawings = _read(archive, package)
+    except (OSError, EOFError, tarfile.TarError, ValueError) as error:
+        raise FileError(f"Cannot read {archive}: {error}.", "Remove the file and fetch it again.") from None
+    for one in emoji:
+        group, drawing = GROUPS.get(one["category"]), drawings.get(one["image"])
+        if group is None or drawing is None:
+            continue
+        place = folder / ("test" if is_held_out(one["unified"]) else "train") / group
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{package.prefix}-{one['image']}").write_bytes(drawing)
+
+
+def is_held_out(unified: str) -> bool:
+    """Whether an emoji's drawings are for the test: those of the same thing in another gender or direction are too.
+
+    Args:
+        unified: its code points, "1F468-200D-2695-FE0F".
+    """
+    points = [_PERSONS.get(point, point) for point in unified.upper().split("-") if point not in _MODIFIERS]
+    return hashlib.sha256("-".join(points).encode()).digest()[0] < HELD_OUT * 256
+
+
+def _read(archive: Path, package: Package) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
+    """The list of emoji, and the drawings' files by name."""
+    emoji: list[dict[str, Any]] | None = None
+    drawings: dict[str, bytes] = {}
+    for name, read in _members(archive):
+        if name == "package/emoji.json":
+            emoji = json.loads(read())
+        elif name.startswith(f"package/img/{package.vendor}/64/"):
+            drawings[name.rpartition("/")[2]] = read()
+    if emoji is None or not drawings:
+        raise ValueError(f"it has no emoji.json, or no drawings by {package.vendor}")
+    return emoji, drawings
+
+
+def _members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Each file's name, and what reads it."""
+    with tarfile.open(archive, "r|gz") as tar:  # in one pass: seeking would decompress it again
+        for member in tar:
+            content = tar.extractfile(member)
+            if content is not None:
+                yield member.name, content.read

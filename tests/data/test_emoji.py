@@ -1,0 +1,122 @@
+"""Emoji drawings: packages like those of the registry, sorted into class folders, fetched and opened."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from spherectl.data import emoji
+from spherectl.data.datasets import open_dataset
+from spherectl.errors import FileError, SpherectlError
+from spherectl.recipe import DataSpec
+
+from .conftest import write_tar
+
+pytestmark = pytest.mark.fast
+
+SPEC = DataSpec(kind="emoji", fit="adm", flip=False)
+GROUPS = sorted(emoji.GROUPS.values())
+
+
+def drawing(colour: str, side: int = 64) -> bytes:
+    """A square of one colour in the middle of a transparent picture."""
+    picture = Image.new("RGBA", (side, side))
+    picture.paste(colour, (16, 16, 48, 48))
+    stream = io.BytesIO()
+    picture.save(stream, "png")
+    return stream.getvalue()
+
+
+def write_package(path: Path, vendor: str, colour: str) -> Path:
+    """Two emoji a group, one for training and one for the test, and swatches, which belong to no group."""
+    found: dict[bool, list[str]] = {True: [], False: []}
+    for number in range(0x1F600, 0x1F700):
+        found[emoji.is_held_out(f"{number:X}")].append(f"{number:X}")
+    listed, members = [], {}
+    for number, category in enumerate(emoji.GROUPS):
+        both = (found[True][number], found[False][number])
+        listed += [{"category": category, "unified": one, "image": f"{one.lower()}.png"} for one in both]
+    listed.append({"category": "Component", "unified": "1F3FB", "image": "1f3fb.png"})
+    listed.append({"category": "Flags", "unified": "1F1E6", "image": "not-drawn.png"})
+    for one in listed[:-1]:
+        members[f"package/img/{vendor}/64/{one['image']}"] = drawing(colour)
+    members |= {"package/emoji.json": json.dumps(listed).encode(), "package/img/google/sheets/32.png": b"not read"}
+    return write_tar(path, members, "w:gz")
+
+
+@pytest.fixture
+def registry(server, tmp_path, monkeypatch) -> Path:
+    """A server with both packages; the empty data folder."""
+    packages = []
+    for package, colour in zip(emoji.PACKAGES, ("red", "blue"), strict=True):
+        archive = write_package(server.folder / f"{package.vendor}.tgz", package.vendor, colour)
+        digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+        packages.append(package._replace(url=f"{server.url}{archive.name}", sha256=digest))
+    monkeypatch.setattr(emoji, "PACKAGES", tuple(packages))
+    monkeypatch.setenv("SPHERECTL_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("spherectl.data.datasets.SYSTEM_DATA", tmp_path / "system")
+    return tmp_path / "data"
+
+
+def test_both_packages_are_fetched_once_and_sorted(server, registry):
+    said: list[str] = []
+    train = open_dataset(SPEC, 32, progress=said.append)
+    assert said == [f"Fetching Noto Emoji and Twemoji (136 MB) from registry.npmjs.org into {registry}"]
+    assert sorted(set(server.asked)) == ["/google.tgz", "/twitter.tgz"]
+    server.asked.clear()
+    test = open_dataset(SPEC, 32, split="test")
+    assert server.asked == [], "what is here is not fetched again"
+    for pictures in (train, test):
+        assert list(pictures.class_names) == GROUPS
+        assert pictures.labels.tolist() == [group for group in range(9) for _ in range(2)]
+    assert (train.name, train.licence) == ("emoji", "Apache-2.0 (Noto Emoji) and CC BY 4.0 (Twemoji)")
+    notice = (registry / "emoji" / "NOTICE.txt").read_text()
+    assert "Apache License 2.0" in notice
+    assert "Copyright Twitter, Inc and other contributors, CC BY 4.0" in notice
+
+
+def test_drawings_lie_over_white_and_are_halved_by_averaging(registry):
+    noto, twemoji = open_dataset(SPEC, 32).gather([0, 1])
+    inside = torch.zeros(32, 32, dtype=torch.bool)
+    inside[8:24, 8:24] = True
+    for picture, colour in ((noto, (255, 0, 0)), (twemoji, (0, 0, 255))):
+        assert (picture[:, ~inside] == 255).all()
+        assert (picture[:, inside] == torch.tensor(colour, dtype=torch.uint8)[:, None]).all()
+
+
+def test_another_file_under_a_packages_address_is_refused(server, registry):
+    write_package(server.folder / "twitter.tgz", "twitter", "green")
+    with pytest.raises(SpherectlError, match=r"twemoji\.tgz"):
+        open_dataset(SPEC, 32)
+    assert not (registry / "emoji").exists()
+
+
+def test_an_archive_that_is_no_such_package_is_one_sentence(tmp_path):
+    archive = write_tar(tmp_path / "other.tgz", {"package/readme": b""}, "w:gz")
+    with pytest.raises(FileError, match=r"no emoji\.json"):
+        emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
+    archive.write_bytes(b"no archive")
+    with pytest.raises(FileError, match=r"Cannot read .*other\.tgz"):
+        emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("1F9D1-200D-2695-FE0F", "1F468-200D-2695-FE0F", "1F469-200D-2695-FE0F"),  # health worker, man, woman
+        ("1F3C3", "1F3C3-200D-2642-FE0F", "1F3C3-200D-2640-FE0F-200D-27A1-FE0F"),  # runner, man, woman facing right
+    ],
+)
+def test_the_same_thing_in_another_gender_or_direction_is_on_the_same_side(same):
+    assert len({emoji.is_held_out(unified) for unified in same}) == 1
+
+
+def test_about_a_tenth_is_held_out():
+    held_out = sum(emoji.is_held_out(f"{number:X}") for number in range(0x1F300, 0x1F900))
+    assert held_out / 0x600 == pytest.approx(emoji.HELD_OUT, abs=0.02)
