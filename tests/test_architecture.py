@@ -23,7 +23,8 @@ PACKAGE = ROOT / "spherectl"
 FLOORS = [
     # What a name, a file or a setting means. No torch.
     ["errors", "timing", "files", "tables", "settings", "recipe", "answers", "transfer", "fetch",
-     *("headers", "entries", "catalogue", "notes", "hub", "parcels", "zoo", "additions", "classes")],
+     "headers", "classes",
+     *("zoo.entries", "zoo.catalogue", "zoo.notes", "zoo.hub", "zoo.parcels", "zoo.finding", "zoo", "zoo.additions")],
     # The networks and their mathematics.
     [
         "model",

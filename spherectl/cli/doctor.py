@@ -172,10 +172,9 @@ def _data(settings: Settings) -> Facts:
 
 
 def _model(settings: Settings) -> Facts:
-    from spherectl import hub
-    from spherectl.entries import cached_path
-    from spherectl.parcels import hub_place
-    from spherectl.zoo import find_model
+    from spherectl.zoo import find_model, hub
+    from spherectl.zoo.entries import cached_path
+    from spherectl.zoo.parcels import hub_place
 
     named = settings.model or ""
     if named.startswith(hub.PREFIX) and not cached_path(hub_place(hub.parse_name(named)), settings).exists():

@@ -121,6 +121,7 @@ def samples(
     from spherectl.baselines import load_baseline
     from spherectl.errors import UsageError
     from spherectl.files import asked_or_claimed
+    from spherectl.headers import read_header
     from spherectl.images import save_png
     from spherectl.model.weights import BASELINES
     from spherectl.plots.samples import sample_rows, usual_steps
@@ -135,7 +136,7 @@ def samples(
     if threads:
         torch.set_num_threads(threads)
     found = zoo.find_model(model, settings)
-    is_baseline = found.path.is_file() and zoo.read_header(found.path).get("architecture") in BASELINES
+    is_baseline = found.path.is_file() and read_header(found.path).get("architecture") in BASELINES
     where = device or settings.device
     loaded = load_baseline(model, device=where) if is_baseline else api.load_found(found, device=where, dtype="float32")
     rows = [int(part) for part in asked] or usual_steps(loaded)

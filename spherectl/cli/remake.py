@@ -97,7 +97,7 @@ def _find_drawer(made: Provenance, settings: Settings) -> Found:
 def _candidates(name: str, settings: Settings) -> Iterator[Found]:
     """What a name may mean here: a run, a file in the working folder, an entry, one of the hub, the setting's model."""
     from spherectl import zoo
-    from spherectl.notes import notes_of_the_hub
+    from spherectl.zoo.notes import notes_of_the_hub
 
     file = Path(f"{name}.safetensors")
     if Path(name).name == name and (settings.runs / name / zoo.MODEL_FILE).is_file():

@@ -11,9 +11,9 @@ import typer
 from spherectl.cli import console, options
 
 if TYPE_CHECKING:
-    from spherectl.parcels import Parcel
     from spherectl.settings import Settings
     from spherectl.zoo import Entry
+    from spherectl.zoo.parcels import Parcel
 
 app = typer.Typer(no_args_is_help=True, help="Models and feature networks: list, show, fetch, verify, remove, add.")
 
@@ -40,9 +40,9 @@ def ls(
 
     SPHERECTL_ZOO_INDEX=https://example.org/zoo/index.toml spherectl zoo ls --refresh
     """
-    from spherectl.notes import notes_of_the_hub
     from spherectl.settings import load_settings
     from spherectl.zoo import index
+    from spherectl.zoo.notes import notes_of_the_hub
 
     settings = load_settings()
     entries = index(settings, refresh=refresh).values()
@@ -80,10 +80,10 @@ def ls(
 @app.command()
 def show(name: NameOrHub, as_json: options.Json = False) -> None:
     """Show an entry: its facts, what its file says of itself, what was seen when it was fetched, and its card."""
-    from spherectl import hub
-    from spherectl.notes import load_note
+    from spherectl.headers import read_header
     from spherectl.settings import load_settings
-    from spherectl.zoo import find_entry, read_card, read_header
+    from spherectl.zoo import find_entry, hub, read_card
+    from spherectl.zoo.notes import load_note
 
     settings = load_settings()
     if name.startswith(hub.PREFIX):
@@ -126,8 +126,9 @@ def fetch(
 
     spherectl zoo fetch hf:user/repo@v1 --accept-licence
     """
-    from spherectl import hub, parcels, zoo
+    from spherectl import zoo
     from spherectl.settings import load_settings
+    from spherectl.zoo import hub, parcels
 
     settings = load_settings()
     if name.startswith(hub.PREFIX):
@@ -159,8 +160,8 @@ def verify() -> None:
     """Compare every file that is here with the index, or with what was noted when it came: size and SHA-256."""
     from spherectl import zoo
     from spherectl.errors import FileError
-    from spherectl.notes import notes_of_the_hub, verify_fetched
     from spherectl.settings import load_settings
+    from spherectl.zoo.notes import notes_of_the_hub, verify_fetched
 
     settings = load_settings()
     broken: list[str] = []
@@ -187,10 +188,11 @@ def rm(
 
     Example: spherectl zoo rm hf:user/repo
     """
-    from spherectl import hub, notes, zoo
+    from spherectl import zoo
     from spherectl.errors import UsageError
-    from spherectl.parcels import hub_place
     from spherectl.settings import load_settings
+    from spherectl.zoo import hub, notes
+    from spherectl.zoo.parcels import hub_place
 
     settings = load_settings()
     if name.startswith(hub.PREFIX):
@@ -224,8 +226,8 @@ def add(
 
     SPHERECTL_ZOO_INDEX=my-zoo/index.toml spherectl zoo ls
     """
-    from spherectl.additions import add as add_entry
     from spherectl.zoo import MODEL_FILE
+    from spherectl.zoo.additions import add as add_entry
 
     entry = add_entry(model / MODEL_FILE if model.is_dir() else model, index, name=name, url=url, licence=licence)
     console.say(f"{entry.name}: added to {index}; the card {entry.card} waits for your words")
@@ -234,12 +236,12 @@ def add(
 
 def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
     """What was noted of a model when it came from the hub, and what its file says of itself."""
-    from spherectl import hub
-    from spherectl.entries import cached_path
     from spherectl.errors import UsageError
     from spherectl.headers import read_header
-    from spherectl.notes import load_note
-    from spherectl.parcels import hub_place
+    from spherectl.zoo import hub
+    from spherectl.zoo.entries import cached_path
+    from spherectl.zoo.notes import load_note
+    from spherectl.zoo.parcels import hub_place
 
     place = hub_place(hub.parse_name(name))
     note, path = load_note(place, settings), cached_path(place, settings)
@@ -258,7 +260,7 @@ def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
 
 def _agrees(parcel: Parcel, settings: Settings) -> bool:
     """Show a licence that was not accepted yet, and ask for it where a person can answer."""
-    from spherectl.parcels import needs_acceptance
+    from spherectl.zoo.parcels import needs_acceptance
 
     answering = sys.stdin.isatty() and sys.stderr.isatty() and not settings.offline
     if not answering or not needs_acceptance(parcel, settings):

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from spherectl.classes import names_of
-from spherectl.entries import MODEL_SUFFIX
 from spherectl.errors import FileError, UsageError
 from spherectl.files import file_hash
 from spherectl.model.weights import Package, instantiate, read_published, write_package
-from spherectl.notes import load_note, save_note
 from spherectl.recipe import load
 from spherectl.settings import Settings
 from spherectl.zoo import find_recipe
+from spherectl.zoo.entries import MODEL_SUFFIX
+from spherectl.zoo.notes import load_note, save_note
 
 
 def converted(path: Path, settings: Settings) -> Path:

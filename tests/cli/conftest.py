@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner, Result
 
-from spherectl import catalogue
 from spherectl.cli.app import app
 from spherectl.data.datasets import open_dataset
 from spherectl.recipe import DataSpec
 from spherectl.settings import packaged
+from spherectl.zoo import catalogue
 
 
 @pytest.fixture

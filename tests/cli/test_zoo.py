@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 from typer.testing import CliRunner
 
-from spherectl import catalogue, zoo
+from spherectl import zoo
 from spherectl.cli import zoo as command_file
 from spherectl.cli.app import app
 from spherectl.settings import load_settings, packaged
+from spherectl.zoo import catalogue
 from tests.serving import COMMIT, hosting, put_on_hub
 
 pytestmark = pytest.mark.fast

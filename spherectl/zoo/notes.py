@@ -11,10 +11,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from spherectl.entries import MODEL_SUFFIX, cached_path
 from spherectl.errors import FileError
 from spherectl.files import file_hash, write_text
 from spherectl.settings import Settings
+from spherectl.zoo.entries import MODEL_SUFFIX, cached_path
 
 
 def load_note(place: str, settings: Settings) -> dict[str, Any]:

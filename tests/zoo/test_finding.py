@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from spherectl import catalogue, zoo
+from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.headers import read_header
 from spherectl.settings import Settings, load_settings, packaged
-from spherectl.zoo import Found, find_model, find_recipe, index, newest_run, read_header, read_index
+from spherectl.zoo import Found, catalogue, find_model, find_recipe, index, newest_run, read_index
 
 pytestmark = pytest.mark.fast
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from spherectl import hub
-from spherectl.entries import CONFIG, MODEL_SUFFIX, Entry, cached_path
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.fetch import Progress, RefusedError, fetch_file, file_hash
 from spherectl.headers import read_header
-from spherectl.notes import load_note, save_note
 from spherectl.settings import Settings, origin
+from spherectl.zoo import hub
+from spherectl.zoo.entries import CONFIG, MODEL_SUFFIX, Entry, cached_path
+from spherectl.zoo.notes import load_note, save_note
 
 FREE = {
     *("apache-2.0", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "unlicense", "0bsd", "zlib", "bsl-1.0", "mpl-2.0"),

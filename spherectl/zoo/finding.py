@@ -1,7 +1,4 @@
-"""The zoo: models and feature networks that travel with the package or can be fetched, and finding a model by any name.
-
-Nothing here imports torch: listing and finding must stay quick.
-"""
+"""Finding a model by name, path or run, and a recipe; fetching and verifying an entry of the zoo."""
 
 from __future__ import annotations
 
@@ -11,33 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
-from spherectl import hub
-from spherectl.catalogue import index, read_card
-from spherectl.entries import MODEL_SUFFIX, Entry, Score, cached_path, read_index
 from spherectl.errors import FileError, UsageError
 from spherectl.fetch import Progress, file_hash, refuse_archive
-from spherectl.headers import read_header
-from spherectl.notes import load_note, verify_fetched
-from spherectl.parcels import fetch_parcel, find_on_the_hub, find_parcel, hub_place
 from spherectl.settings import Settings, load_settings, origin, packaged
-
-__all__ = [
-    "Entry",
-    "Found",
-    "Progress",
-    "Score",
-    "fetch",
-    "find_entry",
-    "find_model",
-    "find_recipe",
-    "index",
-    "needs_fetching",
-    "newest_run",
-    "read_card",
-    "read_header",
-    "read_index",
-    "verify",
-]
+from spherectl.zoo import hub
+from spherectl.zoo.catalogue import index
+from spherectl.zoo.entries import MODEL_SUFFIX, Entry, cached_path
+from spherectl.zoo.notes import load_note, verify_fetched
+from spherectl.zoo.parcels import fetch_parcel, find_on_the_hub, find_parcel, hub_place
 
 MODEL_FILE = "model.safetensors"  # what a run folder keeps its model in
 

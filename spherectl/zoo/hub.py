@@ -17,9 +17,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from spherectl.entries import CHECKPOINT, CONFIG, MODEL_SUFFIX
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.fetch import ARCHIVE, RefusedError, check_url, fetch_text
+from spherectl.zoo.entries import CHECKPOINT, CONFIG, MODEL_SUFFIX
 
 PREFIX = "hf:"
 _NAME = re.compile(

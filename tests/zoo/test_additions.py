@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from spherectl import zoo
-from spherectl.additions import add
 from spherectl.errors import FileError, UsageError
 from spherectl.files import file_hash
 from spherectl.settings import Settings, packaged
+from spherectl.zoo.additions import add
 
 pytestmark = pytest.mark.fast
 

@@ -12,11 +12,11 @@ import time
 import urllib.parse
 from pathlib import Path
 
-from spherectl.entries import Entry, check_index, parse_index, read_index
 from spherectl.errors import FileError, SpherectlError
 from spherectl.fetch import RefusedError, check_relative, check_url, fetch_text, refuse_archive
 from spherectl.files import write_text
 from spherectl.settings import Settings, load_settings, origin, packaged
+from spherectl.zoo.entries import Entry, check_index, parse_index, read_index
 
 REFRESH_S = 24 * 3600
 

@@ -13,12 +13,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from spherectl import api, catalogue, hub, notes, parcels, transfer, zoo
+from spherectl import api, transfer, zoo
 from spherectl.cli.app import app
 from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.headers import read_header
 from spherectl.model import weights
 from spherectl.model.conversion import converted
 from spherectl.settings import load_settings
+from spherectl.zoo import catalogue, hub, notes, parcels
 from tests.serving import COMMIT, Host, hosting, put_on_hub, sha256
 
 pytestmark = pytest.mark.fast
@@ -106,7 +108,7 @@ def test_a_published_folder_is_fetched_converted_and_sampled_by_name(host, own, 
     assert torch.equal(images, drawn(str(reference / "published-layout")))
     file = load_settings().cache / "zoo" / "one.safetensors"
     assert (zoo.find_model("one").path, folder.exists()) == (file, False)
-    header = zoo.read_header(file)
+    header = read_header(file)
     hashes = {path: sha256(content) for path, content in layout.items()}
     assert header["source"] == {"source": f"{host.url}far/", "files": hashes}
     assert (header["licence"], header["weights"]) == ("MIT", "ema")

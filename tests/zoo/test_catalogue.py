@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from spherectl import catalogue, transfer, zoo
+from spherectl import transfer, zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.settings import load_settings
+from spherectl.zoo import catalogue
 from tests.serving import Host, hosting, sha256
 
 pytestmark = pytest.mark.fast

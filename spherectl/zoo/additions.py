@@ -7,10 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from spherectl.entries import MODEL_SUFFIX, Entry, check_index, read_index
 from spherectl.errors import FileError, UsageError
 from spherectl.files import file_hash, replacing, write_text
 from spherectl.headers import read_header
+from spherectl.zoo.entries import MODEL_SUFFIX, Entry, check_index, read_index
 
 _KINDS = {"sphere-encoder": "model", "feature-network": "features"}
 _TODO = "TODO"
