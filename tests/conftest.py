@@ -25,6 +25,8 @@ SPEEDS = ("fast", "slow", "gpu", "soak")
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
+    # Who waits for other threads sleeps: spinning takes a shared core from those who work.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 # Variables that decide where programs keep things, all replaced by folders of the test's own.
 HOMES = {
