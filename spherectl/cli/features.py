@@ -79,7 +79,7 @@ def check(
 
     path = find_feature_network(name)
     header, network = read_feature_header(path), load_feature_network(path)
-    tests = open_pictures(header["data"], "test", data)
+    tests = open_pictures(header.get("data", ""), "test", data)
     with console.progress("measuring", unit="images") as progress:
         accuracy = measure_accuracy(network, tests, progress=progress)
     stated = header.get("accuracy")

@@ -205,7 +205,13 @@ def measure_accuracy(
 
 
 def open_pictures(data: str, split: Literal["train", "test"], root: Path | None = None) -> PictureSet:
-    """A data set of the plans, a key of `DATA`, from `root` or from where it usually is."""
+    """A data set of the plans, a key of `DATA`, from `root` or from where it usually is.
+
+    Raises:
+        UsageError: there is no such set, or it is not there.
+    """
+    if data not in DATA:
+        raise UsageError(f"There are no test images for data {data!r}; there are for {', '.join(DATA)}.")
     return open_dataset(DATA[data], IMAGE_SIZE, root=root, split=split)
 
 

@@ -58,8 +58,12 @@ def test_check_fails_where_the_file_claims_more_than_it_does(data: Path, tmp_pat
     torch.manual_seed(0)
     arguments = {"num_classes": 10, "widths": [4], "blocks": [1]}
     network = build_network("residual", arguments)
-    save_feature_network(out, network, "residual", arguments, {"image_size": 32, "accuracy": 0.9})
+    about = {"image_size": 32, "accuracy": 0.9, "data": "fashion-mnist"}
+    save_feature_network(out, network, "residual", arguments, about)
     with pytest.raises(FileError, match="does not classify as its header says"):
+        run("check", str(out), "--data", data)
+    save_feature_network(out, network, "residual", arguments, about | {"data": "shoes"})
+    with pytest.raises(UsageError, match="no test images for data 'shoes'; there are for fashion-mnist, emoji"):
         run("check", str(out), "--data", data)
 
 

@@ -75,7 +75,7 @@ def test_a_zoo_name_goes_before_a_file_of_that_name(zoo: Path, tmp_path: Path, m
 
 
 def test_an_unknown_name_lists_the_feature_networks_and_nothing_else(zoo: Path) -> None:
-    listed = r"Those in the zoo: a, b, c, fashion-features, fashion-scorer\."
+    listed = r"Those in the zoo: a, b, c, emoji-features, emoji-scorer, fashion-features, fashion-scorer\."
     for name in ("third", "m", "no/such.safetensors"):
         with pytest.raises(UsageError, match=rf"no feature network '{name}'.*{listed}") as caught:
             store.load_feature_network(name)

@@ -22,6 +22,7 @@ FACTS = [
     ("fashion-features", 60_000, "MIT", "t-shirt"),
     ("fashion-scorer", 60_000, "MIT", "t-shirt"),
     ("emoji-features", 3_432, EMOJI, "activities"),
+    ("emoji-scorer", 3_432, EMOJI, "activities"),
 ]
 
 

@@ -124,5 +124,8 @@ def test_a_recipe_chooses_the_distance_by_name(
     assert not cast("nn.Module", distance).training
     with pytest.raises(UsageError, match=r"net was trained on 32 px; model\.image_size is 64"):
         build_perceptual(LossSpec(perceptual="features:net"), 64, "cpu")
-    with pytest.raises(UsageError, match=r"no feature network 'other'.*zoo: fashion-features, fashion-scorer"):
+    with pytest.raises(
+        UsageError,
+        match=r"no feature network 'other'.*zoo: emoji-features, emoji-scorer, fashion-features, fashion-scorer",
+    ):
         build_perceptual(LossSpec(perceptual="features:other"), 32, "cpu")
