@@ -41,6 +41,7 @@ def train(
 
     Example: spherectl features train fashion-features --out zoo/fashion-features.safetensors
     """
+    options.let_waiting_threads_sleep()
     import dataclasses
 
     from spherectl.errors import UsageError

@@ -5,6 +5,7 @@ A command writes `model: options.Model = None`; the default of each is said besi
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -107,3 +108,11 @@ Data = Annotated[  # default None; a string, since a Path would make one slash o
         show_default="the recipe's, else the setting",
     ),
 ]
+
+
+def let_waiting_threads_sleep() -> None:
+    """For a training, which is seldom alone on a machine: a spinning thread takes its core from whoever else works.
+
+    OpenMP reads it once, when torch is imported. Drawing is left as it is: waking threads makes single images slower.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -501,3 +501,24 @@ main()
     assert debug("--run", "whole").exit_code == debug("--run", "x").exit_code == 0
     assert (work / "x" / "model.safetensors").read_bytes() == (work / "whole" / "model.safetensors").read_bytes()
     assert [line["step"] for line in metrics(work / "x")] == list(range(1, 21))
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("given", "expected"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_waiting_threads_sleep_unless_told_otherwise(given, expected, cli):
+    """Set before torch is imported, which reads it."""
+    program = """
+import atexit, os, sys
+sys.modules["torch"] = None  # an import of it fails
+atexit.register(lambda: print(os.environ.get("OMP_WAIT_POLICY")))
+from spherectl.cli.train import train
+train("fashion-mnist")
+"""
+    surroundings = cli.environment(given)
+    if not given:
+        surroundings.pop("OMP_WAIT_POLICY", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=surroundings, capture_output=True, text=True, check=False
+    )
+    assert "import of torch halted" in done.stderr
+    assert done.stdout.split() == [expected]
