@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Columns, Row, put_between, table
 from benchmarks.timing import machine, rounded, tell
@@ -28,13 +29,10 @@ from spherectl.editing.rounds import harmonise, rounds
 from spherectl.editing.stitching import layout_mask, stitch
 from spherectl.errors import SpherectlError
 from spherectl.evaluation.extractors import Extractor, open_extractor
-from spherectl.evaluation.fidelity import score
-from spherectl.evaluation.pictures import Features
-from spherectl.evaluation.reference import Reference, of_pictures
+from spherectl.evaluation.reference import Reference
 from spherectl.files import write_text
 from spherectl.images import psnr
 
-SCORER = "fashion-scorer"
 ROUNDS = 8
 NOISES_DEG = (0.0, 30.0, 45.0, 60.0)  # of harmonising
 ANGLES_DEG = (0.0, 20.0, 40.0, 50.0, 60.0, 70.0, 80.0)  # of changing the class
@@ -86,8 +84,7 @@ def measure(given: Namespace) -> dict[str, Any]:
     model = api.load(given.model, dtype="float32")
     test = open_dataset(model.recipe.data, model.recipe.model.image_size, split="test", root=given.data)
     extractor = open_extractor(SCORER)
-    reference = of_pictures(test, extractor, what="test")
-    assert reference is not None  # one process alone
+    reference = reference_of(test, extractor)
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(SEED))
     about = {"date": datetime.now(UTC).date().isoformat(), "command": command_line("editing"), "machine": machine()}
     about |= {"model": model.name, "model_sha256": model.sha256, "scorer": SCORER, "count": given.count}
@@ -118,12 +115,11 @@ def harmonising(
     low, high = real_seams.quantile(torch.tensor([0.25, 0.75])).tolist()
 
     def row(what: str, pictures: Tensor) -> Row:
-        found = Features(extractor(to_uint8(pictures))["embedding"], None)
-        distance = score(found, reference, extractor, metrics=["fid"]).frechet_distance
+        distance = frechet(extractor(to_uint8(pictures))["embedding"], reference, extractor)
         return {
             "what": what,
             "seam": rounded(seam(pictures).median().item()),
-            "frechet": rounded(distance or 0.0),
+            "frechet": rounded(distance),
             "psnr_db": rounded(psnr(pictures, stitched).mean().item()),
         }
 

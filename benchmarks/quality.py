@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.subjects import BASELINE, PLAIN, SEED, Subject, draw, guidance, what
 from benchmarks.timing import rounded
 from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.transforms import to_uint8
-from spherectl.evaluation.bootstrap import frechet_replicates, interval, multiplicities
+from spherectl.evaluation.bootstrap import interval
 from spherectl.evaluation.extractors import open_extractor
-from spherectl.evaluation.fidelity import score
-from spherectl.evaluation.pictures import Features, extract
-from spherectl.evaluation.reference import from_features
+from spherectl.evaluation.pictures import Features
+from spherectl.evaluation.posterior import frechet_replicates
 from spherectl.features.independence import check_independent
 from spherectl.images import psnr
 
 STEPS = (1, 4)
 BATCH = 64
 INVARIANT = 32  # images computed together and one by one
-SCORER = "fashion-scorer"
 RESAMPLES = 200
 COVERED = 0.95  # of the bootstrap interval
 LOW = 0.01  # quantile of PSNR
@@ -86,9 +85,7 @@ class Scorer:
     def __init__(self, model: api.Model, test: PictureSet) -> None:
         check_independent(model.recipe, SCORER)
         self._extractor = open_extractor(SCORER)
-        found = extract(test, self._extractor)
-        assert found is not None  # one process alone
-        self._reference = from_features(test.name, found, SCORER, test.image_size)
+        self._reference = reference_of(test, self._extractor)
 
     def embed(self, images: Tensor) -> Tensor:
         """(n, D) of images, rounded to levels first, as a PNG would hold them."""
@@ -96,14 +93,12 @@ class Scorer:
 
     def distance(self, features: Tensor) -> float:
         """Of features (n, D)."""
-        scores = score(Features(features, None), self._reference, self._extractor, metrics=["fid"])
-        return cast("float", scores.frechet_distance)
+        return frechet(features, self._reference, self._extractor)
 
     def compared(self, features: Tensor, exact: Tensor) -> dict[str, Any]:
         """Both distances, their relative change, and how far the exact one's bootstrap interval reaches to a side."""
         mine, before = self.distance(features), self.distance(exact)
-        mean, covariance = (torch.from_numpy(part) for part in (self._reference.mean, self._reference.covariance))
-        again = frechet_replicates(exact, mean, covariance, multiplicities(len(exact), RESAMPLES, SEED))
+        again = frechet_replicates(Features(exact, None), self._reference, RESAMPLES, SEED)
         low, high = interval(before, again, COVERED)
         return {
             "frechet_float32": rounded(before),

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.restoration_cases import CASES, ROUNDS, Case
+from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Columns, Row, put_between, table
 from benchmarks.timing import machine, rounded, tell
@@ -30,13 +31,10 @@ from spherectl.editing.measurements import Measurement, measured, misfit
 from spherectl.editing.restoration import restore
 from spherectl.errors import SpherectlError
 from spherectl.evaluation.extractors import Extractor, open_extractor
-from spherectl.evaluation.fidelity import score
-from spherectl.evaluation.pictures import Features
-from spherectl.evaluation.reference import Reference, of_pictures
+from spherectl.evaluation.reference import Reference
 from spherectl.files import write_text
 from spherectl.images import psnr
 
-SCORER = "fashion-scorer"
 SEED = 0
 MARGIN_DB = 2.0  # of PSNR that a setting may lie below the baseline
 
@@ -77,13 +75,12 @@ class Subject:
 
     def row(self, pictures: Tensor, **about: object) -> Row:
         """The scores of what was made of the measurements: (B, 3, H, W) in [0, 1]."""
-        found = Features(self.extractor(to_uint8(pictures))["embedding"], None)
-        distance = score(found, self.reference, self.extractor, metrics=["fid"]).frechet_distance
+        distance = frechet(self.extractor(to_uint8(pictures))["embedding"], self.reference, self.extractor)
         return {
             "task": self.case.task,
             **about,
             "psnr_db": rounded(psnr(pictures, self.truth).mean().item()),
-            "frechet": rounded(distance or 0.0),
+            "frechet": rounded(distance),
             "misfit": rounded(misfit(self.how, pictures, self.y).mean().item()),
         }
 
@@ -139,8 +136,7 @@ def measure(given: Namespace) -> tuple[str, dict[str, Any]]:
     for seed, split in enumerate(("train", "test")):
         pictures = open_dataset(model.recipe.data, model.recipe.model.image_size, split=split, root=given.data)
         tell(f"features of {split}ing images" if split == "train" else "features of test images")
-        reference = of_pictures(pictures, extractor, what=split)
-        assert reference is not None  # one process alone
+        reference = reference_of(pictures, extractor, split)
         parts[split] = [subject(case, pictures, given.count, seed, extractor, reference) for case in CASES]
     tasks = {}
     for tried, final in zip(parts["train"], parts["test"], strict=True):

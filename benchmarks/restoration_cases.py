@@ -14,10 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from spherectl.cli.damage import BLUR, MISSING, SCALE
 from spherectl.editing.measurements import Blurred, Masked, Measurement, Pooled, gaussian_kernel, random_mask
 from spherectl.editing.restoration import SIGMAS, Task
 
-MISSING, SCALE, BLUR = 0.5, 4, 1.5
 ROUNDS = (1, 2, 4, 8)
 
 Array = npt.NDArray[Any]

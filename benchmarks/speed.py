@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import cases, cluster, quality, subjects
+from benchmarks import cases, cluster, quality, scoring, subjects
 from benchmarks.growth import growth
 from benchmarks.page import page
 from benchmarks.subjects import BASELINE, INT8, KERNELS, PLAIN, Subject
@@ -151,7 +151,7 @@ def _compared(trained: Subject | None, images: int) -> dict[str, Any]:
     tell(f"drawing {images} pictures in each way, to compare them")
     test = _test_set(trained)
     rows = quality.differences(trained, images, test)
-    scored = {"scorer": quality.SCORER, "resamples": quality.RESAMPLES, "covered": 100 * quality.COVERED}
+    scored = {"scorer": scoring.SCORER, "resamples": quality.RESAMPLES, "covered": 100 * quality.COVERED}
     about = {"model": trained.name, "images": images, **(scored if test is not None else {"scorer": None})}
     return {"quality": {**about, "rows": rows}, "invariance": quality.invariance(trained)}
 

@@ -11,17 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.quality import SCORER
+from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.tables import Row
 from benchmarks.timing import rounded
 from spherectl import api
 from spherectl.data.datasets import PictureSet
 from spherectl.data.transforms import to_float, to_uint8
+from spherectl.evaluation.autoencoders import SphereAutoencoder
 from spherectl.evaluation.extractors import open_extractor
-from spherectl.evaluation.fidelity import Scores, score
-from spherectl.evaluation.pictures import Features, real_draw
+from spherectl.evaluation.fidelity import Scores
+from spherectl.evaluation.pictures import real_draw
+from spherectl.evaluation.projection import latents
 from spherectl.evaluation.protocol import Plan, Real
-from spherectl.evaluation.reference import of_pictures
 from spherectl.evaluation.run import evaluate
 from spherectl.model import seeding
 from spherectl.model.geometry import effective_rank, perturb
@@ -45,8 +46,7 @@ def scores(model: api.Model, pictures: PictureSet, test: PictureSet, count: int)
         What is the same for every trial, and the trial's own numbers.
     """
     extractor = open_extractor(SCORER)
-    reference = of_pictures(test, extractor, what="test")
-    assert reference is not None  # one process alone
+    reference = reference_of(test, extractor)
     plan = Plan(
         steps=STEPS,
         guidance=(1.0,),
@@ -62,8 +62,7 @@ def scores(model: api.Model, pictures: PictureSet, test: PictureSet, count: int)
     assert report is not None
     assert report.floor is not None
     floor = cast("float", report.floor.scores.frechet_distance)
-    noised = Features(extractor(noised_images(model, pictures, count))["embedding"], None)
-    lost = cast("float", score(noised, reference, extractor, metrics=["fid"]).frechet_distance)
+    lost = frechet(extractor(noised_images(model, pictures, count))["embedding"], reference, extractor)
     directions, labels = latent_directions(model, test, count)
 
     row: Row = {"parameters": parameter_count(model.network), "latent_size": directions.shape[1]}
@@ -116,11 +115,7 @@ def latent_directions(model: api.Model, pictures: PictureSet, count: int) -> tup
     """Latents of `count` images at most, (n, L) of length 1, and their labels (n,)."""
     draw = real_draw(pictures, count, SEED)
     labels = pictures.labels[draw.indices]
-    latents = [
-        model.encode(to_float(draw.gather(numbers)), labels[numbers]).cpu().flatten(1)
-        for numbers in torch.arange(len(draw)).split(BATCH)
-    ]
-    return F.normalize(torch.cat(latents), dim=1), labels
+    return F.normalize(latents(SphereAutoencoder(model), draw, labels), dim=1), labels
 
 
 def shared_length(directions: Tensor, labels: Tensor) -> float:

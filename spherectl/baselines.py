@@ -9,7 +9,7 @@ Letters: B batch, N tokens, d token channels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch import Tensor
@@ -110,6 +110,18 @@ class DiffusionModel(Baseline):
 
 
 WRAPPERS: dict[str, type[Vae | DiffusionModel]] = {"vae": Vae, "diffusion": DiffusionModel}
+
+
+@overload
+def load_baseline(model: str | Path, kind: Literal["vae"], *, device: str = "auto") -> Vae: ...
+
+
+@overload
+def load_baseline(model: str | Path, kind: Literal["diffusion"], *, device: str = "auto") -> DiffusionModel: ...
+
+
+@overload
+def load_baseline(model: str | Path, kind: None = None, *, device: str = "auto") -> Vae | DiffusionModel: ...
 
 
 def load_baseline(model: str | Path, kind: str | None = None, *, device: str = "auto") -> Vae | DiffusionModel:

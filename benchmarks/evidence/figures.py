@@ -62,9 +62,7 @@ def draw_pictures(results: dict[str, Any], work: Path, judge: Judge, out: Path, 
         return api.load(work / name, dtype="float32", device=device)
 
     def vae() -> Vae:
-        loaded = load_baseline(work / best_vae(results)["name"], "vae", device=device)
-        assert isinstance(loaded, Vae)
-        return loaded
+        return load_baseline(work / best_vae(results)["name"], "vae", device=device)
 
     def diffusion(target: Path) -> None:
         model = load_baseline(work / "diffusion", "diffusion", device=device)

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from benchmarks.quality import SCORER
+from benchmarks.scoring import SCORER, reference_of
 from benchmarks.tables import Row
 from benchmarks.timing import rounded
 from spherectl.data.datasets import PictureSet
@@ -17,7 +17,7 @@ from spherectl.evaluation.extractors import Extractor, open_extractor
 from spherectl.evaluation.fidelity import right, score
 from spherectl.evaluation.pictures import Features, Pictures, extract, real_draw
 from spherectl.evaluation.posterior import frechet_replicates
-from spherectl.evaluation.reference import Reference, of_pictures
+from spherectl.evaluation.reference import Reference
 
 SEED = 0  # of samples, noise, draws of real images and the bootstrap
 BATCH = 100
@@ -77,6 +77,4 @@ class Judge:
 def judge(train: PictureSet, test: PictureSet, count: int, resamples: int) -> Judge:
     """The judge of a data set."""
     extractor = open_extractor(SCORER)
-    reference = of_pictures(test, extractor, what="test")
-    assert reference is not None  # one process alone
-    return Judge(extractor, reference, train, test, count, resamples)
+    return Judge(extractor, reference_of(test, extractor), train, test, count, resamples)

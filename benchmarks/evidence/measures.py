@@ -17,7 +17,7 @@ from benchmarks.evidence.judge import BATCH, SEED, Judge
 from benchmarks.tables import Row
 from benchmarks.timing import measured_once, rounded
 from spherectl import api
-from spherectl.baselines import DiffusionModel, Vae, load_baseline
+from spherectl.baselines import load_baseline
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.editing.interpolation import class_weights, line_shares, path
 from spherectl.evaluation.autoencoders import Autoencoder, SphereAutoencoder, VaeAutoencoder
@@ -96,7 +96,6 @@ def of_sphere(run: Path, judge: Judge, *, whole: bool, draws: int = DRAWS, devic
 def of_vae(run: Path, judge: Judge, *, draws: int = DRAWS, device: str = "auto") -> Row:
     """Of a VAE: samples of its prior, columns of the posterior hole, uniformity of its means."""
     model = load_baseline(run, "vae", device=device)
-    assert isinstance(model, Vae)
     labels = model.spread(judge.count)
     drawn = Drawn(judge.count, lambda i: model.draw(i, None if labels is None else labels[i], seed=SEED))
     row: Row = {"parameters": parameter_count(model.network)}
@@ -107,7 +106,6 @@ def of_vae(run: Path, judge: Judge, *, draws: int = DRAWS, device: str = "auto")
 def of_diffusion(run: Path, judge: Judge, *, device: str = "auto") -> Row:
     """Of a diffusion model: samples by both solvers."""
     model = load_baseline(run, "diffusion", device=device)
-    assert isinstance(model, DiffusionModel)
     labels = model.spread(judge.count)
     rows = []
     for solver, steps in SOLVED:

@@ -82,6 +82,8 @@ def measurement(
     task: Task, fitted: Fitted, model: Model, given: dict[str, Any], seed: int
 ) -> tuple[Measurement, dict[str, Any]]:
     """How the picture was measured, and what of that is told."""
+    import torch
+
     from spherectl.data.decode import load_image
     from spherectl.data.transforms import as_tensor
     from spherectl.editing import measurements
@@ -94,7 +96,7 @@ def measurement(
             share = MISSING if given["--missing"] is None else given["--missing"]
             return measurements.Masked(measurements.random_mask(1, size, share, seed)), {"missing": share}
         case Task.DENOISE:
-            return measurements.Masked(measurements.random_mask(1, size, 0.0)), {}
+            return measurements.Masked(torch.ones(1, 1, size, size)), {}
         case Task.UPSCALE:
             by, times = given["--by"] or By.POOL, given["--scale"] or SCALE
             pooled = measurements.Pooled if by is By.POOL else measurements.Decimated

@@ -36,12 +36,25 @@ def load(
         settings: where models are, and on which device they run unless `device` says so.
         dtype, weights, device, threads: as the options of these names.
     """
+    found = find(model, settings)
+    return load_found(found, settings, dtype=dtype, weights=weights, device=device, threads=threads)
+
+
+def load_found(
+    found: Found,
+    settings: Settings,
+    *,
+    dtype: options.DtypeName,
+    weights: options.WeightsName,
+    device: str | None,
+    threads: int | None = None,
+) -> Model:
+    """`load` for a model that `find` found."""
     import torch
 
     from spherectl import api
 
     if threads:
         torch.set_num_threads(threads)
-    found = find(model, settings)
     console.say(found.reason)
     return api.load_found(found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value)

@@ -11,9 +11,13 @@ from spherectl.cli import console, models, options
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
+    from spherectl.api import Model as Loaded
+    from spherectl.baselines import Vae
     from spherectl.data.datasets import PictureSet
     from spherectl.evaluation.autoencoders import Autoencoder
     from spherectl.recipe import Recipe
+    from spherectl.settings import Settings
+    from spherectl.zoo import Found
 
 Model = Annotated[
     str | None,
@@ -57,7 +61,6 @@ def uniformity(
 
     spherectl plot uniformity runs/evidence-base --vae runs/evidence-vae-kl-1e-2 --out uniformity.png
     """
-    from spherectl.baselines import Vae, load_baseline
     from spherectl.evaluation import projection
     from spherectl.files import asked_or_claimed
     from spherectl.plots import uniformity as plots
@@ -66,22 +69,13 @@ def uniformity(
 
     check_target(out or Path("uniformity.png"))
     settings = load_settings()
-    loaded = models.load(
-        model,
-        settings,
-        dtype=options.DtypeName.FLOAT32,
-        weights=options.WeightsName.EMA,
-        device=device,
-        threads=threads,
-    )
-    other = None if vae is None else load_baseline(vae, "vae", device=device or settings.device)
-    assert other is None or isinstance(other, Vae)
-    if other is not None:
-        _check_size(vae, other.recipe, loaded.recipe)
+    found = models.find(model, settings)
+    loaded = _load(found, settings, device, threads)
+    other = None if vae is None else _load_vae(vae, loaded.recipe, device or settings.device)
     pictures = _open(loaded.recipe, data, "test")
     asked: dict[str, Any] = {"count": count, "draws": draws, "seed": seed}
     clouds = projection.clouds(loaded, other, pictures, **asked)
-    run = models.find(model, settings).path.parent
+    run = found.path.parent
     training = projection.through_training(run, loaded, pictures, **asked) if (run / "checkpoints").is_dir() else []
     about = (
         f"{min(count, len(pictures)):,} test pictures of {pictures.name}, projected to three dimensions by one random "
@@ -159,14 +153,7 @@ def posterior_hole(
     if bootstrap == 1:
         raise UsageError("--bootstrap 1: one resample has no spread; expected 0 for no intervals, or 2 and more.")
     settings = load_settings()
-    loaded = models.load(
-        model,
-        settings,
-        dtype=options.DtypeName.FLOAT32,
-        weights=options.WeightsName.EMA,
-        device=device,
-        threads=threads,
-    )
+    loaded = _load(models.find(model, settings), settings, device, threads)
     compared: list[Autoencoder] = [SphereAutoencoder(loaded)]
     if vae is not None:
         compared.append(_open_vae(vae, loaded.recipe, device or settings.device))
@@ -207,23 +194,33 @@ def _distance(row: dict[str, Any]) -> str:
 
 def _open_vae(vae: str, recipe: Recipe, device: str) -> Autoencoder:
     """A VAE of ours, or a published one, for the pictures of a recipe."""
-    from spherectl.baselines import Vae, load_baseline
     from spherectl.evaluation.autoencoders import DIFFUSERS, PublishedVae, VaeAutoencoder
     from spherectl.model.devices import choose_device
 
     if vae.startswith(DIFFUSERS):
         return PublishedVae(vae.removeprefix(DIFFUSERS), recipe.model.image_size, choose_device(device))
+    return VaeAutoencoder(_load_vae(vae, recipe, device))
+
+
+def _load(found: Found, settings: Settings, device: str | None, threads: int | None) -> Loaded:
+    """The averaged weights, in float32."""
+    dtype, weights = options.DtypeName.FLOAT32, options.WeightsName.EMA
+    return models.load_found(found, settings, dtype=dtype, weights=weights, device=device, threads=threads)
+
+
+def _load_vae(vae: str, recipe: Recipe, device: str) -> Vae:
+    """A VAE of ours.
+
+    Raises:
+        UsageError: it is for pictures of another size than the recipe's.
+    """
+    from spherectl.baselines import load_baseline
+
     loaded = load_baseline(vae, "vae", device=device)
-    assert isinstance(loaded, Vae)
-    _check_size(vae, loaded.recipe, recipe)
-    return VaeAutoencoder(loaded)
-
-
-def _check_size(vae: str | None, recipe: Recipe, other: Recipe) -> None:
-    """Refuse a VAE of pictures of another size."""
-    size, wanted = recipe.model.image_size, other.model.image_size
+    size, wanted = loaded.recipe.model.image_size, recipe.model.image_size
     if size != wanted:
         raise UsageError(f"--vae {vae}: it is of {size} px, the model of {wanted} px.")
+    return loaded
 
 
 def _open(recipe: Recipe, root: str | None, split: Literal["train", "test"]) -> PictureSet:

@@ -132,6 +132,7 @@ def restore(
     damage.check_options(task, {name for name, value in given.items() if value is not None}, degrade=degrade)
     pictures.check_out(out)
 
+    from spherectl.data.transforms import as_tensor
     from spherectl.editing.measurements import measured
     from spherectl.editing.restoration import SIGMAS, settings
     from spherectl.editing.restoration import restore as restored
@@ -173,10 +174,13 @@ def restore(
     if level and found["misfit_levels"] > FAR * level:
         console.say(f"{image}: noise of {level:g} levels does not explain that; is the damage another one?")
 
-    placed = [_placed(task, fitted, made, mask, 1 if degrade else times) for made in after]
-    results = {"": placed[-1]}
+    kept = {"": after[-1]}
     if keep_rounds:
-        results |= {f"-round-{number}": pixels for number, pixels in enumerate(placed, start=1)}
+        kept |= {f"-round-{number}": made for number, made in enumerate(after, start=1)}
+    missing_at = None if mask is None else as_tensor(damage.holes(mask)) > 0
+    results = {
+        suffix: _placed(task, fitted, made, missing_at, 1 if degrade else times) for suffix, made in kept.items()
+    }
     inputs = [path for path in (image, mask, kernel) if path is not None]
     about = _about(loaded, inputs, {"task": task.value, **facts}) if provenance else None
     written = pictures.write(
@@ -222,8 +226,8 @@ def _judged(
     return found
 
 
-def _placed(task: Task, fitted: Fitted, made: Tensor, mask: Path | None, times: int) -> Tensor:
-    """A result at the picture's size and in its place; of a mask's known pixels the picture's own."""
+def _placed(task: Task, fitted: Fitted, made: Tensor, missing: Tensor | None, times: int) -> Tensor:
+    """A result at the picture's size and in its place; the pixels that are not missing are the picture's own."""
     from spherectl.data.transforms import as_tensor, to_uint8
     from spherectl.editing.pictures import put_back, resized
 
@@ -231,9 +235,8 @@ def _placed(task: Task, fitted: Fitted, made: Tensor, mask: Path | None, times: 
     if task is Task.UPSCALE and times > 1:
         return resized(pixels, fitted, times)
     whole = put_back(pixels, fitted)
-    if mask is None:
+    if missing is None:
         return whole
-    missing = as_tensor(damage.holes(mask)) > 0
     return whole.where(missing, as_tensor(fitted.original))
 
 

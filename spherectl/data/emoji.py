@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import tarfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -129,20 +128,15 @@ def _read(archive: Path, package: Package) -> tuple[list[dict[str, Any]], dict[s
     """The list of emoji, and the drawings' files by name."""
     emoji: list[dict[str, Any]] | None = None
     drawings: dict[str, bytes] = {}
-    for name, read in _members(archive):
-        if name == "package/emoji.json":
-            emoji = json.loads(read())
-        elif name.startswith(f"package/img/{package.vendor}/64/"):
-            drawings[name.rpartition("/")[2]] = read()
-    if emoji is None or not drawings:
-        raise ValueError(f"it has no emoji.json, or no drawings by {package.vendor}")
-    return emoji, drawings
-
-
-def _members(archive: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    """Each file's name, and what reads it."""
     with tarfile.open(archive, "r|gz") as tar:  # in one pass: seeking would decompress it again
         for member in tar:
             content = tar.extractfile(member)
-            if content is not None:
-                yield member.name, content.read
+            if content is None:
+                continue
+            if member.name == "package/emoji.json":
+                emoji = json.loads(content.read())
+            elif member.name.startswith(f"package/img/{package.vendor}/64/"):
+                drawings[member.name.rpartition("/")[2]] = content.read()
+    if emoji is None or not drawings:
+        raise ValueError(f"it has no emoji.json, or no drawings by {package.vendor}")
+    return emoji, drawings

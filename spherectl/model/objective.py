@@ -238,8 +238,7 @@ def draw(
         return Draws(*drawn)
 
     def dropped(stream: int, word: int) -> Tensor:
-        null = seeding.uniform(seed, stream, own, 2)[:, word] < label_dropout
-        return torch.where(null.to(device), num_classes, labels)
+        return seeding.with_null(seed, stream, own, labels, num_classes, label_dropout, word)
 
     decode_labels = torch.cat((dropped(seeding.DROP_D, 0), dropped(seeding.DROP_D, 1)))
     return Draws(*drawn, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))

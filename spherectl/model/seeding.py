@@ -96,7 +96,9 @@ def permutation(
     return words(seed, stream, torch.full((1,), index, device=device), n, round)[0].argsort(stable=True)
 
 
-def with_null(seed: int, stream: int, images: Tensor, labels: Tensor, null: int, probability: float) -> Tensor:
-    """Labels (n,) of images (n,), each replaced by the null class with a probability."""
-    chosen = uniform(seed, stream, images, 1)[:, 0] < probability
-    return torch.where(chosen, null, labels)
+def with_null(
+    seed: int, stream: int, images: Tensor, labels: Tensor, null: int, probability: float, word: int = 0
+) -> Tensor:
+    """Labels (n,) of images (n,), each replaced by the null class with a probability; `word` of the stream decides."""
+    chosen = uniform(seed, stream, images, word + 1)[:, word] < probability
+    return torch.where(chosen.to(labels.device), null, labels)

@@ -26,7 +26,7 @@ from spherectl.fetch import Progress
 from spherectl.images import save_png
 from spherectl.model.kinds import build
 from spherectl.model.sphere import initialise
-from spherectl.model.weights import Package
+from spherectl.model.weights import Package, fill
 from spherectl.processes import Processes, lost
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint, cuda
@@ -282,8 +282,8 @@ class _Training:
         averages = self.ema.gathered(self.model)
         with torch.device("meta"):
             network = build(self.recipe.model)
-        network.load_state_dict({name: tensor.float().clone() for name, tensor in averages.items()}, assign=True)
-        return network.eval().requires_grad_(False)
+        fill(network, {name: tensor.float().clone() for name, tensor in averages.items()})
+        return network
 
     def board(self) -> contextlib.AbstractContextManager[Board]:
         """TensorBoard, in the first process."""

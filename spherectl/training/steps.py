@@ -115,7 +115,7 @@ class VaeStep(Step):
         drawn = vae.draw(
             self.recipe.run.seed,
             numbers,
-            labels.to(numbers.device) if spec.classes else None,
+            labels if spec.classes else None,
             latent_shape=(spec.tokens, spec.channels_per_token),
             num_classes=spec.classes,
             label_dropout=self.recipe.loss.label_dropout,
@@ -159,7 +159,7 @@ class DiffusionStep(Step):
         drawn = diffusion.draw(
             self.recipe.run.seed,
             numbers,
-            labels.to(numbers.device) if spec.classes else None,
+            labels if spec.classes else None,
             image_size=spec.image_size,
             num_classes=spec.classes,
             label_dropout=self.recipe.loss.label_dropout,

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks import subjects
-from benchmarks.quality import SCORER, Scorer, compared, differences, invariance
+from benchmarks.quality import Scorer, compared, differences, invariance
+from benchmarks.scoring import SCORER
 from benchmarks.subjects import BASELINE, PLAIN, spec_of
 from spherectl import recipe as recipes
 from spherectl import zoo
