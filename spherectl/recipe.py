@@ -203,6 +203,7 @@ class OptimSpec(Spec):
     encoder_lr_ratio: Annotated[float, Field(gt=0)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     warmup_images: Annotated[int, Field(ge=0)] | None = None
+    decay_images: Positive | None = None  # the rate falls over the last so many, and is constant before; None: over all
     betas: tuple[Probability, Probability] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip_norm: Annotated[float, Field(gt=0)] = 1.0

@@ -51,6 +51,7 @@ FLOORS = [
         *("training.perceptual", "training.flops", "training.gauges", "training.steps", "training.parallel"),
         "training.gradient",
         *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.board"),
+        "training.grey",
         *("api", "provenance", "output", "baselines"),
         *("training.previews", "training.kinds"),
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),

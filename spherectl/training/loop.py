@@ -35,6 +35,7 @@ from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
 from spherectl.training.gauges import Gauge, effective_rank
 from spherectl.training.gradient import DTYPES, Gradient
+from spherectl.training.grey import tie_channels
 from spherectl.training.kinds import KINDS
 from spherectl.training.optimiser import (
     FIRST_SCALE,
@@ -149,6 +150,7 @@ class _Training:
         initialise(self.model, recipe.run.seed)
         if start is not None:
             take_over(self.model, start.weights)
+        tie_channels(self.model, recipe)
         if recipe.run.dtype == "float64":
             self.model.double()
         self.kind = KINDS[recipe.model.kind]
@@ -253,6 +255,7 @@ class _Training:
         set_learning_rate(self.optimiser, lr)
         if making:
             self.optimiser.step()
+            tie_channels(self.model, recipe)
             counts.updates += 1
         batch = recipe.run.batch_size
         self.ema.update(self.model, ema_decay(recipe.optim, counts.images_seen + batch, batch))

@@ -31,7 +31,8 @@ def build_optimiser(model: nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
     return optimiser
 
 
-# warm-up: lr (t + 1) / (n + 1), t < n; then min + (lr - min) (1 + cos(pi (t - n) / (T - 1 - n))) / 2
+# warm-up: lr (t + 1) / (n + 1), t < n; lr up to step s; then min + (lr - min) (1 + cos(pi (t - s) / (T - 1 - s))) / 2
+# s = n, or T less the steps of decay_images if that is later
 def learning_rate(step: int, recipe: Recipe) -> float:
     """The decoder's learning rate at a step; the encoder's is `encoder_lr_ratio` of it, floor included.
 
@@ -45,8 +46,9 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     warmup, steps = round((optim.warmup_images or 0) / batch), total_steps(recipe)
     if step < warmup:
         return top * (step + 1) / (warmup + 1)
-    turn = (step - warmup) / max(steps - 1 - warmup, 1)
-    return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * min(turn, 1.0)))
+    start = warmup if optim.decay_images is None else max(warmup, steps - round(optim.decay_images / batch))
+    turn = (step - start) / max(steps - 1 - start, 1)
+    return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * min(max(turn, 0.0), 1.0)))
 
 
 def total_steps(recipe: Recipe) -> int:

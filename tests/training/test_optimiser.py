@@ -37,6 +37,18 @@ def test_schedule_warms_up_from_a_share_and_ends_at_its_floor() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[5:]))
 
 
+def test_a_rate_that_falls_late_is_the_same_before_whatever_the_length() -> None:
+    short, long = recipe(decay_images=5_120), recipe(images=51_200, decay_images=5_120)  # 50 and 100 steps, 10 of decay
+    rates = [learning_rate(step, short) for step in range(50)]
+    assert rates[:41] == [learning_rate(step, long) for step in range(41)]
+    assert rates[5:41] == pytest.approx([2e-4] * 36)
+    assert rates[-1] == pytest.approx(2e-6)
+    assert rates[43] == pytest.approx(2e-6 + (2e-4 - 2e-6) * 0.5 * (1 + math.cos(math.pi * 3 / 9)))
+    assert [learning_rate(step, recipe(decay_images=10**9)) for step in range(50)] == [
+        learning_rate(step, recipe()) for step in range(50)
+    ]
+
+
 def test_steps_cover_the_images() -> None:
     assert total_steps(recipe(images=1000, batch=300)) == 4
 
