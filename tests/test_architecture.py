@@ -60,7 +60,7 @@ FLOORS = [
         *("editing.restoration", "editing.pictures", "editing.latents"),
         "evaluation",
         *("evaluation.extractors", "evaluation.pictures", "evaluation.reference", "evaluation.fidelity"),
-        *("evaluation.bootstrap", "evaluation.directions"),
+        *("evaluation.bootstrap", "evaluation.directions", "evaluation.spectrum"),
         *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
         *("evaluation.protocol", "evaluation.rows", "evaluation.run", "evaluation.report"),
         *("evaluation.autoencoders", "evaluation.posterior", "evaluation.projection"),

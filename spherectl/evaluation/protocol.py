@@ -18,6 +18,7 @@ from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import Quantise, Scores
 from spherectl.evaluation.memorisation import Memorisation
 from spherectl.evaluation.reference import Reference
+from spherectl.evaluation.spectrum import PatchLines
 from spherectl.evaluation.uniformity import UniformityByClass
 from spherectl.recipe import SampleSpec
 
@@ -113,6 +114,7 @@ class Row:
         floors: the Frechet distance in multiples of the real pictures'.
         intervals: 95% intervals by the name of the score.
         channel_spread: of a grey model, the largest difference between channels of a sample, in 255 levels.
+        patch_lines: whether the model's patches show in the samples' spectrum.
         seconds: to draw the samples and extract their features.
     """
 
@@ -122,6 +124,7 @@ class Row:
     floors: float | None = None
     intervals: dict[str, Interval] = field(default_factory=dict)
     channel_spread: int | None = None
+    patch_lines: PatchLines | None = None
     seconds: float | None = None
 
     @property

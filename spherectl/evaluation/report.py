@@ -82,6 +82,8 @@ def score_rows(report: Report) -> Rows:
                 cells["in floors"] = f"{row.floors:.2f}" if row.floors is not None else ""
         if any(each.channel_spread is not None for each in rows):
             cells["colour"] = f"{row.channel_spread} levels" if row.channel_spread is not None else ""
+        if any(each.patch_lines is not None for each in rows):
+            cells["patch lines"] = f"{row.patch_lines.power:.2f}" if row.patch_lines is not None else ""
         cells["seconds"] = f"{row.seconds:.1f}" if row.seconds is not None else ""
         table.append(cells)
     return table

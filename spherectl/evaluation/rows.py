@@ -21,6 +21,7 @@ from spherectl.evaluation.fidelity import Quantise, right, score
 from spherectl.evaluation.pictures import Features
 from spherectl.evaluation.protocol import Comparison, Grid, Metric, Plan, Row
 from spherectl.evaluation.reference import Reference
+from spherectl.evaluation.spectrum import line_powers, patch_lines
 from spherectl.processes import Processes, Progress
 from spherectl.recipe import SampleSpec
 
@@ -77,6 +78,7 @@ def score_row(
     processes: Processes,
     *,
     floor: float | None = None,
+    real_lines: Tensor | None = None,
     most: int = 0,
     progress: Progress | None = None,
     tell: Callable[[str], Progress] | None = None,
@@ -91,6 +93,7 @@ def score_row(
         extractor: the network that scores.
         processes: those that share the work.
         floor: Frechet distance of real pictures.
+        real_lines: `line_powers` of real pictures (m, 2) for the model's patch; None: no such pictures.
         most: samples to hand back, beside those of the grid.
         progress: called with samples done and samples in all.
         tell: makes such a callback for what is not counted in samples.
@@ -107,7 +110,8 @@ def score_row(
     def work(numbers: Tensor) -> dict[str, Tensor]:
         pixels = samples.gather(numbers)  # (B, 3, H, W)
         spread = (pixels.amax(1).int() - pixels.amin(1).int()).flatten(1).amax(1)  # (B,)
-        return {**extractor(pixels), "spread": spread, "pixels": pixels[numbers < max(most, shown)]}
+        lines = line_powers(pixels, model.recipe.model.patch)  # (B, 2)
+        return {**extractor(pixels), "spread": spread, "lines": lines, "pixels": pixels[numbers < max(most, shown)]}
 
     found = processes.gather(plan.count, plan.batch, work, progress)
     if reference is None:
@@ -127,6 +131,7 @@ def score_row(
         floors=distance / floor if distance is not None and floor else None,
         intervals={name: bootstrap.interval(getattr(scores, name), values) for name, values in replicates.items()},
         channel_spread=int(found["spread"].max()) if model.recipe.data.channels == "grey" else None,
+        patch_lines=patch_lines(found["lines"], real_lines) if real_lines is not None else None,
         seconds=time.perf_counter() - started,
     )
     classes = None if labels is None else labels[:shown]

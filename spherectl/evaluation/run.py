@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from spherectl import api
@@ -31,6 +32,7 @@ from spherectl.evaluation.protocol import (
 )
 from spherectl.evaluation.reference import from_features
 from spherectl.evaluation.rows import Scored, compare, score_row
+from spherectl.evaluation.spectrum import line_powers
 from spherectl.features import imagenet
 from spherectl.features.independence import check_independent
 from spherectl.processes import Processes
@@ -38,6 +40,8 @@ from spherectl.recipe import SampleSpec
 
 # Called with pictures done, pictures in all, and what is going on.
 Progress = Callable[[int, int, str], None]
+
+MOST_LINES = 2_000  # real pictures that a spectrum is compared with
 
 
 def evaluate(
@@ -91,6 +95,7 @@ class _Evaluation:
         self.wanted = plan.wanted
         self.notes: list[str] = []
         self._unseen: tuple[Tensor, Tensor] | None = None  # logits and labels of test pictures
+        self._lines: dict[int, Tensor] = {}  # of real pictures, by patch size
         self._progress, self._done = progress, 0
         self._total = self._count_pictures()
 
@@ -143,10 +148,22 @@ class _Evaluation:
             self.extractor,
             self.processes,
             floor=floor.scores.frechet_distance if floor is not None else None,
+            real_lines=self._real_lines(model.recipe.model.patch),
             most=most,
             progress=self._tell(self.plan.count, what),
             tell=lambda part: self._tell_part(f"{what}: {part}"),
         )
+
+    def _real_lines(self, patch: int) -> Tensor | None:
+        """Powers (m, 2) of real pictures on the lines of a patch size, on the first process."""
+        pictures = self.real.unseen
+        if pictures is None or not self.processes.is_first:
+            return None
+        if patch not in self._lines:
+            draw = real_draw(pictures, min(self.plan.count, MOST_LINES), self.plan.seed)
+            parts = torch.arange(len(draw)).split(self.plan.batch)
+            self._lines[patch] = torch.cat([line_powers(draw.gather(part), patch) for part in parts])
+        return self._lines[patch]
 
     def _real_row(self) -> Row | None:
         """The score of as many real pictures, from the split that the reference is not."""

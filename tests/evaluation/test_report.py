@@ -20,6 +20,7 @@ from spherectl.evaluation.extractors import Extractor, open_extractor
 from spherectl.evaluation.fidelity import Scores
 from spherectl.evaluation.protocol import Comparison, Grid, Plan, Real, Reconstruction, Report, Row
 from spherectl.evaluation.reference import of_pictures
+from spherectl.evaluation.spectrum import PatchLines
 from spherectl.evaluation.uniformity import uniformity_by_class
 from spherectl.images import read_provenance
 from spherectl.recipe import SampleSpec
@@ -40,7 +41,16 @@ def make_report(count: int = 2000, **changes: Any) -> Report:
     """One row of made-up scores beside a row of real pictures."""
     scores = Scores("net", "some set", count, "round", 3.25, 0.0123, 0.001, 8.5, 0.1, 0.75, 0.5, 0.912)
     interval = {"frechet_distance": (3.0, 3.5), "kid": (-0.01, 0.03)}
-    row = Row("model", SETTINGS.model_dump(), scores, 32.5, interval, channel_spread=3, seconds=12.34)
+    row = Row(
+        "model",
+        SETTINGS.model_dump(),
+        scores,
+        32.5,
+        interval,
+        channel_spread=3,
+        patch_lines=PatchLines(0.912, 1.1),
+        seconds=12.34,
+    )
     other = dataclasses.replace(row, settings=SETTINGS.model_copy(update={"steps": 4}).model_dump())
     real = Row("real images", None, dataclasses.replace(scores, frechet_distance=0.1, accuracy=None), 1.0)
     empty: dict[str, Any] = {"uniformity": {}, "memorisation": {}, "notes": [], "grids": [], "neighbours": {}}
@@ -87,6 +97,7 @@ def test_a_row_shows_scores_with_their_intervals_and_the_real_pictures_below() -
         "recall": "0.500",
         "class right": "91.2%",
         "colour": "3 levels",
+        "patch lines": "0.91",
         "seconds": "12.3",
     }
     assert (real["model"], real["steps"], real["class right"]) == ("real images", "", "")

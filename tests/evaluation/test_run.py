@@ -24,6 +24,7 @@ from spherectl.evaluation.pictures import Features, real_draw
 from spherectl.evaluation.protocol import Plan, Real, Report
 from spherectl.evaluation.reference import from_features, of_pictures, read_statistics, save_statistics
 from spherectl.evaluation.run import evaluate
+from spherectl.evaluation.spectrum import line_powers, patch_lines
 from spherectl.features import imagenet
 from spherectl.model.sphere import build
 from spherectl.model.weights import Package
@@ -108,6 +109,8 @@ def test_scores_are_those_of_the_pictures(
         for name, (low, high) in row.intervals.items():
             assert low < getattr(row.scores, name) < high
         assert row.channel_spread == 0
+        powers = line_powers(drawn, 8), line_powers(real_draw(test, 120, 0).gather(torch.arange(100)), 8)
+        assert row.patch_lines == patch_lines(*powers)
         assert (row.scores.features, row.scores.reference) == ("fashion-scorer", "fashion-mnist test, 100 images")
         assert (row.scores.count, row.scores.quantise) == (120, "round")
     assert report.floor is not None
