@@ -51,6 +51,12 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return floor + (top - floor) * 0.5 * (1 + math.cos(math.pi * min(max(turn, 0.0), 1.0)))
 
 
+def same_so_far(one: Recipe, other: Recipe, images: int) -> bool:
+    """Whether two recipes that differ in their length alone have had the same learning rates up to so many images."""
+    steps = range(images // one.run.batch_size)
+    return all(learning_rate(step, one) == learning_rate(step, other) for step in steps)
+
+
 def total_steps(recipe: Recipe) -> int:
     """Optimiser steps of a resolved recipe: its images over the batch, rounded up."""
     return -(-(recipe.run.length_images or 0) // recipe.run.batch_size)

@@ -19,6 +19,7 @@ from spherectl.files import write_text
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint
 from spherectl.training.cuda import takes_tf32
+from spherectl.training.optimiser import same_so_far
 
 VERSIONED = ("spherectl", "torch", "numpy", "safetensors")
 
@@ -79,6 +80,8 @@ class Run:
         known = recipes.load(self.recipe) if self.recipe.exists() else None
         if known is not None:
             differing = recipes.differing_keys(known, recipe)
+            if differing == ["run.length_images"] and same_so_far(known, recipe, self.images_seen()):
+                differing = []
             if self.parent() != parent and not differing:
                 differing = ["--from"]
             if differing:
@@ -96,6 +99,11 @@ class Run:
         write_text(self.info, json.dumps(info, indent=2, sort_keys=True) + "\n")
         if known != recipe:  # last, as it is what claims the folder; again where it goes on in another way
             write_text(self.recipe, recipe.to_toml())
+
+    def images_seen(self) -> int:
+        """Images of the newest checkpoint; 0 without one."""
+        found = checkpoint.checkpoints(self.checkpoints)
+        return int(found[-1].name) if found else 0
 
     def parent(self) -> str:
         """Hash of the model this run's weights started from; empty for fresh weights."""

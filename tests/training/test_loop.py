@@ -128,6 +128,29 @@ def test_stopping_saves_and_the_next_call_goes_on_alike(pictures: PictureSet, tm
     assert (third.finished, third.steps_now) == (True, 0)
 
 
+def test_a_run_whose_rate_has_not_begun_to_fall_may_become_longer(pictures: PictureSet, tmp_path: Path) -> None:
+    """12 steps of one that would have been 14 long, then as one of 20: the same as 20 from the start."""
+    short, long = (debug(pictures, optim={"decay_images": 16}, run={"length_images": n}) for n in (112, 160))
+    whole = train(long, pictures, tmp_path / "whole", device=CPU).run
+    asked = iter(range(100))
+    first = train(short, pictures, tmp_path / "parts", device=CPU, should_stop=lambda: next(asked) == 11)
+    assert first.images_seen == 96
+    second = train(long, pictures, tmp_path / "parts", device=CPU)
+    assert (second.finished, second.steps_now) == (True, 8)
+    assert second.run.model.read_bytes() == whole.model.read_bytes()
+    assert recipes.load(second.run.recipe).run.length_images == 160
+
+
+@pytest.mark.parametrize("decay", [None, 64])
+def test_a_run_whose_rate_has_fallen_stays_as_long_as_it_is(
+    decay: int | None, pictures: PictureSet, tmp_path: Path
+) -> None:
+    short, long = (debug(pictures, optim={"decay_images": decay}, run={"length_images": n}) for n in (112, 160))
+    train(short, pictures, tmp_path / "run", device=CPU)
+    with pytest.raises(UsageError, match=r"differs in run\.length_images"):
+        train(long, pictures, tmp_path / "run", device=CPU)
+
+
 def test_a_kill_between_the_last_checkpoint_and_the_model_file_is_made_good(
     pictures: PictureSet, tmp_path: Path
 ) -> None:
