@@ -23,6 +23,7 @@ NUMBERS = (3, 25, 50, 75)  # of the test part: a.png to d.png
 # By the name of a picture on a page: the command that makes it, and which of its files is shown.
 COMMANDS = {
     "harmonize": ("edit a.png b.png --harmonize", "a-harmonize-steps.png"),
+    "harmonize-60": ("edit a.png b.png --harmonize --noise-deg 60 --out x.png", "x-steps.png"),
     "to-class": ("edit a.png --to-class sneaker,bag", "a-to-class-steps.png"),
     "reconstruct": ("edit a.png --reconstruct", "a-reconstruct-steps.png"),
     "interpolate": ("interpolate a.png b.png", "interpolated.png"),

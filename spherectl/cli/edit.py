@@ -49,14 +49,14 @@ def edit(
             "--noise-deg",
             min=0.0,
             help="Noise of each round, in degrees below 90.",
-            show_default="0; for --to-class the model's own, or 60",
+            show_default="0; for --to-class the model's own, or 70",
         ),
     ] = None,
     noise: Annotated[Noise, typer.Option("--noise", help="One draw for all rounds, or a fresh one.")] = Noise.SHARED,
     guidance: Annotated[
         float | None,
         typer.Option(
-            "--guidance", min=1.0, help="Scale, for --to-class; 1 is off.", show_default="the model's own, or 2"
+            "--guidance", min=1.0, help="Scale, for --to-class; 1 is off.", show_default="the model's own, or 4"
         ),
     ] = None,
     guide: Annotated[Guide, typer.Option("--guide", help="What guidance acts on.")] = Guide.BOTH,
