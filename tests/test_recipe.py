@@ -93,6 +93,7 @@ lr_batch_size = 64
 min_lr = 0.0
 encoder_lr_ratio = 0.5
 warmup_epochs = 1.5
+decay_images = 7_000
 betas = [0.8, 0.9]
 weight_decay = 0.01
 clip_norm = 2.0
