@@ -30,6 +30,8 @@ def tie_channels(model: nn.Module, recipe: Recipe) -> None:
         _tie(last.bias, 0)
 
 
+# first + mean(parameter - first): of equal channels exactly these, which (a + a + a) / 3 is not
 def _tie(parameter: Tensor, channels: int) -> None:
     """Replace a parameter by its mean along an axis."""
-    parameter.copy_(parameter.mean(channels, keepdim=True).expand_as(parameter))
+    first = parameter.narrow(channels, 0, 1)
+    parameter.copy_((first + (parameter - first).mean(channels, keepdim=True)).expand_as(parameter))
