@@ -140,7 +140,7 @@ def compare(ours: list[Row], theirs: list[Row]) -> list[dict[str, Any]]:
             "images": row["images"],
             "theirs": expected,
             "ours": mean,
-            "difference_percent": rounded(100 * (mean / expected - 1)) if mean != expected else 0.0,
+            "difference_percent": rounded(100 * (mean / expected - 1)),
             "errors": rounded((mean - expected) / math.hypot(error, expected_error)) if mean != expected else 0.0,
         })  # fmt: skip
     return rows

@@ -225,13 +225,9 @@ def missing(chosen: Iterable[Trial], rows: list[Row]) -> list[Trial]:
 
 
 def shortened(recipe: Recipe, images: int, pictures: PictureSet) -> Recipe:
-    """The recipe of one trial, resolved: so many images, the rate falling over all of them, checkpoints often enough.
-
-    It is sampled in the plainest way, whatever the recipe likes.
-    """
+    """The recipe of one trial, resolved: so many images, a rate that falls over them all, checkpoints often."""
     run = {"length_images": images, "sample_images": images, "checkpoint_images": CHECKPOINT_IMAGES, "default": False}
-    sample = {"noise": "shared", "strength": "constant"}
-    return resolve(recipe.replace(run=run, optim={"decay_images": None}, sample=sample), pictures, CPU)
+    return resolve(recipe.replace(run=run, optim={"decay_images": None}), pictures, CPU)
 
 
 def table_of(recipe: Recipe) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+from spherectl.data.transforms import to_grey
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,8 @@ def line_powers(pixels: Tensor, patch: int) -> Tensor:
     Returns:
         (B, 2) float64; the second is not a number where N / p < 4.
     """
-    weights = pixels.new_tensor(LUMA, dtype=torch.float64)
-    luma = (pixels.double() * weights[:, None, None]).sum(1)  # (B, N, N)
-    power = torch.fft.fft2(luma, norm="ortho").abs().square()  # (B, N, N)
+    grey = to_grey(pixels)[:, 0].double()  # (B, N, N)
+    power = torch.fft.fft2(grey, norm="ortho").abs().square()  # (B, N, N)
     on, beside = _lines(pixels.shape[-1], patch)
     return torch.stack([power[:, on].mean(1), power[:, beside].mean(1)], dim=1)
 
