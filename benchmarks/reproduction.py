@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.lines import read_lines
 from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Columns, Row, show, table
 from benchmarks.timing import rounded
 from spherectl import recipe as recipes
-from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.errors import SpherectlError, UsageError
 from spherectl.files import write_text
 from spherectl.training.run import Run
 
@@ -66,7 +67,7 @@ def written(given: Namespace) -> Path:
         "recipe": recipe.name,
         "seed": recipe.run.seed,
         "window_images": WINDOW,
-        "windows": windows(read(run)),
+        "windows": windows(read_lines(run.metrics)),
     }
     path: Path = given.out / "reproduction.json"
     write_text(path, json.dumps(document, indent=1) + "\n")
@@ -84,26 +85,13 @@ def told(given: Namespace) -> str:
     name = recipes.load(run.recipe).name
     if name != expected["recipe"]:
         raise UsageError(f"{given.run} is a training of {name}; the committed losses are of {expected['recipe']}.")
-    rows = compare(windows(read(run)), expected["windows"])
+    rows = compare(windows(read_lines(run.metrics)), expected["windows"])
     if not rows:
         raise UsageError(f"{given.run} has not seen the first {WINDOW:,} images yet.")
     far = [row for row in rows if abs(row["errors"]) > ALIKE]
     verdict = "all" if not far else f"all but {len(far)}"
     shown = [{key: show(value) for key, value in row.items()} for row in rows]
     return f"{table(shown, COMPARED)}\n\n{verdict} of {len(rows)} windows lie within {ALIKE:g} standard errors."
-
-
-def read(run: Run) -> list[dict[str, float]]:
-    """The lines of a run's metrics.
-
-    Raises:
-        FileError: there are none.
-    """
-    try:
-        lines = run.metrics.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise FileError(f"{run.path} has no metrics: {error.strerror or error}.") from error
-    return [json.loads(line) for line in lines]
 
 
 def windows(lines: list[dict[str, float]]) -> list[Row]:

@@ -6,7 +6,6 @@ Adds its numbers to docs/performance.json and writes docs/performance.md anew; `
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import TRAINING
+from benchmarks.lines import read_lines
 from benchmarks.speed import EQUALITY, FORMAT, ROOT, command_line, read, write
 from benchmarks.subjects import BASELINE, KERNELS
 from benchmarks.timing import CPU, rounded
@@ -109,8 +109,7 @@ def losses(recipe: Recipe, pictures: PictureSet, path: str, steps: int, folder: 
             print(f"{path}: step {line['step']:.0f} of {steps}, loss {line['loss']:.4f}", file=sys.stderr, flush=True)
 
     outcome = train(resolved, pictures, folder, device=CPU, on_step=tell)
-    lines = outcome.run.metrics.read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return read_lines(outcome.run.metrics)
 
 
 def summary(lines: list[dict[str, float]], last: int) -> dict[str, Any]:

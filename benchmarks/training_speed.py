@@ -20,13 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lines import read_lines
 from benchmarks.speed import ROOT, command_line
 from benchmarks.timing import machine, rounded, tell
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.files import write_text
-from spherectl.training.run import versions
+from spherectl.training.run import Run, versions
 
 WARM = 5  # first steps of a run, which are not counted: threads, caches and pictures on their way
 SAVE_STEPS = 5
@@ -125,7 +126,7 @@ def trained(given: Namespace, root: Path, run: Path, batch: int) -> list[dict[st
     )
     if done.returncode:
         raise SpherectlError(f"The training of {root} failed: {done.stderr.strip().splitlines()[-1]}")
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    return read_lines(Run(run).metrics)
 
 
 def images_per_s(lines: list[dict[str, float]], batch: int) -> float:

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.lines import read_lines
 from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Columns, Row, show, table
 from benchmarks.timing import CPU, machine, rounded, tell
@@ -291,23 +292,12 @@ def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path, devic
 
 def pace(run: Run) -> Row:
     """Median images a second, and minutes of CPU time; a step that was done again counts once."""
-    speeds = [line["images_per_s"] for line in _lines(run.metrics)]
-    cpu_s = {line["step"]: line["cpu_s"] for line in _lines(run.path / "cpu.jsonl")}
+    speeds = [line["images_per_s"] for line in read_lines(run.metrics)]
+    cpu_s = {line["step"]: line["cpu_s"] for line in read_lines(run.path / "cpu.jsonl")}
     return {
         "images_per_s": rounded(statistics.median(speeds)),
         "cpu_minutes": rounded(sum(cpu_s.values()) / 60),
     }
-
-
-def _lines(path: Path) -> list[dict[str, float]]:
-    """Lines of JSON, but for one that a killed process cut short and the next one went on behind."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
 
 
 def placed(rows: list[Row], row: Row, names: Sequence[str] = NAMES) -> list[Row]:

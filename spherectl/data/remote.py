@@ -8,8 +8,10 @@ before the first shard is here. A few shards are kept at a time.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import os
 import threading
 import urllib.parse
 from dataclasses import dataclass
@@ -122,6 +124,8 @@ def fetch_shard(index: RemoteIndex, number: int, stop: threading.Event | None = 
             raise StoppedError
 
     path, url = index.path(number), index.urls[number]
+    with contextlib.suppress(OSError):  # not there, or a cache that can only be read
+        os.utime(path)  # room is made where it was wanted longest ago
     if path.is_file():
         return path
     try:

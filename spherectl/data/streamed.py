@@ -5,12 +5,15 @@ The order of training keeps to shards (`spherectl.data.order`), so that few are 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -19,8 +22,13 @@ from torch import Tensor
 from spherectl.data.decode import cannot_read, decode_image
 from spherectl.data.pictures import DecodedPictures
 from spherectl.data.remote import KEPT, RemoteIndex, fetch_shard
-from spherectl.data.tars import Shard, read_member, read_shard
+from spherectl.data.tars import MissingShardError, Shard, read_member, read_shard
 from spherectl.errors import FileError
+
+T = TypeVar("T")
+
+# Tries to read a shard before others, who make room for theirs, are taken for too many.
+ATTEMPTS = 10
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
@@ -77,10 +85,7 @@ class RemotePictures(DecodedPictures):
         shard = self._shard(number)
         offset, size = int(shard.offsets[inside]), int(shard.sizes[inside])
         try:
-            try:
-                content = read_member(self.index.path(number), offset, size)
-            except FileNotFoundError:  # another process has made room
-                content = read_member(fetch_shard(self.index, number), offset, size)
+            content = self._read(number, lambda path: read_member(path, offset, size))
         except OSError as error:
             raise cannot_read(self.where(index), error.strerror or str(error)) from None
         return decode_image(content, self.where(index))
@@ -95,18 +100,23 @@ class RemotePictures(DecodedPictures):
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        path = fetch_shard(self.index, number)
-        shard = read_shard(path)
+        shard = self._read(number, read_shard)
         if len(shard.names) != self.index.counts[number]:
             raise FileError(
                 f"{self.index.urls[number]} holds {len(shard.names)} pictures; the index says "
                 f"{self.index.counts[number]}."
             )
-        os.utime(path)  # room is made where it was wanted longest ago
         self._open[number] = shard
         if len(self._open) > KEPT:
             self._open.popitem(last=False)
         return shard
+
+    def _read(self, number: int, read: Callable[[Path], T]) -> T:
+        """What `read` finds in the file of a shard, fetched if need be; again where someone made room meanwhile."""
+        for _ in range(ATTEMPTS - 1):
+            with contextlib.suppress(FileNotFoundError, MissingShardError):
+                return read(fetch_shard(self.index, number))
+        return read(fetch_shard(self.index, number))
 
     def _contents(self) -> Iterator[bytes]:
         """The index tells them from others; the shards are not fetched for it."""

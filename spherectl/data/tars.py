@@ -47,10 +47,15 @@ class Shard(NamedTuple):
     labels: npt.NDArray[np.int64]
 
 
+class MissingShardError(FileError):
+    """A shard that is not there."""
+
+
 def read_shard(path: Path) -> Shard:
     """The pictures of one tar; only headers and labels are read.
 
     Raises:
+        MissingShardError: it is not there.
         FileError: it cannot be read, is compressed or no tar, is cut off, or a key has two pictures or a label that is
             no number.
     """
@@ -75,7 +80,8 @@ def read_shard(path: Path) -> Shard:
     except tarfile.TarError as error:
         raise FileError(f"{path} is not a whole tar file: {error}.", "Remove it and fetch or make it again.") from None
     except OSError as error:
-        raise FileError(f"Cannot read the shard {path}: {error.strerror or error}.") from None
+        kind = MissingShardError if isinstance(error, FileNotFoundError) else FileError
+        raise kind(f"Cannot read the shard {path}: {error.strerror or error}.") from None
     return Shard(
         pack_names([member.name for member in pictures.values()]),
         np.array([member.offset_data for member in pictures.values()], np.int64),

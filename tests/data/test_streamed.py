@@ -160,6 +160,37 @@ def test_few_shards_are_kept_and_a_lost_one_is_fetched_again(serve, server, monk
     assert pictures.gather([int(n) for n in expected[:4]])[:, 0, 0, 0].tolist() == expected[:4].tolist()
 
 
+@pytest.mark.parametrize("lost", [1, 3])
+def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(serve, server, monkeypatch, lost):
+    pictures = opened(serve(2, 2))
+    fetched = []
+
+    def fetch_and_lose(index, number):
+        fetched.append(number)
+        path = fetch_shard(index, number)
+        if len(fetched) <= lost:
+            path.unlink()
+        return path
+
+    monkeypatch.setattr(streamed, "fetch_shard", fetch_and_lose)
+    assert pictures.gather([3, 2])[:, 0, 0, 0].tolist() == [3, 2]
+    assert server.count(".tar") == lost + 1
+
+
+def test_a_shard_that_always_goes_is_an_error_after_some_tries(serve, server, monkeypatch):
+    pictures = opened(serve(2))
+
+    def fetch_and_lose(index, number):
+        path = fetch_shard(index, number)
+        path.unlink()
+        return path
+
+    monkeypatch.setattr(streamed, "fetch_shard", fetch_and_lose)
+    with pytest.raises(FileError, match=r"Cannot read the shard .*000000\.tar: No such file"):
+        pictures.gather([0])
+    assert server.count(".tar") == streamed.ATTEMPTS
+
+
 def test_offline_what_is_kept_is_enough(serve, server, monkeypatch):
     url = serve(2, 2)
     opened(url).gather([0])
