@@ -26,7 +26,6 @@ EMOJI = {
     "panda": "nature/noto-1f43c.png",
     "lion": "nature/noto-1f981.png",
     "butterfly": "nature/noto-1f98b.png",
-    "rose": "nature/noto-1f339.png",
     "thinking": "smileys/noto-1f914.png",
     "winking": "smileys/noto-1f61c.png",
 }
@@ -46,7 +45,7 @@ COMMANDS = {
     },
     "emoji": {
         "emoji-harmonize": ("edit panda.png lion.png --harmonize --model emoji", "panda-harmonize-steps.png"),
-        "emoji-to-class": ("edit rose.png --to-class smileys,food --model emoji", "rose-to-class-steps.png"),
+        "emoji-to-class": ("edit lion.png --to-class food,flags --model emoji", "lion-to-class-steps.png"),
         "emoji-reconstruct": ("edit panda.png --reconstruct --model emoji", "panda-reconstruct-steps.png"),
         "emoji-interpolate": ("interpolate thinking.png winking.png --model emoji", "interpolated.png"),
         "emoji-inpaint": (

@@ -6,7 +6,7 @@ Run it when the training ends, and again for what is measured afterwards, which 
     python -m tools.publish emoji --report scores/report.json
     python -m tools.publish emoji --restoration docs/restoration.json
 
-The entry in zoo/index.toml, and the card, are written by hand.
+How it draws is what its recipe says today. The entry in zoo/index.toml, and the card, are written by hand.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Any
 from spherectl.errors import FileError, SpherectlError
 from spherectl.files import file_hash, write_text
 from spherectl.model.weights import Package, read_package, write_package
+from spherectl.recipe import load
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 25_000_000  # what a file in the repository may have
@@ -43,7 +44,9 @@ def main() -> None:
     parser.add_argument("--licence", help="of the weights")
     parser.add_argument("--hours", type=float, help="that the training took")
     parser.add_argument("--report", type=Path, help="report.json of `spherectl evaluate`, whose scores are noted")
-    parser.add_argument("--restoration", type=Path, help="restoration.json, whose settings are noted")
+    parser.add_argument(
+        "--restoration", type=Path, help="restoration.json, whose settings are noted, and the new hash in it"
+    )
     parser.add_argument("--zoo", type=Path, default=ROOT / "zoo", help="default %(default)s")
     given = parser.parse_args()
     try:
@@ -67,17 +70,22 @@ def publish(given: argparse.Namespace) -> str:
         raise FileError(f"The weights have {size:,} bytes; expected at most {MOST_BYTES:,}.")
     facts = {"licence": given.licence, "hours": given.hours}
     header = package.header | {key: value for key, value in facts.items() if value is not None}
+    header["recipe"] = header["recipe"] | {"sample": load(ROOT / "recipes" / f"{given.name}.toml").to_table()["sample"]}
     if given.source:
         header["command"] = f"spherectl train {given.name}"
     if given.report:
         header["scores"] = list(_scores(_read(given.report)))
     if given.restoration:
-        tasks = _read(given.restoration)[given.name]["tasks"]
-        settings = {task: found["chosen"] for task, found in tasks.items()}
+        measured = _read(given.restoration)
+        settings = {task: found["chosen"] for task, found in measured[given.name]["tasks"].items()}
         header["editing"] = header.get("editing", {}) | {"restore": settings}
     write_package(target, Package(header, package.weights))  # averaged weights alone
-    entry = {"sha256": f'"{file_hash(target)}"', "bytes": str(target.stat().st_size)}
+    digest = file_hash(target)
+    entry = {"sha256": f'"{digest}"', "bytes": str(target.stat().st_size)}
     index.change(entry)
+    if given.restoration:  # of the same weights under a new header
+        measured[given.name]["model_sha256"] = digest
+        write_text(given.restoration, json.dumps(measured, indent=1) + "\n")
     return "\n".join([str(target), *(f"{key} = {value}" for key, value in entry.items())])
 
 

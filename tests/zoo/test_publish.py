@@ -40,7 +40,9 @@ def command(zoo: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_run_becomes_an_entrys_file_and_later_facts_change_the_header_alone(command, zoo, tmp_path):
     embedded = read_package(EMBEDDED)
-    header = embedded.header | {"scores": []}
+    drawn = embedded.header["recipe"]["sample"]
+    recipe = embedded.header["recipe"] | {"sample": drawn | {"guidance": 9.0}}
+    header = embedded.header | {"scores": [], "recipe": recipe}
     header.pop("editing", None)
     raw = {name: tensor + 1 for name, tensor in embedded.weights.items()}
     write_package(tmp_path / "model.safetensors", Package(header, embedded.weights, raw))
@@ -51,6 +53,7 @@ def test_a_run_becomes_an_entrys_file_and_later_facts_change_the_header_alone(co
     first = read_package(file)
     assert first.raw is None
     assert first.header["licence"] == "MIT"
+    assert first.header["recipe"] == embedded.header["recipe"]
     assert (first.header["hours"], first.header["command"]) == (2.5, "spherectl train fashion-mnist")
     after = (zoo / "index.toml").read_text(encoding="utf-8")
     changed = [new for old, new in zip(before.splitlines(), after.splitlines(), strict=True) if old != new]
@@ -67,6 +70,8 @@ def test_a_run_becomes_an_entrys_file_and_later_facts_change_the_header_alone(co
     (tmp_path / "restoration.json").write_text(json.dumps({"fashion-mnist": {"tasks": tasks}}))
     command("fashion-mnist", "--report", tmp_path / "report.json", "--restoration", tmp_path / "restoration.json")
     second = read_package(file)
+    noted = json.loads((tmp_path / "restoration.json").read_text())
+    assert noted == {"fashion-mnist": {"tasks": tasks, "model_sha256": file_hash(file)}}
     assert all(torch.equal(first.weights[name], tensor) for name, tensor in second.weights.items())
     assert second.header["scores"] == [
         {"metric": name, "value": value, "command": "spherectl evaluate fashion-mnist"}
