@@ -10,6 +10,7 @@ import json
 import re
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ ANGLES_DEG = (0.0, 20.0, 40.0, 50.0, 60.0, 70.0, 80.0)  # of changing the class
 GUIDANCES = (1.0, 2.0, 3.0, 4.0)
 CLASS_ROUNDS = 4
 FEATHER = 8  # pixels of the blend that harmonising is compared with
+BANDS = (8, 16, 28)  # pixels about the seam outside which rounds may change nothing
+BAND_DEG, BAND_ROUNDS = 60.0, 4  # noise and number of those
 SILHOUETTE = 0.1  # a pixel brighter than that is part of the garment
 SEED = 0
 
@@ -134,7 +137,30 @@ def harmonising(
         for number, pictures in enumerate(after, start=1):
             noise = f", {angle:g}° of noise" if angle else ""
             rows.append(row(f"{number} round{'s' * (number > 1)}{noise}", pictures))
+    for width in BANDS:
+        tell(f"harmonising within {width} pixels")
+        for number, pictures in enumerate(confined(model, a, b, mask, width), start=1):
+            what = f"{number} round{'s' * (number > 1)}, {BAND_DEG:g}° of noise, within {width} pixels"
+            rows.append(row(what, pictures))
     return {"seam_band": [rounded(low), rounded(high)], "rows": rows}
+
+
+def confined(model: api.Model, a: Tensor, b: Tensor, mask: Tensor, width: int) -> Iterator[Tensor]:
+    """Rounds that see the whole picture and change only a band about the seam: its edges fade into the sources.
+
+    Args:
+        model: that draws.
+        a, b: (B, 3, H, W) in [0, 1].
+        mask: (H, W); 1 shows a.
+        width: of the band in pixels.
+    """
+    ramp = feathered(mask, width)
+    kept, stitched = (2 * ramp - 1).abs(), stitch(a, b, mask)
+    pictures = stitch(a, b, ramp)
+    for number in range(1, BAND_ROUNDS + 1):
+        (drawn,) = rounds(model, pictures, count=1, noise_deg=BAND_DEG, seed=SEED, first_round=number)
+        pictures = stitch(stitched, drawn, kept)
+        yield pictures
 
 
 def seam(pictures: Tensor) -> Tensor:

@@ -49,6 +49,18 @@ def test_a_feathered_blend_is_a_ramp_over_the_seam() -> None:
 
 
 @pytest.mark.fast
+def test_rounds_within_a_band_leave_the_rest_as_it_is(tiny_run: Path) -> None:
+    model = api.load(tiny_run, dtype="float32")
+    a, b = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+    mask = layout_mask("left-right", 32)
+    first, *_, last = editing.confined(model, a, b, mask, 8)
+    for pictures in (first, last):
+        changed = (pictures != stitch(a, b, mask)).any(dim=(0, 1, 2))
+        assert changed.nonzero()[:, 0].tolist() == list(range(12, 20))
+    assert not torch.equal(first, last)
+
+
+@pytest.mark.fast
 def test_silhouettes_overlap_as_areas_do() -> None:
     left, whole, nothing = halves(1.0, 0.0), halves(1.0, 1.0), halves(0.0, 0.0)
     assert iou(left, whole).item() == pytest.approx(0.5)
@@ -84,6 +96,8 @@ def test_a_model_is_measured(
     monkeypatch.setattr(editing, "NOISES_DEG", (0.0, 60.0))
     monkeypatch.setattr(editing, "ANGLES_DEG", (0.0, 80.0))
     monkeypatch.setattr(editing, "GUIDANCES", (1.0, 2.0))
+    monkeypatch.setattr(editing, "BANDS", (8,))
+    monkeypatch.setattr(editing, "BAND_ROUNDS", 1)
     words = ["editing", "--model", str(tiny_run), "--count", "6", "--data", str(fashion_excerpt)]
     monkeypatch.setattr(sys, "argv", [*words, "--out", str(tmp_path)])
     editing.main()
@@ -91,7 +105,7 @@ def test_a_model_is_measured(
     model = api.load(tiny_run, dtype="float32")
     assert (found["model_sha256"], found["count"]) == (model.sha256, 6)
     stitched, blended, own, *after = found["harmonise"]["rows"]
-    assert len(after) == 2 * 2
+    assert len(after) == 2 * 2 + 1
     assert stitched["seam"] > blended["seam"]
     assert stitched["psnr_db"] > blended["psnr_db"] > 0
     low, high = found["harmonise"]["seam_band"]
