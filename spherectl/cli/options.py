@@ -113,9 +113,6 @@ Data = Annotated[  # default None; a string, since a Path would make one slash o
 def let_waiting_threads_sleep() -> None:
     """For a training, which is seldom alone on a machine: a spinning thread takes its core from whoever else works.
 
-    They spin for a fraction of a millisecond first, since most waits are shorter than waking takes. OpenMP reads both
-    once, when torch is imported. Drawing is left as it is: waking threads makes single images slower.
+    OpenMP reads it once, when torch is imported. Drawing is left as it is: waking threads makes single images slower.
     """
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
