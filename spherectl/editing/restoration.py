@@ -28,7 +28,7 @@ TASKS: tuple[Task, ...] = get_args(Task)
 # Noise of a measurement, of 255 levels, for which a task's lambda is meant.
 SIGMAS: dict[Task, float] = {"inpaint": 0.0, "denoise": 50.0, "upscale": 0.0, "deblur": 2.0}
 
-# How a picture is restored where a model's header has no table editing.restore.TASK: chosen by docs/restoration.md.
+# How a picture is restored where a model's header has no table editing.restore.TASK: as by fashion-mnist.
 DEFAULTS: dict[Task, dict[str, float]] = {
     "inpaint": {"lambda": 1.0, "noise_deg": 40.0, "rounds": 4},
     "denoise": {"lambda": 20.0, "noise_deg": 40.0, "rounds": 4},
