@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.speed import ROOT, command_line
-from benchmarks.tables import Columns, Row, put_between, table
+from benchmarks.tables import Columns, Row, counted, put_between, table
 from benchmarks.timing import machine, rounded, tell
 from spherectl import api
 from spherectl.data.datasets import PictureSet, open_dataset
@@ -136,11 +136,11 @@ def harmonising(
         _, *after = harmonise(model, a, b, mask, count=ROUNDS, noise_deg=angle, seed=SEED)
         for number, pictures in enumerate(after, start=1):
             noise = f", {angle:g}° of noise" if angle else ""
-            rows.append(row(f"{number} round{'s' * (number > 1)}{noise}", pictures))
+            rows.append(row(f"{counted(number, 'round')}{noise}", pictures))
     for width in BANDS:
         tell(f"harmonising within {width} pixels")
         for number, pictures in enumerate(confined(model, a, b, mask, width), start=1):
-            what = f"{number} round{'s' * (number > 1)}, {BAND_DEG:g}° of noise, within {width} pixels"
+            what = f"{counted(number, 'round')}, {BAND_DEG:g}° of noise, within {width} pixels"
             rows.append(row(what, pictures))
     return {"seam_band": [rounded(low), rounded(high)], "rows": rows}
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.restoration_cases import CASES, ROUNDS, Case
 from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.speed import ROOT, command_line
-from benchmarks.tables import Columns, Row, put_between, table
+from benchmarks.tables import Columns, Row, counted, put_between, table
 from benchmarks.timing import machine, rounded, tell
 from spherectl import api
 from spherectl.data.datasets import PictureSet, open_dataset
@@ -47,7 +47,7 @@ RESULTS: Columns = {
 }
 CHOSEN: Columns = {"task": "task", "lambda": "lambda", "noise_deg": "noise, degrees", "rounds": "rounds"}
 SWEEP: Columns = {"task": "task", "noise_deg": "noise, degrees", "lambda": "lambda"} | {
-    str(count): f"{count} round{'s' * (count > 1)}" for count in ROUNDS
+    str(count): counted(count, "round") for count in ROUNDS
 }
 
 

@@ -86,6 +86,11 @@ def put_between(text: str, begin: str, end: str, body: str) -> str:
     return f"{before}{begin}{body}{end}{rest.partition(end)[2]}"
 
 
+def counted(count: int, noun: str) -> str:
+    """So many things in words, as in "1 round" and "2 rounds"."""
+    return f"{count} {noun}{'s' * (count > 1)}"
+
+
 def show(value: Any) -> str:
     """A value as it stands in the JSON, but for commas in thousands: 12,300."""
     match value:

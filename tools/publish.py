@@ -19,21 +19,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spherectl import recipe as recipes
+from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError
 from spherectl.files import file_hash, write_text
 from spherectl.model.weights import Package, read_package, write_package
-from spherectl.recipe import load
 
 ROOT = Path(__file__).resolve().parents[1]
 MOST_BYTES = 25_000_000  # what a file in the repository may have
 
-# By the key of a report: what the header calls a score, and its decimals.
+# By the key of a report: what the header calls a score.
 SCORES = {
-    "accuracy": ("class accuracy", 4),
-    "frechet_distance": ("Frechet distance", 4),
-    "kid": ("KID", 4),
-    "recall": ("recall", 4),
+    "accuracy": "class accuracy",
+    "frechet_distance": "Frechet distance",
+    "kid": "KID",
+    "recall": "recall",
 }
+DECIMALS = 4  # of those
 
 
 def main() -> None:
@@ -70,7 +72,7 @@ def publish(given: argparse.Namespace) -> str:
         raise FileError(f"The weights have {size:,} bytes; expected at most {MOST_BYTES:,}.")
     facts = {"licence": given.licence, "hours": given.hours}
     header = package.header | {key: value for key, value in facts.items() if value is not None}
-    header["recipe"] = header["recipe"] | {"sample": load(ROOT / "recipes" / f"{given.name}.toml").to_table()["sample"]}
+    header["recipe"] = header["recipe"] | {"sample": recipes.load(zoo.find_recipe(given.name)).to_table()["sample"]}
     if given.source:
         header["command"] = f"spherectl train {given.name}"
     if given.report:
@@ -133,9 +135,9 @@ def _scores(report: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for row in report["rows"]:
         steps, guidance = row["settings"]["steps"], row["settings"]["guidance"]
         how = f"{steps} step{'s' * (steps > 1)}, " + ("unguided" if guidance == 1 else f"guidance {guidance:g}")
-        for key, (name, decimals) in SCORES.items():
+        for key, name in SCORES.items():
             if row["scores"].get(key) is not None:
-                yield {"metric": f"{name}, {how}", "value": round(row["scores"][key], decimals), "command": command}
+                yield {"metric": f"{name}, {how}", "value": round(row["scores"][key], DECIMALS), "command": command}
     for row in report["reconstructions"]:
         yield {"metric": "reconstruction PSNR, dB", "value": round(row["psnr"], 1), "command": command}
 

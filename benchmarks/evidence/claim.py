@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.evidence.results import Verdict
-from benchmarks.tables import Columns, Row, table
+from benchmarks.tables import Columns, Row, counted, table
 
 Outcome = Literal["holds", "does not hold", "open"]
 TRAIN = "python -m benchmarks.evidence"
@@ -63,5 +63,4 @@ def samples_table(rows: dict[str, Row]) -> str:
 
 def steps_of(row: Row) -> str:
     """The number of steps of some samples, in words."""
-    steps = row["setting"]["steps"]
-    return f"{steps} step{'s' * (steps > 1)}"
+    return counted(row["setting"]["steps"], "step")

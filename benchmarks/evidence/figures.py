@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from benchmarks.evidence.judge import SEED, Judge
 from benchmarks.evidence.measures import MODES
 from benchmarks.evidence.results import best_vae, find, run_of, samples_of
-from benchmarks.tables import Row
+from benchmarks.tables import Row, counted
 from benchmarks.timing import tell
 from spherectl import api
 from spherectl.baselines import Vae, load_baseline
@@ -140,7 +140,7 @@ def _guidance(results: dict[str, Any], target: Path) -> None:
         chosen = [row for row in rows if row["setting"]["steps"] == steps]
         return sorted(chosen, key=lambda row: row["setting"]["guidance"])
 
-    series = {f"{steps} step{'s' * (steps > 1)}": of(steps) for steps in (1, 4)}
+    series = {counted(steps, "step"): of(steps) for steps in (1, 4)}
     _lines(series, lambda row: row["setting"]["guidance"], "guidance scale", "linear", target)
 
 

@@ -100,6 +100,7 @@ class RemotePictures(DecodedPictures):
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
+        fetch_shard(self.index, number)
         shard = self._read(number, read_shard)
         if len(shard.names) != self.index.counts[number]:
             raise FileError(
@@ -112,11 +113,13 @@ class RemotePictures(DecodedPictures):
         return shard
 
     def _read(self, number: int, read: Callable[[Path], T]) -> T:
-        """What `read` finds in the file of a shard, fetched if need be; again where someone made room meanwhile."""
+        """What `read` finds in the file of a shard, fetched again where someone has made room since it came."""
+        path = self.index.path(number)
         for _ in range(ATTEMPTS - 1):
             with contextlib.suppress(FileNotFoundError, MissingShardError):
-                return read(fetch_shard(self.index, number))
-        return read(fetch_shard(self.index, number))
+                return read(path)
+            fetch_shard(self.index, number)
+        return read(path)
 
     def _contents(self) -> Iterator[bytes]:
         """The index tells them from others; the shards are not fetched for it."""
