@@ -19,7 +19,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Asked:
-    """One request: its path, its headers in lower case, the status it got."""
+    """One request: its path, its headers in lower case, the status it got (noted before it is sent)."""
 
     path: str
     headers: dict[str, str]
@@ -56,18 +56,19 @@ class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     host: Host
     lock: threading.Lock
+    asked: Asked
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0].lstrip("/")
-        request = Asked(path, {name.lower(): value for name, value in self.headers.items()})
+        self.asked = Asked(path, {name.lower(): value for name, value in self.headers.items()})
         with self.lock:
-            self.host.asked.append(request)
+            self.host.asked.append(self.asked)
             queue = self.host.answers.get(path, [])
             answer = (queue.pop(0) if len(queue) > 1 else queue[0]) if queue else 200
         self.close_connection = True
-        request.status = self.answer(path, answer, request.headers)
+        self.answer(path, answer, self.asked.headers)
 
-    def answer(self, path: str, answer: Any, asked: dict[str, str]) -> int:
+    def answer(self, path: str, answer: Any, asked: dict[str, str]) -> None:
         if isinstance(answer, tuple):
             kind, value = answer[0], answer[1]
             if kind == "to":
@@ -92,25 +93,24 @@ class Handler(http.server.BaseHTTPRequestHandler):
             body = bytes(byte ^ 1 for byte in body)
         length = len(body) + {"short": -len(body) // 3, "long": 1000}.get(answer, 0)
         self.head(status, {**headers, "Content-Length": str(length)})
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.send(body[: len(body) * 3 // 10] if answer == "cut" else body, slow=answer == "slow")
-        return status
+        return self.send(body[: len(body) * 3 // 10] if answer == "cut" else body, slow=answer == "slow")
 
-    def head(self, status: int, headers: dict[str, str]) -> int:
+    def head(self, status: int, headers: dict[str, str]) -> None:
+        self.asked.status = status
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Connection", "close")
         self.end_headers()
-        return status
 
     def send(self, body: bytes, *, slow: bool) -> None:
         piece = len(body) // 20 + 1 if slow else len(body) + 1
-        for start in range(0, len(body), piece):
-            self.wfile.write(body[start : start + piece])
-            if slow:
-                self.wfile.flush()
-                time.sleep(0.01)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for start in range(0, len(body), piece):
+                self.wfile.write(body[start : start + piece])
+                if slow:
+                    self.wfile.flush()
+                    time.sleep(0.01)
 
     def log_message(self, *_: Any) -> None:
         pass
