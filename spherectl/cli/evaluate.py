@@ -59,6 +59,15 @@ def evaluate(
             "--noise", metavar="LIST", help="shared, fresh, or both as shared,fresh.", show_default="the model's own"
         ),
     ] = None,
+    strength: Annotated[
+        str | None,
+        typer.Option(
+            "--strength",
+            metavar="LIST",
+            help="Of the rounds' noise: constant, decaying, or both.",
+            show_default="the model's own",
+        ),
+    ] = None,
     count: Annotated[
         int, typer.Option("--count", "-n", min=2, help="Samples of each row; the paper has 50,000.")
     ] = 2000,
@@ -150,6 +159,7 @@ def evaluate(
         steps=_numbers("--steps", steps, int),
         guidance=_numbers("--guidance", guidance, float) if guidance else (None,),
         noise=_words("--noise", noise, ("shared", "fresh")) if noise else (None,),
+        strength=_words("--strength", strength, ("constant", "decaying")) if strength else (None,),
         count=count,
         seed=seed,
         batch=batch,

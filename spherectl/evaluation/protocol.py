@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal, get_args
 
 from torch import Tensor
@@ -20,6 +21,7 @@ from spherectl.evaluation.memorisation import Memorisation
 from spherectl.evaluation.reference import Reference
 from spherectl.evaluation.spectrum import PatchLines
 from spherectl.evaluation.uniformity import UniformityByClass
+from spherectl.model.sampler import Strength
 from spherectl.recipe import SampleSpec
 
 Metric = Literal["fid", "kid", "is", "prc", "acc", "rfid", "psnr", "ssim", "lpips", "uniformity", "memorisation"]
@@ -35,7 +37,7 @@ class Plan:
     """What to draw and what to measure; None stands for the model's own setting.
 
     Attributes:
-        steps, guidance, noise: every combination is a row.
+        steps, guidance, noise, strength: every combination is a row.
         count: samples of a row, spread evenly over the classes.
         seed: of the samples, the draws of real pictures and the bootstrap.
         batch: images computed together.
@@ -48,6 +50,7 @@ class Plan:
     steps: tuple[int | None, ...] = (None,)
     guidance: tuple[float | None, ...] = (None,)
     noise: tuple[Literal["shared", "fresh"] | None, ...] = (None,)
+    strength: tuple[Strength | None, ...] = (None,)
     count: int = 2_000
     seed: int = 0
     batch: int = 64
@@ -68,12 +71,10 @@ class Plan:
             UsageError: a setting is out of range, or guidance is asked of an unconditional model.
         """
         rows = []
-        for noise in self.noise:
-            for guidance in self.guidance:
-                for steps in self.steps:
-                    given = {"steps": steps, "guidance": guidance, "noise": noise}
-                    spec = api.sample_settings(model, **{k: v for k, v in given.items() if v is not None})
-                    rows += [spec] if spec not in rows else []
+        for noise, strength, guidance, steps in product(self.noise, self.strength, self.guidance, self.steps):
+            given = {"noise": noise, "strength": strength, "guidance": guidance, "steps": steps}
+            spec = api.sample_settings(model, **{k: v for k, v in given.items() if v is not None})
+            rows += [spec] if spec not in rows else []
         return rows
 
 
@@ -133,9 +134,9 @@ class Row:
         if self.settings is None:
             return self.model
         steps = self.settings["steps"]
-        return f"{self.model}, {steps} step{'s' * (steps > 1)}, guidance {self.settings['guidance']:g}" + (
-            ", fresh noise" if self.settings["noise"] == "fresh" else ""
-        )
+        words = f"{self.model}, {steps} step{'s' * (steps > 1)}, guidance {self.settings['guidance']:g}"
+        unusual = [self.settings[key] for key in ("noise", "strength") if self.settings[key] in ("fresh", "decaying")]
+        return f"{words}, {' and '.join(unusual)} noise" if unusual else words
 
 
 @dataclass(frozen=True)

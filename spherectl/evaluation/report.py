@@ -74,7 +74,7 @@ def score_rows(report: Report) -> Rows:
             "model": row.model,
             "steps": str(setting["steps"]) if setting else "",
             "guidance": f"{setting['guidance']:g}" if setting else "",
-            "noise": str(setting["noise"]) if setting else "",
+            "noise": _noise(setting) if setting else "",
         }
         for name in names:
             cells[told[name]] = _cell(name, getattr(row.scores, name), row.intervals.get(name))
@@ -87,6 +87,10 @@ def score_rows(report: Report) -> Rows:
         cells["seconds"] = f"{row.seconds:.1f}" if row.seconds is not None else ""
         table.append(cells)
     return table
+
+
+def _noise(setting: dict[str, Any]) -> str:
+    return f"{setting['noise']}, decaying" if setting["strength"] == "decaying" else str(setting["noise"])
 
 
 def comparison_rows(report: Report) -> Rows:

@@ -91,6 +91,17 @@ def test_json_is_one_document(evaluate: Run) -> None:
 
 
 @pytest.mark.fast
+def test_the_four_modes_of_noise_are_four_rows_of_different_pictures(evaluate: Run) -> None:
+    result = evaluate(
+        *("--steps", "3", "--noise", "shared,fresh", "--strength", "constant,decaying", "--metrics", "fid", "--json")
+    )
+    rows = json.loads(result.stdout)["rows"]
+    modes = [("shared", "constant"), ("shared", "decaying"), ("fresh", "constant"), ("fresh", "decaying")]
+    assert [(row["settings"]["noise"], row["settings"]["strength"]) for row in rows] == modes
+    assert len({row["scores"]["frechet_distance"] for row in rows}) == 4
+
+
+@pytest.mark.fast
 def test_statistics_are_saved_and_used_again(evaluate: Run, work: Path) -> None:
     common = ("--steps", "1", "--metrics", "fid", "--json")
     first = evaluate(*common, "--save-stats", "test.npz")
@@ -126,6 +137,7 @@ def test_a_folder_of_pictures_is_a_reference(evaluate: Run, work: Path, fashion_
         (("--guidance", "0.5"), "--guidance 0.5: expected numbers from 1"),
         (("--guidance", "nan"), "--guidance nan: expected numbers from 1"),
         (("--noise", "loud"), "--noise loud: loud is none of shared, fresh"),
+        (("--strength", "shared"), "--strength shared: shared is none of constant, decaying"),
         (("--metrics", "fid,fdi"), "--metrics fid,fdi: fdi is none of fid, kid, is, prc, acc, rfid"),
         (("--bootstrap", "1"), "one resample has no spread"),
         (("--features", "nonsense"), "There is no feature network 'nonsense'"),

@@ -103,6 +103,23 @@ def test_a_row_shows_scores_with_their_intervals_and_the_real_pictures_below() -
     assert (real["model"], real["steps"], real["class right"]) == ("real images", "", "")
 
 
+@pytest.mark.parametrize(
+    ("noise", "strength", "cell", "label"),
+    [
+        ("shared", "constant", "shared", ""),
+        ("fresh", "constant", "fresh", ", fresh noise"),
+        ("shared", "decaying", "shared, decaying", ", decaying noise"),
+        ("fresh", "decaying", "fresh, decaying", ", fresh and decaying noise"),
+    ],
+)
+def test_every_mode_of_noise_has_its_own_words(noise: str, strength: str, cell: str, label: str) -> None:
+    row = Row(
+        "model", SETTINGS.model_dump() | {"noise": noise, "strength": strength}, Scores("net", "set", 20, "round")
+    )
+    assert row.label == f"model, 2 steps, guidance 1.4{label}"
+    assert reports.score_rows(make_report(rows=[row]))[0]["noise"] == cell
+
+
 def test_what_was_not_measured_has_no_column() -> None:
     scores = Scores("net", "some set", 20, "round", frechet_distance=3.0)
     rows = reports.score_rows(make_report(rows=[Row("model", SETTINGS.model_dump(), scores)], floor=None))
