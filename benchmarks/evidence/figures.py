@@ -10,6 +10,7 @@ import matplotlib.style
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
+from PIL import Image
 
 from benchmarks.evidence.judge import SEED, Judge
 from benchmarks.evidence.measures import MODES
@@ -32,6 +33,7 @@ from spherectl.plots.uniformity import plot_uniformity, write_page
 from spherectl.zoo import MODEL_FILE
 
 ACROSS = 10  # pictures in a row
+ROWS = "rows"  # folder of each Sphere Encoder's four-step samples, from the same noise; kept, for models are not
 STRIPS, FRAMES = 4, 11
 POINTS = 1000
 
@@ -68,12 +70,15 @@ def draw_pictures(results: dict[str, Any], work: Path, judge: Judge, out: Path, 
         model = load_baseline(work / "diffusion", "diffusion", device=device)
         save_png(target, sample_rows(model, (1, 4, 10, 50), ACROSS), None)
 
-    spheres = [row["name"] for row in results["runs"] if row["kind"] == "sphere" and row["name"] in done]
-    out.mkdir(parents=True, exist_ok=True)
+    spheres = [row["name"] for row in results["runs"] if row["kind"] == "sphere"]
+    rows = out / ROWS
+    rows.mkdir(parents=True, exist_ok=True)
+    for name in done.intersection(spheres):
+        save_png(rows / f"{name}.png", sample_rows(sphere(name), (4,), ACROSS, guidance=1.0), None)
     draw("steps.png", lambda target: _steps(sphere("base"), target), "base")
     draw("modes.png", lambda target: _modes(sphere("base"), target), "base")
     draw("diffusion.png", diffusion, "diffusion")
-    draw("variants.png", lambda target: _variants(spheres, work, device, target), "base")
+    draw("variants.png", lambda target: _variants([rows / f"{name}.png" for name in spheres], target))
     draw("interpolation.png", lambda target: _strips(sphere("base"), target), "base")
     draw("guidance.png", lambda target: _guidance(results, target), "base")
     draw("transitions.png", lambda target: _transitions(results, target), "base")
@@ -120,15 +125,16 @@ def _strips(model: api.Model, target: Path) -> None:
     save_png(target, grid(torch.cat(frames), columns=FRAMES), None)
 
 
-def _variants(names: list[str], work: Path, device: str, target: Path) -> None:
-    """Four-step samples of Sphere Encoders, from the same noise."""
+def _variants(rows: list[Path], target: Path) -> None:
+    """The rows of samples that there are, each beside the name of its file."""
+    there = [path for path in rows if path.is_file()]
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(8.0, 0.62 * len(names) + 0.3), layout="constrained")
-        for axes, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
-            rows = sample_rows(api.load(work / name, dtype="float32", device=device), (4,), ACROSS, guidance=1.0)
-            axes.imshow(rows.permute(1, 2, 0).numpy(), interpolation="nearest")
+        figure = Figure(figsize=(8.0, 0.62 * len(there) + 0.3), layout="constrained")
+        for axes, path in zip(figure.subplots(len(there), 1, squeeze=False)[:, 0], there, strict=True):
+            with Image.open(path) as row:
+                axes.imshow(row, interpolation="nearest")
+                axes.text(-6, row.height / 2, path.stem, ha="right", va="center")
             axes.set_axis_off()
-            axes.text(-6, rows.shape[1] / 2, name, ha="right", va="center")
         save(figure, target)
 
 

@@ -7,7 +7,7 @@ import json
 import re
 from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,11 +16,14 @@ from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import measures
 from benchmarks.evidence.claim import decided
 from benchmarks.evidence.claims import MAKERS, claims
+from benchmarks.evidence.figures import draw_pictures
+from benchmarks.evidence.judge import Judge
 from benchmarks.evidence.measures import FRAMES, GUIDED, MODES, SOLVED, STEPS, width
 from benchmarks.evidence.page import page
 from benchmarks.evidence.results import against, best_vae, compare
 from spherectl import recipe as recipes
 from spherectl.errors import FileError, TrainingError, UsageError
+from spherectl.images import save_png
 from spherectl.settings import packaged
 
 pytest.importorskip("matplotlib")
@@ -307,6 +310,7 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     drawn = {path.name for path in (given.out / "evidence").glob("*.png")}
     assert drawn == set(second["pictures"].values())
     assert len(drawn) == 10
+    assert [path.name for path in (given.out / "evidence" / "rows").iterdir()] == ["base.png"]
 
     # The page is that of the numbers, and everything that is done stays as it is.
     assert text.read_text(encoding="utf-8") == page(second)
@@ -319,6 +323,22 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     given.count = 9
     with pytest.raises(UsageError, match="has evidence that differ from these in count"):
         evidence.run(given)
+
+
+@pytest.mark.fast
+def test_samples_of_a_model_that_is_gone_stay_in_the_picture(tmp_path: Path) -> None:
+    rows = tmp_path / "out" / "rows"
+    rows.mkdir(parents=True)
+    noise = torch.Generator().manual_seed(0)
+    results = {"runs": [{"name": name, "kind": "sphere"} for name in ("gone", "never-drawn")]}
+    unused, pictures = cast("Judge", None), []
+    for _ in range(2):
+        save_png(rows / "gone.png", torch.randint(256, (3, 34, 340), generator=noise, dtype=torch.uint8), None)
+        assert draw_pictures(results, tmp_path / "work", unused, tmp_path / "out", "cpu") == {
+            "variants": "variants.png"
+        }
+        pictures.append((tmp_path / "out" / "variants.png").read_bytes())
+    assert pictures[0] != pictures[1]
 
 
 @pytest.mark.fast
