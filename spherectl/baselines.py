@@ -20,7 +20,6 @@ from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
 from spherectl.model import diffusion, kinds, sampler, seeding, vae, weights
 from spherectl.model.devices import choose_device
-from spherectl.model.vit import CHANNELS
 from spherectl.model.weights import Package
 from spherectl.recipe import Recipe
 from spherectl.settings import load_settings
@@ -104,7 +103,8 @@ class DiffusionModel(Baseline):
     ) -> Tensor:
         """Images by their numbers (B,), on the CPU; raises as `diffusion.generate`."""
         side = self.recipe.model.image_size
-        noise = seeding.noise(seed, seeding.INITIAL, indices, (CHANNELS, side, side)).to(self.device)
+        grey = self.recipe.data.channels == "grey"
+        noise = diffusion.picture_noise(seed, seeding.INITIAL, indices, side, grey=grey).to(self.device)
         labels = self.labels(classes, len(indices))
         return diffusion.generate(self.network.denoiser, noise, labels, steps=steps, solver=solver).cpu()
 

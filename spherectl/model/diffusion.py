@@ -148,6 +148,7 @@ def draw(
     image_size: int,
     num_classes: int = 0,
     label_dropout: float = 0.1,
+    grey: bool = False,
 ) -> DiffusionDraws:
     """Everything random for images of a training, by their numbers: the same in any batch, on any device.
 
@@ -158,13 +159,24 @@ def draw(
         image_size: H = W.
         num_classes: the null class's label.
         label_dropout: probability of the null class.
+        grey: of the pictures.
     """
     times = (seeding.uniform(seed, seeding.TIMES, images, 1)[:, 0] * TIMES).long()  # (B,)
-    noise = seeding.noise(seed, seeding.TRAINING, images, (CHANNELS, image_size, image_size))  # (B, 3, H, W)
+    noise = picture_noise(seed, seeding.TRAINING, images, image_size, grey=grey)  # (B, 3, H, W)
     if labels is None or num_classes == 0:
         return DiffusionDraws(times, noise)
     dropped = seeding.with_null(seed, seeding.DROP_E, images, labels, num_classes, label_dropout)
     return DiffusionDraws(times, noise, dropped)
+
+
+def picture_noise(seed: int, stream: int, images: Tensor, side: int, *, grey: bool) -> Tensor:
+    """(B, 3, H, W) Gaussian noise for images by their numbers (B,), with one value for all channels where they are one.
+
+    Noise of its own in each channel would leave grey pictures' averages with a third of its variance, and ask the
+    network for three pictures of noise instead of one.
+    """
+    noise = seeding.noise(seed, stream, images, (1 if grey else CHANNELS, side, side))
+    return noise.expand(-1, CHANNELS, -1, -1)
 
 
 @torch.no_grad()

@@ -133,7 +133,8 @@ def initialise(model: nn.Module, seed: int) -> None:
 
     Every linear Xavier-uniform, zero bias; norms' scales 1; mixer gates 0. Exceptions: the decoder's input N(0, 1);
     class tables and in-context tensors N(0, 0.02); modulations and the trunks' output linears zero; the pixel head's
-    convolutions Xavier-uniform with gain 0.01 over the weight seen as a matrix.
+    convolutions Xavier-uniform with gain 0.01 over the weight seen as a matrix. A diffusion model's embedding of times
+    is N(0, 0.02) as in DiT (Peebles and Xie, 2023), beside which that of classes is not lost.
     """
     with torch.no_grad():
         for place, (name, parameter) in enumerate(model.named_parameters()):
@@ -143,7 +144,7 @@ def initialise(model: nn.Module, seed: int) -> None:
                 continue  # the fixed position embedding
             if is_norm:
                 parameter.fill_(1)
-            elif "embedding_table" in name or "inctx" in name:
+            elif "embedding_table" in name or "inctx" in name or (is_weight and "t_embedder" in name):
                 parameter.copy_(0.02 * _drawn(seeding.normal, parameter, seed, place))
             elif not is_weight or "adaLN_modulation" in name or name.endswith(".ffn.linear.weight"):
                 parameter.zero_()

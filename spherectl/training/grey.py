@@ -14,7 +14,7 @@ def tie_channels(model: nn.Module, recipe: Recipe) -> None:
 
     Called once before the training and after each step of it, which is training with one channel: its step is the
     mean of the three, and the average (EMA) of equal weights is equal. Nothing happens where the recipe's pictures
-    have colours, or the model draws noise (diffusion), which has.
+    have colours, or to a diffusion model, whose channels start equal and whose noise is grey as well.
 
     Args:
         model: the networks, sharded or not.

@@ -163,6 +163,7 @@ class DiffusionStep(Step):
             image_size=spec.image_size,
             num_classes=spec.classes,
             label_dropout=self.recipe.loss.label_dropout,
+            grey=self.recipe.data.channels == "grey",
         )
         return _moved(drawn, device)
 

@@ -103,11 +103,32 @@ def test_what_is_drawn_for_an_image_depends_on_its_number_alone() -> None:
     every = diffusion.draw(3, torch.arange(400), labels, image_size=4, num_classes=10)
     some = diffusion.draw(3, torch.arange(40, 60), labels[40:60], image_size=4, num_classes=10)
     assert every.labels is not None
+    assert some.labels is not None
     assert torch.equal(every.times[40:60], some.times)
     assert torch.equal(every.noise[40:60], some.noise)
     assert torch.equal(every.labels[40:60], some.labels)
     assert (int(every.times.min()), int(every.times.max())) < (100, 1000)
     assert abs(float(every.times.double().mean()) - 499.5) < 60  # 4 of its standard deviations
+
+
+def test_noise_of_grey_pictures_is_grey_and_as_strong() -> None:
+    numbers = torch.arange(50)
+    grey = diffusion.draw(0, numbers, None, image_size=16, grey=True).noise
+    colour = diffusion.draw(0, numbers, None, image_size=16).noise
+    assert grey.shape == colour.shape == (50, 3, 16, 16)
+    assert torch.equal(grey, grey[:, :1].expand_as(grey))
+    assert abs(float((colour[:, 0] * colour[:, 1]).mean())) < 0.05
+    assert float(grey.square().mean()) == pytest.approx(float(colour.square().mean()), abs=0.05)
+
+
+@torch.no_grad()
+def test_at_its_start_the_embedding_of_times_does_not_drown_that_of_classes() -> None:
+    model = diffusion.build(SPEC.model_copy(update={"size": "micro"}))
+    initialise(model, 0)
+    assert model.denoiser.y_embedder is not None
+    classes = model.denoiser.y_embedder(torch.arange(10)).std(0).mean()
+    times = model.denoiser.t_embedder(torch.arange(0, 1000, 10)).std(0).mean()
+    assert 0.1 < float(times / classes) < 3
 
 
 def test_steps_out_of_range_are_a_sentence() -> None:

@@ -130,6 +130,7 @@ def test_a_diffusion_model_draws_by_number(runs: dict[str, Run], solver: Any) ->
     assert isinstance(model, DiffusionModel)
     drawn = model.draw(torch.arange(4), model.spread(4), steps=3, solver=solver)
     assert drawn.shape == (4, 3, 32, 32)
+    torch.testing.assert_close(drawn, drawn[:, :1].expand_as(drawn), rtol=0, atol=1e-5)  # grey, as what it has seen
     assert 0 <= float(drawn.min()) <= float(drawn.max()) <= 1
     torch.testing.assert_close(drawn[3:], model.draw(torch.tensor([3]), torch.tensor([3]), steps=3, solver=solver))
 
