@@ -238,7 +238,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "reconstruction-alone": {"loss.con": 0, "loss.con_perceptual": 0, "loss.latent": 0},
     **{
         f"vae-kl-{name}": {**VAE, **ALONE, "loss.kl": weight}
-        for name, weight in {"1e-4": 1e-4, "1e-3": 1e-3, "1e-2": 1e-2, "1e-1": 1e-1, "1": 1.0}.items()
+        for name, weight in {"1e-4": 1e-4, "1e-3": 1e-3, "1e-2": 1e-2, "1e-1": 1e-1, "1": 1, "3": 3, "10": 10}.items()
     },
     "diffusion": {
         "model.kind": "diffusion",
@@ -252,7 +252,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 def test_these_are_all_the_recipes_of_the_evidence() -> None:
     assert {path.stem for path in EVIDENCE} == set(CHANGES)
-    assert len(EVIDENCE) == 14
+    assert len(EVIDENCE) == 16
 
 
 @pytest.mark.parametrize("path", EVIDENCE, ids=lambda path: path.stem)

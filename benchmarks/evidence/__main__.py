@@ -39,8 +39,8 @@ from spherectl.training.run import Run, describe_device, versions
 
 # In this order, so that what the page leans on most is there first.
 RUNS = (
-    *("base", "vae-kl-1e-2", "diffusion", "vae-kl-1e-3", "vae-kl-1e-1", "vae-kl-1e-4", "vae-kl-1"),
-    *("unconditional", "reconstruction-alone", "no-consistency", "no-latent", "no-perceptual"),
+    *("base", "vae-kl-1e-2", "diffusion", "vae-kl-1e-3", "vae-kl-1e-1", "vae-kl-1e-4", "vae-kl-1", "vae-kl-3"),
+    *("vae-kl-10", "unconditional", "reconstruction-alone", "no-consistency", "no-latent", "no-perceptual"),
     *("angle-70", "angle-85"),
 )
 

@@ -68,8 +68,8 @@ def hole(results: dict[str, Any]) -> Claim:
     return Claim(
         "A VAE has a hole where it draws; the sphere has none",
         decided(verdicts),
-        f"Of {len(vaes)} weights of the divergence, {best['kl']:g} gives the best prior samples, "
-        f"{distance(rivals['prior'])}, and {best_fitted['kl']:g} the best fitted-posterior samples, "
+        f"Of {len(vaes)} weights of the divergence, {_weight(best, vaes)} gives the best prior samples, "
+        f"{distance(rivals['prior'])}, and {_weight(best_fitted, vaes)} the best fitted-posterior samples, "
         f"{distance(rivals['fitted posterior'])}. The sphere: {distance(one)} in one step, {distance(four)} in four. "
         f"Against the VAE: {told[0].lower()}{told[1:]}",
         "VAEs of the same trunk, data, latent size and images seen, each column's best weight chosen, which favours "
@@ -82,6 +82,13 @@ def hole(results: dict[str, Any]) -> Claim:
             f"spherectl plot posterior-hole runs/evidence/base --vae runs/evidence/{best['name']} --count {count}",
         ),
     )
+
+
+def _weight(vae: Row, vaes: list[Row]) -> str:
+    """The weight of a VAE, and where it stands at an end of those tried."""
+    tried = [one["kl"] for one in vaes]
+    end = "the largest" if vae["kl"] == max(tried) else "the smallest" if vae["kl"] == min(tried) else ""
+    return f"{vae['kl']:g} ({end})" if end and len(tried) > 1 else f"{vae['kl']:g}"
 
 
 def interpolation(results: dict[str, Any]) -> Claim:
