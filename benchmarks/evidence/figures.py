@@ -147,7 +147,7 @@ def _guidance(results: dict[str, Any], target: Path) -> None:
         return sorted(chosen, key=lambda row: row["setting"]["guidance"])
 
     series = {counted(steps, "step"): of(steps) for steps in (1, 4)}
-    _lines(series, lambda row: row["setting"]["guidance"], "guidance scale", "linear", target)
+    _lines(series, lambda row: row["setting"]["guidance"], "guidance scale", target)
 
 
 def _cost(results: dict[str, Any], target: Path) -> None:
@@ -159,10 +159,12 @@ def _cost(results: dict[str, Any], target: Path) -> None:
         series[f"{told}, {chosen[0]['setting']['steps']} to {chosen[-1]['setting']['steps']} steps"] = chosen
     if any(row["kind"] == "vae" for row in results["runs"]):
         series["VAE, prior"] = best_vae(results)["samples"]
-    _lines(series, lambda row: row["ms_per_image"], "milliseconds an image", "log", target)
+    _lines(series, lambda row: row["ms_per_image"], "milliseconds an image", target, logarithmic=True)
 
 
-def _lines(series: dict[str, list[Row]], along: Callable[[Row], float], label: str, scale: str, target: Path) -> None:
+def _lines(
+    series: dict[str, list[Row]], along: Callable[[Row], float], label: str, target: Path, *, logarithmic: bool = False
+) -> None:
     """Frechet distances with their intervals along something, a line each."""
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
@@ -172,12 +174,13 @@ def _lines(series: dict[str, list[Row]], along: Callable[[Row], float], label: s
             ends = [[row["frechet"] - row["low"] for row in rows], [row["high"] - row["frechet"] for row in rows]]
             spread = [[max(one, 0.0) for one in side] for side in ends]
             axes.errorbar(x, y, yerr=spread, marker="o", markersize=4, capsize=2, color=colour, label=name)
-        axes.set_xscale(scale)
-        axes.set_yscale("log")
-        for axis in (axes.yaxis, *([axes.xaxis] if scale == "log" else [])):
-            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-            axis.set_major_formatter("{x:g}")
-            axis.set_minor_formatter(NullFormatter())
+        if logarithmic:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(label)
         axes.set_ylabel("Frechet distance, 95% intervals")
         axes.legend(frameon=False)
