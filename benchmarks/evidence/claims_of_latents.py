@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.evidence.claim import TRAIN, Claim, decided
-from benchmarks.evidence.results import Verdict, against, best_vae, compare, distance, find, run_of
+from benchmarks.evidence.results import Verdict, against, best_vae, collapsed, compare, distance, find, run_of, vaes
 from benchmarks.tables import Row, table
 
 UNIFORM = 0.05  # a p-value from which nothing speaks against uniformity
@@ -49,9 +49,7 @@ def _shown(measured: Row) -> Row:
 def hole(results: dict[str, Any]) -> Claim:
     """The VAE reconstructs well and draws poorly; the sphere does not."""
     one, four, count = find(results, "base"), find(results, "base", steps=4), results["count"]
-    vaes = [row for row in results["runs"] if row["kind"] == "vae"]
-    best = best_vae(results)
-    best_fitted = min(vaes, key=lambda row: float(row["hole"]["fitted"]["frechet"]))
+    swept, best, best_fitted = vaes(results), best_vae(results), best_vae(results, "fitted")
     rivals = {"prior": best["hole"]["prior"], "fitted posterior": best_fitted["hole"]["fitted"]}
     verdicts = [compare(sphere, rival) for sphere in (one, four) for rival in rivals.values()]
     told = " ".join(
@@ -61,32 +59,49 @@ def hole(results: dict[str, Any]) -> Claim:
     )
     rows = [
         {"what": row["name"], **{name: distance(row["hole"][name]) for name in row["hole"]}, "psnr": row["psnr_db"]}
-        for row in (run_of(results, "base"), *vaes)
+        for row in (run_of(results, "base"), *swept)
     ]
     columns = {"what": "model", "input": "input", "reconstruction": "reconstruction", "prior": "prior sample"}
     columns |= {"fitted": "fitted-posterior sample", "psnr": "PSNR, dB"}
     return Claim(
         "A VAE has a hole where it draws; the sphere has none",
         decided(verdicts),
-        f"Of {len(vaes)} weights of the divergence, {_weight(best, vaes)} gives the best prior samples, "
-        f"{distance(rivals['prior'])}, and {_weight(best_fitted, vaes)} the best fitted-posterior samples, "
+        f"Of {len(swept)} weights of the divergence, {_weight(best, swept)} gives the best prior samples, "
+        f"{distance(rivals['prior'])}, and {_weight(best_fitted, swept)} the best fitted-posterior samples, "
         f"{distance(rivals['fitted posterior'])}. The sphere: {distance(one)} in one step, {distance(four)} in four. "
-        f"Against the VAE: {told[0].lower()}{told[1:]}",
+        f"Against the VAE: {told[0].lower()}{told[1:]}{_of_collapsed(swept)}",
         "VAEs of the same trunk, data, latent size and images seen, each column's best weight chosen, which favours "
         "the VAE. A prior sample of the sphere is its one step; classes come in another order here than in the tables "
         "above, so the two differ a little.",
         table(rows, columns),
         ("posterior-hole",),
         (
-            f"{TRAIN} base {' '.join(row['name'] for row in vaes)}",
+            f"{TRAIN} base {' '.join(row['name'] for row in swept)}",
             f"spherectl plot posterior-hole runs/evidence/base --vae runs/evidence/{best['name']} --count {count}",
         ),
     )
 
 
-def _weight(vae: Row, vaes: list[Row]) -> str:
-    """The weight of a VAE, and where it stands at an end of those tried."""
-    tried = [one["kl"] for one in vaes]
+def _of_collapsed(swept: list[Row]) -> str:
+    """What is to be said of the VAEs that are not chosen from."""
+    gone = [
+        f"{row['name']} (prior {distance(row['hole']['prior'])}, recall {row['samples'][0]['recall']:g}, "
+        f"{row['psnr_db']:g} dB)"
+        for row in swept
+        if collapsed(row)
+    ]
+    return (
+        f" Not chosen from, for collapse: {', '.join(gone)}. There the latents carry nothing, a class is one picture, "
+        "and prior, fitted posterior and reconstruction are alike: no hole, and no variety either, which the distance "
+        "hardly sees."
+        if gone
+        else ""
+    )
+
+
+def _weight(vae: Row, swept: list[Row]) -> str:
+    """The weight of a VAE, and where it stands at an end of those tried that did not collapse."""
+    tried = [one["kl"] for one in swept if not collapsed(one)] or [one["kl"] for one in swept]
     end = "the largest" if vae["kl"] == max(tried) else "the smallest" if vae["kl"] == min(tried) else ""
     return f"{vae['kl']:g} ({end})" if end and len(tried) > 1 else f"{vae['kl']:g}"
 

@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.evidence.claim import SAMPLES, TRAIN, Claim, decided, samples_table, steps_of
-from benchmarks.evidence.results import against, best_vae, compare, distance, find, has, run_of, samples_of
+from benchmarks.evidence.results import (
+    against,
+    best_vae,
+    collapsed,
+    compare,
+    distance,
+    find,
+    has,
+    run_of,
+    samples_of,
+    vaes,
+)
 from benchmarks.tables import table
 
 LOSSES = ("reconstruction-alone", "no-consistency", "no-latent", "no-perceptual")  # runs without some
@@ -15,13 +26,15 @@ def one_step(results: dict[str, Any]) -> Claim:
     """A single pass of the decoder draws images."""
     base, vae = find(results, "base"), best_vae(results)
     prior = vae["samples"][0]
+    gone = [f"{row['name']}, {distance(row['samples'][0])}" for row in vaes(results) if collapsed(row)]
+    left_out = f" One that collapsed to one picture a class is no control for that ({'; '.join(gone)})." if gone else ""
     return Claim(
         "One step works",
         decided([compare(base, prior)]),
         f"One pass of the decoder gives a Frechet distance of {distance(base)}; real training images get "
         f"{distance(results['real'])}, the prior of the best VAE {distance(prior)}.",
         "The VAE of the same trunk, data and images seen whose prior does best "
-        f"({vae['name']}, KL weight {vae['kl']:g}), drawn with one pass too.",
+        f"({vae['name']}, KL weight {vae['kl']:g}), drawn with one pass too.{left_out}",
         samples_table({"real images": results["real"], "sphere, 1 step": base, f"{vae['name']}, prior": prior}),
         ("steps",),
         (f"{TRAIN} base {vae['name']}", "spherectl plot samples runs/evidence/base --steps 1,2,4 --guidance 1"),

@@ -8,6 +8,7 @@ from benchmarks.tables import Row
 from spherectl.errors import UsageError
 
 Verdict = Literal["lower", "higher", "not told apart"]
+NO_RECALL = 0.01
 PLAIN: dict[str, Any] = {"steps": 1, "guidance": 1.0, "noise": "shared", "strength": "constant"}
 
 
@@ -36,10 +37,26 @@ def find(results: dict[str, Any], name: str, **changes: Any) -> Row:
     return row
 
 
-def best_vae(results: dict[str, Any]) -> Row:
-    """The VAE of the sweep whose prior samples are nearest to real images."""
+def vaes(results: dict[str, Any]) -> list[Row]:
+    """The VAEs of the sweep."""
+    return [dict(row) for row in results["runs"] if row["kind"] == "vae"]
+
+
+def collapsed(vae: Row) -> bool:
+    """Whether a VAE's latents carry next to nothing.
+
+    Its reconstructions are then no nearer to real images than samples of its prior, and those have next to no recall:
+    it draws one picture a class. A Frechet distance hardly sees that where classes differ more than images of one.
+    """
+    hole = vae["hole"]
+    return compare(hole["reconstruction"], hole["prior"]) != "lower" and float(vae["samples"][0]["recall"]) < NO_RECALL
+
+
+def best_vae(results: dict[str, Any], column: str = "prior") -> Row:
+    """The VAE of the sweep whose samples of a column are nearest to real images; a collapsed one only if all are."""
+    swept = vaes(results)
     return min(
-        (dict(row) for row in results["runs"] if row["kind"] == "vae"), key=lambda row: row["hole"]["prior"]["frechet"]
+        [row for row in swept if not collapsed(row)] or swept, key=lambda row: float(row["hole"][column]["frechet"])
     )
 
 

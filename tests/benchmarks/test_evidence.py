@@ -238,6 +238,29 @@ def test_the_best_vae_is_that_of_the_nearest_prior(whole: dict[str, Any]) -> Non
 
 
 @pytest.mark.fast
+def test_a_collapsed_vae_is_told_of_and_not_chosen(whole: dict[str, Any]) -> None:
+    changed = copy.deepcopy(whole)
+    by_name = {row["name"]: row for row in changed["runs"]}
+    flat = {"frechet": 2.0, "low": 1.9, "high": 2.1}
+    gone = by_name["vae-kl-10"]
+    gone["hole"] = {name: flat | {"count": 2000} for name in gone["hole"]}
+    gone["samples"][0] |= flat | {"recall": 0.0}
+    by_name["vae-kl-3"]["hole"]["prior"] |= {"frechet": 3.0, "low": 2.9, "high": 3.1}
+    text = page(changed).replace("\n", " ")
+    assert best_vae(changed)["name"] == "vae-kl-3"
+    assert "3 (the largest) gives the best prior samples" in text
+    assert f"for collapse: vae-kl-10 (prior 2 (1.9 to 2.1), recall 0, {gone['psnr_db']:g} dB)." in text
+    assert "no control for that (vae-kl-10, 2 (1.9 to 2.1))" in text
+    # Neither a poor prior nor a perfect one is a collapse.
+    gone["samples"][0]["recall"] = 0.5
+    assert best_vae(changed)["name"] == "vae-kl-10"
+    gone["samples"][0]["recall"] = 0.0
+    gone["hole"]["reconstruction"] = {"frechet": 1.0, "low": 0.9, "high": 1.1}
+    assert best_vae(changed)["name"] == "vae-kl-10"
+    assert "collapse" not in page(changed)
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("curve", "expected"),
     [
