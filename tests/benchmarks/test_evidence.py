@@ -248,7 +248,7 @@ def test_a_collapsed_vae_is_told_of_and_not_chosen(whole: dict[str, Any]) -> Non
     by_name["vae-kl-3"]["hole"]["prior"] |= {"frechet": 3.0, "low": 2.9, "high": 3.1}
     text = page(changed).replace("\n", " ")
     assert best_vae(changed)["name"] == "vae-kl-3"
-    assert "3 (the largest) gives the best prior samples" in text
+    assert "3 (the largest that did not collapse) gives the best prior samples" in text
     assert f"for collapse: vae-kl-10 (prior 2 (1.9 to 2.1), recall 0, {gone['psnr_db']:g} dB)." in text
     assert "no control for that (vae-kl-10, 2 (1.9 to 2.1))" in text
     # Neither a poor prior nor a perfect one is a collapse.
