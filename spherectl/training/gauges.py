@@ -68,15 +68,19 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         dtype: that its products are in. In bfloat16 on a CPU with the compiled kernels, they are what is timed, or
             torch where training takes that.
     """
-    until, best, side, before = time.perf_counter() + BUDGET_S, 0.0, SMALLEST_SIDE, 0.0
+    side, best, before = SMALLEST_SIDE, 0.0, 0.0
+    product = _product(device, dtype, side)
+    _seconds(product, device)  # what this sets up is not of the budget: kernels may be built
+    until = time.perf_counter() + BUDGET_S
     while True:
-        seconds = _quickest(_product(device, dtype, side), device, until)
+        seconds = _quickest(product, device, until)
         best = max(best, 2 * side**3 / seconds)
         # What a call costs beside its operations stays as it is: threads that wait for a busy core need milliseconds.
         following = seconds + 8 * max(0.0, seconds - before)
         if side == LARGEST_SIDE or 2 * following > until - time.perf_counter():
             return best
         side, before = 2 * side, seconds
+        product = _product(device, dtype, side)
 
 
 class Gauge:
