@@ -66,9 +66,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
             queue = self.host.answers.get(path, [])
             answer = (queue.pop(0) if len(queue) > 1 else queue[0]) if queue else 200
         self.close_connection = True
-        self.answer(path, answer, self.asked.headers)
+        self.answer(path, answer)
 
-    def answer(self, path: str, answer: Any, asked: dict[str, str]) -> None:
+    def answer(self, path: str, answer: Any) -> None:
         if isinstance(answer, tuple):
             kind, value = answer[0], answer[1]
             if kind == "to":
@@ -82,6 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.host.ranges:
             etag = f'"{hashlib.md5(body).hexdigest()}"'
             headers = {"ETag": etag, "Accept-Ranges": "bytes"}
+            asked = self.asked.headers
             part = re.fullmatch(r"bytes=(\d+)-", asked.get("range", ""))
             if part and asked.get("if-range", etag) == etag:
                 start = int(part[1])

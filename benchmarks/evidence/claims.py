@@ -9,7 +9,7 @@ from benchmarks.evidence import claims_of_latents as latents
 from benchmarks.evidence import claims_of_samples as samples
 from benchmarks.evidence.claim import Claim
 from benchmarks.evidence.claims_of_samples import LOSSES
-from benchmarks.evidence.results import has
+from benchmarks.evidence.results import has, vaes
 
 # What makes each claim, the runs that it needs, and whether it needs a VAE; in the order of the page.
 MAKERS: tuple[tuple[Callable[[dict[str, Any]], Claim], tuple[str, ...], bool], ...] = (
@@ -29,5 +29,5 @@ MAKERS: tuple[tuple[Callable[[dict[str, Any]], Claim], tuple[str, ...], bool], .
 
 def claims(results: dict[str, Any]) -> list[Claim]:
     """All whose runs have results; a claim that needs a VAE takes the best of those there are."""
-    with_vae = any(row["kind"] == "vae" for row in results["runs"])
+    with_vae = bool(vaes(results))
     return [make(results) for make, names, needs_vae in MAKERS if has(results, *names) and (with_vae or not needs_vae)]

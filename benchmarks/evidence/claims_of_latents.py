@@ -5,7 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.evidence.claim import TRAIN, Claim, decided
-from benchmarks.evidence.results import Verdict, against, best_vae, collapsed, compare, distance, find, run_of, vaes
+from benchmarks.evidence.results import (
+    Verdict,
+    against,
+    best_vae,
+    collapsed,
+    compare,
+    distance,
+    find,
+    rivals,
+    run_of,
+    vaes,
+)
 from benchmarks.tables import Row, table
 
 UNIFORM = 0.05  # a p-value from which nothing speaks against uniformity
@@ -49,18 +60,18 @@ def _shown(measured: Row) -> Row:
 def hole(results: dict[str, Any]) -> Claim:
     """The VAE reconstructs well and draws poorly; the sphere draws better."""
     one, four, count = find(results, "base"), find(results, "base", steps=4), results["count"]
-    sphere = run_of(results, "base")["hole"]
+    base = run_of(results, "base")
     swept, best, best_fitted = vaes(results), best_vae(results), best_vae(results, "fitted")
-    rivals = {"prior": best["hole"]["prior"], "fitted posterior": best_fitted["hole"]["fitted"]}
-    verdicts = [compare(ours, rival) for ours in (one, four) for rival in rivals.values()]
+    theirs = {"prior": best["hole"]["prior"], "fitted posterior": best_fitted["hole"]["fitted"]}
+    verdicts = [compare(ours, rival) for ours in (one, four) for rival in theirs.values()]
     told = " ".join(
-        f"{steps}: {against(ours, rivals['prior'], 'its prior')}, "
-        f"{against(ours, rivals['fitted posterior'], 'its fitted posterior')}."
+        f"{steps}: {against(ours, theirs['prior'], 'its prior')}, "
+        f"{against(ours, theirs['fitted posterior'], 'its fitted posterior')}."
         for steps, ours in (("One step", one), ("Four steps", four))
     )
     rows = [
         {"what": row["name"], **{name: distance(row["hole"][name]) for name in row["hole"]}, "psnr": row["psnr_db"]}
-        for row in (run_of(results, "base"), *swept)
+        for row in (base, *swept)
     ]
     columns = {"what": "model", "input": "input", "reconstruction": "reconstruction", "prior": "prior sample"}
     columns |= {"fitted": "fitted-posterior sample", "psnr": "PSNR, dB"}
@@ -68,12 +79,12 @@ def hole(results: dict[str, Any]) -> Claim:
         "The sphere draws better than a VAE, from its prior or from its fitted posterior",
         decided(verdicts),
         f"Of {len(swept)} weights of the divergence, {_weight(best, swept)} gives the best prior samples, "
-        f"{distance(rivals['prior'])}, and {_weight(best_fitted, swept)} the best fitted-posterior samples, "
-        f"{distance(rivals['fitted posterior'])}. The sphere: {distance(one)} in one step, {distance(four)} in four. "
+        f"{distance(theirs['prior'])}, and {_weight(best_fitted, swept)} the best fitted-posterior samples, "
+        f"{distance(theirs['fitted posterior'])}. The sphere: {distance(one)} in one step, {distance(four)} in four. "
         f"Against the VAE: {told[0].lower()}{told[1:]} Neither is without a hole: from reconstructions to samples of "
         f"the prior the VAE's distance goes from {best['hole']['reconstruction']['frechet']:g} to "
-        f"{best['hole']['prior']['frechet']:g}, the sphere's from {sphere['reconstruction']['frechet']:g} to "
-        f"{sphere['prior']['frechet']:g}.{_of_collapsed(swept)}",
+        f"{best['hole']['prior']['frechet']:g}, the sphere's from {base['hole']['reconstruction']['frechet']:g} to "
+        f"{base['hole']['prior']['frechet']:g}.{_of_collapsed(swept)}",
         "The VAEs of the same trunk, data, latent size and images seen, each column's best weight chosen, which "
         "favours the VAE. A prior sample of the sphere is its one step; classes come in another order here than in the "
         "tables above, so the two differ a little.",
@@ -105,7 +116,7 @@ def _of_collapsed(swept: list[Row]) -> str:
 
 def _weight(vae: Row, swept: list[Row]) -> str:
     """The weight of a VAE, and where it stands at an end of those tried that did not collapse."""
-    tried = [one["kl"] for one in swept if not collapsed(one)] or [one["kl"] for one in swept]
+    tried = [one["kl"] for one in rivals(swept)]
     end = "the largest" if vae["kl"] == max(tried) else "the smallest" if vae["kl"] == min(tried) else ""
     end += " that did not collapse" if end and len(tried) < len(swept) else ""
     return f"{vae['kl']:g} ({end})" if end and len(tried) > 1 else f"{vae['kl']:g}"

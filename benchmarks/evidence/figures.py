@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks.evidence.judge import SEED, Judge
 from benchmarks.evidence.measures import MODES
-from benchmarks.evidence.results import best_vae, find, run_of, samples_of
+from benchmarks.evidence.results import best_vae, find, run_of, samples_of, vaes
 from benchmarks.tables import Row, counted
 from benchmarks.timing import tell
 from spherectl import api
@@ -70,20 +70,20 @@ def draw_pictures(results: dict[str, Any], work: Path, judge: Judge, out: Path, 
         model = load_baseline(work / "diffusion", "diffusion", device=device)
         save_png(target, sample_rows(model, (1, 4, 10, 50), ACROSS), None)
 
-    spheres = [row["name"] for row in results["runs"] if row["kind"] == "sphere"]
-    rows = out / ROWS
-    rows.mkdir(parents=True, exist_ok=True)
-    for name in done.intersection(spheres):
-        save_png(rows / f"{name}.png", sample_rows(sphere(name), (4,), ACROSS, guidance=1.0), None)
+    rows = {row["name"]: out / ROWS / f"{row['name']}.png" for row in results["runs"] if row["kind"] == "sphere"}
+    (out / ROWS).mkdir(parents=True, exist_ok=True)
+    for name in done.intersection(rows):
+        save_png(rows[name], sample_rows(sphere(name), (4,), ACROSS, guidance=1.0), None)
     draw("steps.png", lambda target: _steps(sphere("base"), target), "base")
     draw("modes.png", lambda target: _modes(sphere("base"), target), "base")
     draw("diffusion.png", diffusion, "diffusion")
-    draw("variants.png", lambda target: _variants([rows / f"{name}.png" for name in spheres], target))
+    if kept := [path for path in rows.values() if path.is_file()]:
+        draw("variants.png", lambda target: _variants(kept, target))
     draw("interpolation.png", lambda target: _strips(sphere("base"), target), "base")
     draw("guidance.png", lambda target: _guidance(results, target), "base")
     draw("transitions.png", lambda target: _transitions(results, target), "base")
     draw("cost.png", lambda target: _cost(results, target), "base", "diffusion")
-    if any(row["kind"] == "vae" for row in results["runs"]):
+    if vaes(results):
         needed = ("base", best_vae(results)["name"])
         draw("posterior-hole.png", lambda target: _hole(sphere("base"), vae(), judge, target), *needed)
         draw("uniformity.png", lambda target: _uniformity(sphere("base"), vae(), judge, target), *needed)
@@ -126,11 +126,10 @@ def _strips(model: api.Model, target: Path) -> None:
 
 
 def _variants(rows: list[Path], target: Path) -> None:
-    """The rows of samples that there are, each beside the name of its file."""
-    there = [path for path in rows if path.is_file()]
+    """Rows of samples, each beside the name of its file."""
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(8.0, 0.62 * len(there) + 0.3), layout="constrained")
-        for axes, path in zip(figure.subplots(len(there), 1, squeeze=False)[:, 0], there, strict=True):
+        figure = Figure(figsize=(8.0, 0.62 * len(rows) + 0.3), layout="constrained")
+        for axes, path in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
             with Image.open(path) as row:
                 axes.imshow(row, interpolation="nearest")
                 axes.text(-6, row.height / 2, path.stem, ha="right", va="center")
@@ -157,7 +156,7 @@ def _cost(results: dict[str, Any], target: Path) -> None:
     for solver, told in (("ddim", "diffusion, DDIM"), ("dpm", "diffusion, DPM-Solver++")):
         chosen = [row for row in diffusion if row["setting"]["solver"] == solver]
         series[f"{told}, {chosen[0]['setting']['steps']} to {chosen[-1]['setting']['steps']} steps"] = chosen
-    if any(row["kind"] == "vae" for row in results["runs"]):
+    if vaes(results):
         series["VAE, prior"] = best_vae(results)["samples"]
     _lines(series, lambda row: row["ms_per_image"], "milliseconds an image", target, logarithmic=True)
 

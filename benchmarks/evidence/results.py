@@ -8,7 +8,7 @@ from benchmarks.tables import Row
 from spherectl.errors import UsageError
 
 Verdict = Literal["lower", "higher", "not told apart"]
-NO_RECALL = 0.01
+NO_RECALL = 0.01  # below this, samples cover next to nothing of the real images
 PLAIN: dict[str, Any] = {"steps": 1, "guidance": 1.0, "noise": "shared", "strength": "constant"}
 
 
@@ -52,12 +52,14 @@ def collapsed(vae: Row) -> bool:
     return compare(hole["reconstruction"], hole["prior"]) != "lower" and float(vae["samples"][0]["recall"]) < NO_RECALL
 
 
+def rivals(swept: list[Row]) -> list[Row]:
+    """The VAEs that the best is chosen from: those that did not collapse, or all where all did."""
+    return [row for row in swept if not collapsed(row)] or swept
+
+
 def best_vae(results: dict[str, Any], column: str = "prior") -> Row:
-    """The VAE of the sweep whose samples of a column are nearest to real images; a collapsed one only if all are."""
-    swept = vaes(results)
-    return min(
-        [row for row in swept if not collapsed(row)] or swept, key=lambda row: float(row["hole"][column]["frechet"])
-    )
+    """The VAE of the sweep whose samples of a column are nearest to real images."""
+    return min(rivals(vaes(results)), key=lambda row: float(row["hole"][column]["frechet"]))
 
 
 def compare(first: Row, second: Row) -> Verdict:

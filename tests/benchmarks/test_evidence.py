@@ -356,6 +356,7 @@ def test_samples_of_a_model_that_is_gone_stay_in_the_picture(tmp_path: Path) -> 
     noise = torch.Generator().manual_seed(0)
     results = {"runs": [{"name": name, "kind": "sphere"} for name in ("gone", "never-drawn")]}
     unused, pictures = cast("Judge", None), []
+    assert draw_pictures(results, tmp_path / "work", unused, tmp_path / "out", "cpu") == {}
     for _ in range(2):
         save_png(rows / "gone.png", torch.randint(256, (3, 34, 340), generator=noise, dtype=torch.uint8), None)
         assert draw_pictures(results, tmp_path / "work", unused, tmp_path / "out", "cpu") == {
