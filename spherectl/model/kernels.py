@@ -55,6 +55,8 @@ SIGNATURES = {
     "swiglu_backward": "iiippp",
     "silu_forward": "ipp",
     "silu_backward": "ippp",
+    "unit_distance_forward": "iifpppp",
+    "unit_distance_backward": "iippppp",
     "pixels_forward": "iiipppp",
     "attention_forward": "iiiifpppp",
     "attention_backward": "iiiifpppppp",

@@ -8,15 +8,15 @@ A distance here is a module with these calls, all on float pictures (B, 3, H, W)
     distance(images, targets)   compare(features(images), targets); gradients flow to `images` alone
     forward(a, b)               distance(a, targets(b))
 
-The frozen networks run in whatever autocast is on. All that follows them is float32, or float64 where the pictures are
-(then the module must be in float64 too).
+The frozen networks run in whatever autocast is on. What is computed from their features is float32, or float64 where
+the pictures are (then the module must be in float64 too).
 
 Letters: B batch, C channels, h and w feature sides.
 """
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ from spherectl.features import imagenet
 from spherectl.features.networks import FeatureNetwork, normalise_channels
 from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
 from spherectl.fetch import Progress
+from spherectl.model import kernels
 from spherectl.model.geometry import at_least_float32
 from spherectl.recipe import LossSpec
+
+ZERO_GUARD = 1e-10  # length of a feature vector at and below which its unit vector is no longer one
 
 
 class PerceptualDistance(nn.Module):
@@ -70,13 +73,12 @@ class FeatureDistance(PerceptualDistance):
         self.network = network
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Unit features of each stage, (B, C, h, w)."""
-        stages = cast("FeatureNetwork", self.network).stages(images)
-        return [normalise_channels(stage.to(images.dtype)) for stage in stages]
+        """Each stage's output, (B, C, h, w), in the network's precision."""
+        return cast("FeatureNetwork", self.network).stages(images)
 
     def compare(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
-        """Squared distances, averaged over stages."""
-        return torch.stack([_squared(a, b) for a, b in zip(features, others, strict=True)]).mean()
+        """Squared distances of unit vectors, averaged over stages."""
+        return torch.stack([_unit_distance(a, b) for a, b in zip(features, others, strict=True)]).mean()
 
 
 class ImageNetDistance(PerceptualDistance):
@@ -142,6 +144,33 @@ def build_perceptual(
     # Channels last: a third off the time of the small network's convolutions on a CPU; what GPUs prefer too.
     frozen = distance.requires_grad_(False).eval().to(device)
     return frozen.to(memory_format=torch.channels_last)
+
+
+def _unit_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Squared differences of the unit vectors at the positions of (B, C, h, w), averaged over images and positions."""
+    if a.device.type == "cpu" and a.dtype == b.dtype == torch.bfloat16 and not b.requires_grad and kernels.available():
+        return cast("Tensor", _UnitDistance.apply(a, b)).mean()
+    return _squared(*(normalise_channels(at_least_float32(one), ZERO_GUARD) for one in (a, b)))
+
+
+class _UnitDistance(torch.autograd.Function):
+    """In one pass over bfloat16 features: (B, C, h, w) twice to (B, h, w) float32; gradients to the first alone."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        a, b = (one.permute(0, 2, 3, 1).contiguous() for one in (a, b))  # as they lie already after a convolution
+        distances = torch.empty(a.shape[:3])
+        inverse = torch.empty(*a.shape[:3], 2)
+        kernels.call("unit_distance_forward", distances.numel(), a.shape[3], ZERO_GUARD**2, a, b, distances, inverse)
+        ctx.save_for_backward(a, b, inverse)
+        return distances
+
+    @staticmethod
+    def backward(ctx: Any, ddistances: Tensor) -> tuple[Tensor, None]:
+        a, b, inverse = ctx.saved_tensors
+        da, rows = torch.empty_like(a), ddistances.numel()
+        kernels.call("unit_distance_backward", rows, a.shape[3], a, b, inverse, ddistances.contiguous(), da)
+        return da.permute(0, 3, 1, 2), None
 
 
 def _squared(a: Tensor, b: Tensor) -> Tensor:

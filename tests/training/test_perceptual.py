@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from spherectl.errors import UsageError
 from spherectl.features import store
 from spherectl.features.networks import build_network
+from spherectl.model import kernels
 from spherectl.recipe import LossSpec
 from spherectl.training.perceptual import FeatureDistance, build_perceptual
 
@@ -105,8 +106,9 @@ def test_arithmetic_is_float32_under_autocast_and_float64_for_float64(
     exact = distance(a, b)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = distance(a.bfloat16(), b.bfloat16())
-        assert all(target.dtype == torch.float32 for target in distance.targets(b))
+        features = [[stage.float() for stage in distance.features(one.bfloat16().float())] for one in (a, b)]
     assert rough.dtype == torch.float32
+    assert rough.item() == pytest.approx(distance.compare(*features).item(), rel=1e-6)
     assert rough.item() == pytest.approx(exact.item(), rel=0.02)
     double = distance.double()(a.double(), b.double())
     assert double.dtype == torch.float64
@@ -129,3 +131,26 @@ def test_a_recipe_chooses_the_distance_by_name(
         match=r"no feature network 'other'.*zoo: emoji-features, emoji-scorer, fashion-features, fashion-scorer",
     ):
         build_perceptual(LossSpec(perceptual="features:other"), 32, "cpu")
+
+
+@pytest.mark.skipif(not kernels.available(), reason=f"kernels: {kernels.explain()}")
+@pytest.mark.parametrize("channels", [3, 16, 40, 128])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_kernel_for_bfloat16_features_does_as_float32_does(channels: int, layout: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(2)
+    a, b = torch.randn(2, 3, channels, 5, 7, generator=generator).bfloat16().unbind(0)
+    a[0, :, 1, 2] = b[1, :, 3, 4] = a[2, :, 0, 0] = b[2, :, 0, 0] = 0  # as after a ReLU
+    a[1, :, 0, 1] = b[1, :, 0, 1]
+    quick, exact = (one.contiguous(memory_format=layout).requires_grad_() for one in (a.clone(), a.float()))
+    distance = FeatureDistance(Given())
+    found, expected = distance.compare([quick], [b]), distance.compare([exact], [b.float()])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    (3 * found).backward()
+    (3 * expected).backward()
+    assert quick.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(quick.grad.float(), exact.grad, rtol=2**-8, atol=1e-7)
+    # Where the other side wants a gradient too, it gets one.
+    (slope,) = torch.autograd.grad(distance.compare([b], [quick]), quick)
+    assert slope.abs().sum() > 0
