@@ -41,7 +41,7 @@ def train(
 
     Example: spherectl features train fashion-features --out zoo/fashion-features.safetensors
     """
-    options.let_waiting_threads_sleep()
+    options.prepare_for_training()
     import dataclasses
 
     from spherectl.errors import UsageError

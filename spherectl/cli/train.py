@@ -78,7 +78,7 @@ def train(
 
     torchrun --nproc-per-node 8 -m spherectl train recipes/imagenet256.toml
     """
-    options.let_waiting_threads_sleep()
+    options.prepare_for_training()
     import torch
 
     from spherectl import recipe as recipes
