@@ -125,10 +125,10 @@ def run(given: Namespace) -> list[str]:
                 continue
             results["real"] = results.get("real") or {"scorer": by.extractor.name, **by.real()}
             results["runs"] = placed(results["runs"], row, RUNS)
-            write(given.out, results, device)
+            write(given.out, results)
         if results["runs"] and (asked or not results.get("pictures")):
             results["pictures"] = draw_pictures(results, given.work, by, given.out / "evidence", given.device)
-            write(given.out, results, device)
+            write(given.out, results)
     return failed
 
 
@@ -150,7 +150,7 @@ def one(name: str, given: Namespace, train: PictureSet, by: Judge, device: torch
     done = trained(name, recipe, train, folder, device).run
     tell(f"{name}: measuring")
     row: Row = {"name": name, "kind": recipe.model.kind, "summary": recipe.summary, "kl": recipe.loss.kl}
-    row |= {"images_seen": recipe.run.length_images, **pace(done)}
+    row |= {"images_seen": recipe.run.length_images, **pace(done), "machine": computer(device)}
     match recipe.model.kind:
         case "sphere":
             return row | measures.of_sphere(folder, by, whole=name == "base", draws=given.draws, device=given.device)
@@ -159,10 +159,15 @@ def one(name: str, given: Namespace, train: PictureSet, by: Judge, device: torch
     return row | measures.of_diffusion(folder, by, device=given.device)
 
 
-def write(out: Path, results: dict[str, Any], device: torch.device) -> None:
-    """Both files, each whole or not at all, with what computed them."""
+def computer(device: torch.device) -> dict[str, Any]:
+    """What trains and times a run: those of one table may have been done on several machines."""
+    return {key: machine()[key] for key in ("processor", "flags")} | {"device": describe_device(device)}
+
+
+def write(out: Path, results: dict[str, Any]) -> None:
+    """Both files, each whole or not at all."""
     results |= {"date": datetime.now(UTC).date().isoformat(), "command": command_line("evidence")}
-    results |= {"machine": machine() | {"device": describe_device(device)}, "versions": versions()}
+    results |= {"versions": versions()}
     write_text(out / "evidence.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_page(out)
 

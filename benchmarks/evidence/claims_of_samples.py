@@ -182,8 +182,8 @@ def cost(results: dict[str, Any]) -> Claim:
     plain = ""
     if has(results, "no-perceptual"):
         bare = [find(results, "no-perceptual", steps=steps) for steps in (1, 2, 4)]
-        told |= {f"sphere, no-perceptual, {steps_of(row)}": row for row in bare}
-        plain = f" Without that (no-perceptual) four steps on the sphere get {distance(bare[-1])}, "
+        told |= {f"sphere, no-perceptual, {steps_of(row)}": row | {"ms_per_image": None} for row in bare}
+        plain = f" Without that (no-perceptual, the same networks) four steps on the sphere get {distance(bare[-1])}, "
         plain += f"{against(bare[-1], best, 'that best setting')}."
     rows = [row | {"what": what, "interval": f"{row['low']:g} to {row['high']:g}"} for what, row in told.items()]
     columns = {"what": "what", "networks": "networks evaluated", "ms_per_image": "ms an image"}

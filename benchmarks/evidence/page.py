@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmarks.evidence.claim import Claim
 from benchmarks.evidence.claims import MAKERS, claims
-from benchmarks.tables import show, table
+from benchmarks.evidence.results import where
+from benchmarks.tables import table
 from spherectl.recipe import ModelSpec
 
 PAGE = """\
@@ -49,8 +50,8 @@ model would get. Samples are unguided, of averaged weights in float32, from the 
 - Seeds: one training of each. Intervals tell of the noise in samples, not of another training; differences of a few
   percent are not to be trusted, intervals apart or not.
 - Choice: the VAE's weight and the guidance scale are the best of those tried, judged by the same numbers.
-- Time: milliseconds are of {device} on {processor}, a hundred images at once.
-- Scores: distances in the features of a small network for garments compare with each other and with nothing published.
+- Time: milliseconds are of {timed}, a hundred images at once.
+{machines}- Scores: distances in the features of a small network for garments compare with each other and with nothing published.
 {missing}"""
 
 SECTION = """\
@@ -66,6 +67,13 @@ Again with:
 
 {commands}
 """
+
+MACHINES = """\
+- Machines: the trainings ran on several, whose products round bfloat16 each in its own way. Images a second and CPU
+  minutes compare on one processor alone.
+"""
+
+TIMED = ("base", "diffusion")  # whose milliseconds are shown
 
 VERDICTS = {"holds": "It holds here.", "does not hold": "It does not hold here.", "open": "It is open."}
 
@@ -88,11 +96,12 @@ def page(results: dict[str, Any]) -> str:
     told, base = claims(results), results["base"]
     real, runs = results["real"], results["runs"]
     rows = [
-        {"what": row["name"], **{key: row[key] for key in ("summary", "parameters", "images_per_s", "cpu_minutes")}}
+        {"what": row["name"], "on": row["machine"]["processor"]}
+        | {key: row[key] for key in ("summary", "parameters", "images_per_s", "cpu_minutes")}
         for row in runs
     ]
     columns = {"what": "run", "summary": "what", "parameters": "parameters", "images_per_s": "images/s"}
-    columns |= {"cpu_minutes": "CPU minutes"}
+    columns |= {"cpu_minutes": "CPU minutes", "on": "on"}
     summary = [{"claim": _linked(one.title), "outcome": one.outcome} for one in told]
     text = PAGE.format(
         **{key: results[key] for key in ("date", "command", "count", "resamples")},
@@ -108,8 +117,8 @@ def page(results: dict[str, Any]) -> str:
         runs=table(rows, columns),
         claims="\n".join(_section(one, results.get("pictures", {})) for one in told).rstrip(),
         parameters=max(row["parameters"] for row in runs),
-        device=results["machine"]["device"],
-        processor=show(results["machine"]["processor"]),
+        timed=where(*(row for row in runs if row["name"] in TIMED)),
+        machines=MACHINES if len({row["machine"]["processor"] for row in runs}) > 1 else "",
         missing=_missing(told),
     )
     return text.rstrip() + "\n"

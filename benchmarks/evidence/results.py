@@ -25,6 +25,11 @@ def run_of(results: dict[str, Any], name: str) -> Row:
     raise UsageError(f"There is no result of the run {name} yet.")
 
 
+def where(*runs: Row) -> str:
+    """The machines of some runs: "cpu, 2 threads on AMD EPYC"."""
+    return " and ".join(dict.fromkeys(f"{row['machine']['device']} on {row['machine']['processor']}" for row in runs))
+
+
 def samples_of(results: dict[str, Any], name: str, **wanted: Any) -> list[Row]:
     """The samples of a run whose setting has these values."""
     rows: list[Row] = run_of(results, name)["samples"]

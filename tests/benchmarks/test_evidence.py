@@ -69,6 +69,7 @@ def run_of(name: str, number: Numbers) -> dict[str, Any]:
     recipe = recipes.load(packaged("recipes") / "evidence" / f"{name}.toml")
     row: dict[str, Any] = {"name": name, "kind": recipe.model.kind, "summary": recipe.summary, "kl": recipe.loss.kl}
     row |= {"images_seen": 60_000, "images_per_s": number(), "cpu_minutes": number(), "parameters": int(1e6 * number())}
+    row["machine"] = {"processor": "Abacus", "flags": [], "device": "cpu, 3 threads"}
     if recipe.model.kind == "diffusion":
         settings: list[dict[str, Any]] = [{"steps": steps, "solver": solver} for solver, steps in SOLVED]
     elif recipe.model.kind == "vae":
@@ -104,7 +105,6 @@ def results(*names: str) -> dict[str, Any]:
         "resamples": 200,
         "date": "2031-02-03",
         "command": "python -m benchmarks.evidence",
-        "machine": {"processor": "Abacus", "device": "cpu, 3 threads"},
         "real": {"scorer": "fashion-scorer", **number.scores()},
         "runs": [run_of(name, number) for name in names or evidence.RUNS],
         "pictures": {"steps": "steps.png", "cost": "cost.png"},
@@ -196,6 +196,21 @@ def test_distances_are_told_apart_by_their_intervals() -> None:
     assert decided(["lower", "lower"]) == "holds"
     assert decided(["lower", "not told apart"]) == "open"
     assert decided(["not told apart", "higher"]) == "does not hold"
+
+
+@pytest.mark.fast
+def test_several_machines_are_named_and_their_times_are_not_mixed(whole: dict[str, Any]) -> None:
+    assert "Machines:" not in page(whole)
+    changed = copy.deepcopy(whole)
+    for row in changed["runs"]:
+        if row["name"] == "no-perceptual":
+            row["machine"]["processor"] = "Slide Rule"
+    text = page(changed)
+    assert "Machines: the trainings ran on several" in text
+    assert "milliseconds are of cpu, 3 threads on Abacus," in text
+    assert re.search(r"\| no-perceptual \|.*\| Slide Rule \|", text)
+    rows = re.findall(r"\| sphere, no-perceptual, \d steps? \| \d \| (.*?) \|", text)
+    assert rows == ["-", "-", "-"]
 
 
 @pytest.mark.fast
