@@ -51,8 +51,8 @@ model would get. Samples are unguided, of averaged weights in float32, from the 
   percent are not to be trusted, intervals apart or not.
 - Choice: the VAE's weight and the guidance scale are the best of those tried, judged by the same numbers.
 - Time: milliseconds are of {timed}, a hundred images at once.
-{machines}- Scores: distances in the features of a small network for garments compare with each other and with nothing published.
-{missing}"""
+- Scores: distances in the features of a small network for garments compare with each other and with nothing published.
+{machines}{missing}"""
 
 SECTION = """\
 ## {title}
