@@ -158,12 +158,13 @@ def classes(results: dict[str, Any]) -> Claim:
     }
     pairs = [(find(results, "base", steps=n), find(results, "unconditional", steps=n)) for n in (1, 4)]
     words = [against(*pair, "without") for pair in pairs]
+    bare = run_of(results, "unconditional")
     return Claim(
         "Classes help",
         decided([compare(*pair) for pair in pairs]),
         f"The distance with classes is {words[0]} at one step, {words[1]} at four; both are unguided.",
-        "The same recipe without classes, which has fewer parameters "
-        f"({run_of(results, 'unconditional')['parameters']:,} against {run_of(results, 'base')['parameters']:,}).",
+        f"The same recipe with {bare['summary']}. It has fewer parameters ({bare['parameters']:,} against "
+        f"{run_of(results, 'base')['parameters']:,}).",
         samples_table(found),
         ("variants",),
         (f"{TRAIN} base unconditional",),
