@@ -232,7 +232,9 @@ CHANGES: dict[str, dict[str, Any]] = {
     "angle-70": {"noise.angle_deg": 70},
     "angle-85": {"noise.angle_deg": 85},
     "unconditional": {
-        **{"model.num_classes": 0, "loss.label_dropout": 0, "sample.guidance": 1},
+        "model.num_classes": 0,
+        "loss.label_dropout": 0,
+        "sample.guidance": 1,
         "optim.warmup_images": 12_800,  # its head says why
     },
     "no-consistency": {"loss.con": 0, "loss.con_perceptual": 0},
