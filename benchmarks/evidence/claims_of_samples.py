@@ -115,10 +115,12 @@ def angle(results: dict[str, Any]) -> Claim:
         for row in (find(results, name, steps=1), find(results, name, steps=4))
     }
     base, others = find(results, "base", steps=4), {n: find(results, names[n], steps=4) for n in (70, 85)}
+    recall = [f"{find(results, name, steps=4)['recall']:g} at {n}" for n, name in names.items()]
     return Claim(
         "Noise up to 80 degrees is best at 32 pixels",
         decided([compare(base, row) for row in others.values()]),
-        f"At four steps 80 degrees are {' and '.join(against(base, row, str(n)) for n, row in others.items())}.",
+        f"At four steps 80 degrees are {' and '.join(against(base, row, str(n)) for n, row in others.items())}. "
+        f"Recall is {', '.join(recall)} degrees.",
         "The same recipe with 70 and with 85 degrees.",
         samples_table(found),
         ("variants",),
@@ -184,8 +186,9 @@ def cost(results: dict[str, Any]) -> Claim:
     if has(results, "no-perceptual"):
         bare = [find(results, "no-perceptual", steps=steps) for steps in (1, 2, 4)]
         told |= {f"sphere, no-perceptual, {steps_of(row)}": row | {"ms_per_image": None} for row in bare}
-        plain = f" Without that (no-perceptual, the same networks) four steps on the sphere get {distance(bare[-1])}, "
-        plain += f"{against(bare[-1], best, 'that best setting')}."
+        plain = f" Without it (no-perceptual, the same networks) four steps on the sphere get {distance(bare[-1])}, "
+        plain += f"{against(bare[-1], best, 'that best setting')}"
+        plain += ": the features make the difference." if compare(bare[-1], best) == "higher" else "."
     rows = [row | {"what": what, "interval": f"{row['low']:g} to {row['high']:g}"} for what, row in told.items()]
     columns = {"what": "what", "networks": "networks evaluated", "ms_per_image": "ms an image"}
     columns |= {key: head for key, head in SAMPLES.items() if key != "what"}
