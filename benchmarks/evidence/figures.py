@@ -132,8 +132,12 @@ def _variants(rows: list[Path], target: Path) -> None:
         for axes, path in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
             with Image.open(path) as row:
                 axes.imshow(row, interpolation="nearest")
-                axes.text(-6, row.height / 2, path.stem, ha="right", va="center")
-            axes.set_axis_off()
+                axes.set_yticks([row.height / 2], [path.stem])
+            axes.set_xticks([])
+            axes.set_anchor("E")
+            axes.grid(visible=False)
+            axes.tick_params(length=0)
+            axes.spines[:].set_visible(False)
         save(figure, target)
 
 
