@@ -1,7 +1,7 @@
 /* The networks' blocks for AVX512-BF16 processors: products, and what stands between them in one pass over memory each.
  *
- * Sampling and training run on these, but for products where oneDNN has AMX. Values are bfloat16 in memory where they
- * enter a product, else float32; all sums and functions are float32.
+ * Sampling and training run on these, but for a training's products where oneDNN has AMX. Values are bfloat16 in memory
+ * where they enter a product, else float32; all sums and functions are float32.
  *
  * Every row (or head, or image) is computed on its own and in one order, so results depend neither on the batch nor on
  * the number of threads. kernels.py compiles this file; fast.py and fused.py call it.

@@ -70,13 +70,16 @@ def available() -> bool:
 
 
 def products_pay() -> bool:
-    """Whether the kernels' own products are the fastest here: not where oneDNN has AMX, which they do not use."""
+    """Whether a training's products are the kernels' own: not where oneDNN has AMX, which they do not use.
+
+    Drawing takes them everywhere: they are quicker for few images, and an image's bits do not depend on the batch.
+    """
     return available() and "amx_bf16" not in _processor_flags()
 
 
 @functools.cache
 def speedup() -> float:
-    """How many times faster than in float32 a linear is in bfloat16; 0 without the kernels. Measured once a machine."""
+    """How many times faster than in float32 a linear is on the kernels; 0 without them. Measured once a machine."""
     library = _library()
     if not isinstance(library, ctypes.CDLL):
         return 0.0
@@ -120,10 +123,15 @@ def rounded_up(number: int, multiple: int) -> int:
 
 def bfloat16_product(rows: int, side: int) -> Callable[[], object]:
     """A linear of `side` to `side`, a multiple of 32, over so many rows in bfloat16, the quickest way: to be timed."""
+    if products_pay():
+        return _own_product(rows, side)
+    half, weight = torch.ones(rows, side, dtype=torch.bfloat16), torch.ones(side, side, dtype=torch.bfloat16)
+    return lambda: F.linear(half, weight)
+
+
+def _own_product(rows: int, side: int) -> Callable[[], object]:
     half, out = torch.ones(rows, side, dtype=torch.bfloat16), torch.empty(rows, side, dtype=torch.bfloat16)
     packed = torch.ones(side, side, dtype=torch.bfloat16)  # of equal entries, so in any layout
-    if not products_pay():
-        return lambda: F.linear(half, packed)
     bias = torch.zeros(side)
     return lambda: call("linear_forward", rows, side, side, PLAIN, half, packed, bias, None, 0, rows, out)
 
@@ -141,7 +149,7 @@ def _measured() -> float:
             times.append(time.perf_counter() - began)
         return min(times)
 
-    return best(lambda: F.linear(x, weight, bias)) / best(bfloat16_product(rows, side))
+    return best(lambda: F.linear(x, weight, bias)) / best(_own_product(rows, side))
 
 
 @functools.cache

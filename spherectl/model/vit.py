@@ -15,7 +15,7 @@ import torch.nn.functional as F
 import torch.utils.checkpoint
 from torch import Tensor, nn
 
-from spherectl.model import fast, fused, kernels
+from spherectl.model import fast, fused
 from spherectl.model.geometry import spherify
 from spherectl.model.layers import Block, Mixer, Modulation, OutputLinear, position_embedding, rotary_table
 
@@ -134,7 +134,7 @@ class Trunk(nn.Module):
             device: of its input.
             dtype: to compute in; None: the weights', or autocast's.
 
-        The kernels leave out what no published model has. Where oneDNN has AMX its products are the faster ones.
+        The kernels leave out what no published model has.
         """
         plain = device.type == "cpu" and not self.in_context_tokens and not self.spherify_blocks
         if not plain or (self.by_modules and torch.is_grad_enabled()):
@@ -142,7 +142,7 @@ class Trunk(nn.Module):
         attention: Any = self.blocks[0].attn
         if not fused.fits(dtype or _compute_dtype(attention), self.grid**2, attention):
             return "torch"
-        return "fused" if torch.is_grad_enabled() or not kernels.products_pay() else "fast"
+        return "fused" if torch.is_grad_enabled() else "fast"
 
     def rotary(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         """(2, N, K) cosines and sines, kept from call to call."""

@@ -63,6 +63,13 @@ def test_both_networks_are_those_of_torch(lively, changes):
         assert far(half.encode(x, y), plain.encode(x, y)) < 0.02
 
 
+def test_drawing_is_on_the_kernels_also_where_a_training_takes_other_products(lively, monkeypatch):
+    _, half = pair(lively, {})
+    monkeypatch.setattr(kernels, "products_pay", lambda: False)
+    assert half.decoder.path(torch.device("cpu")) == "fused"
+    assert half.takes_kernels(torch.device("cpu"))
+
+
 @EVERY_MODEL
 def test_int8_is_a_little_farther(lively, changes):
     plain, half = pair(lively, changes)
