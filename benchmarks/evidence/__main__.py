@@ -161,13 +161,14 @@ def one(name: str, given: Namespace, train: PictureSet, by: Judge, device: torch
 
 def computer(device: torch.device) -> dict[str, Any]:
     """What trains and times a run: those of one table may have been done on several machines."""
-    return {key: machine()[key] for key in ("processor", "flags")} | {"device": describe_device(device)}
+    found = machine()
+    return {key: found[key] for key in ("processor", "flags")} | {"device": describe_device(device)}
 
 
 def write(out: Path, results: dict[str, Any]) -> None:
     """Both files, each whole or not at all."""
     results |= {"date": datetime.now(UTC).date().isoformat(), "command": command_line("evidence")}
-    results |= {"versions": versions()}
+    results["versions"] = versions()
     write_text(out / "evidence.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_page(out)
 

@@ -114,8 +114,9 @@ def angle(results: dict[str, Any]) -> Claim:
         for degrees, name in names.items()
         for row in (find(results, name, steps=1), find(results, name, steps=4))
     }
-    base, others = find(results, "base", steps=4), {n: find(results, names[n], steps=4) for n in (70, 85)}
-    recall = [f"{find(results, name, steps=4)['recall']:g} at {n}" for n, name in names.items()]
+    others = {n: find(results, name, steps=4) for n, name in names.items()}
+    recall = [f"{row['recall']:g} at {n}" for n, row in others.items()]
+    base = others.pop(80)
     return Claim(
         "Noise up to 80 degrees is best at 32 pixels",
         decided([compare(base, row) for row in others.values()]),

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+ZERO_GUARD = 1e-10  # length of a feature vector at and below which its unit vector is no longer one
+
 
 @runtime_checkable
 class FeatureNetwork(Protocol):
@@ -186,7 +188,7 @@ def build_network(kind: str, arguments: dict[str, Any], *, norm: bool = False) -
     return KINDS[kind](**arguments, norm=norm)
 
 
-def normalise_channels(features: Tensor, eps: float = 1e-10) -> Tensor:
+def normalise_channels(features: Tensor, eps: float = ZERO_GUARD) -> Tensor:
     """Each position's feature vector divided by its length: (B, C, h, w), the same shape.
 
     `eps` stands inside the root: a vector of zeros stays zeros and has a finite gradient, where a plain norm has NaN.

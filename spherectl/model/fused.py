@@ -166,7 +166,7 @@ def add_norm(
     """Residual, norm and modulation.
 
     Args:
-        x: (B, N, D) float32; without gradients it is overwritten.
+        x: (B, N, D) float32.
         delta: (B, N, D) bfloat16, or None for nothing to add.
         gate, shift, scale: (B, D) float32, or None.
         weight: (D,) of the norm, or None.
@@ -175,28 +175,7 @@ def add_norm(
         s float32 and y bfloat16, (B, N, D) each.
     """
     weight = None if weight is None else weight.float()
-    if torch.is_grad_enabled():
-        return _AddNorm.apply(x, delta, gate, weight, shift, scale)  # type: ignore[no-any-return]
-    return x, _norm_forward(x, delta, gate, weight, shift, scale, x, None)
-
-
-def _norm_forward(
-    x: Tensor,
-    delta: Tensor | None,
-    gate: Tensor | None,
-    weight: Tensor | None,
-    shift: Tensor | None,
-    scale: Tensor | None,
-    total: Tensor,
-    inverse: Tensor | None,
-) -> Tensor:
-    tokens, width = x.shape[1:]
-    y = torch.empty(x.shape, dtype=torch.bfloat16)
-    kernels.call(
-        *("norm_forward", x.numel() // width, width, tokens, NORM_EPSILON, x, delta, gate, _stride(gate)),
-        *(weight, shift, scale, _stride(scale), total, y, inverse),
-    )
-    return y
+    return _AddNorm.apply(x, delta, gate, weight, shift, scale)  # type: ignore[no-any-return]
 
 
 def _stride(rows: Tensor | None) -> int:
@@ -217,7 +196,12 @@ class _AddNorm(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         total = x if delta is None else torch.empty_like(x)
         inverse = x.new_empty(x.shape[:2])
-        y = _norm_forward(x, delta, gate, weight, shift, scale, total, inverse)
+        tokens, width = x.shape[1:]
+        y = torch.empty(x.shape, dtype=torch.bfloat16)
+        kernels.call(
+            *("norm_forward", x.numel() // width, width, tokens, NORM_EPSILON, x, delta, gate, _stride(gate)),
+            *(weight, shift, scale, _stride(scale), total, y, inverse),
+        )
         ctx.save_for_backward(total, inverse, delta, gate, weight, scale)
         ctx.set_materialize_grads(False)
         return total, y
@@ -242,22 +226,18 @@ class _AddNorm(torch.autograd.Function):
 # silu(a) b, [a | b] = x
 def swiglu(x: Tensor) -> Tensor:
     """(B, N, 2 h) bfloat16 -> (B, N, h rounded up to 16), zero beyond h."""
-    return _SwiGLU.apply(x) if torch.is_grad_enabled() else _swiglu_forward(x)
-
-
-def _swiglu_forward(x: Tensor) -> Tensor:
-    hidden = x.shape[-1] // 2
-    wide = rounded_up(hidden, LANES)
-    y = x.new_empty(*x.shape[:-1], wide)
-    kernels.call("swiglu_forward", y.numel() // wide, hidden, wide, x, y)
-    return y
+    return _SwiGLU.apply(x)  # type: ignore[no-any-return]
 
 
 class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        return _swiglu_forward(x)
+        hidden = x.shape[-1] // 2
+        wide = rounded_up(hidden, LANES)
+        y = x.new_empty(*x.shape[:-1], wide)
+        kernels.call("swiglu_forward", y.numel() // wide, hidden, wide, x, y)
+        return y
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Tensor:
@@ -268,11 +248,8 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def silu(x: Tensor) -> Tensor:
-    """x sigmoid(x) of bfloat16; without gradients in place."""
-    if torch.is_grad_enabled():
-        return _SiLU.apply(x)  # type: ignore[no-any-return]
-    kernels.call("silu_forward", x.numel(), x, x)
-    return x
+    """x sigmoid(x) of bfloat16."""
+    return _SiLU.apply(x)  # type: ignore[no-any-return]
 
 
 class _SiLU(torch.autograd.Function):
@@ -294,24 +271,17 @@ class _SiLU(torch.autograd.Function):
 # softmax(q k^T / sqrt(K)) v, [q | k | v] = x, q and k turned by the rotary embedding
 def attention(x: Tensor, table: Tensor, heads: int) -> Tensor:
     """(B, N, 3 D) bfloat16 -> (B, N, D); `table` (2, N, K) float32."""
-    if torch.is_grad_enabled():
-        return _Attention.apply(x, table, heads)  # type: ignore[no-any-return]
-    return _attention_forward(x, table, heads, None)
-
-
-def _attention_forward(x: Tensor, table: Tensor, heads: int, norms: Tensor | None) -> Tensor:
-    images, tokens, width = x.shape[0], x.shape[1], x.shape[2] // 3
-    y = x.new_empty(images, tokens, width)
-    scale = 1 / math.sqrt(width // heads)
-    kernels.call("attention_forward", images, tokens, heads, width // heads, scale, x, table, y, norms)
-    return y
+    return _Attention.apply(x, table, heads)  # type: ignore[no-any-return]
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, heads: int) -> Tensor:
-        norms = torch.empty(len(x), heads, x.shape[1])  # logarithms of the rows' sums
-        y = _attention_forward(x, table, heads, norms)
+        images, tokens, width = x.shape[0], x.shape[1], x.shape[2] // 3
+        norms = torch.empty(images, heads, tokens)  # logarithms of the rows' sums
+        y = x.new_empty(images, tokens, width)
+        scale = 1 / math.sqrt(width // heads)
+        kernels.call("attention_forward", images, tokens, heads, width // heads, scale, x, table, y, norms)
         ctx.save_for_backward(x, table, y, norms)
         return y
 

@@ -23,14 +23,12 @@ from torch import Tensor, nn
 
 from spherectl.errors import UsageError
 from spherectl.features import imagenet
-from spherectl.features.networks import FeatureNetwork, normalise_channels
+from spherectl.features.networks import ZERO_GUARD, FeatureNetwork, normalise_channels
 from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
 from spherectl.fetch import Progress
 from spherectl.model import kernels
 from spherectl.model.geometry import at_least_float32
 from spherectl.recipe import LossSpec
-
-ZERO_GUARD = 1e-10  # length of a feature vector at and below which its unit vector is no longer one
 
 
 class PerceptualDistance(nn.Module):
@@ -150,7 +148,7 @@ def _unit_distance(a: Tensor, b: Tensor) -> Tensor:
     """Squared differences of the unit vectors at the positions of (B, C, h, w), averaged over images and positions."""
     if a.device.type == "cpu" and a.dtype == b.dtype == torch.bfloat16 and not b.requires_grad and kernels.available():
         return cast("Tensor", _UnitDistance.apply(a, b)).mean()
-    return _squared(*(normalise_channels(at_least_float32(one), ZERO_GUARD) for one in (a, b)))
+    return _squared(*(normalise_channels(at_least_float32(one)) for one in (a, b)))
 
 
 class _UnitDistance(torch.autograd.Function):
