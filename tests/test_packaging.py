@@ -65,8 +65,9 @@ def test_wheel_carries_the_package_and_nothing_else(wheel: Path) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "spherectl").rglob("*.py")}
     assert {name for name in names if name.endswith(".py")} == modules
     assert [name for name in names if not name.startswith(("spherectl/", about))] == []
-    others = {"spherectl/py.typed", "spherectl/model/kernels.c", f"{about}licenses/LICENSE", f"{about}licenses/NOTICE"}
-    others |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "spherectl" / "class_names").iterdir()}
+    others = {"spherectl/py.typed", f"{about}licenses/LICENSE", f"{about}licenses/NOTICE"}
+    for folder in (ROOT / "spherectl" / "class_names", ROOT / "spherectl" / "model" / "csrc"):
+        others |= {path.relative_to(ROOT).as_posix() for path in folder.iterdir()}
     assert others <= set(names)
 
 

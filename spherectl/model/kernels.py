@@ -1,4 +1,4 @@
-"""The compiled parts of a block: kernels.c, built once on this machine for its processor, kept in the cache, loaded.
+"""The compiled parts of a block: csrc/, built once on this machine for its processor, kept in the cache, loaded.
 
 They exist where they pay: on Linux, on a processor with AVX512-BF16, where there is a C compiler. Everywhere else the
 networks run on torch alone, to the same mathematics. `fast.py` and `fused.py` call them.
@@ -29,7 +29,7 @@ from spherectl.errors import SpherectlError
 from spherectl.files import replacing, write_text
 from spherectl.settings import load_settings
 
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(sorted(Path(__file__).with_name("csrc").glob("*.[ch]")))
 COMPILERS = ("cc", "gcc", "clang")
 # No -ffast-math: the same source is to give the same bits.
 FLAGS = ("-std=gnu11", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC")
@@ -37,7 +37,7 @@ PROCESSOR = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
 COMPILE_S = 120
 MEASURED_CALLS = 7
 
-# As in kernels.c: values of a vector, columns of a panel, rows of a tile; what becomes of a product.
+# As in csrc/: values of a vector, columns of a panel, rows of a tile; what becomes of a product.
 LANES, PANEL, ROWS = 16, 32, 8
 PLAIN, SILU, SWIGLU, RESIDUAL = range(4)
 
@@ -99,7 +99,7 @@ def explain() -> str:
 
 
 def call(name: str, *arguments: Tensor | float | None) -> None:
-    """Call a kernel; tensors are contiguous but where kernels.c says otherwise, and are passed by address.
+    """Call a kernel; tensors are contiguous but where csrc/ says otherwise, and are passed by address.
 
     Raises:
         MemoryError: the kernel's buffers do not fit.
@@ -154,7 +154,7 @@ def _measured() -> float:
 
 @functools.cache
 def _library() -> ctypes.CDLL | str:
-    """The loaded library, or why there is none. The first call on a machine compiles, which takes two seconds."""
+    """The loaded library, or why there is none. The first call on a machine compiles, which takes seconds."""
     settings = load_settings()
     if not settings.kernels:
         return "switched off by the setting `kernels`"
@@ -166,8 +166,8 @@ def _library() -> ctypes.CDLL | str:
     try:
         return _load(_built(settings.cache / "kernels", flags))
     except (OSError, SpherectlError, subprocess.SubprocessError) as error:
-        output = str(getattr(error, "stderr", None) or error).strip()
-        return f"cannot be built or loaded: {output.splitlines()[-1] if output else type(error).__name__}"
+        lines = str(getattr(error, "stderr", None) or error).strip().splitlines() or [type(error).__name__]
+        return f"cannot be built or loaded: {next((line for line in lines if 'error:' in line), lines[-1])}"
 
 
 @functools.cache
@@ -185,14 +185,17 @@ def _built(folder: Path, flags: frozenset[str]) -> Path:
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         raise FileNotFoundError(f"no C compiler ({', '.join(COMPILERS)})")
-    parts = [SOURCE.read_bytes(), " ".join(FLAGS).encode(), " ".join(sorted(flags)).encode()]
+    parts = [*(path.read_bytes() for path in SOURCES), " ".join(FLAGS).encode(), " ".join(sorted(flags)).encode()]
     target = folder / f"{hashlib.sha256(b'|'.join(parts)).hexdigest()[:16]}.so"
     if not target.exists():
-        with tempfile.TemporaryDirectory() as scratch, replacing(target) as temporary:
+        files = [path for path in SOURCES if path.suffix == ".c"]
+        with tempfile.TemporaryDirectory() as scratch, replacing(target.absolute()) as temporary:
             # Linked without OpenMP's runtime: torch has brought one, and two would fight for the cores.
-            run = functools.partial(subprocess.run, check=True, capture_output=True, text=True, timeout=COMPILE_S)
-            run([compiler, *FLAGS, "-c", str(SOURCE), "-o", f"{scratch}/kernels.o"])
-            run([compiler, "-shared", f"{scratch}/kernels.o", "-o", str(temporary), "-lm"])
+            run = functools.partial(
+                subprocess.run, check=True, capture_output=True, text=True, timeout=COMPILE_S, cwd=scratch
+            )
+            run([compiler, *FLAGS, "-c", *files])
+            run([compiler, "-shared", *(f"{path.stem}.o" for path in files), "-o", temporary, "-lm"])
     return target
 
 

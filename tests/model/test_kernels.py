@@ -236,8 +236,8 @@ def test_they_are_compiled_once(monkeypatch, tmp_path):
 
 
 def test_every_kernel_has_a_signature_of_its_length():
-    """The C file's parameters, counted, against what Python passes."""
-    text = kernels.SOURCE.read_text(encoding="utf-8")
+    """The C files' parameters, counted, against what Python passes."""
+    text = "".join(path.read_text(encoding="utf-8") for path in kernels.SOURCES)
     for name, letters in kernels.SIGNATURES.items():
         parameters = text.partition(f"int {name}(")[2].partition(") {")[0].split(",")
         kinds = ["p" if "*" in one else "f" if "float" in one else "i" for one in parameters]

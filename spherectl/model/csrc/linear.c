@@ -1,0 +1,140 @@
+/* Linears. Weights come packed: panels (ceil(columns / 32), inner / 2, 32) of words, zeros beyond the last column. */
+#include "products.h"
+
+#define BLOCK 64 /* rows a thread takes at a time */
+
+/* PLAIN     out (rows, columns) bfloat16 = x W^T + bias
+ * SILU      silu of it
+ * SWIGLU    out (rows, columns / 2) bfloat16 = silu(a) b; each panel holds 16 columns of a, then the same of b
+ * RESIDUAL  out (rows, columns) float32 += gate (x W^T + bias); gate one row an image, `gate_stride` apart, or null
+ * x (rows, words) of 32 bits, at least ROWS rows: two bfloat16 each or, with `factors`, four bytes; bias (columns)
+ * float32. A byte stands for (byte - 128) row_factors[row], a weight for weight factors[column]; sums begin at
+ * `starts`, which takes off what the 128 add. Always inlined, so that each kind of word has a loop of its own. */
+static inline __attribute__((always_inline)) void
+linear(const int bytes, i64 rows, i64 words, i64 columns, i64 kind, const uint32_t *x, const float *row_factors,
+       const uint32_t *panels, const float *factors, const int32_t *starts, const float *bias, const float *gate,
+       i64 gate_stride, i64 rows_per_image, void *out) {
+    const i64 block = rows < 2 * BLOCK ? BLOCK / 2 : BLOCK, blocks = (rows + block - 1) / block;
+    const i64 width = kind == SWIGLU ? columns / 2 : columns;
+#pragma omp parallel for schedule(static)
+    for (i64 part = 0; part < blocks; part++) {
+        const i64 last = (part + 1) * block < rows ? (part + 1) * block : rows;
+        for (i64 j = 0; j < columns; j += PANEL) {
+            const uint32_t *panel = panels + j * words;
+            const __mmask16 m0 = lanes(columns - j), m1 = columns - j > LANES ? lanes(columns - j - LANES) : 0;
+            const __m512 bias0 = loadf(bias + j, m0), bias1 = loadf(bias + j + LANES, m1);
+            for (i64 i = part * block; i < last; i += ROWS) {
+                const i64 top = i + ROWS <= rows ? i : rows - ROWS; /* the last tile goes over some rows again */
+                const uint32_t *a = x + top * words;
+                __m512 acc[ROWS][2];
+                for (int r = 0; r < ROWS; r++) {
+                    acc[r][0] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(starts + j)) : _mm512_setzero_ps();
+                    acc[r][1] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(starts + j + LANES)) : acc[r][0];
+                }
+                for (i64 p = 0; p < words; p++) {
+                    const __m512i b0 = _mm512_loadu_si512(panel + p * PANEL);
+                    const __m512i b1 = _mm512_loadu_si512(panel + p * PANEL + LANES);
+#pragma GCC unroll 8
+                    for (int r = 0; r < ROWS; r++) {
+                        const __m512i word = _mm512_set1_epi32((int)a[r * words + p]);
+                        acc[r][0] = bytes ? dot_bytes(acc[r][0], word, b0) : dot(acc[r][0], word, b0);
+                        acc[r][1] = bytes ? dot_bytes(acc[r][1], word, b1) : dot(acc[r][1], word, b1);
+                    }
+                }
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++) {
+                    const i64 row = top + r, at = row * width + (kind == SWIGLU ? j / 2 : j);
+                    __m512 first = acc[r][0], second = acc[r][1];
+                    if (row < i) continue; /* already there */
+                    if (bytes) {
+                        const __m512 factor = _mm512_set1_ps(row_factors[row]);
+                        const __m512 f0 = _mm512_mul_ps(factor, _mm512_loadu_ps(factors + j));
+                        const __m512 f1 = _mm512_mul_ps(factor, _mm512_loadu_ps(factors + j + LANES));
+                        first = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(first)), f0);
+                        second = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(second)), f1);
+                    }
+                    first = _mm512_add_ps(first, bias0), second = _mm512_add_ps(second, bias1);
+                    if (kind == SWIGLU) {
+                        first = _mm512_mul_ps(first, sigmoid(first));
+                        store((bf16 *)out + at, 0xFFFF, _mm512_mul_ps(first, second));
+                    } else if (kind == RESIDUAL) {
+                        float *to = (float *)out + at;
+                        if (gate) {
+                            const float *by = gate + row / rows_per_image * gate_stride + j;
+                            first = _mm512_mul_ps(first, loadf(by, m0));
+                            second = _mm512_mul_ps(second, loadf(by + LANES, m1));
+                        }
+                        add_to(to, m0, first), add_to(to + LANES, m1, second);
+                    } else {
+                        if (kind == SILU) {
+                            first = _mm512_mul_ps(first, sigmoid(first));
+                            second = _mm512_mul_ps(second, sigmoid(second));
+                        }
+                        store((bf16 *)out + at, m0, first), store((bf16 *)out + at + LANES, m1, second);
+                    }
+                }
+            }
+        }
+    }
+}
+
+int linear_forward(i64 rows, i64 inner, i64 columns, i64 kind, const uint32_t *x, const uint32_t *panels,
+                   const float *bias, const float *gate, i64 gate_stride, i64 rows_per_image, void *out) {
+    linear(0, rows, inner / 2, columns, kind, x, NULL, panels, NULL, NULL, bias, gate, gate_stride, rows_per_image,
+           out);
+    return 0;
+}
+
+int linear_forward_bytes(i64 rows, i64 inner, i64 columns, i64 kind, const uint32_t *x, const float *row_factors,
+                         const uint32_t *panels, const float *factors, const int32_t *starts, const float *bias,
+                         const float *gate, i64 gate_stride, i64 rows_per_image, void *out) {
+    linear(1, rows, inner / 4, columns, kind, x, row_factors, panels, factors, starts, bias, gate, gate_stride,
+           rows_per_image, out);
+    return 0;
+}
+
+/* x (rows, columns) bfloat16 to bytes round(x / factor) + 128, factor = max |x| / 127 of each row. */
+int bytes_forward(i64 rows, i64 columns, const bf16 *x, uint8_t *out, float *factors) {
+#pragma omp parallel for schedule(static)
+    for (i64 row = 0; row < rows; row++) {
+        const bf16 *from = x + row * columns;
+        __m512 top = _mm512_setzero_ps();
+        for (i64 j = 0; j < columns; j += LANES)
+            top = _mm512_max_ps(top, _mm512_abs_ps(load(from + j, lanes(columns - j))));
+        const float most = fmaxf(_mm512_reduce_max_ps(top), 1e-30f);
+        const __m512 by = _mm512_set1_ps(127.0f / most);
+        for (i64 j = 0; j < columns; j += LANES) {
+            const __mmask16 m = lanes(columns - j);
+            const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(load(from + j, m), by));
+            _mm_mask_storeu_epi8(out + row * columns + j, m,
+                                 _mm512_cvtepi32_epi8(_mm512_add_epi32(q, _mm512_set1_epi32(128))));
+        }
+        factors[row] = most / 127.0f;
+    }
+    return 0;
+}
+
+/* Panels of a weight (outputs, inputs) float32 for x W^T, or, `turned`, for dy W: then its columns are the inputs.
+ * Zeros beyond; `inner`, even, is the length of the rows that the product will see. */
+int panels_forward(i64 outputs, i64 inputs, i64 inner, i64 turned, const float *weight, uint32_t *panels) {
+    const i64 columns = turned ? inputs : outputs, depth = turned ? outputs : inputs;
+    const __m512i ladder = _mm512_mullo_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                              _mm512_set1_epi32((int)inputs));
+#pragma omp parallel for schedule(static)
+    for (i64 j = 0; j < up(columns, PANEL); j += LANES) {
+        const __mmask16 m = columns > j ? lanes(columns - j) : 0;
+        uint32_t *to = panels + j / PANEL * PANEL * (inner / 2) + j % PANEL;
+        for (i64 p = 0; p < inner / 2; p++) {
+            __m512 pair[2];
+            for (i64 k = 0; k < 2; k++) {
+                const __mmask16 here = 2 * p + k < depth ? m : 0;
+                pair[k] = turned ? loadf(weight + (2 * p + k) * inputs + j, here)
+                                 : _mm512_mask_i32gather_ps(_mm512_setzero_ps(), here, ladder,
+                                                            weight + j * inputs + 2 * p + k, sizeof(float));
+            }
+            const __m512i low = _mm512_cvtepu16_epi32(narrow(pair[0])), high = _mm512_cvtepu16_epi32(narrow(pair[1]));
+            _mm512_storeu_si512(to + p * PANEL, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
+    }
+    return 0;
+}
