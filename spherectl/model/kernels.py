@@ -48,6 +48,7 @@ SIGNATURES = {
     "linear_forward": "iiiippppiip",
     "linear_forward_bytes": "iiiipppppppiip",
     "bytes_forward": "iippp",
+    "tiles_use": "i",
     "tokens_forward": "iiiipppfp",
     "panels_forward": "iiiipp",
     "linear_backward": "iiiipppp",
@@ -210,4 +211,5 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, letters in SIGNATURES.items():
         getattr(library, name).argtypes = [TYPES[letter] for letter in letters]
         getattr(library, name).restype = ctypes.c_int
+    library.tiles_use(1)  # linears on AMX, where there is one
     return library

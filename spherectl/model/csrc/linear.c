@@ -1,5 +1,8 @@
 /* Linears. Weights come packed: panels (ceil(columns / 32), inner / 2, 32) of words, zeros beyond the last column. */
-#include "products.h"
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tiles.h"
 
 #define BLOCK 64 /* rows a thread takes at a time */
 
@@ -9,27 +12,70 @@
  * RESIDUAL  out (rows, columns) float32 += gate (x W^T + bias); gate one row an image, `gate_stride` apart, or null
  * x (rows, words) of 32 bits, at least ROWS rows: two bfloat16 each or, with `factors`, four bytes; bias (columns)
  * float32. A byte stands for (byte - 128) row_factors[row], a weight for weight factors[column]; sums begin at
- * `starts`, which takes off what the 128 add. Always inlined, so that each kind of word has a loop of its own. */
+ * `starts`, which takes off what the 128 add. */
+typedef struct {
+    i64 rows, words, columns, kind;
+    const uint32_t *x;
+    const float *row_factors;
+    const uint32_t *panels;
+    const float *factors;
+    const int32_t *starts;
+    const float *bias, *gate;
+    i64 gate_stride, rows_per_image;
+    void *out;
+} Linear;
+
+/* What is written of one row of a panel whose first column is j, from its two vectors of sums. Always inlined, as are
+ * the functions below, so that each kind of word has a loop of its own. */
 static inline __attribute__((always_inline)) void
-linear(const int bytes, i64 rows, i64 words, i64 columns, i64 kind, const uint32_t *x, const float *row_factors,
-       const uint32_t *panels, const float *factors, const int32_t *starts, const float *bias, const float *gate,
-       i64 gate_stride, i64 rows_per_image, void *out) {
+finish(const int bytes, const Linear *l, i64 row, i64 j, __m512 first, __m512 second) {
+    const __mmask16 m0 = lanes(l->columns - j), m1 = l->columns - j > LANES ? lanes(l->columns - j - LANES) : 0;
+    const i64 width = l->kind == SWIGLU ? l->columns / 2 : l->columns;
+    const i64 at = row * width + (l->kind == SWIGLU ? j / 2 : j);
+    if (bytes) {
+        const __m512 factor = _mm512_set1_ps(l->row_factors[row]);
+        const __m512 f0 = _mm512_mul_ps(factor, _mm512_loadu_ps(l->factors + j));
+        const __m512 f1 = _mm512_mul_ps(factor, _mm512_loadu_ps(l->factors + j + LANES));
+        first = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(first)), f0);
+        second = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(second)), f1);
+    }
+    first = _mm512_add_ps(first, loadf(l->bias + j, m0));
+    second = _mm512_add_ps(second, loadf(l->bias + j + LANES, m1));
+    if (l->kind == SWIGLU) {
+        first = _mm512_mul_ps(first, sigmoid(first));
+        store((bf16 *)l->out + at, 0xFFFF, _mm512_mul_ps(first, second));
+    } else if (l->kind == RESIDUAL) {
+        float *to = (float *)l->out + at;
+        if (l->gate) {
+            const float *by = l->gate + row / l->rows_per_image * l->gate_stride + j;
+            first = _mm512_mul_ps(first, loadf(by, m0));
+            second = _mm512_mul_ps(second, loadf(by + LANES, m1));
+        }
+        add_to(to, m0, first), add_to(to + LANES, m1, second);
+    } else {
+        if (l->kind == SILU) {
+            first = _mm512_mul_ps(first, sigmoid(first));
+            second = _mm512_mul_ps(second, sigmoid(second));
+        }
+        store((bf16 *)l->out + at, m0, first), store((bf16 *)l->out + at + LANES, m1, second);
+    }
+}
+
+static inline __attribute__((always_inline)) int linear_on_vectors(const int bytes, const Linear *l) {
+    const i64 rows = l->rows, words = l->words;
     const i64 block = rows < 2 * BLOCK ? BLOCK / 2 : BLOCK, blocks = (rows + block - 1) / block;
-    const i64 width = kind == SWIGLU ? columns / 2 : columns;
 #pragma omp parallel for schedule(static)
     for (i64 part = 0; part < blocks; part++) {
         const i64 last = (part + 1) * block < rows ? (part + 1) * block : rows;
-        for (i64 j = 0; j < columns; j += PANEL) {
-            const uint32_t *panel = panels + j * words;
-            const __mmask16 m0 = lanes(columns - j), m1 = columns - j > LANES ? lanes(columns - j - LANES) : 0;
-            const __m512 bias0 = loadf(bias + j, m0), bias1 = loadf(bias + j + LANES, m1);
+        for (i64 j = 0; j < l->columns; j += PANEL) {
+            const uint32_t *panel = l->panels + j * words;
             for (i64 i = part * block; i < last; i += ROWS) {
                 const i64 top = i + ROWS <= rows ? i : rows - ROWS; /* the last tile goes over some rows again */
-                const uint32_t *a = x + top * words;
+                const uint32_t *a = l->x + top * words;
                 __m512 acc[ROWS][2];
                 for (int r = 0; r < ROWS; r++) {
-                    acc[r][0] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(starts + j)) : _mm512_setzero_ps();
-                    acc[r][1] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(starts + j + LANES)) : acc[r][0];
+                    acc[r][0] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(l->starts + j)) : _mm512_setzero_ps();
+                    acc[r][1] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(l->starts + j + LANES)) : acc[r][0];
                 }
                 for (i64 p = 0; p < words; p++) {
                     const __m512i b0 = _mm512_loadu_si512(panel + p * PANEL);
@@ -42,55 +88,92 @@ linear(const int bytes, i64 rows, i64 words, i64 columns, i64 kind, const uint32
                     }
                 }
 #pragma GCC unroll 8
-                for (int r = 0; r < ROWS; r++) {
-                    const i64 row = top + r, at = row * width + (kind == SWIGLU ? j / 2 : j);
-                    __m512 first = acc[r][0], second = acc[r][1];
-                    if (row < i) continue; /* already there */
-                    if (bytes) {
-                        const __m512 factor = _mm512_set1_ps(row_factors[row]);
-                        const __m512 f0 = _mm512_mul_ps(factor, _mm512_loadu_ps(factors + j));
-                        const __m512 f1 = _mm512_mul_ps(factor, _mm512_loadu_ps(factors + j + LANES));
-                        first = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(first)), f0);
-                        second = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(second)), f1);
-                    }
-                    first = _mm512_add_ps(first, bias0), second = _mm512_add_ps(second, bias1);
-                    if (kind == SWIGLU) {
-                        first = _mm512_mul_ps(first, sigmoid(first));
-                        store((bf16 *)out + at, 0xFFFF, _mm512_mul_ps(first, second));
-                    } else if (kind == RESIDUAL) {
-                        float *to = (float *)out + at;
-                        if (gate) {
-                            const float *by = gate + row / rows_per_image * gate_stride + j;
-                            first = _mm512_mul_ps(first, loadf(by, m0));
-                            second = _mm512_mul_ps(second, loadf(by + LANES, m1));
+                for (int r = 0; r < ROWS; r++)
+                    if (top + r >= i) finish(bytes, l, top + r, j, acc[r][0], acc[r][1]); /* else already there */
+            }
+        }
+    }
+    return 0;
+}
+
+#ifdef HAS_TILES
+static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes, const Linear *l) {
+    const i64 rows = l->rows, words = l->words, whole = words / TILE * TILE, padded = up(words, TILE);
+    const i64 block = rows < 2 * BLOCK ? BLOCK / 2 : BLOCK, blocks = (rows + block - 1) / block;
+    const int copied = whole < words || rows < TALL; /* where tiles would reach beyond x */
+    int failed = 0;
+#pragma omp parallel
+    {
+        uint32_t *copy = copied ? buffer(BLOCK * padded * 4) : NULL;
+        __attribute__((aligned(64))) uint32_t rest[TILE * PANEL] = {0};
+        __attribute__((aligned(64))) float sums[TALL * PANEL];
+        if (copied && !copy) failed = 1;
+        tiles_begin();
+#pragma omp for schedule(static)
+        for (i64 part = 0; part < blocks; part++) {
+            const i64 begin = part * block, last = begin + block < rows ? begin + block : rows;
+            if (copied && !copy) continue;
+            for (i64 i = begin; copied && i < last; i++)
+                memcpy(copy + (i - begin) * padded, l->x + i * words, words * 4);
+            for (i64 j = 0; j < l->columns; j += PANEL) {
+                const uint32_t *panel = l->panels + j * words;
+                memcpy(rest, panel + whole * PANEL, (words - whole) * PANEL * 4);
+                for (i64 i = begin; i < last; i += TALL) {
+                    const i64 top = copied || i + TALL <= rows ? i : rows - TALL;
+                    const uint32_t *from = copied ? copy + (i - begin) * padded : l->x + top * words;
+                    tiles_product(bytes, words, from, copied ? padded : words, panel, rest, sums);
+                    for (i64 row = i; row < last && row < top + TALL; row++) {
+                        __m512 acc[2];
+                        for (int c = 0; c < 2; c++) {
+                            acc[c] = _mm512_load_ps(sums + (row - top) * PANEL + c * LANES);
+                            if (bytes)
+                                acc[c] = _mm512_castsi512_ps(_mm512_add_epi32(
+                                    _mm512_castps_si512(acc[c]), _mm512_loadu_si512(l->starts + j + c * LANES)));
                         }
-                        add_to(to, m0, first), add_to(to + LANES, m1, second);
-                    } else {
-                        if (kind == SILU) {
-                            first = _mm512_mul_ps(first, sigmoid(first));
-                            second = _mm512_mul_ps(second, sigmoid(second));
-                        }
-                        store((bf16 *)out + at, m0, first), store((bf16 *)out + at + LANES, m1, second);
+                        finish(bytes, l, row, j, acc[0], acc[1]);
                     }
                 }
             }
         }
+        tiles_end();
+        free(copy);
     }
+    return failed;
+}
+#endif
+
+/* Whether linears go by tiles: once Linux has lent this process their registers, which it does on request. */
+static int tiles;
+int tiles_use(i64 wanted) {
+    tiles = 0;
+#ifdef HAS_TILES
+    tiles = wanted && !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
+#endif
+    return wanted && !tiles;
+}
+
+static inline __attribute__((always_inline)) int linear(const int bytes, const Linear *l) {
+#ifdef HAS_TILES
+    if (tiles) return linear_on_tiles(bytes, l);
+#endif
+    return linear_on_vectors(bytes, l);
 }
 
 int linear_forward(i64 rows, i64 inner, i64 columns, i64 kind, const uint32_t *x, const uint32_t *panels,
                    const float *bias, const float *gate, i64 gate_stride, i64 rows_per_image, void *out) {
-    linear(0, rows, inner / 2, columns, kind, x, NULL, panels, NULL, NULL, bias, gate, gate_stride, rows_per_image,
-           out);
-    return 0;
+    const Linear l = {.rows = rows, .words = inner / 2, .columns = columns, .kind = kind, .x = x, .panels = panels,
+                      .bias = bias, .gate = gate, .gate_stride = gate_stride, .rows_per_image = rows_per_image,
+                      .out = out};
+    return linear(0, &l);
 }
 
 int linear_forward_bytes(i64 rows, i64 inner, i64 columns, i64 kind, const uint32_t *x, const float *row_factors,
                          const uint32_t *panels, const float *factors, const int32_t *starts, const float *bias,
                          const float *gate, i64 gate_stride, i64 rows_per_image, void *out) {
-    linear(1, rows, inner / 4, columns, kind, x, row_factors, panels, factors, starts, bias, gate, gate_stride,
-           rows_per_image, out);
-    return 0;
+    const Linear l = {.rows = rows, .words = inner / 4, .columns = columns, .kind = kind, .x = x,
+                      .row_factors = row_factors, .panels = panels, .factors = factors, .starts = starts, .bias = bias,
+                      .gate = gate, .gate_stride = gate_stride, .rows_per_image = rows_per_image, .out = out};
+    return linear(1, &l);
 }
 
 /* x (rows, columns) bfloat16 to bytes round(x / factor) + 128, factor = max |x| / 127 of each row. */
