@@ -36,15 +36,18 @@ static void scatter(i64 first, i64 rows, i64 tokens, i64 K, i64 ld, const float 
  * norms (B, H, N), or null, takes the logarithm of each row's sum for the backward pass. Nonzero: no memory. */
 int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *qkv, const float *table, bf16 *out,
                       float *norms) {
-    const i64 n = up(N, LANES), k = up(K, LANES), stride = 3 * H * K;
+    const int on_tiles = tiles;
+    const i64 unit = on_tiles ? PANEL : LANES, step = on_tiles ? TALL : ROWS;
+    const i64 n = up(N, unit), k = up(K, unit), pairs = (on_tiles ? k : K) / 2, stride = 3 * H * K;
     int failed = 0;
 #pragma omp parallel
     {
-        bf16 *q = buffer(n * k * 2), *rows = buffer(n * k * 2), *weights = buffer(ROWS * n * 2);
+        bf16 *q = buffer(n * k * 2), *rows = buffer(n * k * 2), *weights = buffer(step * n * 2);
         uint32_t *keys = buffer(k / 2 * n * 4), *values = buffer(n / 2 * k * 4);
-        float *scores = buffer(ROWS * n * 4), *sums = buffer(ROWS * k * 4);
+        float *scores = buffer(step * n * 4), *sums = buffer(step * k * 4);
         const int ready = q && rows && weights && keys && values && scores && sums;
         if (!ready) failed = 1;
+        if (on_tiles) tiles_begin();
 #pragma omp for schedule(static)
         for (i64 item = 0; item < images * H; item++) {
             if (!ready) continue;
@@ -52,13 +55,13 @@ int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *
             const bf16 *from = qkv + image * N * stride + head * K;
             gather(N, K, k, from, stride, table, q);
             gather(N, K, k, from + H * K, stride, table, rows);
-            transpose(n, k, K / 2, rows, keys);
+            transpose(n, pairs, k / 2, (const uint32_t *)rows, keys);
             gather(N, K, k, from + 2 * H * K, stride, NULL, rows);
             interleave(n / 2, k, rows, values);
-            for (i64 i = 0; i < N; i += ROWS) {
-                product(ROWS, n, K / 2, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, scores, n);
-                float total[ROWS];
-                for (int r = 0; r < ROWS; r++) {
+            for (i64 i = 0; i < N; i += step) {
+                product(on_tiles, step, n, pairs, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, scores, n);
+                float total[TALL];
+                for (int r = 0; r < step; r++) {
                     const float *s = scores + r * n;
                     __m512 top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps();
                     for (i64 j = 0; j < N; j += LANES)
@@ -74,8 +77,8 @@ int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *
                     total[r] = _mm512_reduce_add_ps(sum);
                     if (norms && i + r < N) norms[item * N + i + r] = most * scale + logf(total[r]);
                 }
-                product(ROWS, k, n / 2, (const uint32_t *)weights, n / 2, 1, values, k, sums, k);
-                for (int r = 0; r < ROWS && i + r < N; r++) {
+                product(on_tiles, step, k, n / 2, (const uint32_t *)weights, n / 2, 1, values, k, sums, k);
+                for (int r = 0; r < step && i + r < N; r++) {
                     const __m512 share = _mm512_set1_ps(1.0f / total[r]);
                     for (i64 j = 0; j < K; j += LANES)
                         store(out + ((image * N + i + r) * H + head) * K + j, lanes(K - j),
@@ -83,28 +86,40 @@ int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *
                 }
             }
         }
+        if (on_tiles) tiles_end();
         free(q), free(rows), free(weights), free(keys), free(values), free(scores), free(sums);
     }
     return failed;
+}
+
+/* C (n, k) = A^T B of A's pairs of rows (n / 2, n) and B's (n / 2, k); `turned` is as large as A. */
+static inline void multiply_transposed(int on_tiles, i64 n, i64 k, const uint32_t *a, uint32_t *turned,
+                                       const uint32_t *b, float *c) {
+    if (on_tiles) transpose(n / 2, n, n, a, turned);
+    product(on_tiles, n, k, n / 2, on_tiles ? turned : a, on_tiles ? n / 2 : 1, on_tiles ? 1 : n, b, k, c, k);
 }
 
 /* Gradient dqkv (B, N, 3, H, K) from dout (B, N, H, K); the weights are computed again from qkv and norms.
  * With P the weights and o the output: dV = P^T do; dS = P (do V^T - rowsum(do o)); dQ = dS K; dK = dS^T Q. */
 int attention_backward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *qkv, const float *table,
                        const bf16 *out, const float *norms, const bf16 *dout, bf16 *dqkv) {
-    const i64 n = up(N, LANES), k = up(K, LANES), stride = 3 * H * K;
+    const int on_tiles = tiles;
+    const i64 unit = on_tiles ? PANEL : LANES, step = on_tiles ? TALL : ROWS;
+    const i64 n = up(N, unit), k = up(K, unit), pairs = (on_tiles ? k : K) / 2, stride = 3 * H * K;
     int failed = 0;
 #pragma omp parallel
     {
         bf16 *q = buffer(n * k * 2), *rows = buffer(n * k * 2), *grad = buffer(n * k * 2);
-        bf16 *p = buffer(ROWS * n * 2), *ds = buffer(ROWS * n * 2);
+        bf16 *p = buffer(step * n * 2), *ds = buffer(step * n * 2);
         uint32_t *keys = buffer(k / 2 * n * 4), *values = buffer(k / 2 * n * 4), *key_pairs = buffer(n / 2 * k * 4);
         uint32_t *query_pairs = buffer(n / 2 * k * 4), *grad_pairs = buffer(n / 2 * k * 4);
         uint32_t *all_p = buffer(n / 2 * n * 4), *all_ds = buffer(n / 2 * n * 4);
-        float *scores = buffer(ROWS * n * 4), *slopes = buffer(ROWS * n * 4), *sums = buffer(n * k * 4);
+        uint32_t *turned = buffer(n / 2 * n * 4);
+        float *scores = buffer(step * n * 4), *slopes = buffer(step * n * 4), *sums = buffer(n * k * 4);
         const int ready = q && rows && grad && p && ds && keys && values && key_pairs && query_pairs && grad_pairs &&
-                          all_p && all_ds && scores && slopes && sums;
+                          all_p && all_ds && turned && scores && slopes && sums;
         if (!ready) failed = 1;
+        if (on_tiles) tiles_begin();
 #pragma omp for schedule(static)
         for (i64 item = 0; item < images * H; item++) {
             if (!ready) continue;
@@ -114,16 +129,16 @@ int attention_backward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 
             gather(N, K, k, from, stride, table, q);
             interleave(n / 2, k, q, query_pairs);
             gather(N, K, k, from + H * K, stride, table, rows);
-            transpose(n, k, K / 2, rows, keys);
+            transpose(n, pairs, k / 2, (const uint32_t *)rows, keys);
             interleave(n / 2, k, rows, key_pairs);
             gather(N, K, k, from + 2 * H * K, stride, NULL, rows);
-            transpose(n, k, K / 2, rows, values);
+            transpose(n, pairs, k / 2, (const uint32_t *)rows, values);
             gather(N, K, k, dout + (image * N * H + head) * K, H * K, NULL, grad);
             interleave(n / 2, k, grad, grad_pairs);
-            for (i64 i = 0; i < n; i += ROWS) {
-                product(ROWS, n, K / 2, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, scores, n);
-                product(ROWS, n, K / 2, (const uint32_t *)(grad + i * k), k / 2, 1, values, n, slopes, n);
-                for (int r = 0; r < ROWS; r++) {
+            for (i64 i = 0; i < n; i += step) {
+                product(on_tiles, step, n, pairs, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, scores, n);
+                product(on_tiles, step, n, pairs, (const uint32_t *)(grad + i * k), k / 2, 1, values, n, slopes, n);
+                for (int r = 0; r < step; r++) {
                     if (i + r >= N) { /* beyond the tokens */
                         memset(p + r * n, 0, n * 2), memset(ds + r * n, 0, n * 2);
                         continue;
@@ -143,18 +158,20 @@ int attention_backward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 
                         store(ds + r * n + j, 0xFFFF, _mm512_mul_ps(_mm512_mul_ps(e, g), by));
                     }
                 }
-                interleave(ROWS / 2, n, p, all_p + i / 2 * n);
-                interleave(ROWS / 2, n, ds, all_ds + i / 2 * n);
-                product(ROWS, k, n / 2, (const uint32_t *)ds, n / 2, 1, key_pairs, k, sums, k);
-                scatter(i, N - i < ROWS ? N - i : ROWS, N, K, k, sums, table, to, stride);
+                interleave(step / 2, n, p, all_p + i / 2 * n);
+                interleave(step / 2, n, ds, all_ds + i / 2 * n);
+                product(on_tiles, step, k, n / 2, (const uint32_t *)ds, n / 2, 1, key_pairs, k, sums, k);
+                scatter(i, N - i < step ? N - i : step, N, K, k, sums, table, to, stride);
             }
-            product(n, k, n / 2, all_ds, 1, n, query_pairs, k, sums, k);
+            multiply_transposed(on_tiles, n, k, all_ds, turned, query_pairs, sums);
             scatter(0, N, N, K, k, sums, table, to + H * K, stride);
-            product(n, k, n / 2, all_p, 1, n, grad_pairs, k, sums, k);
+            multiply_transposed(on_tiles, n, k, all_p, turned, grad_pairs, sums);
             scatter(0, N, N, K, k, sums, NULL, to + 2 * H * K, stride);
         }
+        if (on_tiles) tiles_end();
         free(q), free(rows), free(grad), free(p), free(ds), free(keys), free(values), free(key_pairs);
-        free(query_pairs), free(grad_pairs), free(all_p), free(all_ds), free(scores), free(slopes), free(sums);
+        free(query_pairs), free(grad_pairs), free(all_p), free(all_ds), free(turned), free(scores), free(slopes);
+        free(sums);
     }
     return failed;
 }

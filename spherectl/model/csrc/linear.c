@@ -1,10 +1,10 @@
 /* Linears. Weights come packed: panels (ceil(columns / 32), inner / 2, 32) of words, zeros beyond the last column. */
-#include <sys/syscall.h>
-#include <unistd.h>
+#include <omp.h>
 
-#include "tiles.h"
+#include "products.h"
 
 #define BLOCK 64 /* rows a thread takes at a time */
+#define MOST 256 /* of them with tiles, which are so quick that the weights must be read less often */
 
 /* PLAIN     out (rows, columns) bfloat16 = x W^T + bias
  * SILU      silu of it
@@ -99,12 +99,13 @@ static inline __attribute__((always_inline)) int linear_on_vectors(const int byt
 #ifdef HAS_TILES
 static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes, const Linear *l) {
     const i64 rows = l->rows, words = l->words, whole = words / TILE * TILE, padded = up(words, TILE);
-    const i64 block = rows < 2 * BLOCK ? BLOCK / 2 : BLOCK, blocks = (rows + block - 1) / block;
+    const i64 share = up((rows + omp_get_max_threads() - 1) / omp_get_max_threads(), TALL);
+    const i64 block = share < MOST ? share : MOST, blocks = (rows + block - 1) / block;
     const int copied = whole < words || rows < TALL; /* where tiles would reach beyond x */
     int failed = 0;
 #pragma omp parallel
     {
-        uint32_t *copy = copied ? buffer(BLOCK * padded * 4) : NULL;
+        uint32_t *copy = copied ? buffer(block * padded * 4) : NULL;
         __attribute__((aligned(64))) uint32_t rest[TILE * PANEL] = {0};
         __attribute__((aligned(64))) float sums[TALL * PANEL];
         if (copied && !copy) failed = 1;
@@ -121,7 +122,7 @@ static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes
                 for (i64 i = begin; i < last; i += TALL) {
                     const i64 top = copied || i + TALL <= rows ? i : rows - TALL;
                     const uint32_t *from = copied ? copy + (i - begin) * padded : l->x + top * words;
-                    tiles_product(bytes, words, from, copied ? padded : words, panel, rest, sums);
+                    tiles_product(bytes, words, from, copied ? padded : words, panel, PANEL, rest, sums, PANEL);
                     for (i64 row = i; row < last && row < top + TALL; row++) {
                         __m512 acc[2];
                         for (int c = 0; c < 2; c++) {
@@ -141,16 +142,6 @@ static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes
     return failed;
 }
 #endif
-
-/* Whether linears go by tiles: once Linux has lent this process their registers, which it does on request. */
-static int tiles;
-int tiles_use(i64 wanted) {
-    tiles = 0;
-#ifdef HAS_TILES
-    tiles = wanted && !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */);
-#endif
-    return wanted && !tiles;
-}
 
 static inline __attribute__((always_inline)) int linear(const int bytes, const Linear *l) {
 #ifdef HAS_TILES

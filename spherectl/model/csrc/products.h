@@ -2,10 +2,9 @@
  * instruction takes them. */
 #pragma once
 
-#include "values.h"
+#include "tiles.h"
 
-#define ROWS 8            /* rows of a product's tile */
-#define PANEL (2 * LANES) /* columns of a packed weight's panel */
+#define ROWS 8 /* whose sums a product on vectors keeps in registers */
 
 /* What becomes of a product's sums. */
 enum { PLAIN, SILU, SWIGLU, RESIDUAL };
@@ -31,9 +30,17 @@ static inline __m512 dot_bytes(__m512 sum, __m512i a, __m512i b) {
 }
 
 /* C (m, n) = A B over `pairs` words; A's word of row i, pair p at i ai + p ap; B's of pair p, column j at p bp + j.
- * m is a multiple of ROWS, n of LANES. */
-static inline void product(i64 m, i64 n, i64 pairs, const uint32_t *a, i64 ai, i64 ap, const uint32_t *b, i64 bp,
-                           float *c, i64 ldc) {
+ * m is a multiple of ROWS, n of LANES; on tiles m is one of TALL, n of PANEL, `pairs` of TILE, and ap 1. */
+static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t *a, i64 ai, i64 ap, const uint32_t *b,
+                           i64 bp, float *c, i64 ldc) {
+#ifdef HAS_TILES
+    if (on_tiles) {
+        for (i64 i = 0; i < m; i += TALL)
+            for (i64 j = 0; j < n; j += PANEL)
+                tiles_product(0, pairs, a + i * ai, ai, b + j, bp, NULL, c + i * ldc + j, ldc);
+        return;
+    }
+#endif
     for (i64 i = 0; i < m; i += ROWS) {
         const uint32_t *rows = a + i * ai;
         i64 j = 0;
@@ -79,10 +86,36 @@ static inline void interleave(i64 pairs, i64 ld, const bf16 *x, uint32_t *words)
         }
 }
 
-/* words (pairs, n) of x (n, ld) bfloat16: word i of pair p = columns 2 p, 2 p + 1 of row i. */
-static inline void transpose(i64 n, i64 ld, i64 pairs, const bf16 *x, uint32_t *words) {
-    const uint32_t *from = (const uint32_t *)x;
-    for (i64 i = 0; i < n; i += LANES)
-        for (i64 p = 0; p < pairs; p++)
-            for (i64 k = i; k < i + LANES; k++) words[p * n + k] = from[k * (ld / 2) + p];
+/* to (columns, 16) = from (16, columns) transposed, of words, `ld` and `ldt` apart; at most 16 columns. */
+static inline void transpose_block(i64 columns, const uint32_t *from, i64 ld, uint32_t *to, i64 ldt) {
+    __m512i a[16], b[16];
+    for (int i = 0; i < 16; i++) a[i] = _mm512_maskz_loadu_epi32(lanes(columns), from + i * ld);
+    for (int i = 0; i < 16; i += 2) { /* pairs of rows, then fours of them, in each quarter of a vector */
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4)
+        for (int k = 0; k < 2; k++) {
+            a[i + 2 * k] = _mm512_unpacklo_epi64(b[i + k], b[i + 2 + k]);
+            a[i + 2 * k + 1] = _mm512_unpackhi_epi64(b[i + k], b[i + 2 + k]);
+        }
+    for (int k = 0; k < 4; k++) { /* column 4 q + k is in the quarters q of rows k, 4 + k, 8 + k and 12 + k */
+        const __m512i even0 = _mm512_shuffle_i32x4(a[k], a[4 + k], 0x88);
+        const __m512i even1 = _mm512_shuffle_i32x4(a[8 + k], a[12 + k], 0x88);
+        const __m512i odd0 = _mm512_shuffle_i32x4(a[k], a[4 + k], 0xDD);
+        const __m512i odd1 = _mm512_shuffle_i32x4(a[8 + k], a[12 + k], 0xDD);
+        b[k] = _mm512_shuffle_i32x4(even0, even1, 0x88);
+        b[4 + k] = _mm512_shuffle_i32x4(odd0, odd1, 0x88);
+        b[8 + k] = _mm512_shuffle_i32x4(even0, even1, 0xDD);
+        b[12 + k] = _mm512_shuffle_i32x4(odd0, odd1, 0xDD);
+    }
+    for (int j = 0; j < 16; j++)
+        if (j < columns) _mm512_storeu_si512(to + j * ldt, b[j]);
+}
+
+/* to (columns, rows) = from (rows, ld), of words; rows is a multiple of LANES. */
+static inline void transpose(i64 rows, i64 columns, i64 ld, const uint32_t *from, uint32_t *to) {
+    for (i64 i = 0; i < rows; i += LANES)
+        for (i64 j = 0; j < columns; j += LANES)
+            transpose_block(columns - j < LANES ? columns - j : LANES, from + i * ld + j, ld, to + j * rows + i, rows);
 }

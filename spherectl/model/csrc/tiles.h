@@ -1,10 +1,12 @@
 /* Products on AMX, where the processor has it: tiles of 16 rows of 64 bytes. */
 #pragma once
 
-#include "products.h"
+#include "values.h"
 
 #define TILE 16         /* rows of a tile, and words of its rows */
 #define TALL (2 * TILE) /* rows of two tiles */
+
+extern int tiles; /* whether this process may use them: tiles.c */
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 #define HAS_TILES 1
@@ -17,22 +19,25 @@ static inline void tiles_begin(void) {
 }
 static inline void tiles_end(void) { _tile_release(); }
 
-/* sums (TALL, PANEL), float32 or, of bytes, int32, of TALL rows of x, `stride` words apart, and a panel. The last words,
- * if they fill no tile, come from `rest` (TILE, PANEL), with zeros below, instead of the panel; and x has zeros there. */
+/* C (TALL, PANEL) = A B over `words`, float32 or, of bytes, int32; rows of A, B and C lie lda, ldb and ldc words apart.
+ * The last words, if they fill no tile, come from `rest` (TILE, PANEL), with zeros below, instead of B; A has zeros
+ * there. */
 static inline __attribute__((always_inline)) void
-tiles_product(const int bytes, i64 words, const uint32_t *x, i64 stride, const uint32_t *panel, const uint32_t *rest,
-              float *sums) {
+tiles_product(const int bytes, i64 words, const uint32_t *a, i64 lda, const uint32_t *b, i64 ldb, const uint32_t *rest,
+              float *c, i64 ldc) {
     __asm__ volatile("" ::: "memory"); /* the loads below read memory behind the compiler's back */
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (i64 p = 0; p < words; p += TILE) {
-        const uint32_t *from = p + TILE <= words ? panel + p * PANEL : rest;
-        _tile_loadd(6, from, 4 * PANEL);
-        _tile_loadd(7, from + LANES, 4 * PANEL);
-        _tile_loadd(4, x + p, 4 * stride);
-        _tile_loadd(5, x + p + TILE * stride, 4 * stride);
+        const int whole = p + TILE <= words;
+        const uint32_t *from = whole ? b + p * ldb : rest;
+        const i64 apart = 4 * (whole ? ldb : PANEL);
+        _tile_loadd(6, from, apart);
+        _tile_loadd(7, from + LANES, apart);
+        _tile_loadd(4, a + p, 4 * lda);
+        _tile_loadd(5, a + p + TILE * lda, 4 * lda);
         if (bytes) {
             _tile_dpbusd(0, 4, 6);
             _tile_dpbusd(1, 4, 7);
@@ -45,9 +50,12 @@ tiles_product(const int bytes, i64 words, const uint32_t *x, i64 stride, const u
             _tile_dpbf16ps(3, 5, 7);
         }
     }
-    _tile_stored(0, sums, 4 * PANEL);
-    _tile_stored(1, sums + LANES, 4 * PANEL);
-    _tile_stored(2, sums + TILE * PANEL, 4 * PANEL);
-    _tile_stored(3, sums + TILE * PANEL + LANES, 4 * PANEL);
+    _tile_stored(0, c, 4 * ldc);
+    _tile_stored(1, c + LANES, 4 * ldc);
+    _tile_stored(2, c + TILE * ldc, 4 * ldc);
+    _tile_stored(3, c + TILE * ldc + LANES, 4 * ldc);
 }
+#else
+static inline void tiles_begin(void) {}
+static inline void tiles_end(void) {}
 #endif

@@ -21,6 +21,7 @@ typedef uint16_t bf16;
 typedef int64_t i64;
 
 #define LANES 16
+#define PANEL (2 * LANES) /* columns of a panel of a packed weight */
 
 static inline i64 up(i64 n, i64 multiple) { return (n + multiple - 1) / multiple * multiple; }
 static inline __mmask16 lanes(i64 left) { return left >= LANES ? 0xFFFF : (__mmask16)((1u << left) - 1); }

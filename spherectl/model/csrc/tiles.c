@@ -1,0 +1,16 @@
+/* Leave to use AMX's registers, which Linux lends a process on request. */
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "tiles.h"
+
+int tiles;
+
+/* Nonzero: there are none, or they were refused. */
+int tiles_use(i64 wanted) {
+    tiles = 0;
+#ifdef HAS_TILES
+    tiles = wanted && !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* the tiles' data */);
+#endif
+    return wanted && !tiles;
+}
