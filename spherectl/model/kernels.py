@@ -71,11 +71,17 @@ def available() -> bool:
 
 
 def products_pay() -> bool:
-    """Whether a training's products are the kernels' own: not where oneDNN has AMX, which they do not use.
+    """Whether a training's products are the kernels' own: not where oneDNN has AMX and they, by an old compiler, not.
 
-    Drawing takes them everywhere: they are quicker for few images, and an image's bits do not depend on the batch.
+    Drawing takes them everywhere: an image's bits do not depend on the batch.
     """
-    return available() and "amx_bf16" not in _processor_flags()
+    return available() and (takes_tiles() or "amx_bf16" not in _processor_flags())
+
+
+def takes_tiles() -> bool:
+    """Whether products go by AMX's tiles."""
+    library = _library()
+    return isinstance(library, ctypes.CDLL) and not library.tiles_use(1)
 
 
 @functools.cache
@@ -211,5 +217,5 @@ def _load(path: Path) -> ctypes.CDLL:
     for name, letters in SIGNATURES.items():
         getattr(library, name).argtypes = [TYPES[letter] for letter in letters]
         getattr(library, name).restype = ctypes.c_int
-    library.tiles_use(1)  # linears on AMX, where there is one
+    library.tiles_use(1)
     return library

@@ -25,13 +25,24 @@ typedef struct {
     void *out;
 } Linear;
 
-/* What is written of one row of a panel whose first column is j, from its two vectors of sums. Always inlined, as are
- * the functions below, so that each kind of word has a loop of its own. */
+/* What all rows of a panel share: its first column, and which of its columns there are, with their bias. */
+typedef struct {
+    i64 column;
+    __mmask16 m0, m1;
+    __m512 bias0, bias1;
+} Panel;
+
+static inline Panel panel_at(const Linear *l, i64 column) {
+    const i64 left = l->columns - column;
+    const __mmask16 m0 = lanes(left), m1 = left > LANES ? lanes(left - LANES) : 0;
+    return (Panel){column, m0, m1, loadf(l->bias + column, m0), loadf(l->bias + column + LANES, m1)};
+}
+
+/* What is written of one row of a panel, from its two vectors of sums. Always inlined, as are the functions below, so
+ * that each kind of word has a loop of its own. */
 static inline __attribute__((always_inline)) void
-finish(const int bytes, const Linear *l, i64 row, i64 j, __m512 first, __m512 second) {
-    const __mmask16 m0 = lanes(l->columns - j), m1 = l->columns - j > LANES ? lanes(l->columns - j - LANES) : 0;
-    const i64 width = l->kind == SWIGLU ? l->columns / 2 : l->columns;
-    const i64 at = row * width + (l->kind == SWIGLU ? j / 2 : j);
+finish(const int bytes, const Linear *l, const Panel *p, i64 row, __m512 first, __m512 second) {
+    const i64 j = p->column;
     if (bytes) {
         const __m512 factor = _mm512_set1_ps(l->row_factors[row]);
         const __m512 f0 = _mm512_mul_ps(factor, _mm512_loadu_ps(l->factors + j));
@@ -39,43 +50,45 @@ finish(const int bytes, const Linear *l, i64 row, i64 j, __m512 first, __m512 se
         first = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(first)), f0);
         second = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_castps_si512(second)), f1);
     }
-    first = _mm512_add_ps(first, loadf(l->bias + j, m0));
-    second = _mm512_add_ps(second, loadf(l->bias + j + LANES, m1));
+    first = _mm512_add_ps(first, p->bias0), second = _mm512_add_ps(second, p->bias1);
     if (l->kind == SWIGLU) {
         first = _mm512_mul_ps(first, sigmoid(first));
-        store((bf16 *)l->out + at, 0xFFFF, _mm512_mul_ps(first, second));
+        store((bf16 *)l->out + row * (l->columns / 2) + j / 2, 0xFFFF, _mm512_mul_ps(first, second));
     } else if (l->kind == RESIDUAL) {
-        float *to = (float *)l->out + at;
+        float *to = (float *)l->out + row * l->columns + j;
         if (l->gate) {
             const float *by = l->gate + row / l->rows_per_image * l->gate_stride + j;
-            first = _mm512_mul_ps(first, loadf(by, m0));
-            second = _mm512_mul_ps(second, loadf(by + LANES, m1));
+            first = _mm512_mul_ps(first, loadf(by, p->m0));
+            second = _mm512_mul_ps(second, loadf(by + LANES, p->m1));
         }
-        add_to(to, m0, first), add_to(to + LANES, m1, second);
+        add_to(to, p->m0, first), add_to(to + LANES, p->m1, second);
     } else {
+        bf16 *to = (bf16 *)l->out + row * l->columns + j;
         if (l->kind == SILU) {
             first = _mm512_mul_ps(first, sigmoid(first));
             second = _mm512_mul_ps(second, sigmoid(second));
         }
-        store((bf16 *)l->out + at, m0, first), store((bf16 *)l->out + at + LANES, m1, second);
+        store(to, p->m0, first), store(to + LANES, p->m1, second);
     }
 }
 
-static inline __attribute__((always_inline)) int linear_on_vectors(const int bytes, const Linear *l) {
-    const i64 rows = l->rows, words = l->words;
+static inline __attribute__((always_inline)) int linear_on_vectors(const int bytes, const Linear *given) {
+    const i64 rows = given->rows, words = given->words;
     const i64 block = rows < 2 * BLOCK ? BLOCK / 2 : BLOCK, blocks = (rows + block - 1) / block;
 #pragma omp parallel for schedule(static)
     for (i64 part = 0; part < blocks; part++) {
+        const Linear l = *given;
         const i64 last = (part + 1) * block < rows ? (part + 1) * block : rows;
-        for (i64 j = 0; j < l->columns; j += PANEL) {
-            const uint32_t *panel = l->panels + j * words;
+        for (i64 j = 0; j < l.columns; j += PANEL) {
+            const uint32_t *panel = l.panels + j * words;
+            const Panel here = panel_at(&l, j);
             for (i64 i = part * block; i < last; i += ROWS) {
                 const i64 top = i + ROWS <= rows ? i : rows - ROWS; /* the last tile goes over some rows again */
-                const uint32_t *a = l->x + top * words;
+                const uint32_t *a = l.x + top * words;
                 __m512 acc[ROWS][2];
                 for (int r = 0; r < ROWS; r++) {
-                    acc[r][0] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(l->starts + j)) : _mm512_setzero_ps();
-                    acc[r][1] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(l->starts + j + LANES)) : acc[r][0];
+                    acc[r][0] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(l.starts + j)) : _mm512_setzero_ps();
+                    acc[r][1] = bytes ? _mm512_castsi512_ps(_mm512_loadu_si512(l.starts + j + LANES)) : acc[r][0];
                 }
                 for (i64 p = 0; p < words; p++) {
                     const __m512i b0 = _mm512_loadu_si512(panel + p * PANEL);
@@ -89,22 +102,22 @@ static inline __attribute__((always_inline)) int linear_on_vectors(const int byt
                 }
 #pragma GCC unroll 8
                 for (int r = 0; r < ROWS; r++)
-                    if (top + r >= i) finish(bytes, l, top + r, j, acc[r][0], acc[r][1]); /* else already there */
+                    if (top + r >= i) finish(bytes, &l, &here, top + r, acc[r][0], acc[r][1]); /* else already there */
             }
         }
     }
     return 0;
 }
 
-#ifdef HAS_TILES
-static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes, const Linear *l) {
-    const i64 rows = l->rows, words = l->words, whole = words / TILE * TILE, padded = up(words, TILE);
+static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes, const Linear *given) {
+    const i64 rows = given->rows, words = given->words, whole = words / TILE * TILE, padded = up(words, TILE);
     const i64 share = up((rows + omp_get_max_threads() - 1) / omp_get_max_threads(), TALL);
     const i64 block = share < MOST ? share : MOST, blocks = (rows + block - 1) / block;
     const int copied = whole < words || rows < TALL; /* where tiles would reach beyond x */
     int failed = 0;
 #pragma omp parallel
     {
+        const Linear l = *given;
         uint32_t *copy = copied ? buffer(block * padded * 4) : NULL;
         __attribute__((aligned(64))) uint32_t rest[TILE * PANEL] = {0};
         __attribute__((aligned(64))) float sums[TALL * PANEL];
@@ -115,23 +128,24 @@ static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes
             const i64 begin = part * block, last = begin + block < rows ? begin + block : rows;
             if (copied && !copy) continue;
             for (i64 i = begin; copied && i < last; i++)
-                memcpy(copy + (i - begin) * padded, l->x + i * words, words * 4);
-            for (i64 j = 0; j < l->columns; j += PANEL) {
-                const uint32_t *panel = l->panels + j * words;
+                memcpy(copy + (i - begin) * padded, l.x + i * words, words * 4);
+            for (i64 j = 0; j < l.columns; j += PANEL) {
+                const uint32_t *panel = l.panels + j * words;
+                const Panel here = panel_at(&l, j);
                 memcpy(rest, panel + whole * PANEL, (words - whole) * PANEL * 4);
                 for (i64 i = begin; i < last; i += TALL) {
                     const i64 top = copied || i + TALL <= rows ? i : rows - TALL;
-                    const uint32_t *from = copied ? copy + (i - begin) * padded : l->x + top * words;
-                    tiles_product(bytes, words, from, copied ? padded : words, panel, PANEL, rest, sums, PANEL);
+                    const uint32_t *from = copied ? copy + (i - begin) * padded : l.x + top * words;
+                    tiles_product(bytes, words, from, copied ? padded : words, panel, PANEL, rest, 0, sums, PANEL);
                     for (i64 row = i; row < last && row < top + TALL; row++) {
                         __m512 acc[2];
                         for (int c = 0; c < 2; c++) {
                             acc[c] = _mm512_load_ps(sums + (row - top) * PANEL + c * LANES);
                             if (bytes)
                                 acc[c] = _mm512_castsi512_ps(_mm512_add_epi32(
-                                    _mm512_castps_si512(acc[c]), _mm512_loadu_si512(l->starts + j + c * LANES)));
+                                    _mm512_castps_si512(acc[c]), _mm512_loadu_si512(l.starts + j + c * LANES)));
                         }
-                        finish(bytes, l, row, j, acc[0], acc[1]);
+                        finish(bytes, &l, &here, row, acc[0], acc[1]);
                     }
                 }
             }
@@ -141,13 +155,9 @@ static inline __attribute__((always_inline)) int linear_on_tiles(const int bytes
     }
     return failed;
 }
-#endif
 
 static inline __attribute__((always_inline)) int linear(const int bytes, const Linear *l) {
-#ifdef HAS_TILES
-    if (tiles) return linear_on_tiles(bytes, l);
-#endif
-    return linear_on_vectors(bytes, l);
+    return tiles ? linear_on_tiles(bytes, l) : linear_on_vectors(bytes, l);
 }
 
 int linear_forward(i64 rows, i64 inner, i64 columns, i64 kind, const uint32_t *x, const uint32_t *panels,

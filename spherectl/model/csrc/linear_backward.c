@@ -1,14 +1,15 @@
 /* What a linear's weight and bias get in the backward pass; its input's gradient is a product of linear.c. */
 #include "products.h"
 
-#define DEPTH 256 /* rows that are summed before a tile of the gradient goes back to memory */
+#define DEPTH 256 /* rows that are summed before the gradient goes back to memory */
+#define SHARE 64  /* outputs that a thread takes at a time */
 
 /* Pairs of rows of x (rows, stride), columns `from` to `from` + count, as words (pairs, ld), ld of LANES; zeros
  * beyond. */
-static void pair_up(i64 rows, i64 stride, i64 from, i64 count, i64 ld, const bf16 *x, uint32_t *words) {
-    for (i64 p = 0; p < (rows + 1) / 2; p++)
+static void pair_up(i64 rows, i64 pairs, i64 stride, i64 from, i64 count, i64 ld, const bf16 *x, uint32_t *words) {
+    for (i64 p = 0; p < pairs; p++)
         for (i64 j = 0; j < ld; j += LANES) {
-            const __mmask16 m = count > j ? lanes(count - j) : 0, second = 2 * p + 1 < rows ? m : 0;
+            const __mmask16 m = count > j && 2 * p < rows ? lanes(count - j) : 0, second = 2 * p + 1 < rows ? m : 0;
             const bf16 *at = x + 2 * p * stride + from + j;
             const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, at));
             const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, at + stride));
@@ -16,63 +17,85 @@ static void pair_up(i64 rows, i64 stride, i64 from, i64 count, i64 ld, const bf1
         }
 }
 
+/* sums (m, k) += A^T B over pairs of rows: A's words (pairs, SHARE), B's (pairs, k); m is a multiple of ROWS, k of
+ * PANEL. */
+static void add_on_vectors(i64 pairs, i64 m, i64 k, const uint32_t *a, const uint32_t *b, float *sums) {
+    for (i64 i = 0; i < m; i += ROWS)
+        for (i64 j = 0; j < k; j += PANEL) {
+            __m512 acc[ROWS][2];
+            for (int r = 0; r < ROWS; r++) {
+                acc[r][0] = _mm512_loadu_ps(sums + (i + r) * k + j);
+                acc[r][1] = _mm512_loadu_ps(sums + (i + r) * k + j + LANES);
+            }
+            for (i64 p = 0; p < pairs; p++) {
+                const __m512i b0 = _mm512_loadu_si512(b + p * k + j);
+                const __m512i b1 = _mm512_loadu_si512(b + p * k + j + LANES);
+#pragma GCC unroll 8
+                for (int r = 0; r < ROWS; r++) {
+                    const __m512i word = _mm512_set1_epi32((int)a[p * SHARE + i + r]);
+                    acc[r][0] = dot(acc[r][0], word, b0);
+                    acc[r][1] = dot(acc[r][1], word, b1);
+                }
+            }
+            for (int r = 0; r < ROWS; r++) {
+                _mm512_storeu_ps(sums + (i + r) * k + j, acc[r][0]);
+                _mm512_storeu_ps(sums + (i + r) * k + j + LANES, acc[r][1]);
+            }
+        }
+}
+
+/* The same for SHARE rows of sums, with A turned: (SHARE, pairs), pairs a multiple of TILE. */
+static void add_on_tiles(i64 pairs, i64 k, const uint32_t *turned, const uint32_t *b, float *sums) {
+    for (i64 i = 0; i < SHARE; i += TALL)
+        for (i64 j = 0; j < k; j += PANEL)
+            tiles_product(0, pairs, turned + i * pairs, pairs, b + j, k, NULL, 1, sums + i * k + j, k);
+}
+
 /* Gradients of a linear's weight (outputs, inputs) and bias (outputs), float32: dy^T x and the sums of dy, over rows.
  * x (rows, stride) bfloat16, of which `inputs` count; dy (rows, outputs) bfloat16. Nonzero: no memory. */
 int linear_backward(i64 rows, i64 inputs, i64 stride, i64 outputs, const bf16 *x, const bf16 *dy, float *dweight,
                     float *dbias) {
-    const i64 share = 4 * LANES, k = up(inputs, PANEL);
+    const int on_tiles = tiles;
+    const i64 k = up(inputs, PANEL);
     const __m512i ones = _mm512_set1_epi32(0x3F803F80); /* a pair of 1.0 */
     int failed = 0;
 #pragma omp parallel
     {
-        uint32_t *a = buffer(DEPTH / 2 * share * 4), *b = buffer(DEPTH / 2 * k * 4);
-        float *sums = buffer(share * k * 4);
-        const int ready = a && b && sums;
+        uint32_t *a = buffer(DEPTH / 2 * SHARE * 4), *turned = buffer(DEPTH / 2 * SHARE * 4);
+        uint32_t *b = buffer(DEPTH / 2 * k * 4);
+        float *sums = buffer(SHARE * k * 4);
+        const int ready = a && turned && b && sums;
         if (!ready) failed = 1;
+        if (on_tiles) tiles_begin();
 #pragma omp for schedule(static)
-        for (i64 first = 0; first < outputs; first += share) {
+        for (i64 first = 0; first < outputs; first += SHARE) {
             if (!ready) continue;
-            const i64 mine = outputs - first < share ? outputs - first : share;
-            __m512 bias[4];
-            for (int c = 0; c < 4; c++) bias[c] = _mm512_setzero_ps();
-            memset(sums, 0, share * k * sizeof(float));
+            const i64 mine = outputs - first < SHARE ? outputs - first : SHARE;
+            __m512 bias[SHARE / LANES];
+            for (int c = 0; c < SHARE / LANES; c++) bias[c] = _mm512_setzero_ps();
+            memset(sums, 0, SHARE * k * sizeof(float));
             for (i64 row = 0; row < rows; row += DEPTH) {
-                const i64 some = rows - row < DEPTH ? rows - row : DEPTH, pairs = (some + 1) / 2;
-                pair_up(some, outputs, first, mine, share, dy + row * outputs, a);
-                pair_up(some, stride, 0, inputs, k, x + row * stride, b);
+                const i64 some = rows - row < DEPTH ? rows - row : DEPTH, pairs = up((some + 1) / 2, TILE);
+                pair_up(some, pairs, outputs, first, mine, SHARE, dy + row * outputs, a);
+                pair_up(some, pairs, stride, 0, inputs, k, x + row * stride, b);
                 for (i64 p = 0; p < pairs; p++)
-                    for (int c = 0; c < 4; c++)
-                        bias[c] = dot(bias[c], _mm512_loadu_si512(a + p * share + c * LANES), ones);
-                for (i64 i = 0; i < mine; i += ROWS)
-                    for (i64 j = 0; j < k; j += PANEL) {
-                        __m512 acc[ROWS][2];
-                        for (int r = 0; r < ROWS; r++) {
-                            acc[r][0] = _mm512_loadu_ps(sums + (i + r) * k + j);
-                            acc[r][1] = _mm512_loadu_ps(sums + (i + r) * k + j + LANES);
-                        }
-                        for (i64 p = 0; p < pairs; p++) {
-                            const __m512i b0 = _mm512_loadu_si512(b + p * k + j);
-                            const __m512i b1 = _mm512_loadu_si512(b + p * k + j + LANES);
-#pragma GCC unroll 8
-                            for (int r = 0; r < ROWS; r++) {
-                                const __m512i word = _mm512_set1_epi32((int)a[p * share + i + r]);
-                                acc[r][0] = dot(acc[r][0], word, b0);
-                                acc[r][1] = dot(acc[r][1], word, b1);
-                            }
-                        }
-                        for (int r = 0; r < ROWS; r++) {
-                            _mm512_storeu_ps(sums + (i + r) * k + j, acc[r][0]);
-                            _mm512_storeu_ps(sums + (i + r) * k + j + LANES, acc[r][1]);
-                        }
-                    }
+                    for (int c = 0; c < SHARE / LANES; c++)
+                        bias[c] = dot(bias[c], _mm512_loadu_si512(a + p * SHARE + c * LANES), ones);
+                if (on_tiles) {
+                    transpose(pairs, SHARE, SHARE, a, turned);
+                    add_on_tiles(pairs, k, turned, b, sums);
+                } else {
+                    add_on_vectors(pairs, up(mine, ROWS), k, a, b, sums);
+                }
             }
             for (i64 i = 0; i < mine; i++)
                 memcpy(dweight + (first + i) * inputs, sums + i * k, inputs * sizeof(float));
-            for (int c = 0; dbias && c < 4; c++)
+            for (int c = 0; dbias && c < SHARE / LANES; c++)
                 if (mine > c * LANES)
                     _mm512_mask_storeu_ps(dbias + first + c * LANES, lanes(mine - c * LANES), bias[c]);
         }
-        free(a), free(b), free(sums);
+        if (on_tiles) tiles_end();
+        free(a), free(turned), free(b), free(sums);
     }
     return failed;
 }

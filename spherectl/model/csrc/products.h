@@ -33,14 +33,12 @@ static inline __m512 dot_bytes(__m512 sum, __m512i a, __m512i b) {
  * m is a multiple of ROWS, n of LANES; on tiles m is one of TALL, n of PANEL, `pairs` of TILE, and ap 1. */
 static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t *a, i64 ai, i64 ap, const uint32_t *b,
                            i64 bp, float *c, i64 ldc) {
-#ifdef HAS_TILES
     if (on_tiles) {
         for (i64 i = 0; i < m; i += TALL)
             for (i64 j = 0; j < n; j += PANEL)
-                tiles_product(0, pairs, a + i * ai, ai, b + j, bp, NULL, c + i * ldc + j, ldc);
+                tiles_product(0, pairs, a + i * ai, ai, b + j, bp, NULL, 0, c + i * ldc + j, ldc);
         return;
     }
-#endif
     for (i64 i = 0; i < m; i += ROWS) {
         const uint32_t *rows = a + i * ai;
         i64 j = 0;

@@ -8,9 +8,6 @@ int tiles;
 
 /* Nonzero: there are none, or they were refused. */
 int tiles_use(i64 wanted) {
-    tiles = 0;
-#ifdef HAS_TILES
-    tiles = wanted && !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* the tiles' data */);
-#endif
+    tiles = HAS_TILES && wanted && !syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* the tiles' data */);
     return wanted && !tiles;
 }

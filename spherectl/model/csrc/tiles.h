@@ -6,7 +6,7 @@
 #define TILE 16         /* rows of a tile, and words of its rows */
 #define TALL (2 * TILE) /* rows of two tiles */
 
-extern int tiles; /* whether this process may use them: tiles.c */
+extern int tiles; /* whether this process may use them: tiles.c. Where it is 0, nothing else of this file is called. */
 
 #if defined(__AMX_BF16__) && defined(__AMX_INT8__)
 #define HAS_TILES 1
@@ -19,17 +19,24 @@ static inline void tiles_begin(void) {
 }
 static inline void tiles_end(void) { _tile_release(); }
 
-/* C (TALL, PANEL) = A B over `words`, float32 or, of bytes, int32; rows of A, B and C lie lda, ldb and ldc words apart.
- * The last words, if they fill no tile, come from `rest` (TILE, PANEL), with zeros below, instead of B; A has zeros
- * there. */
+/* C (TALL, PANEL) = A B over `words`, or so much `more` of it; float32 or, of bytes, int32. Rows lie lda, ldb and ldc
+ * words apart. The last words, if they fill no tile, come from `rest` (TILE, PANEL), with zeros below, instead of B; A
+ * has zeros there. */
 static inline __attribute__((always_inline)) void
 tiles_product(const int bytes, i64 words, const uint32_t *a, i64 lda, const uint32_t *b, i64 ldb, const uint32_t *rest,
-              float *c, i64 ldc) {
+              const int more, float *c, i64 ldc) {
     __asm__ volatile("" ::: "memory"); /* the loads below read memory behind the compiler's back */
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    if (more) {
+        _tile_loadd(0, c, 4 * ldc);
+        _tile_loadd(1, c + LANES, 4 * ldc);
+        _tile_loadd(2, c + TILE * ldc, 4 * ldc);
+        _tile_loadd(3, c + TILE * ldc + LANES, 4 * ldc);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
     for (i64 p = 0; p < words; p += TILE) {
         const int whole = p + TILE <= words;
         const uint32_t *from = whole ? b + p * ldb : rest;
@@ -56,6 +63,8 @@ tiles_product(const int bytes, i64 words, const uint32_t *a, i64 lda, const uint
     _tile_stored(3, c + TILE * ldc + LANES, 4 * ldc);
 }
 #else
+#define HAS_TILES 0
 static inline void tiles_begin(void) {}
 static inline void tiles_end(void) {}
+#define tiles_product(...) ((void)0)
 #endif
