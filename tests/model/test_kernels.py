@@ -20,6 +20,14 @@ ROUNDING = 2.0**-8  # the most that rounding to bfloat16 changes a value, relati
 CLOSE = 0.006  # relative, of vectors that went through two or three roundings
 
 
+@pytest.fixture(autouse=True, params=["vectors", "tiles"] if kernels.takes_tiles() else ["vectors"])
+def products(request):
+    """Every kernel by both kinds of products, where the processor has both."""
+    kernels._library().tiles_use(request.param == "tiles")
+    yield request.param
+    kernels._library().tiles_use(1)
+
+
 def wave(*shape: int, seed: float = 1.0) -> Tensor:
     """Fixed values of about unit size, different in every place."""
     count = torch.Size(shape).numel()
