@@ -6,7 +6,8 @@ Run it when the training ends, and again for what is measured afterwards, which 
     python -m tools.publish emoji --report scores/report.json
     python -m tools.publish emoji --restoration docs/restoration.json
 
-How it draws is what its recipe says today. The entry in zoo/index.toml, and the card, are written by hand.
+A run that began from the entry's own file (`train --from`) goes on with it: images and hours are those of both. How it
+draws is what its recipe says today. The entry in zoo/index.toml, and the card, are written by hand.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def publish(given: argparse.Namespace) -> str:
     header = package.header | {key: value for key, value in facts.items() if value is not None}
     header["recipe"] = header["recipe"] | {"sample": recipes.load(zoo.find_recipe(given.name)).to_table()["sample"]}
     if given.source:
-        header["command"] = f"spherectl train {given.name}"
+        header |= {"command": f"spherectl train {given.name}"} | _with_the_parents(header, target, given.name)
     if given.report:
         header["scores"] = list(_scores(_read(given.report)))
     if given.restoration:
@@ -119,6 +120,19 @@ class Index:
             entry = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", entry)
         self._entries[self._place] = entry
         write_text(self.path, self._head + "".join(self._entries))
+
+
+def _with_the_parents(header: dict[str, Any], target: Path, name: str) -> dict[str, Any]:
+    """Of a run that went on from the entry's file: the command for it, and images and hours of both trainings."""
+    if not header["parent"]:
+        return {}
+    if not target.exists() or header["parent"] != file_hash(target):
+        raise FileError(
+            f"The run began from another model, {header['parent'][:12]}; expected from {target}, or from none."
+        )
+    earlier = read_package(target).header
+    images, hours = (header.get(key, 0) + earlier.get(key, 0) for key in ("images_seen", "hours"))
+    return {"command": f"spherectl train {name} --from {name}", "images_seen": images, "hours": round(hours, 2)}
 
 
 def _read(path: Path) -> dict[str, Any]:

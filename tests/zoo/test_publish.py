@@ -17,6 +17,7 @@ from tools import publish
 
 ROOT = Path(__file__).resolve().parents[2]
 EMBEDDED = ROOT / "zoo" / "fashion-mnist.safetensors"
+SCRATCH = ROOT / "zoo" / "emoji.safetensors"  # of a run that began from no other model
 
 pytestmark = pytest.mark.fast
 
@@ -42,7 +43,7 @@ def test_a_run_becomes_an_entrys_file_and_later_facts_change_the_header_alone(co
     embedded = read_package(EMBEDDED)
     drawn = embedded.header["recipe"]["sample"]
     recipe = embedded.header["recipe"] | {"sample": drawn | {"guidance": 9.0}}
-    header = embedded.header | {"scores": [], "recipe": recipe}
+    header = embedded.header | {"scores": [], "recipe": recipe, "parent": ""}
     header.pop("editing", None)
     raw = {name: tensor + 1 for name, tensor in embedded.weights.items()}
     write_package(tmp_path / "model.safetensors", Package(header, embedded.weights, raw))
@@ -91,8 +92,8 @@ def test_a_run_becomes_an_entrys_file_and_later_facts_change_the_header_alone(co
     ("words", "expected"),
     [
         (("fashion-mnist",), "There is no file .*fashion-mnist.safetensors"),
-        (("mine", "--from", EMBEDDED), "has 0 entries of the name mine; expected one"),
-        (("fashion-mnist", "--from", EMBEDDED, "--report", "none.json"), "Cannot read none.json"),
+        (("mine", "--from", SCRATCH), "has 0 entries of the name mine; expected one"),
+        (("fashion-mnist", "--from", SCRATCH, "--report", "none.json"), "Cannot read none.json"),
     ],
 )
 def test_what_is_not_there_is_one_sentence(command, zoo, words, expected):
@@ -106,5 +107,23 @@ def test_what_is_not_there_is_one_sentence(command, zoo, words, expected):
 def test_a_file_too_large_for_the_repository_is_refused(command, zoo, monkeypatch):
     monkeypatch.setattr(publish, "MOST_BYTES", 1_000)
     with pytest.raises(SystemExit, match=r"bytes; expected at most 1,000"):
-        command("fashion-mnist", "--from", EMBEDDED)
+        command("fashion-mnist", "--from", SCRATCH)
     assert [path.name for path in zoo.iterdir()] == ["index.toml"]
+
+
+def test_a_run_that_went_on_counts_what_was_before_and_another_is_refused(command, zoo, tmp_path):
+    target, went_on = zoo / "emoji.safetensors", tmp_path / "model.safetensors"
+    shutil.copy(SCRATCH, target)
+    package = read_package(SCRATCH)
+    header = package.header | {"images_seen": 1_000, "parent": file_hash(target)}
+    write_package(went_on, Package(header, {name: tensor + 1 for name, tensor in package.weights.items()}))
+    command("emoji", "--from", went_on, "--hours", 0.5)
+    found = read_package(target).header
+    assert found["command"] == "spherectl train emoji --from emoji"
+    assert found["images_seen"] == package.header["images_seen"] + 1_000
+    assert found["hours"] == package.header["hours"] + 0.5
+    assert found["parent"] == file_hash(SCRATCH)
+    published = target.read_bytes()
+    with pytest.raises(SystemExit, match="began from another model than"):
+        command("emoji", "--from", went_on)
+    assert target.read_bytes() == published
