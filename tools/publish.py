@@ -127,9 +127,7 @@ def _with_the_parents(header: dict[str, Any], target: Path, name: str) -> dict[s
     if not header["parent"]:
         return {}
     if not target.exists() or header["parent"] != file_hash(target):
-        raise FileError(
-            f"The run began from another model, {header['parent'][:12]}; expected from {target}, or from none."
-        )
+        raise FileError(f"The run began from another model than {target}: {header['parent'][:12]}.")
     earlier = read_package(target).header
     images, hours = (header.get(key, 0) + earlier.get(key, 0) for key in ("images_seen", "hours"))
     return {"command": f"spherectl train {name} --from {name}", "images_seen": images, "hours": round(hours, 2)}
