@@ -32,13 +32,24 @@ static void scatter(i64 first, i64 rows, i64 tokens, i64 K, i64 ld, const float 
         }
 }
 
+/* How one head is computed: rows at a time, and tokens and head width rounded up to what the products take. */
+typedef struct {
+    int on_tiles;
+    i64 step, n, k, pairs; /* pairs of a row of q, k and v that the products sum over */
+} Sizes;
+
+static Sizes sizes(i64 N, i64 K) {
+    if (tiles) return (Sizes){1, TALL, up(N, PANEL), up(K, PANEL), up(K, PANEL) / 2};
+    return (Sizes){0, ROWS, up(N, LANES), up(K, LANES), K / 2};
+}
+
 /* softmax(q k^T scale) v with q and k turned. qkv (B, N, 3, H, K) bfloat16, out (B, N, H, K) bfloat16;
  * norms (B, H, N), or null, takes the logarithm of each row's sum for the backward pass. Nonzero: no memory. */
 int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *qkv, const float *table, bf16 *out,
                       float *norms) {
-    const int on_tiles = tiles;
-    const i64 unit = on_tiles ? PANEL : LANES, step = on_tiles ? TALL : ROWS;
-    const i64 n = up(N, unit), k = up(K, unit), pairs = (on_tiles ? k : K) / 2, stride = 3 * H * K;
+    const Sizes of = sizes(N, K);
+    const int on_tiles = of.on_tiles;
+    const i64 step = of.step, n = of.n, k = of.k, pairs = of.pairs, stride = 3 * H * K;
     int failed = 0;
 #pragma omp parallel
     {
@@ -59,7 +70,7 @@ int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *
             gather(N, K, k, from + 2 * H * K, stride, NULL, rows);
             interleave(n / 2, k, rows, values);
             for (i64 i = 0; i < N; i += step) {
-                product(on_tiles, step, n, pairs, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, scores, n);
+                product(on_tiles, step, n, pairs, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, 0, scores, n);
                 float total[TALL];
                 for (int r = 0; r < step; r++) {
                     const float *s = scores + r * n;
@@ -77,7 +88,7 @@ int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *
                     total[r] = _mm512_reduce_add_ps(sum);
                     if (norms && i + r < N) norms[item * N + i + r] = most * scale + logf(total[r]);
                 }
-                product(on_tiles, step, k, n / 2, (const uint32_t *)weights, n / 2, 1, values, k, sums, k);
+                product(on_tiles, step, k, n / 2, (const uint32_t *)weights, n / 2, 1, values, k, 0, sums, k);
                 for (int r = 0; r < step && i + r < N; r++) {
                     const __m512 share = _mm512_set1_ps(1.0f / total[r]);
                     for (i64 j = 0; j < K; j += LANES)
@@ -92,20 +103,13 @@ int attention_forward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *
     return failed;
 }
 
-/* C (n, k) = A^T B of A's pairs of rows (n / 2, n) and B's (n / 2, k); `turned` is as large as A. */
-static inline void multiply_transposed(int on_tiles, i64 n, i64 k, const uint32_t *a, uint32_t *turned,
-                                       const uint32_t *b, float *c) {
-    if (on_tiles) transpose(n / 2, n, n, a, turned);
-    product(on_tiles, n, k, n / 2, on_tiles ? turned : a, on_tiles ? n / 2 : 1, on_tiles ? 1 : n, b, k, c, k);
-}
-
 /* Gradient dqkv (B, N, 3, H, K) from dout (B, N, H, K); the weights are computed again from qkv and norms.
  * With P the weights and o the output: dV = P^T do; dS = P (do V^T - rowsum(do o)); dQ = dS K; dK = dS^T Q. */
 int attention_backward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 *qkv, const float *table,
                        const bf16 *out, const float *norms, const bf16 *dout, bf16 *dqkv) {
-    const int on_tiles = tiles;
-    const i64 unit = on_tiles ? PANEL : LANES, step = on_tiles ? TALL : ROWS;
-    const i64 n = up(N, unit), k = up(K, unit), pairs = (on_tiles ? k : K) / 2, stride = 3 * H * K;
+    const Sizes of = sizes(N, K);
+    const int on_tiles = of.on_tiles;
+    const i64 step = of.step, n = of.n, k = of.k, pairs = of.pairs, stride = 3 * H * K;
     int failed = 0;
 #pragma omp parallel
     {
@@ -136,8 +140,8 @@ int attention_backward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 
             gather(N, K, k, dout + (image * N * H + head) * K, H * K, NULL, grad);
             interleave(n / 2, k, grad, grad_pairs);
             for (i64 i = 0; i < n; i += step) {
-                product(on_tiles, step, n, pairs, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, scores, n);
-                product(on_tiles, step, n, pairs, (const uint32_t *)(grad + i * k), k / 2, 1, values, n, slopes, n);
+                product(on_tiles, step, n, pairs, (const uint32_t *)(q + i * k), k / 2, 1, keys, n, 0, scores, n);
+                product(on_tiles, step, n, pairs, (const uint32_t *)(grad + i * k), k / 2, 1, values, n, 0, slopes, n);
                 for (int r = 0; r < step; r++) {
                     if (i + r >= N) { /* beyond the tokens */
                         memset(p + r * n, 0, n * 2), memset(ds + r * n, 0, n * 2);
@@ -160,12 +164,12 @@ int attention_backward(i64 images, i64 N, i64 H, i64 K, float scale, const bf16 
                 }
                 interleave(step / 2, n, p, all_p + i / 2 * n);
                 interleave(step / 2, n, ds, all_ds + i / 2 * n);
-                product(on_tiles, step, k, n / 2, (const uint32_t *)ds, n / 2, 1, key_pairs, k, sums, k);
+                product(on_tiles, step, k, n / 2, (const uint32_t *)ds, n / 2, 1, key_pairs, k, 0, sums, k);
                 scatter(i, N - i < step ? N - i : step, N, K, k, sums, table, to, stride);
             }
-            multiply_transposed(on_tiles, n, k, all_ds, turned, query_pairs, sums);
+            product_of_columns(on_tiles, n, k, n / 2, all_ds, n, turned, query_pairs, 0, sums);
             scatter(0, N, N, K, k, sums, table, to + H * K, stride);
-            multiply_transposed(on_tiles, n, k, all_p, turned, grad_pairs, sums);
+            product_of_columns(on_tiles, n, k, n / 2, all_p, n, turned, grad_pairs, 0, sums);
             scatter(0, N, N, K, k, sums, NULL, to + 2 * H * K, stride);
         }
         if (on_tiles) tiles_end();

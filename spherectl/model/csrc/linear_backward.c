@@ -17,40 +17,6 @@ static void pair_up(i64 rows, i64 pairs, i64 stride, i64 from, i64 count, i64 ld
         }
 }
 
-/* sums (m, k) += A^T B over pairs of rows: A's words (pairs, SHARE), B's (pairs, k); m is a multiple of ROWS, k of
- * PANEL. */
-static void add_on_vectors(i64 pairs, i64 m, i64 k, const uint32_t *a, const uint32_t *b, float *sums) {
-    for (i64 i = 0; i < m; i += ROWS)
-        for (i64 j = 0; j < k; j += PANEL) {
-            __m512 acc[ROWS][2];
-            for (int r = 0; r < ROWS; r++) {
-                acc[r][0] = _mm512_loadu_ps(sums + (i + r) * k + j);
-                acc[r][1] = _mm512_loadu_ps(sums + (i + r) * k + j + LANES);
-            }
-            for (i64 p = 0; p < pairs; p++) {
-                const __m512i b0 = _mm512_loadu_si512(b + p * k + j);
-                const __m512i b1 = _mm512_loadu_si512(b + p * k + j + LANES);
-#pragma GCC unroll 8
-                for (int r = 0; r < ROWS; r++) {
-                    const __m512i word = _mm512_set1_epi32((int)a[p * SHARE + i + r]);
-                    acc[r][0] = dot(acc[r][0], word, b0);
-                    acc[r][1] = dot(acc[r][1], word, b1);
-                }
-            }
-            for (int r = 0; r < ROWS; r++) {
-                _mm512_storeu_ps(sums + (i + r) * k + j, acc[r][0]);
-                _mm512_storeu_ps(sums + (i + r) * k + j + LANES, acc[r][1]);
-            }
-        }
-}
-
-/* The same for SHARE rows of sums, with A turned: (SHARE, pairs), pairs a multiple of TILE. */
-static void add_on_tiles(i64 pairs, i64 k, const uint32_t *turned, const uint32_t *b, float *sums) {
-    for (i64 i = 0; i < SHARE; i += TALL)
-        for (i64 j = 0; j < k; j += PANEL)
-            tiles_product(0, pairs, turned + i * pairs, pairs, b + j, k, NULL, 1, sums + i * k + j, k);
-}
-
 /* Gradients of a linear's weight (outputs, inputs) and bias (outputs), float32: dy^T x and the sums of dy, over rows.
  * x (rows, stride) bfloat16, of which `inputs` count; dy (rows, outputs) bfloat16. Nonzero: no memory. */
 int linear_backward(i64 rows, i64 inputs, i64 stride, i64 outputs, const bf16 *x, const bf16 *dy, float *dweight,
@@ -81,12 +47,7 @@ int linear_backward(i64 rows, i64 inputs, i64 stride, i64 outputs, const bf16 *x
                 for (i64 p = 0; p < pairs; p++)
                     for (int c = 0; c < SHARE / LANES; c++)
                         bias[c] = dot(bias[c], _mm512_loadu_si512(a + p * SHARE + c * LANES), ones);
-                if (on_tiles) {
-                    transpose(pairs, SHARE, SHARE, a, turned);
-                    add_on_tiles(pairs, k, turned, b, sums);
-                } else {
-                    add_on_vectors(pairs, up(mine, ROWS), k, a, b, sums);
-                }
+                product_of_columns(on_tiles, up(mine, on_tiles ? TALL : ROWS), k, pairs, a, SHARE, turned, b, 1, sums);
             }
             for (i64 i = 0; i < mine; i++)
                 memcpy(dweight + (first + i) * inputs, sums + i * k, inputs * sizeof(float));

@@ -29,14 +29,15 @@ static inline __m512 dot_bytes(__m512 sum, __m512i a, __m512i b) {
     return sum;
 }
 
-/* C (m, n) = A B over `pairs` words; A's word of row i, pair p at i ai + p ap; B's of pair p, column j at p bp + j.
- * m is a multiple of ROWS, n of LANES; on tiles m is one of TALL, n of PANEL, `pairs` of TILE, and ap 1. */
+/* C (m, n) = A B over `pairs` words, or so much `more` of it; A's word of row i, pair p at i ai + p ap; B's of pair p,
+ * column j at p bp + j. m is a multiple of ROWS, n of LANES; on tiles m is one of TALL, n of PANEL, `pairs` of TILE,
+ * and ap 1. */
 static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t *a, i64 ai, i64 ap, const uint32_t *b,
-                           i64 bp, float *c, i64 ldc) {
+                           i64 bp, const int more, float *c, i64 ldc) {
     if (on_tiles) {
         for (i64 i = 0; i < m; i += TALL)
             for (i64 j = 0; j < n; j += PANEL)
-                tiles_product(0, pairs, a + i * ai, ai, b + j, bp, NULL, 0, c + i * ldc + j, ldc);
+                tiles_product(0, pairs, a + i * ai, ai, b + j, bp, NULL, more, c + i * ldc + j, ldc);
         return;
     }
     for (i64 i = 0; i < m; i += ROWS) {
@@ -44,7 +45,11 @@ static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t
         i64 j = 0;
         for (; j + 2 * LANES <= n; j += 2 * LANES) {
             __m512 acc[ROWS][2];
-            for (int r = 0; r < ROWS; r++) acc[r][0] = acc[r][1] = _mm512_setzero_ps();
+            for (int r = 0; r < ROWS; r++) {
+                const float *from = c + (i + r) * ldc + j;
+                acc[r][0] = more ? _mm512_loadu_ps(from) : _mm512_setzero_ps();
+                acc[r][1] = more ? _mm512_loadu_ps(from + LANES) : _mm512_setzero_ps();
+            }
             for (i64 p = 0; p < pairs; p++) {
                 const __m512i b0 = _mm512_loadu_si512(b + p * bp + j);
                 const __m512i b1 = _mm512_loadu_si512(b + p * bp + j + LANES);
@@ -62,7 +67,8 @@ static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t
         }
         if (j < n) {
             __m512 acc[ROWS];
-            for (int r = 0; r < ROWS; r++) acc[r] = _mm512_setzero_ps();
+            for (int r = 0; r < ROWS; r++)
+                acc[r] = more ? _mm512_loadu_ps(c + (i + r) * ldc + j) : _mm512_setzero_ps();
             for (i64 p = 0; p < pairs; p++) {
                 const __m512i b0 = _mm512_loadu_si512(b + p * bp + j);
 #pragma GCC unroll 8
@@ -116,4 +122,11 @@ static inline void transpose(i64 rows, i64 columns, i64 ld, const uint32_t *from
     for (i64 i = 0; i < rows; i += LANES)
         for (i64 j = 0; j < columns; j += LANES)
             transpose_block(columns - j < LANES ? columns - j : LANES, from + i * ld + j, ld, to + j * rows + i, rows);
+}
+
+/* C (m, n) = A^T B, or so much `more` of it, of A's words (pairs, lda) and B's (pairs, n); `turned` has room for A. */
+static inline void product_of_columns(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t *a, i64 lda,
+                                      uint32_t *turned, const uint32_t *b, const int more, float *c) {
+    if (on_tiles) transpose(pairs, m, lda, a, turned);
+    product(on_tiles, m, n, pairs, on_tiles ? turned : a, on_tiles ? pairs : 1, on_tiles ? 1 : lda, b, n, more, c, n);
 }

@@ -20,7 +20,7 @@ int tokens_forward(i64 images, i64 N, i64 columns, i64 kind, const bf16 *x, cons
             for (i64 i = 0; i < N; i++) memcpy(rows + i * c, x + (image * N + i) * columns, columns * sizeof(bf16));
             interleave(n / 2, c, rows, pairs);
             for (i64 i = 0; i < N; i += ROWS) {
-                product(0, ROWS, c, n / 2, (const uint32_t *)(weight + i * n), n / 2, 1, pairs, c, sums, c);
+                product(0, ROWS, c, n / 2, (const uint32_t *)(weight + i * n), n / 2, 1, pairs, c, 0, sums, c);
                 for (i64 r = 0; r < ROWS && i + r < N; r++)
                     for (i64 j = 0; j < columns; j += LANES) {
                         const __mmask16 m = lanes(columns - j);
