@@ -167,14 +167,16 @@ class NoiseSpec(Spec):
 
 
 class LossSpec(Spec):
-    """Weights of the five parts, and the perceptual distance; of a VAE the first two and `kl` count."""
+    """Weights of the parts, and the perceptual distance; of a VAE `rec`, `rec_perceptual` and `kl` count."""
 
     perceptual: str = "lpips+convnext"  # or "features:NAME" (a frozen network of the zoo), or "none"
+    pooled: Annotated[float, Field(ge=0)] = 0.0  # ours: weight in features:NAME of features averaged over space
     rec: Annotated[float, Field(ge=0)] = 1.0
     rec_perceptual: Annotated[float, Field(ge=0)] = 1.0
     con: Annotated[float, Field(ge=0)] = 0.5
     con_perceptual: Annotated[float, Field(ge=0)] = 0.5
     latent: Annotated[float, Field(ge=0)] = 0.1
+    centre: Annotated[float, Field(ge=0)] = 0.0  # ours: the mean cosine between a micro-batch's latents of one class
     kl: Annotated[float, Field(ge=0)] = 0.0  # of a VAE: the divergence's mean over the entries of a latent, in nats
     label_dropout: Probability = 0.1
 

@@ -79,11 +79,13 @@ hard_cases = "full"
 
 [loss]
 perceptual = "features:some-network"
+pooled = 0.6
 rec = 2.0
 rec_perceptual = 0.0
 con = 0.25
 con_perceptual = 3.0
 latent = 0.2
+centre = 0.4
 kl = 0.02
 label_dropout = 0.3
 

@@ -1,4 +1,4 @@
-"""The training objective of section 4, over any encode and decode callables.
+"""The training objective of section 4, over any encode and decode callables, and one part of ours beside its five.
 
 Shapes: B batch (all processes together), images (B, 3, H, W), latents (B, ...) whose entries after the first axis form
 one point of the sphere. Images are in [0, 1] here; the callables see and return [-1, 1].
@@ -33,13 +33,14 @@ class Perceptual(Protocol):
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the five parts, in the order of section 4."""
+    """Weights of the five parts, in the order of section 4, and of a sixth, `centre`, which is ours and off."""
 
     rec: float = 1.0
     rec_perceptual: float = 1.0
     con: float = 0.5
     con_perceptual: float = 0.5
     latent: float = 0.1
+    centre: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Losses:
     """Weighted parts, their sum, and what they were computed from.
 
     Attributes:
-        total, rec, rec_perceptual, con, con_perceptual, latent: scalars; the parts sum to `total`.
+        total, rec, rec_perceptual, con, con_perceptual, latent, centre: scalars; the parts sum to `total`.
         x_large, x_small: (B, 3, H, W) decoded images in [-1, 1].
         z_large, z_clean: (B, ...) latents before f; `z_clean` without gradient.
     """
@@ -79,6 +80,7 @@ class Losses:
     con: Tensor
     con_perceptual: Tensor
     latent: Tensor
+    centre: Tensor
     x_large: Tensor
     x_small: Tensor
     z_large: Tensor
@@ -135,8 +137,9 @@ def objective(
             still = [features.detach() for features in small]
             con_p = w.con_perceptual * perceptual.compare(perceptual.features(large01), still)
     latent = w.latent * (1 - cosine(z_large, z_clean)).mean()
-    total = rec + rec_p + con + con_p + latent
-    return Losses(total, rec, rec_p, con, con_p, latent, x_large, x_small, z_large, z_clean)
+    centre = w.centre * class_cosine(v, draws.labels_encode) if w.centre else zero
+    total = rec + rec_p + con + con_p + latent + centre
+    return Losses(total, rec, rec_p, con, con_p, latent, centre, x_large, x_small, z_large, z_clean)
 
 
 # a.b / max(|a| |b|, 1e-8), over the whole latent: at the start values z is exactly 0
@@ -146,6 +149,27 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
     # sqrt has no finite gradient at 0, where the guard decides anyway: keep the product of squares away from it.
     norms = (a.square().sum(-1) * b.square().sum(-1)).clamp_min(COSINE_GUARD**2).sqrt()
     return (a * b).sum(-1) / norms
+
+
+# mean over i != j with y_i = y_j of v_i.v_j / (|v_i| |v_j|): its expectation is the squared length of a class's mean
+def class_cosine(v: Tensor, labels: Tensor | None) -> Tensor:
+    """Mean cosine between the latents of a class, which weighs down the part that all of them share.
+
+    Samples begin at points that have no such part, so a decoder that is used to it in training draws worse from them.
+
+    Args:
+        v: (B, ...) points on the sphere, or latents before f.
+        labels: (B,), the null class a class like the others; None: all of one class.
+
+    Returns:
+        A scalar from -1 to 1; 0 where no two images share a class.
+    """
+    directions = F.normalize(at_least_float32(v).flatten(1), dim=1, eps=COSINE_GUARD)
+    with torch.autocast(v.device.type, enabled=False):
+        cosines = directions @ directions.T
+    same = torch.ones_like(cosines) if labels is None else (labels[:, None] == labels).to(cosines)
+    same = same.fill_diagonal_(0)
+    return (cosines * same).sum() / same.sum().clamp_min(1)
 
 
 # {(i + u_i) / (B - 2)}, i = 0 .. B - 3, one exact 1, one exact 0, shuffled; u_i in [0.001, 1)

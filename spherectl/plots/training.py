@@ -53,6 +53,7 @@ PANELS = (
     Panel("loss_con", "consistency, pixels"),
     Panel("loss_con_perc", "consistency, perceptual"),
     Panel("loss_lat", "consistency, latents"),
+    Panel("loss_centre", "cosine within a class", "linear"),
     Panel("loss_kl", "divergence of a VAE's posteriors"),
     Panel("grad_norm", "gradient norm, before clipping"),
     Panel("lr", "learning rate", "linear"),

@@ -57,26 +57,38 @@ class PerceptualDistance(nn.Module):
 
 
 class FeatureDistance(PerceptualDistance):
-    """Distance in a small frozen network: LPIPS without learned weights.
+    """Distance in a small frozen network: LPIPS without learned weights, and beside it what does not ask where.
 
-    With f_s the output of stage s, brought to length 1 over its channels at each position,
-    P(a, b) = mean over stages s, images and positions of |f_s(a) - f_s(b)|^2, from 0 to 4.
+    With f_s the output of stage s, brought to length 1 over its channels at each position, and g_s its mean over the
+    positions, brought to length 1,
+    P(a, b) = mean over stages s, images and positions of |f_s(a) - f_s(b)|^2, from 0 to 4,
+              + w * mean over stages and images of |g_s(a) - g_s(b)|^2.
+    Where a decoder cannot know the place of an edge or a thread, the first part asks for a blur, the second for as many
+    edges and threads as there are.
 
     Args:
         network: a frozen `FeatureNetwork`.
+        pooled_weight: w.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, pooled_weight: float = 0.0) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.pooled_weight = network, pooled_weight
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Each stage's output, (B, C, h, w), in the network's precision."""
-        return cast("FeatureNetwork", self.network).stages(images)
+        """Each stage's output, (B, C, h, w), in the network's precision; if w > 0, then their means, (B, C, 1, 1)."""
+        stages = cast("FeatureNetwork", self.network).stages(images)
+        if not self.pooled_weight:
+            return stages
+        return stages + [at_least_float32(stage).mean((2, 3), keepdim=True) for stage in stages]
 
     def compare(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
         """Squared distances of unit vectors, averaged over stages."""
-        return torch.stack([_unit_distance(a, b) for a, b in zip(features, others, strict=True)]).mean()
+        distances = torch.stack([_unit_distance(a, b) for a, b in zip(features, others, strict=True)])
+        if not self.pooled_weight:
+            return distances.mean()
+        placed, pooled = distances.chunk(2)
+        return placed.mean() + self.pooled_weight * pooled.mean()
 
 
 class ImageNetDistance(PerceptualDistance):
@@ -131,7 +143,7 @@ def build_perceptual(
                 f"loss.perceptual: {loss.features} was trained on {trained_px} px; model.image_size is {image_size}.",
                 "Use --set loss.perceptual=lpips+convnext, which takes any size.",
             )
-        distance = FeatureDistance(load_feature_network(path))
+        distance = FeatureDistance(load_feature_network(path), loss.pooled)
     else:
         if image_size < imagenet.SMALLEST_PX:
             raise UsageError(

@@ -5,7 +5,7 @@ Letters: B global batch, b images of a micro-batch, N tokens, d token channels.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class Step(nn.Module):
         parts: names of the numbers that a step tells, the loss first.
     """
 
-    parts: ClassVar[tuple[str, ...]]
+    parts: tuple[str, ...]
 
     def __init__(self, model: nn.Module, recipe: Recipe, perceptual: PerceptualDistance | None) -> None:
         super().__init__()
@@ -67,7 +67,14 @@ class Step(nn.Module):
 class SphereStep(Step):
     """The Sphere Encoder's step; latents are those before f."""
 
-    parts = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat", "latent_norm")
+    def __init__(self, model: nn.Module, recipe: Recipe, perceptual: PerceptualDistance | None) -> None:
+        super().__init__(model, recipe, perceptual)
+        centre = ("loss_centre",) if recipe.loss.centre else ()  # ours: where it is off, nothing speaks of it
+        self.parts = (
+            *("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
+            *centre,
+            "latent_norm",
+        )
 
     def draws(self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device) -> objective.Draws:
         """As `Step.draws`."""
@@ -96,10 +103,13 @@ class SphereStep(Step):
             images,
             draws,
             sigma_max=self.recipe.noise.sigma_max,
-            weights=objective.LossWeights(loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent),
+            weights=objective.LossWeights(
+                loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent, loss.centre
+            ),
             perceptual=self._frozen[0],
         )
-        parts = (losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent)
+        parts = [losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent]
+        parts += [losses.centre] if loss.centre else []
         return losses.total, _told(*parts, latent_norm(losses.z_clean)), losses.z_clean
 
 

@@ -12,7 +12,16 @@ from torch import Tensor
 from spherectl.errors import UsageError
 from spherectl.model import seeding
 from spherectl.model.geometry import spherify
-from spherectl.model.objective import Draws, LossWeights, cosine, draw, objective, stratified, with_hard_cases
+from spherectl.model.objective import (
+    Draws,
+    LossWeights,
+    class_cosine,
+    cosine,
+    draw,
+    objective,
+    stratified,
+    with_hard_cases,
+)
 
 pytestmark = pytest.mark.fast
 
@@ -135,7 +144,7 @@ def test_every_part_of_the_loss_written_out() -> None:
         return (v.mT.reshape(-1, 3, 2, 2) * scale).tanh()
 
     draws = draw(0, 0, None, batch=4, latent_shape=(4, 3), hard_ratio=HARD_RATIO)
-    weights, distance = LossWeights(10, 1, 5, 0.5, 0.1), Distance()
+    weights, distance = LossWeights(10, 1, 5, 0.5, 0.1, 0.3), Distance()
     losses = objective(encode, decode, images, draws, sigma_max=SIGMA, weights=weights, perceptual=distance)
 
     z = encode(images * 2 - 1, None)
@@ -154,9 +163,45 @@ def test_every_part_of_the_loss_written_out() -> None:
         (losses.con, 5 * ((large - small) ** 2).mean() / 2),
         (losses.con_perceptual, 0.5 * (large - small).abs().mean()),
         (losses.latent, 0.1 * (1 - cos).mean()),
+        (losses.centre, 0.3 * class_cosine(z, None)),
     ):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=0)
-    parts = losses.rec + losses.rec_perceptual + losses.con + losses.con_perceptual + losses.latent
+    parts = losses.rec + losses.rec_perceptual + losses.con + losses.con_perceptual + losses.latent + losses.centre
     torch.testing.assert_close(losses.total, parts)
     assert len(distance.seen) == 3  # x, x_small and x_large once each
     assert not losses.z_clean.requires_grad
+
+
+def test_the_cosine_within_classes_is_the_mean_over_pairs_of_one_class() -> None:
+    z = torch.randn(7, 2, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 0, 0, 1, 2, 0])  # one pair of class 1, six of class 0, none of class 2
+    flat = z.flatten(1)
+
+    def of(pairs: list[tuple[int, int]]) -> float:
+        return sum(float(torch.cosine_similarity(flat[i], flat[j], dim=0)) for i, j in pairs) / len(pairs)
+
+    within = [(0, 2), (0, 3), (0, 6), (2, 3), (2, 6), (3, 6), (1, 4)]
+    assert float(class_cosine(z, labels)) == pytest.approx(of(within), abs=1e-6)
+    everyone = [(i, j) for i in range(7) for j in range(i)]
+    assert float(class_cosine(z, None)) == pytest.approx(of(everyone), abs=1e-6)
+    assert float(class_cosine(3 * z, labels)) == pytest.approx(of(within), abs=1e-6)  # lengths do not matter
+    assert float(class_cosine(z, torch.arange(7))) == 0
+
+
+def test_the_cosine_within_classes_has_gradients_at_the_start_where_latents_are_zeros() -> None:
+    z = torch.zeros(4, 2, 3, requires_grad=True)
+    class_cosine(spherify(z), None).backward()
+    assert z.grad is not None
+    assert bool(z.grad.isfinite().all())
+
+
+def test_weighing_down_the_class_mean_takes_it_away() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = (torch.randn(64, 20, generator=generator) + 1).requires_grad_()  # a mean as long as what lies around it
+    labels = torch.arange(64) % 2
+    for _ in range(200):
+        (gradient,) = torch.autograd.grad(class_cosine(z, labels), z)
+        z = (z - 300 * gradient).detach().requires_grad_()
+    directions = torch.nn.functional.normalize(z, dim=1)
+    means = [float(directions[labels == k].mean(0).norm()) for k in (0, 1)]
+    assert max(means) < 0.1  # from 0.7

@@ -58,6 +58,16 @@ def test_the_loss_at_least_halves(pictures: PictureSet, tmp_path: Path) -> None:
     assert sum(losses[-20:]) / 20 < 0.5 * losses[0]
 
 
+def test_the_part_that_centres_classes_is_told_where_it_is_on(pictures: PictureSet, tmp_path: Path) -> None:
+    recipe = debug(pictures, loss={"centre": 0.5})
+    run = train(recipe, pictures, tmp_path / "run", device=CPU).run
+    told = lines(run)
+    assert all(-0.5 <= line["loss_centre"] <= 0.5 for line in told)
+    assert len({line["loss_centre"] for line in told}) > 1
+    parts = ("loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat", "loss_centre")
+    assert all(line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5) for line in told)
+
+
 def test_a_run_folder_has_what_it_promises(pictures: PictureSet, tmp_path: Path) -> None:
     seen: list[dict[str, float]] = []
     recipe = debug(pictures)

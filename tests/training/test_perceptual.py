@@ -63,6 +63,23 @@ def test_distance_is_two_minus_two_cosines(network: nn.Module, pictures: tuple[T
     assert distance(a, a).item() == 0.0
 
 
+def test_the_pooled_part_is_two_minus_two_cosines_of_means(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
+    a, b = pictures
+    pairs = zip(network.stages(a), network.stages(b), strict=True)  # type: ignore[operator]
+    stages = [(2 - 2 * torch.cosine_similarity(p.mean((2, 3)), q.mean((2, 3)), dim=1)).mean() for p, q in pairs]
+    pooled = FeatureDistance(network, 3.0)(a, b) - FeatureDistance(network)(a, b)
+    torch.testing.assert_close(pooled, 3 * torch.stack(stages).mean(), rtol=1e-4, atol=1e-6)
+    assert FeatureDistance(network, 3.0)(a, a).item() == 0.0
+
+
+def test_the_pooled_part_does_not_ask_where() -> None:
+    a = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    moved = a.roll((2, 4), (2, 3))
+    placed, both = FeatureDistance(Given())(a, moved), FeatureDistance(Given(), 5.0)(a, moved)
+    assert placed > 0.01
+    torch.testing.assert_close(both, placed, rtol=1e-5, atol=1e-6)
+
+
 def test_it_is_the_mean_over_images(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
     a, b = pictures
     distance = FeatureDistance(network)
@@ -79,10 +96,11 @@ def test_precomputed_targets_serve_as_the_pictures_do(network: nn.Module, pictur
     assert torch.equal(distance.distance(a, targets), distance(a, b))
 
 
-def test_gradients_reach_the_first_pictures_alone_and_are_right(network: nn.Module) -> None:
+@pytest.mark.parametrize("pooled_weight", [0.0, 2.0])
+def test_gradients_reach_the_first_pictures_alone_and_are_right(network: nn.Module, pooled_weight: float) -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = torch.rand(2, 1, 3, 8, 8, generator=generator, dtype=torch.float64).unbind(0)
-    distance = FeatureDistance(network.double())
+    distance = FeatureDistance(network.double(), pooled_weight)
     a.requires_grad_()
     b.requires_grad_()
     targets = distance.targets(b)
@@ -124,6 +142,8 @@ def test_a_recipe_chooses_the_distance_by_name(
     distance = build_perceptual(LossSpec(perceptual="features:net"), 32, "cpu")
     assert torch.equal(cast("Tensor", distance(*pictures)), FeatureDistance(network)(*pictures))  # type: ignore[misc]
     assert not cast("nn.Module", distance).training
+    both = build_perceptual(LossSpec(perceptual="features:net", pooled=2.0), 32, "cpu")
+    assert torch.equal(cast("Tensor", both(*pictures)), FeatureDistance(network, 2.0)(*pictures))  # type: ignore[misc]
     with pytest.raises(UsageError, match=r"net was trained on 32 px; model\.image_size is 64"):
         build_perceptual(LossSpec(perceptual="features:net"), 64, "cpu")
     with pytest.raises(
