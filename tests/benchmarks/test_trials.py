@@ -20,6 +20,7 @@ from benchmarks.trials import (
     SHAPES,
     TRIALS,
     begin,
+    begun_with,
     choose,
     missing,
     pace,
@@ -47,7 +48,7 @@ BY_NAME = {trial.name: trial for trial in TRIALS}
 def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
     for name, size in SHAPES.items():
         monkeypatch.setitem(SIZES, name, size)
-    return recipes.load(zoo.find_recipe("fashion-mnist"))
+    return begun_with(recipes.load(zoo.find_recipe("fashion-mnist")))
 
 
 @pytest.fixture
@@ -174,6 +175,20 @@ def test_results_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="in count;"):
         begin(tmp_path, about | {"count": 10})
     assert (tmp_path / "trials.json").read_bytes() == before
+
+
+@pytest.mark.fast
+def test_the_committed_table_is_gone_on_with(recipe: Recipe, pictures: PictureSet) -> None:
+    table = json.loads((ROOT / "docs" / "trials.json").read_text(encoding="utf-8"))
+    base = table_of(shortened(recipe, 60_000, pictures))
+    assert begin(ROOT / "docs", {"base": base, "count": 2000})["trials"] == table["trials"]
+    assert (ROOT / "docs" / "trials.md").read_text(encoding="utf-8") == page(table)
+
+
+@pytest.mark.fast
+def test_the_recipe_has_what_the_trials_brought_together() -> None:
+    now = recipes.load(zoo.find_recipe("fashion-mnist"))
+    assert differing_keys(BY_NAME["together"].apply(begun_with(now)), now) == ["sample.strength"]
 
 
 @pytest.mark.fast
