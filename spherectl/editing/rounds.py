@@ -22,7 +22,7 @@ from spherectl.model.geometry import perturb, spherify, strength
 from spherectl.model.sampler import Guide
 
 # How a class is changed where a model's header has no table editing.to_class: the best point of docs/editing.md.
-TO_CLASS: dict[str, float] = {"noise_deg": 70.0, "guidance": 4.0, "steps": 4}
+TO_CLASS: dict[str, float] = {"noise_deg": 70.0, "guidance": 3.0, "steps": 4}
 
 Classes = Sequence[str | int] | Tensor | None
 

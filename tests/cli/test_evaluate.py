@@ -65,7 +65,7 @@ def test_a_report_is_written_and_its_grid_is_what_sample_makes(
     assert document["command"] == "spherectl evaluate fashion-mnist --steps 1"
     assert document["rows"][0]["settings"]["guidance"] == 1.0
     assert "report/report.md and 2 files beside it" in result.stdout
-    grid = work / "report" / "fashion-mnist-1-step-guidance-1.png"
+    grid = work / "report" / "fashion-mnist-1-step-guidance-1-decaying-noise.png"
     about = read_provenance(grid)
     assert about is not None
     assert about["index"] == list(range(20))

@@ -211,9 +211,9 @@ def test_large_models_get_fewer_bits_and_too_large_ones_a_sentence(model, monkey
 
 
 def test_what_was_best_for_a_model_is_its_page_s_default(model, monkeypatch):
-    assert about(model, "float32")["to_class"] == {"noise_deg": 70, "guidance": 4.0, "steps": 4}
+    assert about(model, "float32")["to_class"] == {"noise_deg": 70, "guidance": 3.0, "steps": 4}
     monkeypatch.setitem(model.header, "editing", {"to_class": {"noise_deg": 45, "steps": 3}})
-    assert about(model, "float32")["to_class"] == {"noise_deg": 45, "guidance": 4.0, "steps": 3}
+    assert about(model, "float32")["to_class"] == {"noise_deg": 45, "guidance": 3.0, "steps": 3}
 
 
 # SPEC 11 in JavaScript

@@ -37,6 +37,7 @@ def lines(count: int, *, batch: int = 8, perceptual: float = 1.0, gauges: bool =
         line["loss_con_perc"] *= perceptual
         line |= {"lr": 1e-3 / step, "grad_norm": 100.0 / step, "images_per_s": 50.0 + step % 2, "wall_s": 1.5 * step}
         if gauges:
+            line |= {"loss_centre": 0.5 - step / 10}  # which may be below nothing
             line |= {"loss_kl": 1 / step, "latent_norm": math.sqrt(step), "peak_share": 0.4, "memory_mb": 100.0}
             line |= {"effective_rank": step / 10} if step % 10 == 0 else {}
         found.append(line)
@@ -239,9 +240,10 @@ def test_losses_and_gradients_are_logarithmic_and_the_rest_starts_at_nothing(
 ) -> None:
     figure = drawn([run("a", lines(50))])
     for one, axes in zip(plots.PANELS, figure.axes, strict=True):
-        is_loss = one.key.startswith("loss") or one.key == "grad_norm"
-        assert axes.get_yscale() == ("log" if is_loss else "linear"), one.key
-        assert is_loss or axes.get_ylim()[0] == 0
+        is_log = one.key.startswith("loss") and one.key != "loss_centre" or one.key == "grad_norm"
+        assert axes.get_yscale() == ("log" if is_log else "linear"), one.key
+        bottom = axes.get_ylim()[0]
+        assert bottom < -4.5 if one.key == "loss_centre" else is_log or bottom == 0, one.key
         assert axes.get_xlim()[0] == 0
 
 
