@@ -250,7 +250,7 @@ def _set_axes(axes: Axes, panel: Panel, drawn: Sequence[Numbers], x: Axis) -> No
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     if panel.scale == "log":
         _set_log(axes, drawn)
-    elif min(values.min() for values in drawn) >= 0:
+    elif np.all(np.concatenate(drawn) >= 0):
         axes.set_ylim(bottom=0)
     percent = panel.scale == "percent"
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%" if percent else f"{value:g}"))

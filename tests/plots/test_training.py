@@ -240,7 +240,7 @@ def test_losses_and_gradients_are_logarithmic_and_the_rest_starts_at_nothing(
 ) -> None:
     figure = drawn([run("a", lines(50))])
     for one, axes in zip(plots.PANELS, figure.axes, strict=True):
-        is_log = one.key.startswith("loss") and one.key != "loss_centre" or one.key == "grad_norm"
+        is_log = (one.key.startswith("loss") and one.key != "loss_centre") or one.key == "grad_norm"
         assert axes.get_yscale() == ("log" if is_log else "linear"), one.key
         bottom = axes.get_ylim()[0]
         assert bottom < -4.5 if one.key == "loss_centre" else is_log or bottom == 0, one.key
