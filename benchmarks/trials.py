@@ -58,8 +58,7 @@ class Trial:
 
     def apply(self, recipe: Recipe) -> Recipe:
         """The recipe with the changes."""
-        changed: Recipe = recipe.replace(**parse_overrides(self.changes.split()))
-        return changed
+        return with_changes(recipe, self.changes)
 
 
 # What these trials have since brought into the recipe, undone: all rows share the base that the first ones had.
@@ -225,8 +224,13 @@ def run(given: Namespace) -> list[str]:
 
 def begun_with(recipe: Recipe) -> Recipe:
     """The recipe as it was when its trials began."""
-    before: Recipe = recipe.replace(**parse_overrides(BEGUN_WITH.get(recipe.name, "").split()))
-    return before
+    return with_changes(recipe, BEGUN_WITH.get(recipe.name, ""))
+
+
+def with_changes(recipe: Recipe, changes: str) -> Recipe:
+    """The recipe with changes as after --set, with spaces between."""
+    changed: Recipe = recipe.replace(**parse_overrides(changes.split()))
+    return changed
 
 
 def choose(names: list[str]) -> list[Trial]:

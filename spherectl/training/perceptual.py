@@ -59,8 +59,8 @@ class PerceptualDistance(nn.Module):
 class FeatureDistance(PerceptualDistance):
     """Distance in a small frozen network: LPIPS without learned weights, and beside it what does not ask where.
 
-    With f_s the output of stage s, brought to length 1 over its channels at each position, and g_s its mean over the
-    positions, brought to length 1,
+    With f_s the output of stage s, brought to length 1 over its channels at each position, and g_s the mean of the
+    output over its positions, brought to length 1 after that,
     P(a, b) = mean over stages s, images and positions of |f_s(a) - f_s(b)|^2, from 0 to 4,
               + w * mean over stages and images of |g_s(a) - g_s(b)|^2.
     Where a decoder cannot know the place of an edge or a thread, the first part asks for a blur, the second for as many
