@@ -1,6 +1,6 @@
-"""Whether a training of one's own goes as that of the embedded model did: losses, window by window.
+"""Whether a training of one's own goes as ours by the same recipe did: losses, window by window.
 
-docs/reproduction.json has the embedded model's losses as means over windows of images, with the standard errors of
+docs/reproduction.json has the losses of that training as means over windows of images, with the standard errors of
 these means: the scatter of single steps about a straight line through the window, over the root of their number. The
 same recipe from the same seed sees the same pictures, noise and classes in the same order, so what is left between two
 trainings is rounding, and its growth.
@@ -33,11 +33,11 @@ WINDOW = 10_000  # images
 FIRST_IMAGES = 200_000  # that are compared
 ALIKE = 3.0  # standard errors of a difference
 
-PARTS = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat")
+PARTS = ("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat", "loss_centre")
 
 COMPARED: Columns = {
     "images": "images",
-    "theirs": "embedded model",
+    "theirs": "committed",
     "ours": "this run",
     "difference_percent": "difference, %",
     "errors": "in standard errors",
