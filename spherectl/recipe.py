@@ -177,6 +177,7 @@ class LossSpec(Spec):
     con_perceptual: Annotated[float, Field(ge=0)] = 0.5
     latent: Annotated[float, Field(ge=0)] = 0.1
     centre: Annotated[float, Field(ge=0)] = 0.0  # ours: the mean cosine between a micro-batch's latents of one class
+    ramp_images: Annotated[int, Field(ge=0)] = 0  # ours: con, con_perceptual, latent and centre rise over so many
     kl: Annotated[float, Field(ge=0)] = 0.0  # of a VAE: the divergence's mean over the entries of a latent, in nats
     label_dropout: Probability = 0.1
 

@@ -86,6 +86,7 @@ con = 0.25
 con_perceptual = 3.0
 latent = 0.2
 centre = 0.4
+ramp_images = 4_000
 kl = 0.02
 label_dropout = 0.3
 

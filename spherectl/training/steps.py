@@ -5,6 +5,7 @@ Letters: B global batch, b images of a micro-batch, N tokens, d token channels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from spherectl.model import diffusion, objective, vae
 from spherectl.model.vit import Trunk
-from spherectl.recipe import Recipe
+from spherectl.recipe import LossSpec, Recipe
 from spherectl.training.gauges import latent_norm
 from spherectl.training.perceptual import PerceptualDistance
 
@@ -64,6 +65,26 @@ class Step(nn.Module):
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class SphereDraws:
+    """What a step of the Sphere Encoder needs beside the images: `objective.Draws`, and the weights of its parts."""
+
+    random: objective.Draws
+    weights: objective.LossWeights
+
+
+# all weights but those of reconstruction, times min((images seen + 1) / warm-up, 1)
+def loss_weights(loss: LossSpec, images_seen: int) -> objective.LossWeights:
+    """The weights after so many images.
+
+    Latents are first made to be decoded, then, over `loss.ramp_images`, to be known again in spite of noise. No
+    weight is 0 in the first step that will not be later: all steps have the same graph.
+    """
+    share = min((images_seen + 1) / loss.ramp_images, 1.0) if loss.ramp_images else 1.0
+    rising = (loss.con, loss.con_perceptual, loss.latent, loss.centre)
+    return objective.LossWeights(loss.rec, loss.rec_perceptual, *(share * weight for weight in rising))
+
+
 class SphereStep(Step):
     """The Sphere Encoder's step; latents are those before f."""
 
@@ -76,10 +97,10 @@ class SphereStep(Step):
             "latent_norm",
         )
 
-    def draws(self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device) -> objective.Draws:
-        """As `Step.draws`."""
+    def draws(self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device) -> SphereDraws:
+        """As `Step.draws`, and the weights at that time."""
         recipe, spec = self.recipe, self.recipe.model
-        return objective.draw(
+        drawn = objective.draw(
             recipe.run.seed,
             images_seen,
             labels if spec.classes else None,
@@ -93,23 +114,21 @@ class SphereStep(Step):
             label_dropout=recipe.loss.label_dropout,
             device=device,
         )
+        return SphereDraws(drawn, loss_weights(recipe.loss, images_seen))
 
-    def forward(self, images: Tensor, draws: objective.Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, draws: SphereDraws) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
-        loss = self.recipe.loss
         losses = objective.objective(
             self.model.encoder,
             self.model.decoder,
             images,
-            draws,
+            draws.random,
             sigma_max=self.recipe.noise.sigma_max,
-            weights=objective.LossWeights(
-                loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent, loss.centre
-            ),
+            weights=draws.weights,
             perceptual=self._frozen[0],
         )
         parts = [losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent]
-        parts += [losses.centre] if loss.centre else []
+        parts += [losses.centre] if self.recipe.loss.centre else []
         return losses.total, _told(*parts, latent_norm(losses.z_clean)), losses.z_clean
 
 

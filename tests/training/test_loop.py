@@ -13,9 +13,10 @@ from spherectl import recipe as recipes
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.errors import TrainingError, UsageError
 from spherectl.model import objective
+from spherectl.model.objective import LossWeights
 from spherectl.model.sphere import build
 from spherectl.model.weights import Package, instantiate, read_package
-from spherectl.recipe import Recipe
+from spherectl.recipe import LossSpec, Recipe
 from spherectl.settings import packaged
 from spherectl.training import checkpoint
 from spherectl.training.gauges import Gauge
@@ -23,6 +24,7 @@ from spherectl.training.loop import train
 from spherectl.training.plan import plan, resolve, smoke
 from spherectl.training.run import Run
 from spherectl.training.start import take_over
+from spherectl.training.steps import loss_weights
 
 pytestmark = pytest.mark.fast
 
@@ -66,6 +68,29 @@ def test_the_part_that_centres_classes_is_told_where_it_is_on(pictures: PictureS
     assert len({line["loss_centre"] for line in told}) > 1
     parts = ("loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat", "loss_centre")
     assert all(line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5) for line in told)
+
+
+def test_the_weights_of_turned_latents_rise_to_those_of_the_recipe() -> None:
+    loss = LossSpec(rec=10, rec_perceptual=2, con=4, con_perceptual=3, latent=2, centre=1, ramp_images=1000)
+    full = LossWeights(10, 2, 4, 3, 2, 1)
+    assert loss_weights(loss, 249) == LossWeights(10, 2, 1, 0.75, 0.5, 0.25)
+    assert loss_weights(loss, 999) == loss_weights(loss, 10**6) == full
+    assert loss_weights(loss.model_copy(update={"ramp_images": 0}), 0) == full
+    first = loss_weights(loss, 0)
+    assert 0 < min(first.con, first.con_perceptual, first.latent, first.centre) <= 0.004
+
+
+def test_a_run_begins_with_reconstruction_where_the_other_weights_rise(pictures: PictureSet, tmp_path: Path) -> None:
+    """The first step's parts are equal but for their share: nothing has moved yet."""
+    plain, rising = (
+        lines(train(debug(pictures, loss={"ramp_images": n}), pictures, tmp_path / str(n), device=CPU).run)
+        for n in (0, 80)
+    )
+    assert rising[0]["loss_rec"] == plain[0]["loss_rec"]
+    for part in ("loss_lat", "loss_con"):
+        assert rising[0][part] == pytest.approx(plain[0][part] / 80, rel=1e-5)
+    assert all(line["loss_lat"] < 0.3 * plain[0]["loss_lat"] for line in rising[:2])
+    assert rising[-1]["loss"] != plain[-1]["loss"]
 
 
 def test_a_run_folder_has_what_it_promises(pictures: PictureSet, tmp_path: Path) -> None:
