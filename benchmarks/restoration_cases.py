@@ -124,7 +124,7 @@ CASES = (
         total_variation,
         parameters=(0.05, 0.1, 0.125, 0.15, 0.175, 0.2, 0.3),
         angles_deg=(0.0, 20.0, 40.0),
-        weights=(3.0, 5.0, 10.0, 20.0),
+        weights=(1.5, 3.0, 5.0, 10.0, 20.0),
     ),
     Case(
         "upscale",

@@ -30,7 +30,7 @@ SIGMAS: dict[Task, float] = {"inpaint": 0.0, "denoise": 50.0, "upscale": 0.0, "d
 
 # How a picture is restored where a model's header has no table editing.restore.TASK: as by fashion-mnist.
 DEFAULTS: dict[Task, dict[str, float]] = {
-    "inpaint": {"lambda": 1.0, "noise_deg": 20.0, "rounds": 8},
+    "inpaint": {"lambda": 0.1, "noise_deg": 20.0, "rounds": 4},
     "denoise": {"lambda": 3.0, "noise_deg": 20.0, "rounds": 8},
     "upscale": {"lambda": 0.001, "noise_deg": 60.0, "rounds": 8},
     "deblur": {"lambda": 0.03, "noise_deg": 0.0, "rounds": 8},

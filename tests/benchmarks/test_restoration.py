@@ -68,6 +68,11 @@ def test_settings_are_chosen_by_the_rule() -> None:
     assert choose(rows, 16.0) is rows[2]
     assert choose(rows, 22.0) is rows[3]
     assert choose(rows, 30.0) is rows[3]  # none is near: the nearest
+    for row, worse in zip(rows, (0.1, 0.3, 0.2, 0.4), strict=True):
+        row["worse"] = worse
+    assert choose(rows, 18.0) is rows[0]  # of the others one makes too many pictures worse, one is not near
+    assert choose(rows, 16.0) is rows[2]
+    assert choose(rows, 22.0) is rows[3]
 
 
 @pytest.mark.fast
