@@ -73,7 +73,7 @@ class SphereDraws:
     weights: objective.LossWeights
 
 
-# all weights but those of reconstruction, times min((images seen + 1) / warm-up, 1)
+# all weights but those of reconstruction, times min((images seen + 1) / ramp, 1)
 def loss_weights(loss: LossSpec, images_seen: int) -> objective.LossWeights:
     """The weights after so many images.
 

@@ -63,6 +63,8 @@ def test_a_whole_picture_is_damaged_and_restored(
     start, last = (float(psnr(to_float(one)[None], to_float(garments[:1]))) for one in (shown[before - 1], shown[-1]))
     assert told["psnr_start_db"] == pytest.approx(start, abs=0.05)
     assert told["psnr_db"] == pytest.approx(last, abs=0.05)
+    if task in ("upscale", "deblur"):  # of the others, these trousers are one of the few that get worse
+        assert told["psnr_db"] > told["psnr_start_db"]
     assert "is the damage another one" not in result.stderr
     assert f"{told['psnr_start_db']:.2f} dB at the start, {told['psnr_db']:.2f} dB restored" in result.stderr
     made = read_provenance(Path("a-restored.png"))

@@ -13,7 +13,6 @@ from spherectl import recipe as recipes
 from spherectl.data.datasets import PictureSet, open_dataset
 from spherectl.errors import TrainingError, UsageError
 from spherectl.model import objective
-from spherectl.model.objective import LossWeights
 from spherectl.model.sphere import build
 from spherectl.model.weights import Package, instantiate, read_package
 from spherectl.recipe import LossSpec, Recipe
@@ -72,8 +71,8 @@ def test_the_part_that_centres_classes_is_told_where_it_is_on(pictures: PictureS
 
 def test_the_weights_of_turned_latents_rise_to_those_of_the_recipe() -> None:
     loss = LossSpec(rec=10, rec_perceptual=2, con=4, con_perceptual=3, latent=2, centre=1, ramp_images=1000)
-    full = LossWeights(10, 2, 4, 3, 2, 1)
-    assert loss_weights(loss, 249) == LossWeights(10, 2, 1, 0.75, 0.5, 0.25)
+    full = objective.LossWeights(10, 2, 4, 3, 2, 1)
+    assert loss_weights(loss, 249) == objective.LossWeights(10, 2, 1, 0.75, 0.5, 0.25)
     assert loss_weights(loss, 999) == loss_weights(loss, 10**6) == full
     assert loss_weights(loss.model_copy(update={"ramp_images": 0}), 0) == full
     first = loss_weights(loss, 0)
