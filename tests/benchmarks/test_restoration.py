@@ -59,10 +59,10 @@ def test_a_filling_keeps_what_is_known_and_each_picture_has_its_own_holes(pictur
 @pytest.mark.fast
 def test_settings_are_chosen_by_the_rule() -> None:
     rows = [
-        {"psnr_db": 20.0, "frechet": 9.0, "rounds": 8},
-        {"psnr_db": 21.0, "frechet": 9.0, "rounds": 2},
-        {"psnr_db": 17.0, "frechet": 5.0, "rounds": 1},
-        {"psnr_db": 23.0, "frechet": 12.0, "rounds": 1},
+        {"psnr_db": 20.0, "frechet": 9.0, "rounds": 8, "worse": 0.0},
+        {"psnr_db": 21.0, "frechet": 9.0, "rounds": 2, "worse": 0.0},
+        {"psnr_db": 17.0, "frechet": 5.0, "rounds": 1, "worse": 0.0},
+        {"psnr_db": 23.0, "frechet": 12.0, "rounds": 1, "worse": 0.0},
     ]
     assert choose(rows, 18.0) is rows[1]
     assert choose(rows, 16.0) is rows[2]
