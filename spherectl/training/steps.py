@@ -19,6 +19,8 @@ from spherectl.training.perceptual import PerceptualDistance
 
 DrawsOf = TypeVar("DrawsOf")
 
+PAPER_CON, PAPER_LATENT = 0.5, 0.1  # the paper's weights: consistency over reconstruction, latents
+
 
 class Step(nn.Module):
     """The objective of a micro-batch.
@@ -73,16 +75,19 @@ class SphereDraws:
     weights: objective.LossWeights
 
 
-# all weights but those of reconstruction, times min((images seen + 1) / ramp, 1)
+# w = (1 - s) paper's + s recipe's, for all but reconstruction; s = (images seen - hold) / ramp within [0, 1]
 def loss_weights(loss: LossSpec, images_seen: int) -> objective.LossWeights:
     """The weights after so many images.
 
-    Latents are first made to be decoded, then, over `loss.ramp_images`, to be known again in spite of noise. No
-    weight is 0 in the first step that will not be later: all steps have the same graph.
+    With `loss.ramp_images` a training begins with the paper's: latents are first made to be decoded, then to be known
+    again in spite of noise as well.
     """
-    share = min((images_seen + 1) / loss.ramp_images, 1.0) if loss.ramp_images else 1.0
-    rising = (loss.con, loss.con_perceptual, loss.latent, loss.centre)
-    return objective.LossWeights(loss.rec, loss.rec_perceptual, *(share * weight for weight in rising))
+    last = (loss.con, loss.con_perceptual, loss.latent, loss.centre)
+    if loss.ramp_images:
+        share = min(max(images_seen - loss.hold_images, 0) / loss.ramp_images, 1.0)
+        first = (PAPER_CON * loss.rec, PAPER_CON * loss.rec_perceptual, PAPER_LATENT, 0.0)
+        last = tuple((1 - share) * paper + share * ours for paper, ours in zip(first, last, strict=True))
+    return objective.LossWeights(loss.rec, loss.rec_perceptual, *last)
 
 
 class SphereStep(Step):

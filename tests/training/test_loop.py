@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -69,26 +70,28 @@ def test_the_part_that_centres_classes_is_told_where_it_is_on(pictures: PictureS
     assert all(line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5) for line in told)
 
 
-def test_the_weights_of_turned_latents_rise_to_those_of_the_recipe() -> None:
-    loss = LossSpec(rec=10, rec_perceptual=2, con=4, con_perceptual=3, latent=2, centre=1, ramp_images=1000)
-    full = objective.LossWeights(10, 2, 4, 3, 2, 1)
-    assert loss_weights(loss, 249) == objective.LossWeights(10, 2, 1, 0.75, 0.5, 0.25)
-    assert loss_weights(loss, 999) == loss_weights(loss, 10**6) == full
+def test_the_weights_of_turned_latents_come_from_the_papers_to_those_of_the_recipe() -> None:
+    parts = {"con": 3, "con_perceptual": 3, "latent": 2.2, "centre": 1}
+    loss = LossSpec(rec=10, rec_perceptual=2, **parts, ramp_images=1000, hold_images=500)
+    paper, full = objective.LossWeights(10, 2, 5, 1, 0.1, 0), objective.LossWeights(10, 2, 3, 3, 2.2, 1)
+    assert loss_weights(loss, 0) == loss_weights(loss, 500) == paper
+    assert astuple(loss_weights(loss, 1000)) == pytest.approx((10, 2, 4, 2, 1.15, 0.5))
+    assert loss_weights(loss, 1500) == loss_weights(loss, 10**6) == full
     assert loss_weights(loss.model_copy(update={"ramp_images": 0}), 0) == full
-    first = loss_weights(loss, 0)
-    assert 0 < min(first.con, first.con_perceptual, first.latent, first.centre) <= 0.004
 
 
-def test_a_run_begins_with_reconstruction_where_the_other_weights_rise(pictures: PictureSet, tmp_path: Path) -> None:
-    """The first step's parts are equal but for their share: nothing has moved yet."""
+def test_a_run_begins_with_the_papers_weights_where_the_others_come_in(pictures: PictureSet, tmp_path: Path) -> None:
+    """The first step's parts are equal but for their weights: nothing has moved yet."""
+    weights = {"con": 1, "con_perceptual": 1, "latent": 0.5, "centre": 0.1}
     plain, rising = (
-        lines(train(debug(pictures, loss={"ramp_images": n}), pictures, tmp_path / str(n), device=CPU).run)
+        lines(train(debug(pictures, loss=weights | {"ramp_images": n}), pictures, tmp_path / str(n), device=CPU).run)
         for n in (0, 80)
     )
     assert rising[0]["loss_rec"] == plain[0]["loss_rec"]
-    for part in ("loss_lat", "loss_con"):
-        assert rising[0][part] == pytest.approx(plain[0][part] / 80, rel=1e-5)
-    assert all(line["loss_lat"] < 0.3 * plain[0]["loss_lat"] for line in rising[:2])
+    for part in ("lat", "con"):
+        weight = {"lat": 0.1 / 0.5, "con": 0.5}[part]
+        assert rising[0]["loss_" + part] == pytest.approx(weight * plain[0]["loss_" + part], rel=1e-5)
+    assert rising[0]["loss_centre"] == 0 < abs(rising[1]["loss_centre"])
     assert rising[-1]["loss"] != plain[-1]["loss"]
 
 
