@@ -91,7 +91,7 @@ def test_a_run_begins_with_the_papers_weights_where_the_others_come_in(pictures:
     for part in ("lat", "con"):
         weight = {"lat": 0.1 / 0.5, "con": 0.5}[part]
         assert rising[0]["loss_" + part] == pytest.approx(weight * plain[0]["loss_" + part], rel=1e-5)
-    assert rising[0]["loss_centre"] == 0 < abs(rising[1]["loss_centre"])
+    assert rising[0]["loss_centre"] == 0 < abs(rising[-1]["loss_centre"])
     assert rising[-1]["loss"] != plain[-1]["loss"]
 
 
