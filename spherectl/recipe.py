@@ -177,7 +177,9 @@ class LossSpec(Spec):
     con_perceptual: Annotated[float, Field(ge=0)] = 0.5
     latent: Annotated[float, Field(ge=0)] = 0.1
     centre: Annotated[float, Field(ge=0)] = 0.0  # ours: the mean cosine between a micro-batch's latents of one class
-    ramp_images: Annotated[int, Field(ge=0)] = 0  # ours: these four come from the paper's weights over so many; 0: off
+    ramp_images: Annotated[int, Field(ge=0)] = (
+        0  # ours: they and pooled come from the paper's over so many; 0: off
+    )
     hold_images: Annotated[int, Field(ge=0)] = 0  # where they do, the paper's weights hold for so many before that
     kl: Annotated[float, Field(ge=0)] = 0.0  # of a VAE: the divergence's mean over the entries of a latent, in nats
     label_dropout: Probability = 0.1

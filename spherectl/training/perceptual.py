@@ -47,6 +47,11 @@ class PerceptualDistance(nn.Module):
         with torch.no_grad():
             return self.features(at_least_float32(images))
 
+    def with_pooled(self, weight: float) -> PerceptualDistance:
+        """This distance with another weight of what does not ask where; itself where it has no such part."""
+        del weight
+        return self
+
     def distance(self, images: Tensor, targets: list[Tensor]) -> Tensor:
         """Mean distance of `images` to the pictures whose `targets` these are: a scalar."""
         return self.compare(self.features(at_least_float32(images)), targets)
@@ -74,6 +79,10 @@ class FeatureDistance(PerceptualDistance):
     def __init__(self, network: nn.Module, pooled_weight: float = 0.0) -> None:
         super().__init__()
         self.network, self.pooled_weight = network, pooled_weight
+
+    def with_pooled(self, weight: float) -> FeatureDistance:
+        """The distance in the same network with another w."""
+        return FeatureDistance(self.network, weight)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Each stage's output, (B, C, h, w), in the network's precision; if w > 0, then their means, (B, C, 1, 1)."""

@@ -69,25 +69,37 @@ class Step(nn.Module):
 
 @dataclass(frozen=True)
 class SphereDraws:
-    """What a step of the Sphere Encoder needs beside the images: `objective.Draws`, and the weights of its parts."""
+    """What a step of the Sphere Encoder needs beside the images: `objective.Draws`, and the weights of its parts.
+
+    Attributes:
+        pooled: that of the features averaged over space, within the perceptual distance.
+    """
 
     random: objective.Draws
     weights: objective.LossWeights
+    pooled: float
 
 
-# w = (1 - s) paper's + s recipe's, for all but reconstruction; s = (images seen - hold) / ramp within [0, 1]
+# s = (images seen - hold) / ramp within [0, 1]; 1 without a ramp
+def ramp_share(loss: LossSpec, images_seen: int) -> float:
+    """How far a training's loss has come from the paper's, 0, to the recipe's, 1."""
+    if not loss.ramp_images:
+        return 1.0
+    return min(max(images_seen - loss.hold_images, 0) / loss.ramp_images, 1.0)
+
+
+# (1 - s) paper's + s recipe's, for all but reconstruction
 def loss_weights(loss: LossSpec, images_seen: int) -> objective.LossWeights:
     """The weights after so many images.
 
-    With `loss.ramp_images` a training begins with the paper's: latents are first made to be decoded, then to be known
-    again in spite of noise as well.
+    A training that ramps begins with the paper's: latents are first made to be decoded, then to be known again in spite
+    of noise as well.
     """
-    last = (loss.con, loss.con_perceptual, loss.latent, loss.centre)
-    if loss.ramp_images:
-        share = min(max(images_seen - loss.hold_images, 0) / loss.ramp_images, 1.0)
-        first = (PAPER_CON * loss.rec, PAPER_CON * loss.rec_perceptual, PAPER_LATENT, 0.0)
-        last = tuple((1 - share) * paper + share * ours for paper, ours in zip(first, last, strict=True))
-    return objective.LossWeights(loss.rec, loss.rec_perceptual, *last)
+    share = ramp_share(loss, images_seen)
+    paper = (PAPER_CON * loss.rec, PAPER_CON * loss.rec_perceptual, PAPER_LATENT, 0.0)
+    ours = (loss.con, loss.con_perceptual, loss.latent, loss.centre)
+    mixed = (share * new + (1 - share) * old for old, new in zip(paper, ours, strict=True))
+    return objective.LossWeights(loss.rec, loss.rec_perceptual, *mixed)
 
 
 class SphereStep(Step):
@@ -119,10 +131,12 @@ class SphereStep(Step):
             label_dropout=recipe.loss.label_dropout,
             device=device,
         )
-        return SphereDraws(drawn, loss_weights(recipe.loss, images_seen))
+        pooled = ramp_share(recipe.loss, images_seen) * recipe.loss.pooled
+        return SphereDraws(drawn, loss_weights(recipe.loss, images_seen), pooled)
 
     def forward(self, images: Tensor, draws: SphereDraws) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
+        perceptual = self._frozen[0]
         losses = objective.objective(
             self.model.encoder,
             self.model.decoder,
@@ -130,7 +144,7 @@ class SphereStep(Step):
             draws.random,
             sigma_max=self.recipe.noise.sigma_max,
             weights=draws.weights,
-            perceptual=self._frozen[0],
+            perceptual=perceptual and perceptual.with_pooled(draws.pooled),
         )
         parts = [losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent]
         parts += [losses.centre] if self.recipe.loss.centre else []
