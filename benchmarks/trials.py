@@ -64,12 +64,12 @@ class Trial:
 # What these trials have since brought into the recipe, undone: all rows share the base that the first ones had.
 BEGUN_WITH = {
     "fashion-mnist": "noise.hard_case_probability=0.1 loss.pooled=0 loss.con=5 loss.con_perceptual=0.5 loss.latent=0.1 "
-    "loss.centre=0 loss.ramp_images=0 optim.ema_half_life_images=15_000 sample.strength=constant"
+    "loss.centre=0 loss.schedule=[] optim.ema_half_life_images=15_000 sample.strength=constant"
 }
 
 TOGETHER = (
-    "noise.hard_case_probability=0.25 loss.pooled=3 loss.con=2.5 loss.con_perceptual=1 loss.latent=3 loss.centre=2 "
-    "loss.ramp_images=500_000 optim.ema_half_life_images=50_000"
+    "noise.hard_case_probability=0.25 loss.pooled=3 loss.con=2.5 loss.con_perceptual=1 loss.latent=2 loss.centre=2 "
+    "loss.hold_images=300_000 loss.ramp_images=400_000 optim.ema_half_life_images=50_000"
 )
 
 # In this order: first what is most likely to bring samples nearer to real images.

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import tomllib
+from bisect import bisect_right
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -22,6 +24,7 @@ from spherectl.tables import Spec, describe, flatten, merge, split_unknown, with
 
 Positive = Annotated[int, Field(gt=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 
 
 class Size(NamedTuple):
@@ -166,22 +169,32 @@ class NoiseSpec(Spec):
         return math.tan(hard_deg * RADIANS_PER_DEGREE) / self.sigma_max
 
 
+class LossKnot(Spec):
+    """Weights after so many images; one that is not given is that of the loss itself."""
+
+    images: Annotated[int, Field(ge=0)]
+    pooled: Weight | None = None
+    rec: Weight | None = None
+    rec_perceptual: Weight | None = None
+    con: Weight | None = None
+    con_perceptual: Weight | None = None
+    latent: Weight | None = None
+    centre: Weight | None = None
+
+
 class LossSpec(Spec):
     """Weights of the parts, and the perceptual distance; of a VAE `rec`, `rec_perceptual` and `kl` count."""
 
     perceptual: str = "lpips+convnext"  # or "features:NAME" (a frozen network of the zoo), or "none"
-    pooled: Annotated[float, Field(ge=0)] = 0.0  # ours: weight in features:NAME of features averaged over space
-    rec: Annotated[float, Field(ge=0)] = 1.0
-    rec_perceptual: Annotated[float, Field(ge=0)] = 1.0
-    con: Annotated[float, Field(ge=0)] = 0.5
-    con_perceptual: Annotated[float, Field(ge=0)] = 0.5
-    latent: Annotated[float, Field(ge=0)] = 0.1
-    centre: Annotated[float, Field(ge=0)] = 0.0  # ours: the mean cosine between a micro-batch's latents of one class
-    ramp_images: Annotated[int, Field(ge=0)] = (
-        0  # ours: they and pooled come from the paper's over so many; 0: off
-    )
-    hold_images: Annotated[int, Field(ge=0)] = 0  # where they do, the paper's weights hold for so many before that
-    kl: Annotated[float, Field(ge=0)] = 0.0  # of a VAE: the divergence's mean over the entries of a latent, in nats
+    pooled: Weight = 0.0  # ours: weight in features:NAME of features averaged over space
+    rec: Weight = 1.0
+    rec_perceptual: Weight = 1.0
+    con: Weight = 0.5
+    con_perceptual: Weight = 0.5
+    latent: Weight = 0.1
+    centre: Weight = 0.0  # ours: the mean cosine between a micro-batch's latents of one class
+    schedule: tuple[LossKnot, ...] = ()  # ours: other weights earlier on, linear in the images between its entries
+    kl: Weight = 0.0  # of a VAE: the divergence's mean over the entries of a latent, in nats
     label_dropout: Probability = 0.1
 
     @model_validator(mode="after")
@@ -191,7 +204,29 @@ class LossSpec(Spec):
                 f"loss.perceptual: {self.perceptual!r} is none of "
                 "lpips+convnext, features:NAME (a network in the zoo), none"
             )
+        if any(later.images <= earlier.images for earlier, later in pairwise(self.schedule)):
+            raise ValueError("loss.schedule: each entry needs more images than the one before")
         return self
+
+    # w(n) = (1 - s) w_k + s w_k+1, s = (n - n_k) / (n_k+1 - n_k); the first before n_1, the last after the last
+    def after(self, images_seen: int) -> LossSpec:
+        """The loss of a step that begins after so many images, without a schedule."""
+        if not self.schedule:
+            return self
+        position = bisect_right([knot.images for knot in self.schedule], images_seen)
+        earlier, later = self.schedule[max(position - 1, 0)], self.schedule[min(position, len(self.schedule) - 1)]
+        share = (images_seen - earlier.images) / (later.images - earlier.images) if later is not earlier else 0.0
+        weights = {}
+        for name in LossKnot.model_fields.keys() - {"images"}:
+            given = [getattr(knot, name) for knot in (earlier, later)]
+            old, new = (getattr(self, name) if weight is None else weight for weight in given)
+            weights[name] = new if old == new else share * new + (1 - share) * old
+        return self.model_copy(update=weights | {"schedule": ()})
+
+    @property
+    def centred(self) -> bool:
+        """Whether the part that centres classes ever counts."""
+        return bool(self.centre or any(knot.centre for knot in self.schedule))
 
     @property
     def features(self) -> str:
@@ -295,6 +330,8 @@ class Recipe(Spec):
             problems.append(f'loss.kl: for model.kind = "vae" alone; this is "{kind}"')
         if kind == "diffusion" and loss.perceptual != "none":
             problems.append('loss.perceptual: "none" for a diffusion model, which is trained on noise')
+        if kind != "sphere" and loss.schedule:
+            problems.append(f'loss.schedule: for model.kind = "sphere" alone; this is "{kind}"')
         if problems:
             raise ValueError("; ".join(problems))
         return self

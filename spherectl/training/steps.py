@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from spherectl.model import diffusion, objective, vae
 from spherectl.model.vit import Trunk
-from spherectl.recipe import LossSpec, Recipe
+from spherectl.recipe import Recipe
 from spherectl.training.gauges import latent_norm
 from spherectl.training.perceptual import PerceptualDistance
 
 DrawsOf = TypeVar("DrawsOf")
-
-PAPER_CON, PAPER_LATENT = 0.5, 0.1  # the paper's weights: consistency over reconstruction, latents
 
 
 class Step(nn.Module):
@@ -80,34 +78,12 @@ class SphereDraws:
     pooled: float
 
 
-# s = (images seen - hold) / ramp within [0, 1]; 1 without a ramp
-def ramp_share(loss: LossSpec, images_seen: int) -> float:
-    """How far a training's loss has come from the paper's, 0, to the recipe's, 1."""
-    if not loss.ramp_images:
-        return 1.0
-    return min(max(images_seen - loss.hold_images, 0) / loss.ramp_images, 1.0)
-
-
-# (1 - s) paper's + s recipe's, for all but reconstruction
-def loss_weights(loss: LossSpec, images_seen: int) -> objective.LossWeights:
-    """The weights after so many images.
-
-    A training that ramps begins with the paper's: latents are first made to be decoded, then to be known again in spite
-    of noise as well.
-    """
-    share = ramp_share(loss, images_seen)
-    paper = (PAPER_CON * loss.rec, PAPER_CON * loss.rec_perceptual, PAPER_LATENT, 0.0)
-    ours = (loss.con, loss.con_perceptual, loss.latent, loss.centre)
-    mixed = (share * new + (1 - share) * old for old, new in zip(paper, ours, strict=True))
-    return objective.LossWeights(loss.rec, loss.rec_perceptual, *mixed)
-
-
 class SphereStep(Step):
     """The Sphere Encoder's step; latents are those before f."""
 
     def __init__(self, model: nn.Module, recipe: Recipe, perceptual: PerceptualDistance | None) -> None:
         super().__init__(model, recipe, perceptual)
-        centre = ("loss_centre",) if recipe.loss.centre else ()  # ours: where it is off, nothing speaks of it
+        centre = ("loss_centre",) if recipe.loss.centred else ()  # ours: where it is off, nothing speaks of it
         self.parts = (
             *("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
             *centre,
@@ -131,8 +107,11 @@ class SphereStep(Step):
             label_dropout=recipe.loss.label_dropout,
             device=device,
         )
-        pooled = ramp_share(recipe.loss, images_seen) * recipe.loss.pooled
-        return SphereDraws(drawn, loss_weights(recipe.loss, images_seen), pooled)
+        loss = recipe.loss.after(images_seen)
+        weights = objective.LossWeights(
+            loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent, loss.centre
+        )
+        return SphereDraws(drawn, weights, loss.pooled)
 
     def forward(self, images: Tensor, draws: SphereDraws) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
@@ -147,7 +126,7 @@ class SphereStep(Step):
             perceptual=perceptual and perceptual.with_pooled(draws.pooled),
         )
         parts = [losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent]
-        parts += [losses.centre] if self.recipe.loss.centre else []
+        parts += [losses.centre] if self.recipe.loss.centred else []
         return losses.total, _told(*parts, latent_norm(losses.z_clean)), losses.z_clean
 
 
