@@ -180,6 +180,7 @@ class LossKnot(Spec):
     con_perceptual: Weight | None = None
     latent: Weight | None = None
     centre: Weight | None = None
+    kl: Weight | None = None
 
 
 class LossSpec(Spec):
@@ -330,8 +331,6 @@ class Recipe(Spec):
             problems.append(f'loss.kl: for model.kind = "vae" alone; this is "{kind}"')
         if kind == "diffusion" and loss.perceptual != "none":
             problems.append('loss.perceptual: "none" for a diffusion model, which is trained on noise')
-        if kind != "sphere" and loss.schedule:
-            problems.append(f'loss.schedule: for model.kind = "sphere" alone; this is "{kind}"')
         if problems:
             raise ValueError("; ".join(problems))
         return self

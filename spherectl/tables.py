@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -90,10 +90,10 @@ def _toml_value(text: str) -> Any:
 
 
 def _table_spec(spec: type[Spec], key: Any) -> type[Spec] | None:
-    """The spec of the table under `key`, or None where the key holds a plain value or does not exist."""
+    """The spec of the table under `key`, or of each table in its list; None for a plain value or an unknown key."""
     field = spec.model_fields.get(key)
-    annotation = field.annotation if field else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, Spec) else None
+    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Spec)), None)
 
 
 def split_unknown(table: dict[str, Any], spec: type[Spec], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
@@ -103,16 +103,22 @@ def split_unknown(table: dict[str, Any], spec: type[Spec], prefix: str = "") -> 
     """
     known: dict[str, Any] = {}
     problems: list[str] = []
+
+    def split(value: Any, below: type[Spec], place: str) -> Any:
+        if isinstance(value, dict):
+            value, deeper = split_unknown(value, below, f"{place}.")
+            problems.extend(deeper)
+        elif isinstance(value, list):
+            return [split(entry, below, f"{place}.{number}") for number, entry in enumerate(value)]
+        return value
+
     for key, value in table.items():
         below = _table_spec(spec, key)
         if key not in spec.model_fields:
             near = difflib.get_close_matches(key, spec.model_fields, n=1)
             problems.append(f"unknown key {prefix}{key}" + (f" (did you mean {prefix}{near[0]}?)" if near else ""))
-        elif below is not None and isinstance(value, dict):
-            known[key], deeper = split_unknown(value, below, f"{prefix}{key}.")
-            problems += deeper
         else:
-            known[key] = value
+            known[key] = value if below is None else split(value, below, f"{prefix}{key}")
     return known, problems
 
 
@@ -167,11 +173,11 @@ def _dotted(loc: tuple[str | int, ...], root: type[Spec]) -> str:
     spec: type[Spec] | None = root
     parts: list[str] = []
     for part in loc:
-        if spec is not None:
+        if isinstance(part, int):
             parts.append(str(part))
+        elif spec is not None:
+            parts.append(part)
             spec = _table_spec(spec, part)
-        elif isinstance(part, int):
-            parts.append(str(part))
     return ".".join(parts)
 
 

@@ -86,9 +86,19 @@ con = 0.25
 con_perceptual = 3.0
 latent = 0.2
 centre = 0.4
-ramp_images = 4_000
 kl = 0.02
 label_dropout = 0.3
+
+[[loss.schedule]]
+images = 0
+pooled = 0.0
+rec = 1.0
+rec_perceptual = 0.1
+con = 0.5
+con_perceptual = 0.2
+latent = 0.0
+centre = 0.0
+kl = 0.01
 
 [optim]
 lr = 2e-4
@@ -200,6 +210,30 @@ def test_features_names_the_network_of_the_loss() -> None:
     assert LossSpec(perceptual="features:abc").features == "abc"
     assert LossSpec(perceptual="lpips+convnext").features == ""
     assert LossSpec(perceptual="none").features == ""
+
+
+def test_weights_are_linear_between_the_entries_of_a_schedule() -> None:
+    first, second = {"images": 100, "rec": 1, "con": 5, "centre": 0}, {"images": 300, "con": 1, "latent": 7}
+    loss = LossSpec(rec=10, con=2, latent=3, centre=4, pooled=6, schedule=[first, second, {"images": 400}])
+
+    def weights(images_seen: int) -> tuple[float, ...]:
+        at = loss.after(images_seen)
+        return at.rec, at.con, at.latent, at.centre, at.pooled
+
+    assert weights(0) == weights(100) == (1, 5, 3, 0, 6)
+    assert weights(200) == pytest.approx((5.5, 3, 5, 2, 6))
+    assert weights(300) == (10, 1, 7, 4, 6)
+    assert weights(350) == pytest.approx((10, 1.5, 5, 4, 6))
+    assert weights(400) == weights(10**9) == (10, 2, 3, 4, 6)
+    assert loss.after(400) == loss.model_copy(update={"schedule": ()})
+    assert LossSpec().after(5) == LossSpec()
+
+
+def test_centring_counts_where_any_entry_has_it() -> None:
+    entry = {"images": 5, "centre": 0.0}
+    assert not LossSpec(schedule=[entry]).centred
+    assert LossSpec(schedule=[entry], centre=1).centred
+    assert LossSpec(schedule=[entry | {"centre": 1.0}]).centred
 
 
 def test_classes_are_unknown_until_the_data_was_seen() -> None:
@@ -316,6 +350,22 @@ def test_all_unknown_keys_and_bad_values_at_once() -> None:
         ("noise", "angle_deg", 90, "noise.angle_deg: expected less than 90.0, got 90"),
         ("noise", "angle_deg", math.nan, "noise.angle_deg: expected a finite number, got nan"),
         ("loss", "rec", math.inf, "loss.rec: expected a finite number, got inf"),
+        ("loss", "schedule", 3, "loss.schedule: expected a list, got 3"),
+        ("loss", "schedule", [3], "loss.schedule.0: expected a table, got 3"),
+        ("loss", "schedule", [{"con": 1}], "loss.schedule.0.images is missing"),
+        ("loss", "schedule", [{"images": 5, "con": -1}], "loss.schedule.0.con: expected at least 0.0, got -1"),
+        (
+            "loss",
+            "schedule",
+            [{"images": 5, "cen": 1}],
+            "unknown key loss.schedule.0.cen (did you mean loss.schedule.0.con?)",
+        ),
+        (
+            "loss",
+            "schedule",
+            [{"images": 5}, {"images": 5}],
+            "loss.schedule: each entry needs more images than the one before",
+        ),
         ("loss", "label_dropout", 1.1, "loss.label_dropout: expected at most 1.0, got 1.1"),
         ("loss", "perceptual", "vgg", f"loss.perceptual: 'vgg' {NO_DISTANCE}"),
         ("loss", "perceptual", "features:", f"loss.perceptual: 'features:' {NO_DISTANCE}"),

@@ -6,14 +6,14 @@ Letters: B global batch, b images of a micro-batch, N tokens, d token channels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from spherectl.model import diffusion, objective, vae
 from spherectl.model.vit import Trunk
-from spherectl.recipe import Recipe
+from spherectl.recipe import LossSpec, Recipe
 from spherectl.training.gauges import latent_norm
 from spherectl.training.perceptual import PerceptualDistance
 
@@ -66,16 +66,11 @@ class Step(nn.Module):
 
 
 @dataclass(frozen=True)
-class SphereDraws:
-    """What a step of the Sphere Encoder needs beside the images: `objective.Draws`, and the weights of its parts.
+class Drawn(Generic[DrawsOf]):
+    """What a step needs beside the images: all that is random, and the loss as its schedule has it by then."""
 
-    Attributes:
-        pooled: that of the features averaged over space, within the perceptual distance.
-    """
-
-    random: objective.Draws
-    weights: objective.LossWeights
-    pooled: float
+    random: DrawsOf
+    loss: LossSpec
 
 
 class SphereStep(Step):
@@ -90,7 +85,9 @@ class SphereStep(Step):
             "latent_norm",
         )
 
-    def draws(self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device) -> SphereDraws:
+    def draws(
+        self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device
+    ) -> Drawn[objective.Draws]:
         """As `Step.draws`, and the weights at that time."""
         recipe, spec = self.recipe, self.recipe.model
         drawn = objective.draw(
@@ -107,23 +104,21 @@ class SphereStep(Step):
             label_dropout=recipe.loss.label_dropout,
             device=device,
         )
-        loss = recipe.loss.after(images_seen)
-        weights = objective.LossWeights(
-            loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent, loss.centre
-        )
-        return SphereDraws(drawn, weights, loss.pooled)
+        return Drawn(drawn, recipe.loss.after(images_seen))
 
-    def forward(self, images: Tensor, draws: SphereDraws) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, draws: Drawn[objective.Draws]) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
-        perceptual = self._frozen[0]
+        loss, perceptual = draws.loss, self._frozen[0]
         losses = objective.objective(
             self.model.encoder,
             self.model.decoder,
             images,
             draws.random,
             sigma_max=self.recipe.noise.sigma_max,
-            weights=draws.weights,
-            perceptual=perceptual and perceptual.with_pooled(draws.pooled),
+            weights=objective.LossWeights(
+                loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent, loss.centre
+            ),
+            perceptual=perceptual and perceptual.with_pooled(loss.pooled),
         )
         parts = [losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent]
         parts += [losses.centre] if self.recipe.loss.centred else []
@@ -135,7 +130,9 @@ class VaeStep(Step):
 
     parts = ("loss", "loss_rec", "loss_rec_perc", "loss_kl", "latent_norm")
 
-    def draws(self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device) -> vae.VaeDraws:
+    def draws(
+        self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device
+    ) -> Drawn[vae.VaeDraws]:
         """As `Step.draws`."""
         spec = self.recipe.model
         numbers = _numbers(images_seen, part, device)
@@ -147,18 +144,18 @@ class VaeStep(Step):
             num_classes=spec.classes,
             label_dropout=self.recipe.loss.label_dropout,
         )
-        return _moved(drawn, device)
+        return Drawn(_moved(drawn, device), self.recipe.loss.after(images_seen))
 
-    def forward(self, images: Tensor, draws: vae.VaeDraws) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, draws: Drawn[vae.VaeDraws]) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
-        loss = self.recipe.loss
+        loss, perceptual = draws.loss, self._frozen[0]
         losses = vae.objective(
             self.model.encoder,
             self.model.decoder,
             images,
-            draws,
+            draws.random,
             weights=vae.VaeWeights(loss.rec, loss.rec_perceptual, loss.kl),
-            perceptual=self._frozen[0],
+            perceptual=perceptual and perceptual.with_pooled(loss.pooled),
         )
         parts = (losses.total, losses.rec, losses.rec_perceptual, losses.kl, latent_norm(losses.mean))
         return losses.total, _told(*parts), losses.mean

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from spherectl.errors import TrainingError, UsageError
 from spherectl.model import objective
 from spherectl.model.sphere import build
 from spherectl.model.weights import Package, instantiate, read_package
-from spherectl.recipe import LossSpec, Recipe
+from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training import checkpoint
 from spherectl.training.gauges import Gauge
@@ -24,7 +23,7 @@ from spherectl.training.loop import train
 from spherectl.training.plan import plan, resolve, smoke
 from spherectl.training.run import Run
 from spherectl.training.start import take_over
-from spherectl.training.steps import loss_weights
+from spherectl.training.steps import SphereStep, Step, VaeStep
 
 pytestmark = pytest.mark.fast
 
@@ -70,29 +69,30 @@ def test_the_part_that_centres_classes_is_told_where_it_is_on(pictures: PictureS
     assert all(line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5) for line in told)
 
 
-def test_the_weights_of_turned_latents_come_from_the_papers_to_those_of_the_recipe() -> None:
-    parts = {"con": 3, "con_perceptual": 3, "latent": 2.2, "centre": 1}
-    loss = LossSpec(rec=10, rec_perceptual=2, **parts, ramp_images=1000, hold_images=500)
-    paper, full = objective.LossWeights(10, 2, 5, 1, 0.1, 0), objective.LossWeights(10, 2, 3, 3, 2.2, 1)
-    assert loss_weights(loss, 0) == loss_weights(loss, 500) == paper
-    assert astuple(loss_weights(loss, 1000)) == pytest.approx((10, 2, 4, 2, 1.15, 0.5))
-    assert loss_weights(loss, 1500) == loss_weights(loss, 10**6) == full
-    assert loss_weights(loss.model_copy(update={"ramp_images": 0}), 0) == full
-
-
-def test_a_run_begins_with_the_papers_weights_where_the_others_come_in(pictures: PictureSet, tmp_path: Path) -> None:
+def test_a_scheduled_weight_counts_as_it_is_then(pictures: PictureSet, tmp_path: Path) -> None:
     """The first step's parts are equal but for their weights: nothing has moved yet."""
     weights = {"con": 1, "con_perceptual": 1, "latent": 0.5, "centre": 0.1}
-    plain, rising = (
-        lines(train(debug(pictures, loss=weights | {"ramp_images": n}), pictures, tmp_path / str(n), device=CPU).run)
-        for n in (0, 80)
+    entries = ({"images": 8, "con": 0.5, "latent": 0.1, "centre": 0}, {"images": 80})
+    plain, scheduled = (
+        lines(train(debug(pictures, loss=weights | {"schedule": s}), pictures, tmp_path / name, device=CPU).run)
+        for name, s in (("plain", ()), ("scheduled", entries))
     )
-    assert rising[0]["loss_rec"] == plain[0]["loss_rec"]
-    for part in ("lat", "con"):
-        weight = {"lat": 0.1 / 0.5, "con": 0.5}[part]
-        assert rising[0]["loss_" + part] == pytest.approx(weight * plain[0]["loss_" + part], rel=1e-5)
-    assert rising[0]["loss_centre"] == 0 < abs(rising[-1]["loss_centre"])
-    assert rising[-1]["loss"] != plain[-1]["loss"]
+    assert scheduled[0]["loss_rec"] == plain[0]["loss_rec"]
+    for part, share in (("loss_con", 0.5), ("loss_lat", 0.2), ("loss_centre", 0)):
+        assert scheduled[0][part] == pytest.approx(share * plain[0][part], rel=1e-5)
+    assert scheduled[1]["loss_centre"] == 0 < abs(scheduled[-1]["loss_centre"])
+    assert scheduled[-1]["loss"] != plain[-1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "key"), [("sphere", SphereStep, "pooled"), ("vae", VaeStep, "kl")], ids=["sphere", "vae"]
+)
+def test_a_steps_loss_is_that_of_its_time(kind: str, step: type[Step], key: str, pictures: PictureSet) -> None:
+    loss = {key: 3, "schedule": [{"images": 80, key: 1}, {"images": 120}]}
+    recipe = debug(pictures, model={"kind": kind, "encoder_mixer_blocks": 1}, loss=loss)
+    taken = step(torch.nn.Module(), recipe, None)
+    drawn = [taken.draws(torch.zeros(8, dtype=torch.long), seen, (0, 8), CPU) for seen in (0, 80, 100, 120, 160)]
+    assert [getattr(draws.loss, key) for draws in drawn] == [1, 1, 2, 3, 3]
 
 
 def test_a_run_folder_has_what_it_promises(pictures: PictureSet, tmp_path: Path) -> None:

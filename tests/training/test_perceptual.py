@@ -72,6 +72,12 @@ def test_the_pooled_part_is_two_minus_two_cosines_of_means(network: nn.Module, p
     assert FeatureDistance(network, 3.0)(a, a).item() == 0.0
 
 
+def test_another_weight_of_the_pooled_part(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
+    one, other = FeatureDistance(network, 3.0), FeatureDistance(network, 0.5)
+    assert one.with_pooled(0.5)(*pictures) == other(*pictures) != one(*pictures)
+    assert other.with_pooled(0.0)(*pictures) == FeatureDistance(network)(*pictures)
+
+
 def test_the_pooled_part_does_not_ask_where() -> None:
     a = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     moved = a.roll((2, 4), (2, 3))
