@@ -89,7 +89,7 @@ def test_a_scheduled_weight_counts_as_it_is_then(pictures: PictureSet, tmp_path:
 )
 def test_a_steps_loss_is_that_of_its_time(kind: str, step: type[Step], key: str, pictures: PictureSet) -> None:
     loss = {key: 3, "schedule": [{"images": 80, key: 1}, {"images": 120}]}
-    recipe = debug(pictures, model={"kind": kind, "encoder_mixer_blocks": 1}, loss=loss)
+    recipe = debug(pictures, model={"kind": kind, "encoder_mixer_blocks": 0}, loss=loss)
     taken = step(torch.nn.Module(), recipe, None)
     drawn = [taken.draws(torch.zeros(8, dtype=torch.long), seen, (0, 8), CPU) for seen in (0, 80, 100, 120, 160)]
     assert [getattr(draws.loss, key) for draws in drawn] == [1, 1, 2, 3, 3]
