@@ -81,8 +81,8 @@ class FeatureDistance(PerceptualDistance):
         self.network, self.pooled_weight = network, pooled_weight
 
     def with_pooled(self, weight: float) -> FeatureDistance:
-        """The distance in the same network with another w."""
-        return FeatureDistance(self.network, weight)
+        """The distance in the same network with another w; itself where it is the same."""
+        return self if weight == self.pooled_weight else FeatureDistance(self.network, weight)
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Each stage's output, (B, C, h, w), in the network's precision; if w > 0, then their means, (B, C, 1, 1)."""

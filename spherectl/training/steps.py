@@ -40,6 +40,11 @@ class Step(nn.Module):
         self.recipe = recipe
         self._frozen = (perceptual,)  # in a tuple, so that it is no part of what is wrapped, sharded or sent around
 
+    def _distance(self, loss: LossSpec) -> PerceptualDistance | None:
+        """The frozen distance as the loss weighs its parts, or None."""
+        perceptual = self._frozen[0]
+        return None if perceptual is None else perceptual.with_pooled(loss.pooled)
+
     @property
     def trunks(self) -> list[Trunk]:
         """The networks of the model."""
@@ -108,7 +113,7 @@ class SphereStep(Step):
 
     def forward(self, images: Tensor, draws: Drawn[objective.Draws]) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
-        loss, perceptual = draws.loss, self._frozen[0]
+        loss = draws.loss
         losses = objective.objective(
             self.model.encoder,
             self.model.decoder,
@@ -118,7 +123,7 @@ class SphereStep(Step):
             weights=objective.LossWeights(
                 loss.rec, loss.rec_perceptual, loss.con, loss.con_perceptual, loss.latent, loss.centre
             ),
-            perceptual=perceptual and perceptual.with_pooled(loss.pooled),
+            perceptual=self._distance(loss),
         )
         parts = [losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent]
         parts += [losses.centre] if self.recipe.loss.centred else []
@@ -148,14 +153,14 @@ class VaeStep(Step):
 
     def forward(self, images: Tensor, draws: Drawn[vae.VaeDraws]) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
-        loss, perceptual = draws.loss, self._frozen[0]
+        loss = draws.loss
         losses = vae.objective(
             self.model.encoder,
             self.model.decoder,
             images,
             draws.random,
             weights=vae.VaeWeights(loss.rec, loss.rec_perceptual, loss.kl),
-            perceptual=perceptual and perceptual.with_pooled(loss.pooled),
+            perceptual=self._distance(loss),
         )
         parts = (losses.total, losses.rec, losses.rec_perceptual, losses.kl, latent_norm(losses.mean))
         return losses.total, _told(*parts), losses.mean
