@@ -83,12 +83,10 @@ class SphereStep(Step):
 
     def __init__(self, model: nn.Module, recipe: Recipe, perceptual: PerceptualDistance | None) -> None:
         super().__init__(model, recipe, perceptual)
-        centre = ("loss_centre",) if recipe.loss.centred else ()  # ours: where it is off, nothing speaks of it
-        self.parts = (
-            *("loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
-            *centre,
-            "latent_norm",
-        )
+        parts = ["loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"]
+        if recipe.loss.centred:  # ours: where it is off, nothing speaks of it
+            parts.append("loss_centre")
+        self.parts = (*parts, "latent_norm")
 
     def draws(
         self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device
@@ -126,7 +124,8 @@ class SphereStep(Step):
             perceptual=self._distance(loss),
         )
         parts = [losses.total, losses.rec, losses.rec_perceptual, losses.con, losses.con_perceptual, losses.latent]
-        parts += [losses.centre] if self.recipe.loss.centred else []
+        if "loss_centre" in self.parts:
+            parts.append(losses.centre)
         return losses.total, _told(*parts, latent_norm(losses.z_clean)), losses.z_clean
 
 
