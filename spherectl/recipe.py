@@ -307,6 +307,7 @@ class SampleSpec(Spec):
     guide: Literal["both", "encoder", "decoder"] = "both"
     noise: Literal["shared", "fresh"] = "shared"
     strength: Literal["constant", "decaying"] = "constant"
+    noise_deg: Annotated[float, Field(ge=0, lt=90)] | None = None  # of the rounds, at most; None: that of training
 
 
 class Recipe(Spec):
@@ -334,6 +335,12 @@ class Recipe(Spec):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def round_sigma(self, settings: SampleSpec) -> float:
+        """Largest strength of the noise between steps: the tangent of its own angle, or of training's."""
+        if settings.noise_deg is None:
+            return self.noise.sigma_max
+        return math.tan(settings.noise_deg * RADIANS_PER_DEGREE)
 
     def to_table(self) -> dict[str, Any]:
         """Plain nested dict for TOML or JSON; keys without a value are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -277,6 +278,28 @@ def test_generate_is_the_method_of_section_5(model):
     assert torch.allclose(batch.images, (x / 2 + 0.5).clamp(0, 1), atol=1e-5)
 
 
+def test_the_noise_between_steps_has_an_angle_of_its_own(model, tiny_run, tmp_path):
+    """Training's where none is asked; the model's [sample] table may have one; 0 is no noise at all."""
+    (plain,) = spherectl.generate(model, 4, steps=3)
+    (same,) = spherectl.generate(model, 4, steps=3, noise_deg=model.recipe.noise.angle_deg)
+    (less,) = spherectl.generate(model, 4, steps=3, noise_deg=60.0)
+    (first,) = spherectl.generate(model, 4, steps=1, noise_deg=60.0)
+    (alone,) = spherectl.generate(model, 4, steps=1)
+    assert torch.equal(plain.images, same.images)
+    assert not torch.equal(plain.images, less.images)
+    assert torch.equal(first.images, alone.images)  # one step has no noise but its own
+    (none,) = spherectl.generate(model, 4, steps=2, noise_deg=0.0, guidance=1.0)
+    x = alone.images * 2 - 1
+    again = model.network.decode(model.network.encode(x, alone.labels), alone.labels)
+    assert torch.allclose(none.images, (again / 2 + 0.5).clamp(0, 1), atol=1e-4)
+    package = weights.read_package(tiny_run / "model.safetensors")
+    table = package.header["recipe"] | {"sample": package.header["recipe"]["sample"] | {"noise_deg": 60.0}}
+    weights.write_package(tmp_path / "own.safetensors", replace(package, header=package.header | {"recipe": table}))
+    own = api.load(tmp_path / "own.safetensors", device="cpu", dtype="float32")
+    (mine,) = spherectl.generate(own, 4, steps=3)
+    assert torch.equal(mine.images, less.images)
+
+
 def test_settings_default_to_the_models_own(model):
     (mine,) = spherectl.generate(model, 4)
     own = model.recipe.sample
@@ -327,6 +350,8 @@ def test_an_unconditional_model_generates_without_labels(free):
         ({"guidance": 0.5}, "sample.guidance"),
         ({"guidance": float("inf")}, "sample.guidance"),
         ({"noise": "loud"}, "sample.noise"),
+        ({"noise_deg": 90.0}, "sample.noise_deg: expected less than 90"),
+        ({"noise_deg": -1.0}, "sample.noise_deg"),
         ({"guide": "dog", "strength": "great"}, r"sample\.guide.*sample\.strength"),
         ({"classes": ["hat"]}, "none is called 'hat'"),
         ({"classes": []}, "at least one class"),

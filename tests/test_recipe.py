@@ -134,6 +134,7 @@ guidance = 1.5
 guide = "decoder"
 noise = "fresh"
 strength = "decaying"
+noise_deg = 70.0
 """
 
 

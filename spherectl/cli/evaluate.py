@@ -68,6 +68,15 @@ def evaluate(
             show_default="the model's own",
         ),
     ] = None,
+    noise_deg: Annotated[
+        str | None,
+        typer.Option(
+            "--noise-deg",
+            metavar="LIST",
+            help="Most noise of a round, in degrees below 90, as in 60,70.",
+            show_default="the model's own, or that of its training",
+        ),
+    ] = None,
     count: Annotated[
         int, typer.Option("--count", "-n", min=2, help="Samples of each row; the paper has 50,000.")
     ] = 2000,
@@ -160,6 +169,7 @@ def evaluate(
         guidance=_numbers("--guidance", guidance, float) if guidance else (None,),
         noise=_words("--noise", noise, ("shared", "fresh")) if noise else (None,),
         strength=_words("--strength", strength, ("constant", "decaying")) if strength else (None,),
+        noise_deg=_numbers("--noise-deg", noise_deg, float, at_least=0) if noise_deg else (None,),
         count=count,
         seed=seed,
         batch=batch,
@@ -305,14 +315,14 @@ def _open_folder(path: Path, recipe: Recipe) -> PictureSet:
     return open_dataset(spec, recipe.model.image_size, root=path, evaluation=True)
 
 
-def _numbers(option: str, text: str, kind: Callable[[str], T]) -> tuple[T, ...]:
-    """A list of numbers from 1."""
+def _numbers(option: str, text: str, kind: Callable[[str], T], at_least: int = 1) -> tuple[T, ...]:
+    """A list of numbers from 1, or from what else is the least."""
     try:
         numbers = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
     except ValueError:
         numbers = ()
-    if not numbers or any(not 1 <= number < float("inf") for number in numbers):  # type: ignore[operator]
-        raise UsageError(f"{option} {text}: expected numbers from 1 with commas between.")
+    if not numbers or any(not at_least <= number < float("inf") for number in numbers):  # type: ignore[operator]
+        raise UsageError(f"{option} {text}: expected numbers from {at_least} with commas between.")
     return numbers
 
 

@@ -94,6 +94,15 @@ def sample(
         Strength | None,
         typer.Option("--strength", help="Noise of the rounds: full, or falling.", show_default=THE_MODELS),
     ] = None,
+    noise_deg: Annotated[
+        float | None,
+        typer.Option(
+            "--noise-deg",
+            min=0.0,
+            help="Noise of the rounds at most, in degrees below 90.",
+            show_default="the model's own, or that of its training",
+        ),
+    ] = None,
     seed: options.Seed = 0,
     batch: options.Batch = 64,
     dtype: options.Dtype = options.DtypeName.AUTO,
@@ -165,6 +174,7 @@ def sample(
         return
     check_target(out or Path("samples.png"))
     given = {"steps": steps, "guidance": guidance, "guide": guide, "noise": noise, "strength": strength}
+    given["noise_deg"] = noise_deg
     changes = {key: value for key, value in given.items() if value is not None}
 
     def prepare(found: Found) -> tuple[Model, SampleSpec, Iterator[Generated]]:
@@ -180,9 +190,10 @@ def sample(
             loaded, chosen, batches = prepare(models.find(model, settings))
         except UnknownClassError as error:
             loaded, chosen, batches = prepare(_another_model(error, settings))
+    most = "" if chosen.noise_deg is None else f" of at most {chosen.noise_deg:g} degrees"
     console.say(
         f"settings: {chosen.steps} step{'s' * (chosen.steps > 1)}, guidance {chosen.guidance:g} ({chosen.guide}), "
-        f"{chosen.noise} noise, {chosen.strength} strength, seed {seed}, {loaded.precision}"
+        f"{chosen.noise} noise{most}, {chosen.strength} strength, seed {seed}, {loaded.precision}"
     )
 
     def about(indices: Tensor, labels: Tensor | None, columns: int | None) -> dict[str, Any]:
@@ -199,7 +210,8 @@ def sample(
     facts: dict[str, Any] = {}
     if as_json:
         with watch.stage("hash"):
-            facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, **chosen.model_dump()}
+            facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed}
+            facts |= chosen.model_dump(exclude_none=True)
     if profile:
         seconds = watch.seconds()
         _say_profile(seconds)

@@ -37,7 +37,7 @@ class Plan:
     """What to draw and what to measure; None stands for the model's own setting.
 
     Attributes:
-        steps, guidance, noise, strength: every combination is a row.
+        steps, guidance, noise, strength, noise_deg: every combination is a row.
         count: samples of a row, spread evenly over the classes.
         seed: of the samples, the draws of real pictures and the bootstrap.
         batch: images computed together.
@@ -51,6 +51,7 @@ class Plan:
     guidance: tuple[float | None, ...] = (None,)
     noise: tuple[Literal["shared", "fresh"] | None, ...] = (None,)
     strength: tuple[Strength | None, ...] = (None,)
+    noise_deg: tuple[float | None, ...] = (None,)
     count: int = 2_000
     seed: int = 0
     batch: int = 64
@@ -71,8 +72,9 @@ class Plan:
             UsageError: a setting is out of range, or guidance is asked of an unconditional model.
         """
         rows = []
-        for noise, strength, guidance, steps in product(self.noise, self.strength, self.guidance, self.steps):
-            given = {"noise": noise, "strength": strength, "guidance": guidance, "steps": steps}
+        asked = {key: getattr(self, key) for key in ("noise", "strength", "noise_deg", "guidance", "steps")}
+        for values in product(*asked.values()):
+            given = dict(zip(asked, values, strict=True))
             spec = api.sample_settings(model, **{k: v for k, v in given.items() if v is not None})
             rows += [spec] if spec not in rows else []
         return rows
@@ -136,7 +138,9 @@ class Row:
         steps = self.settings["steps"]
         words = f"{self.model}, {steps} step{'s' * (steps > 1)}, guidance {self.settings['guidance']:g}"
         unusual = [self.settings[key] for key in ("noise", "strength") if self.settings[key] in ("fresh", "decaying")]
-        return f"{words}, {' and '.join(unusual)} noise" if unusual else words
+        words += f", {' and '.join(unusual)} noise" if unusual else ""
+        most = self.settings["noise_deg"]
+        return words if most is None else f"{words}, at most {most:g} degrees"
 
 
 @dataclass(frozen=True)

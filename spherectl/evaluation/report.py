@@ -90,7 +90,10 @@ def score_rows(report: Report) -> Rows:
 
 
 def _noise(setting: dict[str, Any]) -> str:
-    return f"{setting['noise']}, decaying" if setting["strength"] == "decaying" else str(setting["noise"])
+    words = [setting["noise"], *(["decaying"] if setting["strength"] == "decaying" else [])]
+    if setting["noise_deg"] is not None:
+        words.append(f"at most {setting['noise_deg']:g} degrees")
+    return ", ".join(words)
 
 
 def comparison_rows(report: Report) -> Rows:

@@ -46,7 +46,7 @@ def about(model: Model, part: Part, precision: str, difference: Difference) -> d
         "image_range": [0, 1],
         "latent_shape": list(model.network.latent_shape),
         "num_classes": model.num_classes,
-        "sigma_max": model.recipe.noise.sigma_max,
+        "sigma_max": model.recipe.round_sigma(model.recipe.sample),
         "difference": difference.table(),
         "spherectl": __version__,
     }

@@ -83,7 +83,7 @@ def about(model: Model, precision: Precision) -> dict[str, Any]:
         "tokens": tokens,
         "token_channels": token_channels,
         "angle_deg": recipe.noise.angle_deg,
-        "sigma_max": recipe.noise.sigma_max,
+        "sigma_max": recipe.round_sigma(recipe.sample),
         "sample": recipe.sample.model_dump(),
         "to_class": class_change(model),
         "licence": header.get("licence", ""),
@@ -99,7 +99,7 @@ def about(model: Model, precision: Precision) -> dict[str, Any]:
             "dtype": precision,
             "backend": "browser wasm",
             "versions": {"spherectl": __version__, "onnxruntime-web": RUNTIME_VERSION},
-            **recipe.sample.model_dump(),
+            **recipe.sample.model_dump(exclude_none=True),
         },
     }
 

@@ -102,6 +102,20 @@ def test_the_four_modes_of_noise_are_four_rows_of_different_pictures(evaluate: R
 
 
 @pytest.mark.fast
+def test_the_noise_of_rounds_at_most_is_a_list(evaluate: Run) -> None:
+    result = evaluate(*("--steps", "1,2", "--noise-deg", "0,60,80", "--metrics", "fid", "--json"))
+    rows = json.loads(result.stdout)["rows"]
+    assert [(row["settings"]["noise_deg"], row["settings"]["steps"]) for row in rows] == [
+        *((0.0, 1), (0.0, 2), (60.0, 1), (60.0, 2), (80.0, 1), (80.0, 2))
+    ]
+    distances = [row["scores"]["frechet_distance"] for row in rows]
+    assert len(set(distances[::2])) == 1  # one step has no rounds
+    assert len(set(distances[1::2])) == 3
+    own = json.loads(evaluate("--steps", "2", "--metrics", "fid", "--json").stdout)["rows"][0]["scores"]
+    assert own["frechet_distance"] == distances[5]  # training's 80 degrees
+
+
+@pytest.mark.fast
 def test_statistics_are_saved_and_used_again(evaluate: Run, work: Path) -> None:
     common = ("--steps", "1", "--metrics", "fid", "--json")
     first = evaluate(*common, "--save-stats", "test.npz")
@@ -136,6 +150,8 @@ def test_a_folder_of_pictures_is_a_reference(evaluate: Run, work: Path, fashion_
         (("--steps", "1,two"), "--steps 1,two: expected numbers"),
         (("--guidance", "0.5"), "--guidance 0.5: expected numbers from 1"),
         (("--guidance", "nan"), "--guidance nan: expected numbers from 1"),
+        (("--noise-deg", "-1"), "--noise-deg -1: expected numbers from 0 with commas between"),
+        (("--noise-deg", "60,90"), "sample.noise_deg: expected less than 90"),
         (("--noise", "loud"), "--noise loud: loud is none of shared, fresh"),
         (("--strength", "shared"), "--strength shared: shared is none of constant, decaying"),
         (("--metrics", "fid,fdi"), "--metrics fid,fdi: fdi is none of fid, kid, is, prc, acc, rfid"),

@@ -35,6 +35,7 @@ pytestmark = pytest.mark.fast
             2**64 - 1,
         ),
         ("--count", 4, "--noise", "fresh", "--strength", "decaying", "--steps", 4, "--weights", "raw"),
+        ("--count", 4, "--noise-deg", 62.5, "--steps", 2),
     ],
 )
 def test_like_makes_the_same_file_again(command, run_here, work, arguments):

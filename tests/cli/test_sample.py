@@ -356,6 +356,8 @@ def test_settings_are_named_on_stderr(command, run_here):
     arguments = ["--steps", 3, "--guidance", 1.5, "--guide", "encoder", "--noise", "fresh", "--strength", "decaying"]
     said = command("sample", "--count", 1, *arguments, "--seed", 9, "--dtype", "bfloat16").stderr.splitlines()[1]
     assert said == "settings: 3 steps, guidance 1.5 (encoder), fresh noise, decaying strength, seed 9, bfloat16"
+    said = command("sample", "--count", 1, "--noise-deg", 70).stderr.splitlines()[1]
+    assert "shared noise of at most 70 degrees, constant strength" in said
 
 
 @pytest.mark.fast

@@ -104,18 +104,22 @@ def test_a_row_shows_scores_with_their_intervals_and_the_real_pictures_below() -
 
 
 @pytest.mark.parametrize(
-    ("noise", "strength", "cell", "label"),
+    ("settings", "cell", "label"),
     [
-        ("shared", "constant", "shared", ""),
-        ("fresh", "constant", "fresh", ", fresh noise"),
-        ("shared", "decaying", "shared, decaying", ", decaying noise"),
-        ("fresh", "decaying", "fresh, decaying", ", fresh and decaying noise"),
+        ({}, "shared", ""),
+        ({"noise": "fresh"}, "fresh", ", fresh noise"),
+        ({"strength": "decaying"}, "shared, decaying", ", decaying noise"),
+        ({"noise": "fresh", "strength": "decaying"}, "fresh, decaying", ", fresh and decaying noise"),
+        ({"noise_deg": 70.0}, "shared, at most 70 degrees", ", at most 70 degrees"),
+        (
+            {"strength": "decaying", "noise_deg": 67.5},
+            "shared, decaying, at most 67.5 degrees",
+            ", decaying noise, at most 67.5 degrees",
+        ),
     ],
 )
-def test_every_mode_of_noise_has_its_own_words(noise: str, strength: str, cell: str, label: str) -> None:
-    row = Row(
-        "model", SETTINGS.model_dump() | {"noise": noise, "strength": strength}, Scores("net", "set", 20, "round")
-    )
+def test_every_mode_of_noise_has_its_own_words(settings: dict[str, Any], cell: str, label: str) -> None:
+    row = Row("model", SETTINGS.model_copy(update=settings).model_dump(), Scores("net", "set", 20, "round"))
     assert row.label == f"model, 2 steps, guidance 1.4{label}"
     assert reports.score_rows(make_report(rows=[row]))[0]["noise"] == cell
 

@@ -31,7 +31,11 @@ def packages(lively: Callable[[Recipe], Package]) -> Packages:
     """`packages(spec)`: a lively package of a [model] table."""
 
     def make(spec: dict[str, Any]) -> Package:
-        package = lively(Recipe.model_validate({"name": "small", "model": spec, "run": {"length_images": 10}}))
+        package = lively(
+            Recipe.model_validate(
+                {"name": "small", "model": spec, "run": {"length_images": 10}, "sample": {"noise_deg": 72.0}}
+            )
+        )
         return Package(
             {**package.header, "class_names": ["red", "green", "blue"][: spec["num_classes"]]}, package.weights
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import onnx
@@ -81,7 +82,7 @@ def test_rounds_outside_torch_are_the_sampler(files, model, guidance, guide, noi
         given = {
             "latent": latent,
             "noise": seeding.noise(11, seeding.ROUND, images, (16, 8), 1 if noise == "shared" else k),
-            "sigma": torch.tensor(share * model.recipe.noise.sigma_max),
+            "sigma": torch.tensor(share * model.recipe.round_sigma(model.recipe.sample)),
             "labels": torch.stack((torch.full((5,), 3), images % 3)),
             "encoder_weights": alone if guide == "decoder" else guided,
             "decoder_weights": alone if guide == "encoder" else guided,
@@ -152,6 +153,7 @@ def test_the_file_says_what_it_is(files: dict[str, OnnxFile], model: Model) -> N
         assert said["recipe"] == model.header["recipe"]
         assert said["model"] == {"name": "small", "sha256": model.sha256}
         assert said["part"] == part
+        assert said["sigma_max"] == pytest.approx(math.tan(math.radians(72)), rel=1e-12)
         assert said["difference"]["max_difference"] == file.difference.max_difference < 1e-4
         assert said["difference"]["batches"] == [1, 2, 7]
 

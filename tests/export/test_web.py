@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -70,8 +71,8 @@ def make_model(lively: Any, models: Path) -> Callable[..., api.Model]:
 
 @pytest.fixture(scope="module")
 def model(make_model: Callable[..., api.Model]) -> api.Model:
-    """A small model of grey garments, padded, with ten classes and guidance."""
-    return make_model("garments", sample={"guidance": 1.4})
+    """A small model of grey garments, padded, with ten classes, guidance and less noise in rounds than in training."""
+    return make_model("garments", sample={"guidance": 1.4, "noise_deg": 65.0})
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +182,8 @@ def test_a_folder_has_all_that_the_page_needs(folder, model):
     assert (told["image_size"], told["fit"], told["channels"]) == (32, "pad", "grey")
     assert (told["tokens"], told["token_channels"]) == model.network.latent_shape
     assert told["sample"] == model.recipe.sample.model_dump()
+    assert told["sigma_max"] == pytest.approx(math.tan(math.radians(65)), rel=1e-12)
+    assert told["provenance"]["noise_deg"] == 65
     assert told["precision"] == "float32"
     for name in re.findall(r'(?:src|href)="([^"#]+)"', (folder / "index.html").read_text(encoding="utf-8")):
         assert (folder / name).is_file(), name
