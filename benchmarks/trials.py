@@ -64,7 +64,8 @@ class Trial:
 # What these trials have since brought into the recipe, undone: all rows share the base that the first ones had.
 BEGUN_WITH = {
     "fashion-mnist": "noise.hard_case_probability=0.1 loss.pooled=0 loss.rec=10 loss.con=5 loss.con_perceptual=0.5 "
-    "loss.latent=0.1 loss.centre=0 loss.schedule=[] optim.ema_half_life_images=15_000 sample.strength=constant"
+    "loss.latent=0.1 loss.centre=0 loss.schedule=[] optim.ema_half_life_images=15_000 sample.strength=constant "
+    "sample.noise_deg=training"
 }
 
 TOGETHER = (

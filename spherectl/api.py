@@ -279,7 +279,7 @@ def generate(
     guide: Guide | None = None,
     noise: Literal["shared", "fresh"] | None = None,
     strength: Strength | None = None,
-    noise_deg: float | None = None,
+    noise_deg: float | Literal["training"] | None = None,
     seed: int = 0,
     batch: int = 64,
 ) -> Iterator[Generated]:
@@ -293,8 +293,8 @@ def generate(
         count: images in all.
         classes: numbers or names, taken in turn; None: all classes in turn.
         steps, guidance, guide, noise, strength: None takes the model's own [sample] table.
-        noise_deg: largest angle of the noise between steps, in degrees below 90; None as well, and where that table
-            has none, the largest usual one of training.
+        noise_deg: largest angle of the noise between steps, in degrees below 90, or "training", the largest usual one
+            there; None as above.
         seed: 64-bit seed.
         batch: images computed together.
 
@@ -304,8 +304,8 @@ def generate(
     Raises:
         UsageError: an unknown class, or a setting out of range; before anything is drawn.
     """
-    given = {"steps": steps, "guidance": guidance, "guide": guide, "noise": noise, "strength": strength}
-    given["noise_deg"] = noise_deg
+    given: dict[str, Any] = {"steps": steps, "guidance": guidance, "guide": guide}
+    given |= {"noise": noise, "strength": strength, "noise_deg": noise_deg}
     settings = sample_settings(model, **{key: value for key, value in given.items() if value is not None})
     if count < 1 or batch < 1 or not 0 <= seed < 2**64:
         raise UsageError(f"count and batch must be at least 1, seed in [0, 2^64); got {count}, {batch}, {seed}.")

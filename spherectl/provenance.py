@@ -127,7 +127,7 @@ def describe(
         "seed": seed,
         "index": numbers[0] if single else numbers,
         "class": None if labels is None else (int(labels[0]) if single else labels.tolist()),
-        **settings.model_dump(exclude_none=True),
+        **settings.model_dump(),
         "dtype": model.precision,
         **_arithmetic(model),
     }

@@ -307,7 +307,7 @@ class SampleSpec(Spec):
     guide: Literal["both", "encoder", "decoder"] = "both"
     noise: Literal["shared", "fresh"] = "shared"
     strength: Literal["constant", "decaying"] = "constant"
-    noise_deg: Annotated[float, Field(ge=0, lt=90)] | None = None  # of the rounds, at most; None: that of training
+    noise_deg: Annotated[float, Field(ge=0, lt=90)] | Literal["training"] = "training"  # of a round, at most
 
 
 class Recipe(Spec):
@@ -338,7 +338,7 @@ class Recipe(Spec):
 
     def round_sigma(self, settings: SampleSpec) -> float:
         """Largest strength of the noise between steps: the tangent of its own angle, or of training's."""
-        if settings.noise_deg is None:
+        if settings.noise_deg == "training":
             return self.noise.sigma_max
         return math.tan(settings.noise_deg * RADIANS_PER_DEGREE)
 

@@ -281,10 +281,12 @@ def test_generate_is_the_method_of_section_5(model):
 def test_the_noise_between_steps_has_an_angle_of_its_own(model, tiny_run, tmp_path):
     """Training's where none is asked; the model's [sample] table may have one; 0 is no noise at all."""
     (plain,) = spherectl.generate(model, 4, steps=3)
+    (named,) = spherectl.generate(model, 4, steps=3, noise_deg="training")
     (same,) = spherectl.generate(model, 4, steps=3, noise_deg=model.recipe.noise.angle_deg)
     (less,) = spherectl.generate(model, 4, steps=3, noise_deg=60.0)
     (first,) = spherectl.generate(model, 4, steps=1, noise_deg=60.0)
     (alone,) = spherectl.generate(model, 4, steps=1)
+    assert torch.equal(plain.images, named.images)
     assert torch.equal(plain.images, same.images)
     assert not torch.equal(plain.images, less.images)
     assert torch.equal(first.images, alone.images)  # one step has no noise but its own
@@ -297,7 +299,9 @@ def test_the_noise_between_steps_has_an_angle_of_its_own(model, tiny_run, tmp_pa
     weights.write_package(tmp_path / "own.safetensors", replace(package, header=package.header | {"recipe": table}))
     own = api.load(tmp_path / "own.safetensors", device="cpu", dtype="float32")
     (mine,) = spherectl.generate(own, 4, steps=3)
+    (full,) = spherectl.generate(own, 4, steps=3, noise_deg="training")
     assert torch.equal(mine.images, less.images)
+    assert torch.equal(full.images, plain.images)
 
 
 def test_settings_default_to_the_models_own(model):

@@ -66,6 +66,7 @@ def test_a_single_picture_says_what_decides_it_and_no_more(model, tiny_run):
         "guide": "decoder",
         "noise": "fresh",
         "strength": "decaying",
+        "noise_deg": "training",
         "dtype": "float32",
         "backend": "cpu sdpa",
         "versions": {"spherectl": spherectl.__version__, "torch": torch.__version__},

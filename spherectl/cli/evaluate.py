@@ -74,7 +74,7 @@ def evaluate(
             "--noise-deg",
             metavar="LIST",
             help="Most noise of a round, in degrees below 90, as in 60,70.",
-            show_default="the model's own, or that of its training",
+            show_default="the model's own",
         ),
     ] = None,
     count: Annotated[

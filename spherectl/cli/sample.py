@@ -100,7 +100,7 @@ def sample(
             "--noise-deg",
             min=0.0,
             help="Noise of the rounds at most, in degrees below 90.",
-            show_default="the model's own, or that of its training",
+            show_default="the model's own",
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -173,8 +173,8 @@ def sample(
         remake.remake(like, model, settings, device=where, out=out, as_json=as_json, with_provenance=provenance)
         return
     check_target(out or Path("samples.png"))
-    given = {"steps": steps, "guidance": guidance, "guide": guide, "noise": noise, "strength": strength}
-    given["noise_deg"] = noise_deg
+    given: dict[str, Any] = {"steps": steps, "guidance": guidance, "guide": guide}
+    given |= {"noise": noise, "strength": strength, "noise_deg": noise_deg}
     changes = {key: value for key, value in given.items() if value is not None}
 
     def prepare(found: Found) -> tuple[Model, SampleSpec, Iterator[Generated]]:
@@ -190,7 +190,7 @@ def sample(
             loaded, chosen, batches = prepare(models.find(model, settings))
         except UnknownClassError as error:
             loaded, chosen, batches = prepare(_another_model(error, settings))
-    most = "" if chosen.noise_deg is None else f" of at most {chosen.noise_deg:g} degrees"
+    most = "" if chosen.noise_deg == "training" else f" of at most {chosen.noise_deg:g} degrees"
     console.say(
         f"settings: {chosen.steps} step{'s' * (chosen.steps > 1)}, guidance {chosen.guidance:g} ({chosen.guide}), "
         f"{chosen.noise} noise{most}, {chosen.strength} strength, seed {seed}, {loaded.precision}"
@@ -210,8 +210,7 @@ def sample(
     facts: dict[str, Any] = {}
     if as_json:
         with watch.stage("hash"):
-            facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed}
-            facts |= chosen.model_dump(exclude_none=True)
+            facts = {"model": loaded.name, "sha256": loaded.sha256, "seed": seed, **chosen.model_dump()}
     if profile:
         seconds = watch.seconds()
         _say_profile(seconds)

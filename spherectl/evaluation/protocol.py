@@ -140,7 +140,7 @@ class Row:
         unusual = [self.settings[key] for key in ("noise", "strength") if self.settings[key] in ("fresh", "decaying")]
         words += f", {' and '.join(unusual)} noise" if unusual else ""
         most = self.settings["noise_deg"]
-        return words if most is None else f"{words}, at most {most:g} degrees"
+        return words if most == "training" else f"{words}, at most {most:g} degrees"
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def score_rows(report: Report) -> Rows:
 
 def _noise(setting: dict[str, Any]) -> str:
     words = [setting["noise"], *(["decaying"] if setting["strength"] == "decaying" else [])]
-    if setting["noise_deg"] is not None:
+    if setting["noise_deg"] != "training":
         words.append(f"at most {setting['noise_deg']:g} degrees")
     return ", ".join(words)
 

@@ -99,7 +99,7 @@ def about(model: Model, precision: Precision) -> dict[str, Any]:
             "dtype": precision,
             "backend": "browser wasm",
             "versions": {"spherectl": __version__, "onnxruntime-web": RUNTIME_VERSION},
-            **recipe.sample.model_dump(exclude_none=True),
+            **recipe.sample.model_dump(),
         },
     }
 

@@ -374,6 +374,7 @@ def test_json_is_all_of_stdout(command, run_here):
         "guide": "both",
         "noise": "shared",
         "strength": "constant",
+        "noise_deg": "training",
     }
 
 
@@ -527,7 +528,7 @@ def test_pictures_say_how_they_were_made_and_nothing_else(command, run_here, wor
     assert sorted(table) == sorted(
         [
             *("format", "model", "model_sha256", "weights", "seed", "index", "class", "dtype", "backend", "versions"),
-            *("steps", "guidance", "guide", "noise", "strength"),
+            *("steps", "guidance", "guide", "noise", "strength", "noise_deg"),
         ]
     )
     assert (table["model"], table["class"], table["index"], table["seed"]) == ("tiny", 8, 1, 4)
