@@ -69,8 +69,8 @@ BEGUN_WITH = {
 }
 
 TOGETHER = (
-    "noise.hard_case_probability=0.25 loss.pooled=3 loss.rec=12 loss.con=2.5 loss.con_perceptual=1 loss.latent=3 "
-    "loss.centre=2 optim.ema_half_life_images=50_000"
+    "noise.hard_case_probability=0.25 loss.pooled=1.5 loss.con=3.75 loss.con_perceptual=0.75 loss.latent=1 "
+    "loss.centre=1 optim.ema_half_life_images=50_000"
 )
 
 # In this order: first what is most likely to bring samples nearer to real images.

@@ -188,7 +188,8 @@ def test_the_committed_table_is_gone_on_with(recipe: Recipe, pictures: PictureSe
 @pytest.mark.fast
 def test_the_recipe_has_what_the_trials_brought_together() -> None:
     now = recipes.load(zoo.find_recipe("fashion-mnist"))
-    assert differing_keys(BY_NAME["together"].apply(begun_with(now)), now) == ["loss.schedule", "sample.strength"]
+    drawn = ["sample.noise_deg", "sample.strength"]
+    assert differing_keys(BY_NAME["together"].apply(begun_with(now)), now) == ["loss.schedule", *drawn]
 
 
 @pytest.mark.fast
