@@ -304,9 +304,8 @@ def generate(
     Raises:
         UsageError: an unknown class, or a setting out of range; before anything is drawn.
     """
-    given: dict[str, Any] = {"steps": steps, "guidance": guidance, "guide": guide}
-    given |= {"noise": noise, "strength": strength, "noise_deg": noise_deg}
-    settings = sample_settings(model, **{key: value for key, value in given.items() if value is not None})
+    how = {"noise": noise, "strength": strength, "noise_deg": noise_deg}
+    settings = sample_settings(model, steps=steps, guidance=guidance, guide=guide, **how)
     if count < 1 or batch < 1 or not 0 <= seed < 2**64:
         raise UsageError(f"count and batch must be at least 1, seed in [0, 2^64); got {count}, {batch}, {seed}.")
     labels = spread_classes(model, count, classes)
@@ -314,8 +313,9 @@ def generate(
 
 
 def sample_settings(model: Model, **changes: Any) -> SampleSpec:
-    """The model's [sample] table with some keys changed, checked."""
-    settings: SampleSpec = model.recipe.replace(sample=changes).sample
+    """The model's [sample] table with some keys changed, checked; None leaves a key as it is."""
+    given = {key: value for key, value in changes.items() if value is not None}
+    settings: SampleSpec = model.recipe.replace(sample=given).sample
     model.check_guidance(settings.guidance)
     return settings
 

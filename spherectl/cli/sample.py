@@ -100,7 +100,7 @@ def sample(
             "--noise-deg",
             min=0.0,
             help="Noise of the rounds at most, in degrees below 90.",
-            show_default="the model's own",
+            show_default=THE_MODELS,
         ),
     ] = None,
     seed: options.Seed = 0,
@@ -173,9 +173,8 @@ def sample(
         remake.remake(like, model, settings, device=where, out=out, as_json=as_json, with_provenance=provenance)
         return
     check_target(out or Path("samples.png"))
-    given: dict[str, Any] = {"steps": steps, "guidance": guidance, "guide": guide}
-    given |= {"noise": noise, "strength": strength, "noise_deg": noise_deg}
-    changes = {key: value for key, value in given.items() if value is not None}
+    changes: dict[str, Any] = {"steps": steps, "guidance": guidance, "guide": guide}
+    changes |= {"noise": noise, "strength": strength, "noise_deg": noise_deg}
 
     def prepare(found: Found) -> tuple[Model, SampleSpec, Iterator[Generated]]:
         console.say(found.reason)

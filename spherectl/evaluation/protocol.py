@@ -74,8 +74,7 @@ class Plan:
         rows = []
         asked = {key: getattr(self, key) for key in ("noise", "strength", "noise_deg", "guidance", "steps")}
         for values in product(*asked.values()):
-            given = dict(zip(asked, values, strict=True))
-            spec = api.sample_settings(model, **{k: v for k, v in given.items() if v is not None})
+            spec = api.sample_settings(model, **dict(zip(asked, values, strict=True)))
             rows += [spec] if spec not in rows else []
         return rows
 
