@@ -6,6 +6,8 @@ Library code raises these; only the command line turns them into text.
 
 from __future__ import annotations
 
+from spherectl.shown import MAX_SENTENCE, printable, sentence, shortened
+
 
 class SpherectlError(Exception):
     """Base of every error spherectl raises on purpose.
@@ -13,14 +15,16 @@ class SpherectlError(Exception):
     Args:
         message: one sentence that says what was expected, what was found, and what follows.
         hint: what to do next, with a command where there is one; shown on a line of its own.
+
+    Both are made safe to show (`shown`): what they repeat comes from anywhere.
     """
 
     exit_code = 1
 
     def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = sentence(message)
+        self.hint = shortened(printable(hint), MAX_SENTENCE)  # whole words: a path in it is to be copied
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()

@@ -1,22 +1,113 @@
-"""Writing files so that a reader, a full disk or a killed process never sees half of one."""
+"""Files: read without waiting for a pipe or filling the memory, written whole or not at all.
+
+Reading raises OSError with a `strerror` that follows "Cannot read PATH: ", so that callers name what the file is.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import itertools
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 
-from spherectl.errors import FileError
+from spherectl.errors import FileError, UsageError
+
+# A document that people write (recipe, card, index, settings, class names); a longer one is none.
+MAX_DOCUMENT = 16 << 20
 
 # To read it is to set it: of two threads at once the second would read the first one's 0, and leave it behind.
 _umask_is_read = threading.Lock()
+
+
+def open_regular(path: Path | str) -> BufferedReader:
+    """A file opened for reading, at its beginning.
+
+    A pipe or a device would be waited for, or never end: they are refused, and opening one does not block.
+
+    Raises:
+        OSError: it is missing, is no regular file, or may not be read.
+    """
+    # Windows has neither flag.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    try:
+        handle = os.open(path, flags)
+    except ValueError:  # a zero byte in the name, or a name that the file system's encoding lacks
+        raise _unreadable(errno.EINVAL, "no file can have this name", path) from None
+    except OSError as error:
+        if error.errno == errno.ENXIO:  # a socket
+            raise _unreadable(errno.EINVAL, NOT_REGULAR, path) from None
+        raise
+    mode = os.fstat(handle).st_mode
+    if stat.S_ISREG(mode):
+        return BufferedReader(FileIO(handle, "rb"))
+    os.close(handle)
+    if stat.S_ISDIR(mode):
+        raise _unreadable(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    raise _unreadable(errno.EINVAL, NOT_REGULAR, path)
+
+
+NOT_REGULAR = "it is not a regular file"
+
+
+def read_bytes(path: Path | str, most: int = MAX_DOCUMENT) -> bytes:
+    """A file's whole content.
+
+    Args:
+        path: of it.
+        most: bytes it may have.
+
+    Raises:
+        OSError: as `open_regular`, or it has more.
+    """
+    with open_regular(path) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise _unreadable(errno.EFBIG, f"it has more than {most:,} bytes", path)
+    return content
+
+
+def read_text(path: Path | str, most: int = MAX_DOCUMENT) -> str:
+    """A file's whole content as UTF-8; a byte order mark at its beginning is none of it.
+
+    Raises:
+        OSError: as `read_bytes`, or it is not UTF-8.
+    """
+    try:
+        return read_bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(errno.EILSEQ, f"byte {error.start:,} is not UTF-8", path) from None
+
+
+def expanded(path: Path | str) -> Path:
+    """A path with ~ and ~USER replaced by the user's home.
+
+    Raises:
+        UsageError: there is no such user, or no home is known.
+    """
+    try:
+        return Path(path).expanduser()
+    except (RuntimeError, KeyError):
+        raise UsageError(f"{path}: there is no home folder of that user.", "Write ./~... for a name with ~.") from None
+
+
+def is_regular(path: Path | str) -> bool:
+    """Whether there is a regular file of that name; never raises, whatever the name."""
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _unreadable(number: int, reason: str, path: Path | str) -> OSError:
+    return OSError(number, reason, str(path))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["errors", "timing", "files", "tables", "settings", "recipe", "answers", "transfer", "fetch",
+    ["shown", "errors", "documents", "timing", "files", "tables", "settings", "recipe", "answers", "transfer", "fetch",
      "headers", "classes",
      *("zoo.entries", "zoo.catalogue", "zoo.notes", "zoo.hub", "zoo.parcels", "zoo.finding", "zoo", "zoo.additions")],
     # The networks and their mathematics.

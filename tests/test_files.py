@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import stat
 import threading
 import time
@@ -12,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from spherectl.errors import FileError
-from spherectl.files import replacing, write_text
+from spherectl.errors import FileError, UsageError
+from spherectl.files import NOT_REGULAR, expanded, open_regular, read_bytes, read_text, replacing, write_text
 
 pytestmark = pytest.mark.fast
 
@@ -165,3 +166,42 @@ def test_writers_at_the_same_time_do_not_mix(tmp_path):
         thread.join()
     assert path.read_text() in texts
     assert names(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder", "missing", "socket"])
+def test_only_a_regular_file_is_opened_and_nothing_is_waited_for(kind, tmp_path):
+    path = tmp_path / "x"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "device":
+        path = Path("/dev/zero")
+    elif kind == "socket":
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(str(path))
+    with pytest.raises(OSError) as raised:  # noqa: PT011 - the reason is looked at
+        open_regular(path)
+    right = {"folder": "Is a directory", "missing": "No such file or directory"}
+    assert raised.value.strerror == right.get(kind, NOT_REGULAR)
+
+
+def test_a_file_is_read_up_to_a_limit_as_utf_8(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes("\ufeffgrün".encode())
+    assert read_text(path) == "grün"
+    assert read_bytes(path, most=8) == path.read_bytes()
+    with pytest.raises(OSError, match="more than 7 bytes"):
+        read_bytes(path, most=7)
+    path.write_bytes(b"caf\xe9")
+    with pytest.raises(OSError, match="byte 3 is not UTF-8"):
+        read_text(path)
+    with pytest.raises(OSError, match="no file can have this name"):
+        read_text("a\0b")
+
+
+def test_a_user_who_is_none_is_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expanded("~/a") == tmp_path / "a"
+    with pytest.raises(UsageError, match="there is no home folder of that user"):
+        expanded("~nobody-of-that-name/a")

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import doctest
+import json
+import reprlib
+
+import pytest
+
+from spherectl import documents, shown
+from spherectl.documents import MAX_DEPTH, parse_json, parse_table, parse_toml
+from spherectl.errors import FileError, UsageError
+from spherectl.shown import MAX_SENTENCE, MAX_VALUE, json_text, listed, printable, quoted, sentence, shortened
+
+pytestmark = pytest.mark.fast
+
+
+@pytest.mark.parametrize("module", [shown, documents])
+def test_the_examples_of_the_docstrings_run(module):
+    assert doctest.testmod(module).failed == 0
+    assert doctest.testmod(module).attempted > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("plain", "plain"),
+        ("Grüße, 你好, 👩\u200d🚀", "Grüße, 你好, 👩\u200d🚀"),  # a joiner within an emoji turns nothing
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("a\nb\tc\rd", r"a\nb\tc\rd"),
+        ("\x9b31m\x7f", r"\x9b31m\x7f"),
+        ("\u202egnp.exe", r"\u202egnp.exe"),
+        ("caf\udce9", r"caf\xe9"),  # a Latin-1 name, as os.fsdecode gives it
+        ("\ud83d", r"\ud83d"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped(text, right):
+    assert printable(text) == right
+    assert printable(right) == right
+    printable(text).encode()
+
+
+def test_a_document_keeps_its_lines():
+    assert printable("a\n\tb\x1b\r", lines=True) == "a\n\tb\\x1b\\r"
+
+
+def test_a_long_value_is_cut_in_the_middle():
+    text = "".join(map(str, range(10_000)))
+    assert len(shortened(text)) == MAX_VALUE
+    assert text.startswith(shortened(text)[:90])
+    assert text.endswith(shortened(text)[-90:])
+    assert shortened("short") == "short"
+
+
+LONG = {
+    "text": "x" * 10**6,
+    "lists": [["y" * 1000] * 1000] * 1000,
+    "table": {"k" * 10**6: 1},
+    "number": 10**20000,
+    "negative": -(10**9000),
+    "bytes": b"z" * 10**6,
+}
+
+
+@pytest.mark.parametrize("value", LONG.values(), ids=LONG.keys())
+def test_no_value_is_quoted_at_length(value):
+    assert len(quoted(value)) <= MAX_VALUE + 2
+
+
+@pytest.mark.parametrize("value", ["a'b", 7, -1.5, None, True, [1, "x"], {"a": [1]}])
+def test_a_short_value_is_quoted_as_in_python(value):
+    assert quoted(value) == repr(value) == reprlib.repr(value)
+
+
+def test_a_list_is_cut_at_ten():
+    assert listed(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert listed(range(3000)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2,990 more"
+
+
+@pytest.mark.parametrize("kind", [FileError, UsageError])
+def test_every_error_is_safe_to_show_and_short(kind):
+    error = kind("\x1b[31m" + "a" * 10**7 + " b" * 10**6, "Try \x07this.")
+    assert len(error.message) <= MAX_SENTENCE
+    assert error.message.startswith(r"\x1b[31maaa")
+    assert "\x1b" not in str(error) + error.args[0]
+    assert error.hint == r"Try \x07this."
+
+
+def test_a_sentence_keeps_words_of_usual_length():
+    text = "Cannot read /a/" + "b" * 150 + "/c.png: it is no picture."
+    assert sentence(text) == text
+
+
+def test_json_for_machines_reads_back_as_it_was_without_control_characters():
+    value = {"name": "\x1b[0m \x9b \u202e caf\udce9 é 👍\n", "list": [1, 2.5, None, True]}
+    text = json_text(value)
+    assert json.loads(text) == value
+    assert printable(text, lines=True) == text
+    assert "é 👍" in text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[" * 10**5,
+        "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+        "NaN",
+        "[Infinity]",
+        "1" * 5000,
+        b"\xff",
+        "nul",
+    ],
+)
+def test_what_is_no_json_is_a_value_error(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - the messages are many
+        parse_json(text)
+    with pytest.raises(FileError, match="is not JSON"):
+        parse_table(text, "It")
+
+
+def test_json_reads_a_byte_order_mark_and_keeps_its_bounds():
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    assert parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    with pytest.raises(ValueError, match="more than 3 bytes"):
+        parse_json("[1, 2]", most_bytes=3)
+    with pytest.raises(FileError, match="expected a JSON object, got \\[1\\]"):
+        parse_table("[1]", "It")
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a = " + "[" * 10**5, "a = " + "1" * 5000, "a = 9999-99-99", "a.b.c" * 20 + "= 1 x"]
+)
+def test_what_is_no_toml_is_a_decode_error(text):
+    with pytest.raises(documents.tomllib.TOMLDecodeError):
+        parse_toml(text)
+
+
+def test_toml_reads_a_byte_order_mark():
+    assert parse_toml("\ufeffa = 1") == {"a": 1}
