@@ -11,8 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -29,6 +30,9 @@ from spherectl.fetch import file_hash
 
 # How a decoded picture becomes uint8 (3, S, S). "adm" is the evaluation's crop.
 _FITS = {"crop": fit_crop, "pad": fit_pad, "adm": adm_crop}
+
+# Files whose sizes an identity looks at: a second's work on a local disk, of larger sets as many spread over all.
+MAX_SIZED = 200_000
 
 
 class Read(NamedTuple):
@@ -115,6 +119,22 @@ class PictureSet(Dataset[Tensor], ABC):
         for content in self._contents():
             digest.update(content)
         return digest.hexdigest()
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed training compares: {"images": n, "class_names": [...], "listing": 64 hexadecimal digits}.
+
+        The listing is a SHA-256 of the names relative to the set, the labels and the sizes in bytes (of sets in memory:
+        of the pixels), and does not depend on where the set lies. Not noticed: an image replaced by one of the same
+        name and size; of more than `MAX_SIZED` files, one whose size was not looked at.
+        """
+        digest = hashlib.sha256(self.labels.contiguous().numpy().tobytes())
+        for part in self._listing():
+            digest.update(part)
+        return {"images": len(self), "class_names": list(self.class_names), "listing": digest.hexdigest()}
+
+    def _listing(self) -> Iterator[bytes]:
+        """What tells the set from others at little cost, wherever it lies."""
+        return self._contents()
 
     @abstractmethod
     def _gather(self, indices: Tensor) -> Tensor:
@@ -211,6 +231,11 @@ class FolderPictures(DecodedPictures):
         """Picture `index`, decoded; PictureError where it cannot be."""
         return load_image(self.listing.path(index))
 
+    def _listing(self) -> Iterator[bytes]:
+        yield self.listing.names.tobytes()
+        sizes = (_size(self.listing.path(index)) for index in range(0, len(self), -(-len(self) // MAX_SIZED)))
+        yield np.fromiter(sizes, np.int64).tobytes()
+
     def _contents(self) -> Iterator[bytes]:
         for index in range(len(self)):
             try:
@@ -234,6 +259,12 @@ class ShardPictures(DecodedPictures):
         """Picture `index`, decoded; PictureError where it cannot be."""
         return decode_image(self._content(index), self.where(index))
 
+    def _listing(self) -> Iterator[bytes]:
+        yield "\n".join(path.name for path in self.index.paths).encode(errors="surrogateescape")
+        yield self.index.shard.tobytes()
+        for part in (self.index.pictures.names, self.index.pictures.offsets, self.index.pictures.sizes):
+            yield part.tobytes()
+
     def _content(self, index: int) -> bytes:
         path, pictures = self.index.paths[self.index.shard[index]], self.index.pictures
         try:
@@ -244,3 +275,11 @@ class ShardPictures(DecodedPictures):
     def _contents(self) -> Iterator[bytes]:
         for index in range(len(self)):
             yield hashlib.sha256(self._content(index)).digest()
+
+
+def _size(file: Path) -> int:
+    """Bytes of a file; -1 where there is none."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return -1

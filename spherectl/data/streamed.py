@@ -90,6 +90,10 @@ class RemotePictures(DecodedPictures):
             raise cannot_read(self.where(index), error.strerror or str(error)) from None
         return decode_image(content, self.where(index))
 
+    def _listing(self) -> Iterator[bytes]:
+        names = [url.rpartition("/")[2] for url in self.index.urls]
+        yield repr((names, self.index.counts, self.index.sizes, self.index.md5s)).encode()
+
     def _place(self, index: int) -> tuple[int, int]:
         """Shard of picture `index`, and its number in it."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
