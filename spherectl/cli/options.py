@@ -12,6 +12,15 @@ from typing import Annotated
 
 import typer
 
+# Limits of what an option may ask for: far above what anyone means, far below what would hang or overflow.
+MAX_SEED = 2**64 - 1  # a seed is 64 bits (`model.seeding`)
+MAX_STEPS = 1_000  # passes of a network for each image; models are made for 1 to 8
+MAX_COUNT = 10_000_000  # images of one command, 200 times those of a published score
+MAX_BATCH = 65_536  # images computed together
+MAX_THREADS = 1_024  # of the processor
+MAX_FRAMES = 10_000  # of one animation, rows or columns of one sheet
+MAX_RESAMPLES = 1_000_000  # of a bootstrap
+
 
 class DeviceName(StrEnum):
     """Where to compute."""
@@ -62,7 +71,7 @@ Dtype = Annotated[  # default DtypeName.AUTO
 ]
 Seed = Annotated[  # default 0
     int,
-    typer.Option("--seed", min=0, help="Decides all that is random; the same seed, the same images."),
+    typer.Option("--seed", min=0, max=MAX_SEED, help="Decides all that is random; the same seed, the same images."),
 ]
 Out = Annotated[  # default None
     Path | None,
@@ -85,7 +94,10 @@ Result = Annotated[  # default None; pictures.write
     ),
 ]
 Batch = Annotated[  # default 64
-    int, typer.Option("--batch", min=1, help="Images computed together; changes speed and memory, not the images.")
+    int,
+    typer.Option(
+        "--batch", min=1, max=MAX_BATCH, help="Images computed together; changes speed and memory, not the images."
+    ),
 ]
 Weights = Annotated[  # default WeightsName.EMA
     WeightsName, typer.Option("--weights", help="Averaged weights where the model has them, or those of the last step.")
@@ -94,7 +106,7 @@ Provenance = Annotated[  # default True
     bool, typer.Option("--provenance/--no-provenance", help="Say in each PNG how it was made.")
 ]
 Threads = Annotated[  # default None
-    int | None, typer.Option("--threads", min=1, help="CPU threads.", show_default="one a core")
+    int | None, typer.Option("--threads", min=1, max=MAX_THREADS, help="CPU threads.", show_default="one a core")
 ]
 Json = Annotated[  # default False
     bool, typer.Option("--json", help="Print one JSON document on stdout, for machines.")
