@@ -1,26 +1,74 @@
-"""Reading one picture file, whatever its format and colour mode, as upright 8-bit RGB."""
+"""Reading one image file, whatever its colour mode, as upright 8-bit RGB; and which files of a folder are images.
+
+Files come from strangers. The formats are a closed list, since some of Pillow's readers start programs (PostScript);
+the size is looked at before a pixel is decoded.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import io
 import struct
+import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spherectl.errors import FileError
+from spherectl.files import open_regular
+from spherectl.shown import shortened
 
-# What a folder of pictures is searched for, lower case. Of an animation the first frame is read.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Pillow reads AVIF from 11.3 on, where it was built so.
+_AVIF = importlib.util.find_spec("PIL._avif") is not None
+
+# What is read, as Pillow calls it; JPEG includes the MPO of phones. Of an animation the first frame is read.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", *(["AVIF"] if _AVIF else []))
+
+# The same as suffixes, lower case.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", *([".avif"] if _AVIF else []))
+
+# Suffixes of images that are not read; that a folder has some is worth a word.
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".jxl", ".jp2", ".svg", ".psd", ".ico", ".tga", ".exr", ".ppm", ".pgm", ".pnm", ".eps"),
+    *(".dng", ".raw", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"),
+    *([] if _AVIF else [".avif"]),
+)
+
+# Photos of phones reach 108 megapixels, of medium format cameras 102; decoding takes up to 12 bytes for each.
+MAX_PIXELS = 120_000_000
+
+# 100 megapixels of 16-bit colour without compression are 600 MB.
+MAX_BYTES = 640 << 20
+
+# WebP and AVIF are read whole by their decoders, and copied.
+MAX_WHOLE_BYTES = 128 << 20
+
+# Of one thread, to decode one file: 120 megapixels take 3 s. Files can be made whose headers alone would take hours.
+MAX_CPU_S = 10.0
 
 # A strip longer than this fills the memory when its short side is enlarged, and shows nothing once it is cropped.
 MAX_ASPECT = 100
 
+_AT_ONCE = 1 << 22  # pixels whose mode is changed together, so that copies stay small
+_TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
+
 
 class PictureError(FileError):
     """One picture that cannot be read; training goes on without a few of them."""
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of a folder counts as an image by its name; hidden ones (.thumb.png, ._0.png) never do."""
+    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+
+
+def is_other_image_name(name: str) -> bool:
+    """Whether it is an image by its name that is not read here, as .heic or .svg."""
+    return not name.startswith(".") and name.lower().endswith(OTHER_SUFFIXES)
 
 
 def load_image(path: Path | str) -> Image.Image:
@@ -30,21 +78,31 @@ def load_image(path: Path | str) -> Image.Image:
     off), and every other mode (grey, palette, CMYK, ...) is converted to RGB.
 
     Args:
-        path: a file in any of the formats Pillow reads.
+        path: a file in one of `FORMATS`, whatever its suffix.
 
     Returns:
         A picture of mode "RGB", fully decoded, its file closed.
 
     Raises:
-        PictureError: the file is missing, no picture, damaged, truncated, implausibly large, or a strip of more than
-            100 to 1; the message names the file.
+        PictureError: the file is missing, no regular file, no picture, damaged, truncated, beyond one of the limits
+            above, or a strip of more than 100 to 1; the message names the file.
     """
     return _decode(path, str(path))
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
     """`load_image` of a file's content; errors call it `name`."""
-    return _decode(io.BytesIO(content), name)
+    return _decode(content, name)
+
+
+def is_animated(path: Path | str) -> bool:
+    """Whether a file has more frames than the one that is read.
+
+    Raises:
+        PictureError: as `load_image`.
+    """
+    with open_image(path) as picture:
+        return bool(getattr(picture, "is_animated", False))
 
 
 def cannot_read(name: str, reason: str) -> PictureError:
@@ -54,42 +112,109 @@ def cannot_read(name: str, reason: str) -> PictureError:
     )
 
 
-def _decode(source: Path | str | io.BytesIO, name: str) -> Image.Image:
+@contextlib.contextmanager
+def open_image(source: Path | str | bytes, name: str | None = None) -> Iterator[Image.Image]:
+    """An image file, opened but not decoded yet; whatever fails inside is a `PictureError`.
+
+    Args:
+        source: a file's path, or its content.
+        name: what errors call it; None: the path.
+
+    Raises:
+        PictureError: as `load_image`, but for strips.
+    """
+    name = str(source) if name is None else name
     try:
         # Damaged EXIF makes Pillow warn once a picture; ImageNet alone has hundreds. What matters raises.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(source) as picture:
-                rgb = _to_rgb(_upright(picture))
+            with _Source(source) as file, Image.open(file, formats=FORMATS) as picture:
+                _check_size(picture)
+                yield picture
     except UnidentifiedImageError:
-        raise cannot_read(name, "it is not a picture in a format Pillow knows") from None
+        raise cannot_read(name, f"it is not a picture in a format read here ({', '.join(FORMATS)})") from None
+    except Image.DecompressionBombError:
+        raise cannot_read(name, f"it has more than {MAX_PIXELS:,} pixels") from None
+    except MemoryError:
+        raise cannot_read(name, "there is not enough memory for it") from None
     # Pillow's decoders raise whatever they trip over in a damaged file: OSError, SyntaxError, ValueError, EOFError, ...
     except Exception as error:  # noqa: BLE001
         reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise cannot_read(name, reason.rstrip(".")) from None
-    if max(rgb.size) > MAX_ASPECT * min(rgb.size):
-        raise cannot_read(name, f"it is a strip of {rgb.width} x {rgb.height} pixels, longer than {MAX_ASPECT} to 1")
-    return rgb
+        raise cannot_read(name, shortened(reason.rstrip("."))) from None
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+class _Source(io.BufferedReader):
+    """A file that gives up after `MAX_CPU_S`, and that no decoder can map (it would die when the file shrinks)."""
+
+    def __init__(self, source: Path | str | bytes) -> None:
+        raw = io.BytesIO(source) if isinstance(source, bytes) else open_regular(source).detach()
+        super().__init__(raw)
+        self._until = time.thread_time() + MAX_CPU_S
+        head = self.read(12)
+        whole = head.startswith(b"RIFF") or head[4:8] == b"ftyp"
+        most, found = MAX_WHOLE_BYTES if whole else MAX_BYTES, self.seek(0, io.SEEK_END)
+        if found > most:
+            self.close()
+            raise ValueError(f"it has {found:,} bytes, more than {most:,}")
+        self.seek(0)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._until:
+            raise TimeoutError(f"decoding it takes more than {MAX_CPU_S:g} s")
+        return super().read(size)
+
+    def fileno(self) -> int:
+        raise io.UnsupportedOperation("fileno")
+
+
+def _check_size(picture: Image.Image) -> None:
+    width, height = picture.size
+    if width < 1 or height < 1:
+        raise ValueError("it has no pixels")
+    sides = [(width, height)]
+    if tags := getattr(picture, "tag_v2", None):  # a TIFF's tiles are made in memory too
+        sides.append((int(tags.get(_TILE_WIDTH, 1)), int(tags.get(_TILE_LENGTH, 1))))
+    for across, down in sides:
+        if across * down > MAX_PIXELS:
+            raise ValueError(f"it has {across} x {down} pixels, more than {MAX_PIXELS:,} in all")
+
+
+def _decode(source: Path | str | bytes, name: str) -> Image.Image:
+    with open_image(source, name) as picture:
+        if max(picture.size) > MAX_ASPECT * min(picture.size):
+            size = f"{picture.width} x {picture.height}"
+            raise ValueError(f"it is a strip of {size} pixels, longer than {MAX_ASPECT} to 1")
+        _turn_upright(picture)
+        return _to_rgb(picture)
+
+
+def _turn_upright(picture: Image.Image) -> None:
     """Apply the EXIF rotation; a damaged EXIF block means none."""
     picture.load()
-    try:
-        return ImageOps.exif_transpose(picture)
-    except (SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError, struct.error):
-        return picture
+    with contextlib.suppress(SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError, struct.error):
+        ImageOps.exif_transpose(picture, in_place=True)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
-        return _from_16_bit(picture)
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
-    if picture.has_transparency_data:
-        colour = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
-    return picture.convert("RGB")
+    if picture.mode == "I" or picture.mode.startswith("I;16"):
+        convert = _from_16_bit
+    elif picture.has_transparency_data:
+        convert = _over_white
+    else:
+        return picture.convert("RGB")
+    rgb = Image.new("RGB", picture.size)
+    rows = max(1, _AT_ONCE // picture.width)
+    for top in range(0, picture.height, rows):
+        box = (0, top, picture.width, min(top + rows, picture.height))
+        rgb.paste(convert(picture.crop(box)), box)
+    return rgb
+
+
+def _over_white(picture: Image.Image) -> Image.Image:
+    colour = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
 
 
 def _from_16_bit(picture: Image.Image) -> Image.Image:

@@ -62,9 +62,8 @@ def test_16_bit_grey_is_rounded_not_cut_off(tmp_path):
 
 
 def test_16_bit_grey_from_a_format_that_opens_as_32_bit(tmp_path):
-    path = tmp_path / "picture.pgm"
-    values = np.array([[0, 257, 65535], [514, 40092, 1028]], ">u2")
-    path.write_bytes(b"P5 3 2 65535\n" + values.tobytes())
+    path = tmp_path / "picture.tif"
+    Image.fromarray(np.array([[0, 257, 65535], [514, 40092, 1028]], np.int32)).save(path)
     assert (pixels(path) == np.array([[0, 1, 255], [2, 156, 4]])[..., None]).all()
 
 
@@ -206,7 +205,7 @@ def test_decompression_bomb(tmp_path):
     path = tmp_path / "bomb.png"
     data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
-    with pytest.raises(FileError, match="exceeds limit") as caught:
+    with pytest.raises(FileError, match="has more than 120,000,000 pixels") as caught:
         load_image(path)
     assert_one_sentence(caught.value, path)
 
