@@ -10,24 +10,46 @@ import functools
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from spherectl import zoo
+from spherectl.checks import (
+    MAX_BATCH,
+    MAX_GUIDANCE,
+    MAX_STEPS,
+    as_whole,
+    check_choice,
+    check_number,
+    check_seed,
+    check_whole,
+)
 from spherectl.classes import names_of, parse_classes
-from spherectl.errors import UsageError
-from spherectl.fetch import file_hash
+from spherectl.errors import FileError, UsageError
+from spherectl.files import file_hash, open_regular
 from spherectl.model import compiled, sampler, seeding, weights
 from spherectl.model.conversion import converted
-from spherectl.model.devices import Dtype, Precision, check_compilable, choose_device, choose_precision, finish
+from spherectl.model.devices import (
+    DTYPES,
+    PRECISIONS,
+    Dtype,
+    Precision,
+    check_compilable,
+    choose_device,
+    choose_precision,
+    finish,
+)
 from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import Recipe, SampleSpec
 from spherectl.settings import load_settings
+from spherectl.shown import quoted
 from spherectl.timing import Stopwatch
 
 __all__ = [
@@ -44,6 +66,9 @@ __all__ = [
 ]
 
 TOLERANCE = 1e-6
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+Classes = Sequence[str | int] | Tensor | None
 
 
 @dataclass(frozen=True)
@@ -51,7 +76,7 @@ class Generated:
     """One finished batch.
 
     Attributes:
-        images: (B, 3, H, W) in [0, 1], float32, on the CPU.
+        images: (B, 3, H, W) in [0, 1], float32 (float64 of a model in float64), on the CPU.
         labels: (B,) class numbers, the null class being `num_classes`; None for unconditional models.
         indices: (B,) each image's number in the run, which with the seed decides its noise.
     """
@@ -91,9 +116,11 @@ class Model:
         file: Path | None = None,
         compile: bool = False,
     ) -> None:
+        check_choice(weights_kind, ("ema", "raw"), "weights_kind")
+        check_choice(compile, (False, True), "compile")
+        dtype = DTYPES[check_choice(precision, PRECISIONS, "precision")]
         if compile:
             check_compilable(device, precision)
-        dtype = torch.float32 if precision == "float32" else torch.bfloat16
         self.network = network.to(device, dtype)
         for trunk in (network.encoder, network.decoder):
             trunk.int8 = precision == "int8"
@@ -108,7 +135,8 @@ class Model:
         self.class_names: tuple[str, ...] = tuple(named)
         self.watch: Stopwatch | None = None
         # Held open, so that the hash is of what was loaded, even if a training writes a newer model under its name.
-        self._file = _model_file(file).open("rb") if file else None
+        self._file = _opened(_model_file(file)) if file else None
+        self._sha256: str | None = None
         if self._file is not None:
             weakref.finalize(self, self._file.close)
 
@@ -117,16 +145,18 @@ class Model:
         """Classes without the null class; 0 for an unconditional model."""
         return self.network.num_classes
 
-    @functools.cached_property
+    @property
     def sha256(self) -> str:
         """Hash of the file the model came from; empty for a model that came from none.
 
         Computed when it is first asked for: beside a forward pass it would slow that down by more than it takes.
         """
-        return file_hash(self._file) if self._file is not None else ""
+        if self._sha256 is None:  # no lock, which a fork could leave locked: two threads find the same
+            self._sha256 = file_hash(self._file) if self._file is not None else ""
+        return self._sha256
 
     @torch.no_grad()
-    def encode(self, images: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
+    def encode(self, images: Tensor, classes: Classes = None) -> Tensor:
         """Points on the sphere of images.
 
         Args:
@@ -134,34 +164,43 @@ class Model:
             classes: one for each image, numbers or names; None: the null class.
 
         Returns:
-            (B, N, d) float32.
+            (B, N, d) float32 (float64 of a model in float64).
+
+        Raises:
+            UsageError: no such images, or classes that do not fit.
         """
         self.check_images(images)
         x = (images.to(self.device) * 2 - 1).to(self.dtype)
         return self.network.encode(x, self.labels(classes, len(images)))
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
+    def decode(self, latents: Tensor, classes: Classes = None) -> Tensor:
         """Images of points on the sphere.
 
         Args:
-            latents: (B, N, d).
+            latents: (B, N, d) floating point.
             classes: as for `encode`.
 
         Returns:
-            (B, 3, H, W) float32 in [0, 1].
+            (B, 3, H, W) in [0, 1], float32 (float64 of a model in float64).
+
+        Raises:
+            UsageError: no such latents, or classes that do not fit.
         """
         tokens, channels = self.network.latent_shape
-        if tuple(latents.shape[1:]) != (tokens, channels):
+        _check_floats(latents, "latents")
+        if latents.dim() != 3 or len(latents) == 0 or tuple(latents.shape[1:]) != (tokens, channels):
             raise UsageError(f"Expected latents of shape (B, {tokens}, {channels}), got {tuple(latents.shape)}.")
+        if not latents.isfinite().all():
+            raise UsageError("Expected latents of finite numbers; some are infinite or NaN.")
         v = latents.to(self.device, self.dtype)
         return sampler.to_unit(self.network.decode(v, self.labels(classes, len(latents))))
 
-    def reconstruct(self, images: Tensor, classes: Sequence[str | int] | Tensor | None = None) -> Tensor:
+    def reconstruct(self, images: Tensor, classes: Classes = None) -> Tensor:
         """Encode and decode without noise: (B, 3, H, W) in [0, 1] to the same."""
         return self.decode(self.encode(images, classes), classes)
 
-    def labels(self, classes: Sequence[str | int] | Tensor | None, batch: int) -> Tensor | None:
+    def labels(self, classes: Classes, batch: int) -> Tensor | None:
         """(B,) label tensor on the model's device; None for unconditional models.
 
         Weights of all classes, (B, num_classes + 1) floats, are handed on: they mix the classes' embeddings.
@@ -176,9 +215,10 @@ class Model:
                 raise UsageError(
                     f"Expected weights of shape ({batch}, {self.num_classes + 1}), got {tuple(classes.shape)}."
                 )
+            if not classes.isfinite().all():
+                raise UsageError("Expected weights of classes that are finite; some are infinite or NaN.")
             return classes.to(self.device)
-        asked = [classes] if isinstance(classes, str) else classes
-        chosen = [self._number(c) for c in (asked.tolist() if isinstance(asked, Tensor) else asked)]
+        chosen = [self._number(c) for c in _listed(classes)]
         if len(chosen) != batch:
             raise UsageError(f"Expected one class for each of {batch} images, got {len(chosen)}.")
         return torch.tensor(chosen, device=self.device)
@@ -188,7 +228,7 @@ class Model:
             return self.num_classes
         numbers = parse_classes([one], self.class_names, self.num_classes, self.name)
         if len(numbers) != 1:
-            raise UsageError(f"Expected one class for each image, got {one!r}, which is {len(numbers)}.")
+            raise UsageError(f"Expected one class for each image, got {quoted(one)}, which is {len(numbers)}.")
         return numbers[0]
 
     def check_guidance(self, scale: float) -> None:
@@ -207,18 +247,21 @@ class Model:
             UsageError: not floats in [0, 1] of shape (B, 3, H, W).
         """
         side = self.recipe.model.image_size
+        _check_tensor(images, "images")
         if images.dim() != 4 or len(images) == 0 or tuple(images.shape[1:]) != (3, side, side):
             raise UsageError(f"Expected images of shape (B, 3, {side}, {side}), got {tuple(images.shape)}.")
+        if images.dtype not in FLOATS:
+            raise UsageError(f"Expected float images in [0, 1], got {images.dtype}.", "Divide bytes by 255.")
         low, high = float(images.min()), float(images.max())
-        if not images.is_floating_point() or not -TOLERANCE <= low <= high <= 1 + TOLERANCE:
+        if not -TOLERANCE <= low <= high <= 1 + TOLERANCE:
             raise UsageError(f"Expected float images in [0, 1], got {images.dtype} from {low:g} to {high:g}.")
 
 
 def load(
     model: str | Path | None = None,
     *,
-    device: str = "auto",
-    dtype: Dtype = "auto",
+    device: str | torch.device = "auto",
+    dtype: Dtype | torch.dtype = "auto",
     weights_kind: Literal["ema", "raw"] = "ema",
     compile: bool = False,
 ) -> Model:
@@ -227,16 +270,20 @@ def load(
     Args:
         model: a zoo name, a model file, a run folder, a published checkpoint folder or hf:user/repo; None: the setting,
             else the newest run, else the embedded model.
-        device: auto, cpu, cuda, cuda:1, mps.
-        dtype: "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster, float32 elsewhere; "int8" is
-            faster still on such CPUs, at a price in exactness.
+        device: auto, cpu, cuda, cuda:1, mps, or a torch.device.
+        dtype: a name or a torch.dtype. "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster,
+            float32 elsewhere; "int8" is faster still on such CPUs, at a price in exactness; "float64" is for
+            comparisons; "float16" is for CUDA.
         weights_kind: averaged weights where there are any, or those of the last step.
         compile: draw through torch.compile, on CUDA through CUDA graphs. The first batch of a size waits for the
             compiler, a shorter last batch is filled up, and the last bits are others than without.
 
     Raises:
-        UsageError, FileError: no such model, or one that cannot be read; or none that can be compiled here.
+        UsageError, FileError: no such model, or one that cannot be read; or none that can be compiled here; an
+            argument that is none of those above.
     """
+    if model is not None and not isinstance(model, str | Path):
+        raise UsageError(f"model: expected a name or a path, got {quoted(model)}.")
     found = zoo.find_model(None if model is None else str(model), load_settings())
     return load_found(found, device=device, dtype=dtype, weights_kind=weights_kind, compile=compile)
 
@@ -244,17 +291,18 @@ def load(
 def load_found(
     found: zoo.Found,
     *,
-    device: str = "auto",
-    dtype: Dtype = "auto",
+    device: str | torch.device = "auto",
+    dtype: Dtype | torch.dtype = "auto",
     weights_kind: Literal["ema", "raw"] = "ema",
     compile: bool = False,
 ) -> Model:
     """`load` for a model that `zoo.find_model` found; a fetched checkpoint is converted the first time."""
+    check_choice(weights_kind, ("ema", "raw"), "weights_kind")
+    where = choose_device(device)
     found = dataclasses.replace(found, path=converted(found.path, load_settings()))
     package = weights.read_package(found.path)
     if weights_kind == "raw" and package.raw is None and found.kind == "run":
         package = weights.Package(package.header, package.weights, _newest_raw(found.path.parent))
-    where = choose_device(device)
     network = weights.instantiate(package, weights_kind)
     precision = choose_precision(dtype, where, network)
     return Model(
@@ -273,7 +321,7 @@ def generate(
     model: Model,
     count: int = 16,
     *,
-    classes: Sequence[str | int] | None = None,
+    classes: Classes = None,
     steps: int | None = None,
     guidance: float | None = None,
     guide: Guide | None = None,
@@ -306,23 +354,33 @@ def generate(
     """
     how = {"noise": noise, "strength": strength, "noise_deg": noise_deg}
     settings = sample_settings(model, steps=steps, guidance=guidance, guide=guide, **how)
-    if count < 1 or batch < 1 or not 0 <= seed < 2**64:
-        raise UsageError(f"count and batch must be at least 1, seed in [0, 2^64); got {count}, {batch}, {seed}.")
+    count, batch = check_whole(count, "count", 1), check_whole(batch, "batch", 1, MAX_BATCH)
+    seed = check_seed(seed)
     labels = spread_classes(model, count, classes)
     return _batches(model, labels, count, settings, seed, batch)
 
 
 def sample_settings(model: Model, **changes: Any) -> SampleSpec:
-    """The model's [sample] table with some keys changed, checked; None leaves a key as it is."""
+    """The model's [sample] table with some keys changed, checked; None leaves a key as it is.
+
+    Raises:
+        UsageError: a value of another type or out of range, or guidance of an unconditional model.
+    """
     given = {key: value for key, value in changes.items() if value is not None}
+    if "steps" in given:  # the table's own checks say the range; text and True they would take for numbers
+        given["steps"] = check_whole(given["steps"], "sample.steps", 1, MAX_STEPS)
+    if "guidance" in given:
+        given["guidance"] = check_number(given["guidance"], "sample.guidance", 1, MAX_GUIDANCE)
+    if given.get("noise_deg", "training") != "training":
+        given["noise_deg"] = check_number(given["noise_deg"], "sample.noise_deg", 0, below=90)
     settings: SampleSpec = model.recipe.replace(sample=given).sample
     model.check_guidance(settings.guidance)
     return settings
 
 
-def spread_classes(model: Model, count: int, classes: Sequence[str | int] | None) -> Tensor | None:
+def spread_classes(model: Model, count: int, classes: Classes) -> Tensor | None:
     """(count,) labels: the asked classes in turn, so that they share the images evenly; None where there are none."""
-    asked = ["all" if model.num_classes else "none"] if classes is None else classes
+    asked = ["all" if model.num_classes else "none"] if classes is None else _listed(classes)
     numbers = parse_classes(asked, model.class_names, model.num_classes, model.name)
     if model.num_classes == 0:
         return None
@@ -387,6 +445,46 @@ def _newest_raw(run: Path) -> dict[str, Tensor] | None:
 
     found = checkpoint.checkpoints(run / "checkpoints")
     return checkpoint.read_part(found[-1], "model") if found else None
+
+
+def _check_tensor(value: object, what: str) -> None:
+    if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
+        kind = f"a tensor of another layout ({value.layout})" if isinstance(value, Tensor) else quoted(value)
+        raise UsageError(f"Expected {what} as a plain torch.Tensor, got {kind}.")
+
+
+def _check_floats(value: Tensor, what: str) -> None:
+    _check_tensor(value, what)
+    if value.dtype not in FLOATS:
+        raise UsageError(f"Expected {what} of floating point numbers, got {value.dtype}.")
+
+
+def _listed(classes: object) -> list[str | int]:
+    """Classes as they are asked for, one by one; what is no number and no name is refused.
+
+    Raises:
+        UsageError: it is.
+    """
+    if isinstance(classes, str):
+        return [classes]
+    given = classes.tolist() if isinstance(classes, Tensor | np.ndarray) else classes
+    if isinstance(given, bytes) or not isinstance(given, Sequence):
+        raise UsageError(f"Expected a list of class numbers or names, got {quoted(classes)}.")
+    return [one if isinstance(one, str) else _class_number(one) for one in given]
+
+
+def _class_number(one: object) -> int:
+    number = as_whole(one)
+    if number is None or abs(number) >= 2**63:
+        raise UsageError(f"Expected a class number or name, got {quoted(one)}.")
+    return number
+
+
+def _opened(path: Path) -> BufferedReader:
+    try:
+        return open_regular(path)
+    except OSError as error:
+        raise FileError(f"Cannot read {path}: {error.strerror}.") from None
 
 
 def model_hash(path: Path) -> str:

@@ -184,11 +184,29 @@ def asked_or_claimed(out: Path | None, stem: str, suffix: str = ".png") -> conte
 
 
 def file_hash(file: Path | BufferedReader) -> str:
-    """SHA-256 of a file, 64 hexadecimal digits; of an open one from where it stands."""
+    """SHA-256 of a whole file, 64 hexadecimal digits.
+
+    Where an open one stands is neither asked nor changed: threads and forked processes share that place.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
     if isinstance(file, Path):
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             return file_hash(opened)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    digest, place = hashlib.sha256(), 0
+    while piece := _read_at(file, place):
+        digest.update(piece)
+        place += len(piece)
+    return digest.hexdigest()
+
+
+def _read_at(file: BufferedReader, place: int, size: int = 1 << 20) -> bytes:
+    """At most so many bytes of an open file, from a place on."""
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, place)
+    file.seek(place)  # Windows, where no process is forked
+    return file.read(size)
 
 
 def _cannot_write(path: Path, error: OSError) -> FileError:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -11,19 +12,30 @@ from torch import Tensor
 
 import spherectl
 from spherectl import api
+from spherectl.checks import MAX_BATCH, MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from spherectl.errors import FileError, UsageError
 from spherectl.model import attention
 from spherectl.model.devices import Precision
 from spherectl.recipe import Positive, SampleSpec
+from spherectl.shown import listed, quoted, shortened
 
 FORMAT = 1
 
 # Pictures that are made again together, where an image does not depend on the others.
 REMAKE_BATCH = 64
 
+MAX_IMAGES = 65_536  # in one file: a grid of 256 x 256
+MAX_PIXELS = 2**26  # in one file: so many images of 32 px
+MAX_CLASSES = 2**31  # far above any model's: which it has is compared when it is loaded
+MAX_TEXT = 1_000  # characters of a name or a version
+MAX_VERSIONS = 100  # packages named
+
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 Image = Annotated[int, Field(ge=0, lt=2**32)]
-Class = Annotated[int, Field(ge=0)]
-Chunk = tuple[Positive, Annotated[int, Field(ge=0)]]  # images computed together, place among them
+Class = Annotated[int, Field(ge=0, lt=MAX_CLASSES)]
+Chunk = tuple[  # images computed together, place among them
+    Annotated[int, Field(gt=0, le=MAX_BATCH)], Annotated[int, Field(ge=0)]
+]
 
 
 class Provenance(SampleSpec):
@@ -40,20 +52,23 @@ class Provenance(SampleSpec):
         chunk: present where an image may depend on how many are computed with it.
     """
 
-    model_config = ConfigDict(protected_namespaces=())  # there is no harm in `model_sha256`
+    # Strict: `true` is not 1. There is no harm in the name `model_sha256`.
+    model_config = ConfigDict(protected_namespaces=(), strict=True)
 
+    steps: Annotated[int, Field(gt=0, le=MAX_STEPS)]
+    guidance: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)]
     format: Literal[1]
-    model: str
-    model_sha256: str
+    model: Text
+    model_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     weights: Literal["ema", "raw"]
-    seed: Annotated[int, Field(ge=0, lt=2**64)]
-    index: Image | Annotated[list[Image], Field(min_length=2)]
-    class_: Class | list[Class] | None = Field(alias="class")
-    columns: Positive | None = None
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)]
+    index: Image | Annotated[list[Image], Field(min_length=2, max_length=MAX_IMAGES)]
+    class_: Class | Annotated[list[Class], Field(max_length=MAX_IMAGES)] | None = Field(alias="class")
+    columns: Annotated[Positive, Field(le=MAX_IMAGES)] | None = None
     dtype: Precision
-    backend: str
-    versions: dict[str, str]
-    chunk: Chunk | list[Chunk] | None = None
+    backend: Text
+    versions: Annotated[dict[Text, Text], Field(max_length=MAX_VERSIONS)]
+    chunk: Chunk | Annotated[list[Chunk], Field(max_length=MAX_IMAGES)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Provenance:
@@ -64,6 +79,9 @@ class Provenance(SampleSpec):
             raise ValueError("index, class and chunk are not of one length")
         if any(place >= size for size, place in self.chunks or ()):
             raise ValueError("chunk: the place lies outside")
+        # A run computes each chunk once, and fills its last one up: who writes other numbers only keeps us busy.
+        if self.chunks and sum(size for _, _, size, _ in runs_of(self.chunks)) > len(self.indices) + MAX_BATCH:
+            raise ValueError("chunk: chunks of more images than there are")
         return self
 
     @property
@@ -171,7 +189,8 @@ def is_invariant(model: api.Model) -> bool:
     """
     if model.compiled or model.device.type != "cpu":
         return False
-    return model.precision == "float32" or model.network.takes_kernels(model.device)
+    on_kernels = model.precision in ("bfloat16", "int8") and model.network.takes_kernels(model.device)
+    return model.precision == "float32" or on_kernels
 
 
 def _arithmetic(model: api.Model) -> dict[str, Any]:
@@ -181,7 +200,7 @@ def _arithmetic(model: api.Model) -> dict[str, Any]:
     """
     asked: str = model.recipe.model.attention
     trunk: Any = model.network.encoder
-    if model.precision != "float32" and model.network.takes_kernels(model.device):
+    if model.precision in ("bfloat16", "int8") and model.network.takes_kernels(model.device):
         asked = "kernels"
     elif model.compiled:
         asked = f"{trunk.blocks[0].attn.backend} compiled"
@@ -197,18 +216,21 @@ def read(table: dict[str, Any]) -> Provenance:
     Raises:
         FileError: of another format, incomplete, or not as `describe` writes it.
     """
-    if table.get("format") != FORMAT:
-        raise FileError(f"The picture's provenance is of format {table.get('format')!r}; this version reads {FORMAT}.")
+    version = table.get("format")
+    if type(version) is not int or version != FORMAT:
+        raise FileError(f"The picture's provenance is of format {quoted(version)}; this version reads {FORMAT}.")
     if "edit" in table:
+        edit = table["edit"] if isinstance(table["edit"], str) else quoted(table["edit"])
         raise UsageError(
-            f"The picture was made of others ({table['edit']}), which its provenance names by hash alone.",
+            f"The picture was made of others ({shortened(edit)}), which its provenance names by hash alone.",
             "Only pictures drawn from noise can be made again.",
         )
     try:
-        return Provenance.model_validate(table)
+        return Provenance.model_validate_json(json.dumps(table))  # strict: as JSON, where lists are tuples
     except ValidationError as error:
-        keys = sorted({str(item["loc"][0]) for item in error.errors() if item["loc"]})
-        about = ", ".join(keys) or "index, class and chunk do not fit together"
+        found = error.errors(include_url=False, include_context=False, include_input=False)
+        about = listed(sorted({str(item["loc"][0]) for item in found if item["loc"]}))
+        about = about or "index, class and chunk do not fit together"
         raise FileError(
             f"The picture's provenance is not one that this version can follow: {about}.",
             "Was it changed, or made by a newer spherectl?",
@@ -226,7 +248,7 @@ def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
         (n, 3, H, W) float32 in [0, 1], and their own provenance: as it was, but for today's backend and versions.
 
     Raises:
-        UsageError: the model is another one, or has no such classes.
+        UsageError: the model is another one, or has no such classes; or there are more than `MAX_PIXELS`.
     """
     if made.model_sha256 != model.sha256:
         raise UsageError(
@@ -236,16 +258,18 @@ def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
         )
     if (made.classes is None) != (model.num_classes == 0) or max(made.classes or [0]) > model.num_classes:
         raise UsageError(f"The picture's provenance names classes that {model.name} does not have.")
-    numbers, classes = made.indices, made.classes
-    chunks = made.chunks or _chunks(range(len(numbers)), REMAKE_BATCH, len(numbers))
-    images: list[Tensor] = []
-    while len(images) < len(numbers):
-        # A run of pictures from one chunk is computed at once; places nobody asks for are filled with its first.
-        first = len(images)
-        size, place = chunks[first]
-        taken = 1
-        while first + taken < len(numbers) and chunks[first + taken] == (size, place + taken):
-            taken += 1
+    numbers, classes, side = made.indices, made.classes, model.recipe.model.image_size
+    if len(numbers) * side**2 > MAX_PIXELS:
+        raise UsageError(
+            f"The picture's provenance names {len(numbers):,} images of {side} px; "
+            f"at most {MAX_PIXELS:,} pixels are made again at once.",
+            "Make them with `spherectl sample --seed` into a folder.",
+        )
+    # On arithmetic that does not ask who is computed together, the chunks of another machine's are none of ours.
+    asked = None if is_invariant(model) else made.chunks
+    chunks = asked or _chunks(range(len(numbers)), REMAKE_BATCH, len(numbers))
+    images = torch.empty(len(numbers), 3, side, side, dtype=torch.promote_types(model.dtype, torch.float32))
+    for first, taken, size, place in runs_of(chunks):
         rows = torch.full((size,), numbers[first])
         rows[place : place + taken] = torch.tensor(numbers[first : first + taken])
         labels = None
@@ -253,11 +277,26 @@ def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
             labels = torch.full((size,), classes[first])
             labels[place : place + taken] = torch.tensor(classes[first : first + taken])
         drawn = api.sample_indices(model, rows, labels, made.settings, made.seed)
-        images += list(drawn[place : place + taken])
+        images[first : first + taken] = drawn[place : place + taken]
     table = made.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"chunk"})
     if not is_invariant(model):
         table["chunk"] = chunks[0] if isinstance(made.index, int) else chunks
-    return torch.stack(images), {**table, **_arithmetic(model)}
+    return images, {**table, **_arithmetic(model)}
+
+
+def runs_of(chunks: Sequence[Chunk]) -> Iterator[tuple[int, int, int, int]]:
+    """Stretches of images that were computed together: the first one's place in the list, how many, chunk, place in it.
+
+    Such a stretch is computed at once; places in its chunk that nobody asks for are filled with its first image.
+    """
+    first = 0
+    while first < len(chunks):
+        size, place = chunks[first]
+        taken = 1
+        while first + taken < len(chunks) and chunks[first + taken] == (size, place + taken):
+            taken += 1
+        yield first, taken, size, place
+        first += taken
 
 
 def _chunks(numbers: Iterable[int], batch: int, count: int, *, filled: bool = False) -> list[Chunk]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import multiprocessing
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -137,6 +142,89 @@ def test_auto_takes_bfloat16_only_where_it_was_measured_to_be_faster(tiny_run, m
         devices.choose_precision("int8", CPU, network)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.float32, torch.float32),
+        ("float32", torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+        (torch.float64, torch.float64),
+        ("float64", torch.float64),
+    ],
+)
+def test_a_dtype_is_torchs_or_its_name(tiny_run, dtype, expected):
+    loaded = spherectl.load(tiny_run, device="cpu", dtype=dtype)
+    assert loaded.dtype == expected
+    assert {p.dtype for p in loaded.network.parameters()} == {expected}
+    assert str(expected) == f"torch.{loaded.precision}"
+
+
+def test_float64_is_float32_with_more_digits(tiny_run, model, images):
+    exact = spherectl.load(tiny_run, device="cpu", dtype=torch.float64)
+    latents = exact.encode(images)
+    assert latents.dtype == exact.decode(latents).dtype == torch.float64
+    assert torch.allclose(latents.float(), model.encode(images), atol=1e-4)
+    (fine,), (plain,) = (spherectl.generate(one, 4, steps=3, guidance=1.5) for one in (exact, model))
+    assert fine.images.dtype == torch.float64
+    assert torch.allclose(fine.images.float(), plain.images, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", 3, None, torch.complex64, np.array([1, 2]), "float" * 10_000, ["float32"]])
+def test_another_dtype_is_refused_and_says_which_there_are(tiny_run, dtype):
+    with pytest.raises(UsageError, match=r"dtype: expected auto, float32, bfloat16, .* got ") as caught:
+        spherectl.load(tiny_run, device="cpu", dtype=dtype)
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("dtype", ["float16", torch.float16])
+def test_float16_on_a_cpu_is_refused(tiny_run, dtype):
+    with pytest.raises(UsageError, match="not in float16"):
+        spherectl.load(tiny_run, device="cpu", dtype=dtype)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"weights_kind": "avg"}, "weights_kind: expected one of ema, raw, got 'avg'"),
+        ({"weights_kind": None}, "weights_kind: expected one of ema, raw, got None"),
+        ({"compile": 1}, "compile: expected one of False, True, got 1"),
+        ({"compile": "no"}, "compile: expected one of False, True, got 'no'"),
+        ({"device": None}, "There is no device None here"),
+        ({"device": ["cpu"]}, r"There is no device \['cpu'\] here"),
+        ({"device": "meta"}, "There is no device 'meta' here"),
+        ({"model": 3}, "model: expected a name or a path, got 3"),
+    ],
+)
+def test_load_refuses_what_it_does_not_know(tiny_run, wrong, said):
+    with pytest.raises(UsageError, match=said):
+        spherectl.load(**{"model": tiny_run, "device": "cpu", **wrong})
+
+
+def test_the_hash_is_of_the_whole_file_whoever_asks(tiny_run):
+    """Threads and forked processes share the place where an open file stands: by hashlib over the file's bytes."""
+    expected = hashlib.sha256((tiny_run / "model.safetensors").read_bytes()).hexdigest()
+    for _ in range(5):
+        loaded = spherectl.load(tiny_run, device="cpu", dtype="float32")
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(lambda _, one=loaded: one.sha256, range(8))) == {expected}
+        assert loaded.sha256 == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_forked_processes_get_the_same_hash(tiny_run):
+    expected = hashlib.sha256((tiny_run / "model.safetensors").read_bytes()).hexdigest()
+    loaded = spherectl.load(tiny_run, device="cpu", dtype="float32")
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    children = [context.Process(target=lambda: found.put(loaded.sha256)) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert {found.get(timeout=60) for _ in children} == {expected}
+    for child in children:
+        child.join(60)
+    assert loaded.sha256 == expected
+
+
 def test_device_names(tiny_run):
     for absent in ("abacus", "cuda:99"):
         with pytest.raises(UsageError, match=f"There is no device '{absent}' here"):
@@ -205,6 +293,11 @@ def test_half_precision_speaks_float32_outside(tiny_run, model, images):
         (torch.full((2, 3, 32, 32), -0.5), "from -0.5"),
         (torch.full((2, 3, 32, 32), float("nan")), "nan"),
         (torch.zeros(0, 3, 32, 32), r"got \(0, 3, 32, 32\)"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.complex64), "torch.complex64"),
+        (torch.zeros(2, 3, 32, 32).to(torch.float8_e4m3fn), "torch.float8"),
+        (torch.zeros(2, 3, 32, 32).to_sparse(), "sparse"),
+        (np.zeros((2, 3, 32, 32), np.float32), "expected images as a plain torch.Tensor"),
+        (None, "expected images as a plain torch.Tensor, got None"),
     ],
 )
 def test_images_of_another_shape_or_range_are_refused(model, wrong, said):
@@ -217,7 +310,29 @@ def test_a_rounding_error_beyond_the_range_is_none(model, images):
     model.encode(torch.full((1, 3, 32, 32), 1 + 5e-7))
 
 
-@pytest.mark.parametrize("shape", [(2, 16, 9), (2, 128), (16, 8)])
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (None, "as a plain torch.Tensor, got None"),
+        (torch.zeros(2, 16, 8, dtype=torch.int64), "of floating point numbers, got torch.int64"),
+        (torch.zeros(2, 16, 8, dtype=torch.complex64), "of floating point numbers, got torch.complex64"),
+        (torch.full((2, 16, 8), float("nan")), "of finite numbers"),
+        (torch.full((2, 16, 8), float("inf")), "of finite numbers"),
+    ],
+)
+def test_latents_of_another_kind_are_refused(model, wrong, said):
+    with pytest.raises(UsageError, match=f"Expected latents {said}"):
+        model.decode(wrong)
+
+
+def test_mixtures_of_classes_are_finite(model, images):
+    mixed = torch.full((6, 11), 1 / 11)
+    assert torch.isfinite(model.encode(images, mixed)).all()
+    with pytest.raises(UsageError, match="weights of classes that are finite"):
+        model.encode(images, mixed / 0)
+
+
+@pytest.mark.parametrize("shape", [(2, 16, 9), (2, 128), (16, 8), (0, 16, 8)])
 def test_latents_of_another_shape_are_refused(model, shape):
     with pytest.raises(UsageError, match=r"Expected latents of shape \(B, 16, 8\)"):
         model.decode(torch.zeros(shape))
@@ -346,19 +461,42 @@ def test_an_unconditional_model_generates_without_labels(free):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"count": 0}, "at least 1"),
-        ({"batch": 0}, "at least 1"),
-        ({"seed": -1}, r"seed in \[0, 2\^64\)"),
-        ({"seed": 2**64}, r"seed in \[0, 2\^64\)"),
+        ({"count": 0}, "count: expected a whole number from 1"),
+        ({"count": 10**12}, "count: expected a whole number from 1 to 10000000"),
+        ({"count": True}, "count: .* got True"),
+        ({"batch": 0}, "batch: expected a whole number from 1"),
+        ({"batch": 10**9}, "batch: expected a whole number from 1 to 8192"),
+        ({"seed": -1}, "seed: expected a whole number from 0"),
+        ({"seed": 2**64}, "seed: expected a whole number from 0"),
+        ({"seed": "7"}, "seed: .* got '7'"),
         ({"steps": 0}, "sample.steps"),
+        ({"steps": 10**9}, "sample.steps: expected a whole number from 1 to 1000"),
+        ({"steps": "4"}, "sample.steps: .* got '4'"),
+        ({"steps": True}, "sample.steps: .* got True"),
+        ({"guidance": float("nan")}, "sample.guidance"),
+        ({"guidance": 1e300}, "sample.guidance: expected a finite number from 1 to 1000"),
+        ({"guidance": "2"}, "sample.guidance: .* got '2'"),
         ({"guidance": 0.5}, "sample.guidance"),
         ({"guidance": float("inf")}, "sample.guidance"),
         ({"noise": "loud"}, "sample.noise"),
-        ({"noise_deg": 90.0}, "sample.noise_deg: expected less than 90"),
+        ({"noise_deg": 90.0}, "sample.noise_deg: expected a finite number from 0 below 90"),
+        ({"noise_deg": "60"}, "sample.noise_deg"),
+        ({"noise": ["shared"]}, "sample.noise"),
+        ({"strength": True}, "sample.strength"),
         ({"noise_deg": -1.0}, "sample.noise_deg"),
         ({"guide": "dog", "strength": "great"}, r"sample\.guide.*sample\.strength"),
         ({"classes": ["hat"]}, "none is called 'hat'"),
         ({"classes": []}, "at least one class"),
+        ({"classes": 3}, "Expected a list of class numbers or names, got 3"),
+        ({"classes": b"ab"}, "Expected a list of class numbers or names"),
+        ({"classes": {1: 2}}, "Expected a list of class numbers or names"),
+        ({"classes": torch.tensor(3)}, "Expected a list of class numbers or names"),
+        ({"classes": [1.5]}, "Expected a class number or name, got 1.5"),
+        ({"classes": [True]}, "Expected a class number or name, got True"),
+        ({"classes": [None]}, "Expected a class number or name, got None"),
+        ({"classes": [[1, 2]]}, r"Expected a class number or name, got \[1, 2\]"),
+        ({"classes": [10**5000]}, "Expected a class number or name, got a number of about 5,000 digits"),
+        ({"classes": [-1]}, "there is no class -1"),
     ],
 )
 def test_generate_refuses_before_it_draws(model, wrong, said):

@@ -22,8 +22,8 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["shown", "errors", "documents", "timing", "files", "tables", "settings", "recipe", "answers", "transfer", "fetch",
-     "headers", "classes",
+    ["shown", "errors", "checks", "documents", "timing", "files", "places", "tables", "settings", "recipe", "addresses", "answers", "connections", "transfer",
+     "fetch", "headers", "classes",
      *("zoo.entries", "zoo.catalogue", "zoo.notes", "zoo.hub", "zoo.parcels", "zoo.finding", "zoo", "zoo.additions")],
     # The networks and their mathematics.
     [
@@ -39,7 +39,7 @@ FLOORS = [
         "data",
         *("data.decode", "data.formats", "data.indexes", "data.folders", "data.lists", "data.tars", "data.shards"),
         *("data.transforms", "data.unreadable", "data.pictures", "data.remote", "data.streamed"),
-        *("data.emoji", "data.download", "data.datasets", "data.order"),
+        *("data.emoji", "data.download", "data.datasets", "data.workers", "data.order"),
         "features",
         *("features.networks", "features.store", "features.imagenet", "features.fit", "features.independence"),
         "images",
@@ -73,7 +73,7 @@ FLOORS = [
     # The command line.
     [
         "cli",
-        *("cli.console", "cli.options"),
+        *("cli.streams", "cli.console", "cli.options"),
         *("cli.models", "cli.train", "cli.pictures", "cli.encode", "cli.remake", "cli.sample"),
         *("cli.edit", "cli.damage", "cli.restore", "cli.interpolate", "cli.evaluate", "cli.plot_latents", "cli.plot"),
         "cli.export",

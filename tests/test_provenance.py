@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -197,6 +198,25 @@ def test_a_class_that_the_model_cannot_have_is_refused(model):
         ({"weights": "best"}, "weights"),
         ({"edition": 2}, "edition"),
         ({"columns": 0}, "columns"),
+        ({"columns": 10**18}, "columns"),
+        ({"format": True}, "format True"),
+        ({"format": 1.0}, "format 1.0"),
+        ({"format": "\x1b[31m" * 1000}, r"\x1b[31m"),
+        ({"chunk": 2**63}, "chunk"),
+        ({"chunk": [2**63, 0]}, "chunk"),
+        ({"chunk": [8193, 0]}, "chunk"),
+        ({"chunk": [[8192, 0], [8192, 5]], "index": [0, 1], "class": [0, 1]}, "do not fit together"),
+        ({"index": list(range(10**5))}, "index"),
+        ({"seed": True}, "seed"),
+        ({"steps": "4"}, "steps"),
+        ({"steps": 10**9}, "steps"),
+        ({"guidance": 1e300}, "guidance"),
+        ({"model": "m" * 10**6}, "model"),
+        ({"model_sha256": "none"}, "model_sha256"),
+        ({"versions": {"a": 1}}, "versions"),
+        ({"class": 10**30}, "class"),
+        ({"class": {"a": []}}, "class"),
+        ({f"key{number}": 1 for number in range(1000)}, "more"),
         ({"versions": "1.0"}, "versions"),
     ],
 )
@@ -206,6 +226,8 @@ def test_a_table_that_was_changed_is_a_sentence(model, change, named):
     with pytest.raises(FileError) as caught:
         provenance.read(describe(1) | change)
     assert named in caught.value.message
+    assert len(caught.value.message) < 500
+    assert caught.value.message.isprintable()
     assert caught.value.exit_code == 1
 
 
@@ -218,3 +240,22 @@ def test_a_table_that_lacks_a_key_is_a_sentence(model, key):
     del table[key]
     with pytest.raises(FileError, match=key):
         provenance.read(table)
+
+
+def test_any_json_at_any_key_is_a_sentence_or_as_good_as_what_was_there(model):
+    """Each key of a picture's and of a grid's table with each type of JSON: nothing but our own errors."""
+    _, describe = drawn(model, 4, 2)
+    values = [None, True, False, 0, -1, 1.5, 2**63, 10**400, "", "x", "\ud800", [], [[]], [None], {}, {"a": {"b": []}}]
+    for table in (describe(1), describe(0, 1, 2, columns=2)):
+        for key in table:
+            for value in values:
+                with contextlib.suppress(FileError):
+                    provenance.read(table | {key: value})
+
+
+def test_more_pixels_than_a_picture_has_are_refused_before_they_are_computed(model, monkeypatch):
+    _, describe = drawn(model, 4, 2)
+    monkeypatch.setattr(provenance, "MAX_PIXELS", 3 * 32**2)
+    provenance.remake(model, provenance.read(describe(0, 1, 2)))
+    with pytest.raises(UsageError, match="names 4 images of 32 px"):
+        provenance.remake(model, provenance.read(describe(0, 1, 2, 3)))

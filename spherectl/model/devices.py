@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from spherectl.errors import UsageError
 from spherectl.model import kernels
 from spherectl.model.sphere import SphereEncoder
+from spherectl.shown import quoted
 
-Dtype = Literal["auto", "float32", "bfloat16", "int8"]
-Precision = Literal["float32", "bfloat16", "int8"]
+Precision = Literal["float32", "bfloat16", "int8", "float16", "float64"]
+Dtype = Literal["auto"] | Precision
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+DEVICES = ("cpu", "cuda", "mps")  # kinds
+DTYPES: dict[Precision, torch.dtype] = {  # of the weights in memory
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "int8": torch.bfloat16,
+    "float16": torch.float16,
+    "float64": torch.float64,
+}
 
 PAYS = 1.2  # so much faster bfloat16 must be to be chosen
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(name: str | torch.device = "auto") -> torch.device:
     """The torch device of a name; "auto" is CUDA, else MPS, else the CPU.
 
     Raises:
@@ -30,9 +41,11 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise UsageError(f"There is no device {name!r} here.", "Use auto, or see `spherectl doctor`.") from None
-    return device
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError, ValueError):
+        device = None
+    if device is None or device.type not in DEVICES:
+        raise UsageError(f"There is no device {quoted(name)} here.", "Use auto, or see `spherectl doctor`.")
+    return torch.device("cpu") if device.type == "cpu" else device
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
@@ -42,23 +55,37 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def choose_precision(name: Dtype, device: torch.device, network: SphereEncoder) -> Precision:
+def choose_precision(name: Dtype | torch.dtype, device: torch.device, network: SphereEncoder) -> Precision:
     """The precision of a name; "auto" is bfloat16 on CUDA and on CPUs where it is measured to be faster.
 
+    Args:
+        name: "auto", one of `PRECISIONS`, or torch's own dtype of such a name.
+        device: where the model computes.
+        network: the model.
+
     Raises:
-        UsageError: bfloat16 on MPS, which this project runs in float32; int8 where the kernels cannot run the network.
+        UsageError: there is no such precision; less or more than float32 on MPS, which this project runs in float32;
+            float16 on a CPU; int8 where the kernels cannot run the network.
     """
-    if name == "float32" or device.type == "mps":
-        if name not in ("auto", "float32"):
+    named: object = str(name).removeprefix("torch.") if isinstance(name, torch.dtype) else name
+    if not isinstance(named, str) or named not in ("auto", *PRECISIONS):
+        raise UsageError(
+            f"dtype: expected auto, {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}, or such a torch.dtype, "
+            f"got {quoted(name)}."
+        )
+    if device.type == "mps":
+        if named not in ("auto", "float32"):
             raise UsageError("On MPS models run in float32.", "Leave --dtype at auto.")
         return "float32"
-    if name == "auto":
+    if named == "auto":
         pays = device.type == "cuda" or (network.takes_kernels(device) and kernels.speedup() > PAYS)
         return "bfloat16" if pays else "float32"
-    if name == "int8" and not network.takes_kernels(device):
+    if named == "float16" and device.type == "cpu":
+        raise UsageError("On a CPU models run in float32, bfloat16, int8 or float64, not in float16.", "Use bfloat16.")
+    if named == "int8" and not network.takes_kernels(device):
         why = kernels.explain() if not kernels.available() else f"not for this model on {device.type}"
         raise UsageError(f"int8 needs the CPU kernels: {why}.", "Leave --dtype at auto.")
-    return name
+    return next(precision for precision in PRECISIONS if precision == named)
 
 
 def check_compilable(device: torch.device, precision: Precision) -> None:
@@ -71,7 +98,7 @@ def check_compilable(device: torch.device, precision: Precision) -> None:
         raise UsageError("torch.compile is for CUDA and CPUs here, not for MPS.", "Leave --compile out.")
     if device.type == "cpu" and precision != "float32":
         raise UsageError(
-            f"On a CPU torch.compile is for float32: for {precision} there are the CPU kernels, already compiled.",
+            "On a CPU torch.compile is for float32: for bfloat16 and int8 there are the CPU kernels, already compiled.",
             "Leave --compile out, or add --dtype float32.",
         )
 

@@ -68,7 +68,7 @@ def test_a_picture_compiled_on_another_kind_of_device_is_made_again_without(comm
 @pytest.mark.fast
 def test_on_a_cpu_in_bfloat16_there_is_nothing_to_compile(command, run_here, fails):
     result = command("sample", "--compile", "--dtype", "bfloat16", "--device", "cpu")
-    fails(result, 2, "for bfloat16 there are the CPU kernels, already compiled", "--dtype float32")
+    fails(result, 2, "for bfloat16 and int8 there are the CPU kernels, already compiled", "--dtype float32")
 
 
 @pytest.mark.slow
