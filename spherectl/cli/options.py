@@ -12,14 +12,13 @@ from typing import Annotated
 
 import typer
 
-# Limits of what an option may ask for: far above what anyone means, far below what would hang or overflow.
-MAX_SEED = 2**64 - 1  # a seed is 64 bits (`model.seeding`)
-MAX_STEPS = 1_000  # passes of a network for each image; models are made for 1 to 8
-MAX_COUNT = 10_000_000  # images of one command, 200 times those of a published score
-MAX_BATCH = 65_536  # images computed together
-MAX_THREADS = 1_024  # of the processor
+from spherectl import checks
+
+# What an option may ask for at most: as the Python API, and
 MAX_FRAMES = 10_000  # of one animation, rows or columns of one sheet
 MAX_RESAMPLES = 1_000_000  # of a bootstrap
+MAX_SEED, MAX_STEPS, MAX_COUNT = checks.MAX_SEED, checks.MAX_STEPS, checks.MAX_COUNT
+MAX_BATCH, MAX_THREADS, MAX_GUIDANCE = checks.MAX_BATCH, checks.MAX_THREADS, checks.MAX_GUIDANCE
 
 
 class DeviceName(StrEnum):
