@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 from spherectl.errors import FileError
 from spherectl.files import open_regular
@@ -44,8 +45,9 @@ MAX_PIXELS = 120_000_000
 # 100 megapixels of 16-bit colour without compression are 600 MB.
 MAX_BYTES = 640 << 20
 
-# WebP and AVIF are read whole by their decoders, and copied.
+# WebP and AVIF are read whole by their decoders, copied, and take up to 16 bytes a pixel.
 MAX_WHOLE_BYTES = 128 << 20
+MAX_WHOLE_PIXELS = 80_000_000
 
 # Of one thread, to decode one file: 120 megapixels take 3 s. Files can be made whose headers alone would take hours.
 MAX_CPU_S = 10.0
@@ -54,6 +56,7 @@ MAX_CPU_S = 10.0
 MAX_ASPECT = 100
 
 _AT_ONCE = 1 << 22  # pixels whose mode is changed together, so that copies stay small
+_PIECE = 2048  # bytes of a JPEG decoded between two looks at the clock; 100 of them can ask for 0.1 s of work
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
@@ -174,9 +177,10 @@ def _check_size(picture: Image.Image) -> None:
     sides = [(width, height)]
     if tags := getattr(picture, "tag_v2", None):  # a TIFF's tiles are made in memory too
         sides.append((int(tags.get(_TILE_WIDTH, 1)), int(tags.get(_TILE_LENGTH, 1))))
+    most = MAX_WHOLE_PIXELS if picture.format in ("WEBP", "AVIF") else MAX_PIXELS
     for across, down in sides:
-        if across * down > MAX_PIXELS:
-            raise ValueError(f"it has {across} x {down} pixels, more than {MAX_PIXELS:,} in all")
+        if across * down > most:
+            raise ValueError(f"it has {across} x {down} pixels, more than {most:,} in all")
 
 
 def _decode(source: Path | str | bytes, name: str) -> Image.Image:
@@ -189,7 +193,9 @@ def _decode(source: Path | str | bytes, name: str) -> Image.Image:
 
 
 def _turn_upright(picture: Image.Image) -> None:
-    """Apply the EXIF rotation; a damaged EXIF block means none."""
+    """Decode it, and apply the EXIF rotation; a damaged EXIF block means none."""
+    if isinstance(picture, JpegImageFile):
+        picture.decodermaxblock = _PIECE
     picture.load()
     with contextlib.suppress(SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError, struct.error):
         ImageOps.exif_transpose(picture, in_place=True)

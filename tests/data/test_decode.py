@@ -2,19 +2,41 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import mmap
+import os
+import socket
 import struct
+import time
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageFile
 
-from spherectl.data.decode import MAX_ASPECT, load_image
+from spherectl.data import decode
+from spherectl.data.decode import (
+    FORMATS,
+    MAX_ASPECT,
+    MAX_BYTES,
+    MAX_WHOLE_BYTES,
+    SUFFIXES,
+    PictureError,
+    decode_image,
+    is_animated,
+    is_image_name,
+    is_other_image_name,
+    load_image,
+    open_image,
+)
 from spherectl.errors import FileError
 
 pytestmark = pytest.mark.fast
 
 ORIENTATION = 0x0112
+
+needs_avif = pytest.mark.skipif("AVIF" not in FORMATS, reason="this Pillow reads no AVIF")
 
 
 def ramp(height: int = 6, width: int = 9) -> np.ndarray:
@@ -128,13 +150,13 @@ UPRIGHT = {
 }
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
 def test_exif_rotation(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path = tmp_path / f"picture.{suffix}"
-    Image.fromarray(ramp()).save(path, exif=exif)
+    Image.fromarray(ramp()).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
     assert (pixels(path) == UPRIGHT[orientation](ramp())).all()
 
 
@@ -198,13 +220,8 @@ def test_no_picture_missing_file_empty_file_folder(tmp_path):
 
 def test_decompression_bomb(tmp_path):
     # A PNG of 70 bytes whose header promises 60000 x 60000 pixels.
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     path = tmp_path / "bomb.png"
-    data = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + data)
+    path.write_bytes(png(60_000, 60_000, 8, 2))
     with pytest.raises(FileError, match="has more than 120,000,000 pixels") as caught:
         load_image(path)
     assert_one_sentence(caught.value, path)
@@ -217,3 +234,217 @@ def test_strips_that_would_fill_the_memory_are_refused(tmp_path):
     Image.new("RGB", (2, 2 * MAX_ASPECT + 1)).save(path)
     with pytest.raises(FileError, match="strip of 2 x 201 pixels"):
         load_image(path)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, depth: int, colour: int, *chunks: bytes, data: bytes = b"") -> bytes:
+    """A PNG of so many pixels by its header; colour 0 is grey, 2 RGB, 3 a palette, 6 RGBA."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    palette = chunk(b"PLTE", bytes(768)) if colour == 3 else b""
+    pixels = chunk(b"IDAT", zlib.compress(data))
+    return b"\x89PNG\r\n\x1a\n" + header + palette + b"".join(chunks) + pixels + chunk(b"IEND", b"")
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIXES, ".eps"])
+def test_no_program_is_started(tmp_path, monkeypatch, suffix):
+    """Pillow, left alone, hands the file to the first `gs` of the path."""
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once a process
+    ghostscript, started = tmp_path / "gs", tmp_path / "started"
+    ghostscript.write_text(f"#!/bin/sh\ntouch {started}\n")
+    ghostscript.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / f"photo{suffix}"
+    path.write_bytes(POSTSCRIPT)
+    with pytest.raises(PictureError, match="not a picture in a format read here"):
+        load_image(path)
+    with pytest.raises(PictureError, match="not a picture in a format read here"):
+        decode_image(POSTSCRIPT, "member.png")
+    assert not started.exists()
+    with contextlib.suppress(Exception), Image.open(path) as picture:
+        picture.load()
+    assert started.exists()  # so the test can fail
+
+
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000", "PCX", "DDS", "SGI"])
+def test_formats_that_are_not_on_the_list_are_refused_under_any_name(tmp_path, kind):
+    path = tmp_path / "picture.png"
+    Image.fromarray(ramp(16, 16)).save(path, format=kind)
+    with pytest.raises(PictureError, match="not a picture in a format read here"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", pytest.param(".avif", marks=needs_avif)])
+def test_further_suffixes(tmp_path, suffix):
+    path = tmp_path / f"picture{suffix}"
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(path, quality=95)
+    assert is_image_name(path.name)
+    assert np.abs(pixels(path).astype(int) - (200, 100, 50)).max() <= 3
+
+
+def test_photos_of_phones_with_a_second_image_inside(tmp_path):
+    path = tmp_path / "photo.jpg"
+    first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
+    first.save(path, format="MPO", save_all=True, append_images=[second])
+    with Image.open(path) as picture:
+        assert picture.format == "MPO"
+    assert np.abs(pixels(path).astype(int) - (255, 0, 0)).max() <= 3
+    assert is_animated(path)
+
+
+def test_which_files_of_a_folder_are_images():
+    shown = ["a.png", "b.JPG", "c.jpeg", "d.jfif", "e.webp", "f.bmp", "g.gif", "h.tif", "i.TIFF"]
+    assert [name for name in shown if not is_image_name(name)] == []
+    other = [".a.png", "._0.png", ".png", "a.png.tmp", "png", "a.txt", "Thumbs.db"]
+    assert [name for name in other if is_image_name(name) or is_other_image_name(name)] == []
+    assert [name for name in ("a.heic", "b.SVG", "c.jxl", "d.nef") if not is_other_image_name(name)] == []
+
+
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 3), (1, 3), (8, 6)])
+def test_the_size_is_looked_at_before_anything_is_decoded(tmp_path, depth, colour, monkeypatch):
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
+    path = tmp_path / "bomb.png"
+    path.write_bytes(png(13_300, 13_300, depth, colour))
+    with pytest.raises(PictureError, match="13300 x 13300 pixels, more than 120,000,000 in all"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "tif", "webp", pytest.param("avif", marks=needs_avif)])
+def test_the_limit_of_pixels_holds_for_every_format(tmp_path, suffix, monkeypatch):
+    monkeypatch.setattr(decode, "MAX_PIXELS", 99)
+    monkeypatch.setattr(decode, "MAX_WHOLE_PIXELS", 99)
+    path = tmp_path / f"picture.{suffix}"
+    Image.new("RGB", (9, 11)).save(path)
+    assert load_image(path).size == (9, 11)
+    Image.new("RGB", (10, 10)).save(path)
+    with pytest.raises(PictureError, match="10 x 10 pixels, more than 99 in all"):
+        load_image(path)
+
+
+def test_a_tile_larger_than_its_image_counts(tmp_path):
+    # Width, height, bits, deflate, RGB, samples, sides of a tile, its place, its bytes.
+    values = {256: 8, 257: 8, 258: 8, 259: 8, 262: 2, 277: 3, 322: 26_000, 323: 26_000, 324: 8, 325: 9}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    path = tmp_path / "tile.tif"
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + bytes(4))
+    with pytest.raises(PictureError, match="26000 x 26000 pixels"):
+        load_image(path)
+
+
+def test_strips_of_a_large_image_fit_together(tmp_path, monkeypatch):
+    """The oracle: the same image converted in one piece."""
+    levels = np.random.default_rng(0).integers(0, 65536, (50, 40), np.uint16)
+    colours = np.random.default_rng(1).integers(0, 256, (50, 40, 4), np.uint8)
+    palette = Image.fromarray(colours[..., :3]).quantize(16)
+    palette.save(tmp_path / "p.png", transparency=bytes(range(0, 256, 16)))
+    Image.fromarray(levels).save(tmp_path / "i.png")
+    Image.fromarray(colours).save(tmp_path / "rgba.png")
+    for name in ("p.png", "i.png", "rgba.png"):
+        whole = pixels(tmp_path / name)
+        with monkeypatch.context() as patched:
+            patched.setattr(decode, "_AT_ONCE", 7 * 40)
+            assert (pixels(tmp_path / name) == whole).all()
+
+
+@pytest.mark.parametrize(
+    ("size", "said"), [((0, 5), "no pixels|format"), ((1, 65_535), "strip of 1 x 65535"), ((1, 1), "")]
+)
+def test_images_of_odd_sizes(tmp_path, size, said):
+    path = tmp_path / "odd.png"
+    path.write_bytes(png(*size, 8, 0, data=bytes(2 * size[1])))
+    if not said:
+        assert load_image(path).size == size
+        return
+    with pytest.raises(PictureError, match=said):
+        load_image(path)
+
+
+def test_text_and_profiles_that_unpack_to_megabytes(tmp_path):
+    bomb = zlib.compress(bytes(50 << 20))
+    for number, one in enumerate((chunk(b"zTXt", b"k\0\0" + bomb), chunk(b"iTXt", b"k\0\1\0\0\0" + bomb))):
+        path = tmp_path / f"{number}.png"
+        path.write_bytes(png(8, 8, 8, 0, one, data=bytes(72)))
+        with pytest.raises(PictureError, match="too large"):
+            load_image(path)
+    path = tmp_path / "profile.png"
+    path.write_bytes(png(8, 8, 8, 0, chunk(b"iCCP", b"k\0\0" + bomb), data=bytes(72)))
+    with contextlib.suppress(PictureError):  # Pillow lets some go
+        assert load_image(path).size == (8, 8)
+
+
+def test_work_without_end_is_given_up(tmp_path, monkeypatch):
+    """Comments of a GIF in pieces of one byte: each costs a copy of all before."""
+    monkeypatch.setattr(decode, "MAX_CPU_S", 0.2)
+    path = tmp_path / "comments.gif"
+    head = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0)
+    path.write_bytes(head + b"\x21\xfe" + b"\x01a" * 1_000_000 + b"\0;")
+    started = time.thread_time()
+    with pytest.raises(PictureError, match=r"takes more than 0\.2 s"):
+        load_image(path)
+    assert time.thread_time() - started < 2
+
+
+def test_a_jpeg_of_many_scans_is_given_up(tmp_path, monkeypatch):
+    """Each scan is a pass over all pixels, and takes few bytes."""
+    held = io.BytesIO()
+    Image.new("L", (2000, 2000), 128).save(held, "JPEG", progressive=True)
+    content = held.getvalue()
+    last = content[content.rfind(b"\xff\xda") : -2]
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(content)
+    assert load_image(path).size == (2000, 2000)
+    monkeypatch.setattr(decode, "MAX_CPU_S", 0.2)
+    path.write_bytes(content[:-2] + 5000 * last + content[-2:])
+    started = time.thread_time()
+    with pytest.raises(PictureError, match=r"takes more than 0\.2 s"):
+        load_image(path)
+    assert time.thread_time() - started < 3
+
+
+def test_files_of_too_many_bytes_are_not_read(tmp_path):
+    for name, head in (
+        ("a.png", b"\x89PNG\r\n\x1a\n"),
+        ("a.webp", b"RIFF\0\0\0\0WEBPVP8 "),
+        ("a.avif", b"\0\0\0\x1cftypavif"),
+    ):
+        path = tmp_path / name
+        with path.open("wb") as file:
+            file.write(head)
+            file.truncate((MAX_BYTES if name == "a.png" else MAX_WHOLE_BYTES) + 1)
+        with pytest.raises(PictureError, match=r"bytes, more than \d"):
+            load_image(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_pipes_devices_and_sockets_are_not_waited_for(tmp_path, monkeypatch):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        monkeypatch.chdir(tmp_path)  # a socket's path is short
+        listening.bind("socket.png")
+        for name in ("pipe.png", "zero.png", "socket.png"):
+            for look in (load_image, is_animated):
+                with pytest.raises(PictureError, match="not a regular file"):
+                    look(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a\0b.png", "a\udcff.png", "x" * 300 + ".png", "\ud800.png"])
+def test_names_that_no_file_can_have(tmp_path, name):
+    with pytest.raises(PictureError):
+        load_image(tmp_path / name)
+
+
+def test_nothing_is_mapped(tmp_path, monkeypatch):
+    """A mapped file that shrinks kills the process."""
+    monkeypatch.setattr(mmap, "mmap", lambda *_, **__: pytest.fail("mapped"))
+    for name, options in (("raw.tif", {}), ("lzw.tif", {"compression": "tiff_lzw"}), ("a.bmp", {})):
+        Image.fromarray(ramp(64, 64)).save(tmp_path / name, **options)
+        with open_image(tmp_path / name) as picture:
+            with pytest.raises(OSError, match="fileno"):
+                picture.fp.fileno()
+            picture.load()
