@@ -36,8 +36,9 @@ FLOORS = [
     ],
     # Pictures, and frozen networks that look at them.
     [
+        "arrays",
         "data",
-        *("data.decode", "data.formats", "data.indexes", "data.folders", "data.lists", "data.tars", "data.shards"),
+        *("data.names", "data.decode", "data.formats", "data.indexes", "data.folders", "data.lists", "data.tars", "data.shards"),
         *("data.transforms", "data.unreadable", "data.pictures", "data.remote", "data.streamed"),
         *("data.emoji", "data.download", "data.datasets", "data.workers", "data.order"),
         "features",

@@ -12,25 +12,23 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import math
 import os
-import signal
-from collections.abc import Generator, Iterator
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Generator, Iterator
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from spherectl.data.pictures import PictureSet, Read
 from spherectl.data.remote import WINDOW
 from spherectl.data.streamed import Ahead, RemotePictures
-from spherectl.errors import SpherectlError, UsageError
+from spherectl.data.workers import MAX_WORKERS, read_ahead, worker_count
+from spherectl.errors import UsageError
 from spherectl.model import seeding
 
-# Workers read pieces of a batch: all of them work on the next one, and shared memory (64 MB in a plain container) holds
-# two pieces a worker instead of two batches.
+# Workers read pieces of a batch, so that all of them work on the next one.
 _LARGEST_PIECE = 32
-_MOST_WORKERS = 8
 
 
 class Batch(NamedTuple):
@@ -51,7 +49,8 @@ def training_batches(
     flip: bool = True,
     workers: int | Literal["auto"] = "auto",
     share: tuple[int, int] | None = None,
-) -> Generator[Batch]:
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Generator[Batch | None]:
     """Endless batches of images start_image, start_image + 1, ... of the run.
 
     A picture that cannot be read is replaced by the next that can (`PictureSet.read`) and named in `unreadable`.
@@ -62,14 +61,17 @@ def training_batches(
         batch_size: B, over all processes.
         start_image: images that the run has already seen; need not be a multiple of B.
         flip: mirror half of the images left to right.
-        workers: processes that decode ahead; "auto": one a core, at most 8. Sets in memory need none and start none.
+        workers: processes that decode ahead, at most 256; "auto": one a core, at most 8. Sets in memory need none and
+            start none.
         share: begin and end of this process's part of each batch, 0 <= begin < end <= B; None: all of it.
+        should_stop: asked after each second of waiting for a worker's images.
 
     Yields:
-        Batches in order. Closing the iterator ends the workers.
+        Batches in order; None where one is waited for and `should_stop` says True. Closing the iterator ends the
+        workers.
 
     Raises:
-        UsageError: the set is empty, or a number is out of range.
+        UsageError: the set is empty, a number is out of range, or one batch does not fit into the memory.
         FileError: from the iterator, when too many pictures in a row cannot be read.
         SpherectlError: from the iterator, when a worker process is killed or a shard cannot be fetched.
     """
@@ -80,8 +82,11 @@ def training_batches(
     begin, end = share or (0, batch_size)
     if not 0 <= begin < end <= batch_size:
         raise UsageError(f"Expected a share of the images 0 to {batch_size} of a batch, got {begin} to {end}.")
-    order = _Order(seed, pictures, start_image, batch_size, (begin, end), _worker_count(workers, pictures))
-    return _batches(pictures, order, flip)
+    if workers != "auto" and not 0 <= workers <= MAX_WORKERS:
+        raise UsageError(f"Expected 0 to {MAX_WORKERS} workers (data.workers), got {workers:,}.")
+    _refuse_more_than_memory(end - begin, pictures.image_size)
+    order = _Order(seed, pictures, start_image, batch_size, (begin, end), worker_count(workers, pictures))
+    return _batches(pictures, order, flip, should_stop)
 
 
 def picture_numbers(seed: int, first: int, count: int, n: int, shards: tuple[int, ...] = ()) -> Tensor:
@@ -135,8 +140,8 @@ class _Order:
         self._n, self._shards = len(pictures), pictures.shard_counts
         self.begin, self.end = share
         size = self.end - self.begin
-        piece = min(-(-size // workers), _LARGEST_PIECE) if workers else size
-        self._pieces = [(at, min(piece, self.end - at)) for at in range(self.begin, self.end, piece)]
+        self.piece = min(-(-size // workers), _LARGEST_PIECE) if workers else size
+        self._pieces = [(at, min(self.piece, self.end - at)) for at in range(self.begin, self.end, self.piece)]
         self.pieces_per_batch = len(self._pieces)
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -148,12 +153,24 @@ class _Order:
         return picture_numbers(self.seed, first, count, self._n, self._shards)
 
 
-def _batches(pictures: PictureSet, order: _Order, flip: bool) -> Generator[Batch]:
-    pieces = _read_ahead(pictures, order) if order.workers else map(pictures.read, order)
+def _batches(
+    pictures: PictureSet, order: _Order, flip: bool, should_stop: Callable[[], bool]
+) -> Generator[Batch | None]:
+    pieces: Iterator[Read | None] = map(pictures.read, order)
+    if order.workers:
+        held = order.end - order.begin
+        pieces = read_ahead(
+            pictures, order, workers=order.workers, length=order.piece, held=held, should_stop=should_stop
+        )
     with contextlib.ExitStack() as stack:
         ahead = None
         for first in itertools.count(order.start, order.batch_size):
-            read = [next(pieces) for _ in range(order.pieces_per_batch)]
+            read: list[Read] = []
+            while len(read) < order.pieces_per_batch:
+                if (piece := next(pieces)) is None:
+                    yield None
+                else:
+                    read.append(piece)
             images = torch.cat([piece.images for piece in read])  # (B, 3, S, S)
             if flip:
                 turned = mirrored(order.seed, first + order.begin, len(images))
@@ -166,58 +183,13 @@ def _batches(pictures: PictureSet, order: _Order, flip: bool) -> Generator[Batch
             yield Batch(images, labels, first, tuple(name for piece in read for name in piece.unreadable))
 
 
-class _Reader(Dataset["Read | SpherectlError"]):
-    """Pieces for worker processes. Errors travel as values: the loader would turn them into a page of traceback."""
-
-    def __init__(self, pictures: PictureSet) -> None:
-        self._pictures = pictures
-
-    def __getitems__(self, numbers: list[int]) -> Read | SpherectlError:
-        try:
-            return self._pictures.read(numbers)
-        except SpherectlError as error:
-            return error
-
-
-def _read_ahead(pictures: PictureSet, order: _Order) -> Iterator[Read]:
-    loader = DataLoader(
-        _Reader(pictures),
-        batch_sampler=order,
-        num_workers=order.workers,
-        collate_fn=_as_read,
-        worker_init_fn=_leave_signals_to_parent,
-        generator=torch.Generator(),  # else it would draw from, and so change, the process's global generator
-    )
-    try:
-        for piece in loader:
-            if isinstance(piece, SpherectlError):
-                raise piece
-            yield piece
-    except (RuntimeError, OSError, EOFError) as error:
-        # The loader's own word for a dead worker, or what comes of asking one for the memory that it shared.
-        if str(error).startswith("Caught "):  # an exception in a living worker: a mistake in the program
-            raise
-        raise SpherectlError(
-            f"A process that reads pictures was killed ({' '.join(str(error).split()).rstrip('.')}).",
-            "Usually memory, or shared memory in a container, ran out: --set data.workers=0 reads without processes.",
-        ) from None
-
-
-def _as_read(piece: Any) -> Any:
-    return piece
-
-
-def _leave_signals_to_parent(_worker: int) -> None:
-    """Ctrl-C, SIGTERM and Slurm's warning reach all processes; the loop still wants its batch before it saves."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):  # Windows has no SIGUSR1
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def _worker_count(workers: int | Literal["auto"], pictures: PictureSet) -> int:
-    if pictures.in_memory:
-        return 0
-    if workers != "auto":
-        return workers
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, _MOST_WORKERS)
+def _refuse_more_than_memory(images: int, image_size: int) -> None:
+    """A batch that alone is larger than this machine's memory is told before anything of its size is made."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else math.inf
+    needed = images * 3 * image_size**2
+    if needed > memory:
+        raise UsageError(
+            f"A batch of {images:,} images of {image_size} px has {needed / 1e9:,.1f} GB of pixels; this machine has "
+            f"{memory / 1e9:,.1f} GB of memory.",
+            "Use a smaller batch: --set run.batch_size=256.",
+        )

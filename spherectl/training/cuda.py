@@ -37,24 +37,29 @@ def tf32(device: torch.device, dtype: str) -> Iterator[None]:
             setting.fp32_precision = value
 
 
-def sent(batches: Generator[Batch], device: torch.device) -> Generator[Batch]:
+def sent(batches: Generator[Batch | None], device: torch.device) -> Generator[Batch | None]:
     """The same batches on a device.
 
     For CUDA a thread reads the next batch into pinned memory meanwhile, from where the copy waits for nothing: the CPU
     goes on to queue the step.
 
     Args:
-        batches: endless; closed with this.
+        batches: endless; closed with this. None stays None.
         device: where they go.
     """
     ahead = device.type == "cuda"
     with contextlib.closing(_one_ahead(batches, _pinned) if ahead else batches) as source:
         for batch in source:
+            if batch is None:
+                yield None
+                continue
             images, labels = (part.to(device, non_blocking=ahead) for part in (batch.images, batch.labels))
             yield batch._replace(images=images, labels=labels)
 
 
-def _pinned(batch: Batch) -> Batch:
+def _pinned(batch: Batch | None) -> Batch | None:
+    if batch is None:
+        return None
     return batch._replace(images=batch.images.pin_memory(), labels=batch.labels.pin_memory())
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from spherectl.data.datasets import PictureSet
 from spherectl.data.order import training_batches
 from spherectl.data.unreadable import Tally
+from spherectl.data.workers import lost_worker
 from spherectl.errors import TrainingError
 from spherectl.fetch import Progress
 from spherectl.images import save_png
@@ -97,7 +98,8 @@ def train(
         parent: hash of that model.
         on_step: called with each step's metrics.
         fetching: called with bytes done and bytes in all while networks of the loss are fetched.
-        should_stop: asked in each step; True in any process saves and returns.
+        should_stop: asked in each step, and while a single process waits for images; True in any process saves and
+            returns.
 
     Raises:
         TrainingError: a loss that is not finite (nothing has moved), or a folder another process holds.
@@ -124,6 +126,8 @@ def train(
         try:
             finished = training.loop(on_step or (lambda _: None), should_stop)
         except RuntimeError as error:
+            if (killed := lost_worker(error)) is not None:
+                raise killed from None
             if processes.world > 1 and re.search("gloo|NCCL|[Cc]onnection", str(error)):
                 raise lost(error) from None
             raise
@@ -185,6 +189,8 @@ class _Training:
                 flip=recipe.data.flip,
                 workers=recipe.data.workers,
                 share=self.gradient.share,
+                # Of several processes each is waited for in every step, so that one alone cannot leave it out.
+                should_stop=should_stop if self.processes.world == 1 else lambda: False,
             ),
             self.device,
         )
@@ -200,6 +206,10 @@ class _Training:
             while counts.step < self.steps:
                 step_began = time.monotonic()
                 pictures = next(batches)
+                if pictures is None:  # stopped while it waited
+                    if counts.step:
+                        self.save()
+                    break
                 waited_s = time.monotonic() - step_began
                 sums, norm = self.gradient(pictures.images, pictures.labels, counts.images_seen, counts.loss_scale)
                 told = self.told(sums, norm, should_stop(), len(pictures.unreadable))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spherectl.data import order
+from spherectl.data import order, workers
 from spherectl.data.datasets import MemoryPictures, open_dataset
 from spherectl.data.order import Batch, mirrored, picture_numbers, training_batches
 from spherectl.errors import FileError, SpherectlError, UsageError
@@ -117,8 +117,8 @@ def test_workers_change_nothing(pictures, batch_size, start):
     # 70 is cut into pieces of 32, 32 and 6 by two workers, and into 32, 32, 6 by one; 7 into 4 and 3.
     options = {"seed": SEED, "batch_size": batch_size, "start_image": start}
     alone = take(pictures, 5, workers=0, **options)
-    for workers in (1, 2):
-        assert_same(take(pictures, 5, workers=workers, **options), alone)
+    for count in (1, 2):
+        assert_same(take(pictures, 5, workers=count, **options), alone)
 
 
 def test_resuming_is_going_on(pictures):
@@ -166,10 +166,10 @@ def test_by_shards_an_epoch_shows_every_picture_once_and_few_shards_at_a_time(sh
 
 
 def test_sets_in_memory_start_no_workers(monkeypatch):
-    monkeypatch.setattr(order, "DataLoader", None)
+    monkeypatch.setattr(workers, "DataLoader", None)
     pictures = open_dataset(DataSpec(kind="fashion-mnist", fit="pad"), 32, root=EXCERPT)
-    for workers in ("auto", 2):
-        batch = take(pictures, 1, seed=0, batch_size=5, flip=False, workers=workers)[0]
+    for count in ("auto", 2):
+        batch = take(pictures, 1, seed=0, batch_size=5, flip=False, workers=count)[0]
         numbers = picture_numbers(0, 0, 5, 300)
         assert torch.equal(batch.images, pictures.gather(numbers))
         assert torch.equal(batch.labels, pictures.labels[numbers])
@@ -178,11 +178,11 @@ def test_sets_in_memory_start_no_workers(monkeypatch):
 def test_auto_is_one_worker_a_core_and_at_most_eight(pictures, monkeypatch):
     for cores, expected in ((1, 1), (3, 3), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cores=cores: set(range(cores)), raising=False)
-        assert order._worker_count("auto", pictures) == expected
-    assert order._worker_count(11, pictures) == 11
+        assert workers.worker_count("auto", pictures) == expected
+    assert workers.worker_count(11, pictures) == 11
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert order._worker_count("auto", pictures) == 2
+    assert workers.worker_count("auto", pictures) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])

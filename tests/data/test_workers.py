@@ -1,0 +1,178 @@
+"""Worker processes against reading without: where shared memory is full, where one hangs, where one is killed."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from spherectl.data import workers
+from spherectl.data.order import training_batches
+from spherectl.data.pictures import DecodedPictures
+from spherectl.errors import SpherectlError, UsageError
+
+N, SIZE = 50, 64
+
+
+class Made(DecodedPictures):
+    """Image i is of the one grey i; image 13 may never come."""
+
+    hangs = False
+
+    def where(self, index: int) -> str:
+        return f"image {index}"
+
+    def load(self, index: int) -> Image.Image:
+        if self.hangs and index == 13:
+            time.sleep(3600)
+        return Image.new("RGB", (SIZE, SIZE), (index, index, index))
+
+    def _contents(self) -> Iterator[bytes]:
+        yield b""
+
+
+def made(*, hangs: bool = False) -> Made:
+    pictures = Made(name="made", root=Path(), class_names=(), labels=torch.arange(N) % 3, licence="", image_size=SIZE)
+    pictures.hangs = hangs
+    return pictures
+
+
+def take(count: int, **options: int) -> list[torch.Tensor]:
+    batches = training_batches(made(), seed=1, batch_size=20, **options)
+    taken = [batch for batch in itertools.islice(batches, count) if batch is not None]
+    batches.close()
+    return [torch.cat((batch.images.flatten(1), batch.labels[:, None]), 1) for batch in taken]
+
+
+def assert_as_without(count: int = 8) -> None:
+    for ours, alone in zip(take(count, workers=2), take(count, workers=0), strict=True):
+        assert torch.equal(ours, alone)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("shares", [True, False])
+def test_images_are_the_same_with_and_without_shared_memory(shares, monkeypatch):
+    monkeypatch.setattr(workers, "_shared_memory_holds", lambda *_: shares)
+    if not shares:  # a worker that asked for it would be gone
+        monkeypatch.setattr(torch.Tensor, "share_memory_", lambda _: os._exit(1))
+    assert_as_without()
+
+
+@pytest.mark.fast
+def test_shared_memory_that_fills_up_later_is_left_alone(monkeypatch):
+    def refuse(_tensor):
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space left on device (28)"
+        )
+
+    monkeypatch.setattr(workers, "_shared_memory_holds", lambda *_: True)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refuse)
+    assert_as_without()
+
+
+@pytest.mark.fast
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory has no folder here")
+def test_a_containers_shared_memory_is_measured(monkeypatch):
+    """64 MB hold what 2 workers have on their way at 256 px, but not what 8 have, or 2 in each of 8 processes."""
+    found = os.statvfs("/dev/shm")
+    free = os.statvfs_result((*found[:1], 4096, *found[2:4], (64 << 20) // 4096, *found[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: free)
+    assert workers._shared_memory_holds(2 * 2 * 32 + 128, 256)
+    assert not workers._shared_memory_holds(2 * 8 * 32 + 256, 256)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert not workers._shared_memory_holds(2 * 2 * 32 + 128, 256)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a file system of its own needs Linux")
+def test_a_container_with_little_shared_memory_reads_on_and_leaves_nothing_there(tmp_path):
+    """60 images of 12 kB are on their way."""
+    script = tmp_path / "read.py"
+    script.write_text(
+        f"import os, sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        "import test_workers\ntest_workers.assert_as_without()\nprint('left', os.listdir('/dev/shm'))\n"
+    )
+    mounted = f"mount -t tmpfs -o size=512k tmpfs /dev/shm && exec {sys.executable} {script}"
+    command = ["unshare", "--mount", "sh", "-c", mounted]
+    if subprocess.run([*command[:2], "mount", "-t", "tmpfs", "tmpfs", "/mnt"], capture_output=True).returncode:  # noqa: PLW1510
+        pytest.skip("only root may mount a file system here")
+    root = Path(__file__).resolve().parents[2]
+    ended = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert (ended.stdout, ended.returncode) == ("left []\n", 0), ended.stderr
+    assert ended.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_stop_is_heard_while_images_do_not_come_and_the_hanging_worker_ends():
+    others = set(multiprocessing.active_children())
+    stopped: list[bool] = []
+    batches = training_batches(made(hangs=True), seed=1, batch_size=20, workers=1, should_stop=lambda: bool(stopped))
+    ours: set[multiprocessing.process.BaseProcess] = set()
+    began = time.monotonic()
+    for batch in batches:
+        ours = ours or set(multiprocessing.active_children()) - others
+        stopped.append(True)
+        if batch is None:
+            break
+    assert time.monotonic() - began < 10
+    assert len(ours) == 1
+    batches.close()
+    (worker,) = ours
+    worker.join(timeout=10)
+    assert not worker.is_alive()
+
+
+@pytest.mark.fast
+def test_the_end_of_a_worker_is_told_from_other_errors():
+    killed = workers.lost_worker(RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. "))
+    assert isinstance(killed, SpherectlError)
+    assert killed.message == (
+        "A process that reads pictures was killed (DataLoader worker (pid 77) is killed by signal: Killed)."
+    )
+    assert workers.lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+
+
+@pytest.mark.fast
+def test_workers_that_cannot_be_started_are_a_sentence(monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")  # semaphores are in shared memory too
+
+    monkeypatch.setattr(workers, "_started", refuse)
+    with pytest.raises(SpherectlError, match=r"Cannot start processes that read pictures .*No space left") as caught:
+        take(1, workers=1)
+    assert "data.workers=0" in caught.value.hint
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("count", [-1, 257, 10**6])
+def test_more_workers_than_any_machine_uses_are_refused(count):
+    with pytest.raises(UsageError, match="Expected 0 to 256 workers"):
+        training_batches(made(), seed=0, batch_size=4, workers=count)
+
+
+@pytest.mark.fast
+@pytest.mark.skipif(not hasattr(os, "sysconf"), reason="the memory's size is not told here")
+def test_a_batch_larger_than_the_memory_is_refused_before_it_is_made():
+    began = time.monotonic()
+    with pytest.raises(
+        UsageError, match=r"A batch of 1,000,000,000,000 images of 64 px has 12,288,000\.0 GB of pixels"
+    ):
+        training_batches(made(), seed=0, batch_size=10**12)
+    assert time.monotonic() - began < 1
