@@ -5,8 +5,8 @@ Nothing is overwritten but what was named: a name made here is claimed first, so
 
 from __future__ import annotations
 
+import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from spherectl.api import Generated
 from spherectl.data.transforms import to_uint8
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import UsageError
 from spherectl.files import claimed
 from spherectl.images import grid, save_npz, save_png
+from spherectl.places import check_writable
 
 ONE_ROW = 20  # so many classes still stand side by side in a grid
 PARALLEL_PICTURES = 2  # threads that compress PNGs beside the sampling
@@ -54,23 +55,11 @@ def check_target(out: Path) -> None:
         UsageError: the suffix means nothing here, or the name is taken by something else.
         FileError: no file can be made there.
     """
-    is_file = kind(out) is not Kind.FOLDER
-    if is_file and out.is_dir():
-        raise UsageError(f"{out} is a folder; a file of that name cannot be written.")
-    if not is_file and not out.is_dir() and re.fullmatch(_OTHER_FILES, out.suffix):
+    is_folder = kind(out) is Kind.FOLDER
+    new = not out.suffix or not os.path.isdir(out)  # noqa: PTH112 - Path.is_dir raises for some names
+    if is_folder and new and re.fullmatch(_OTHER_FILES, out.suffix):
         raise UsageError(f"Expected a .png (a grid), an .npz (arrays) or a folder to write to, got {out}.")
-    place = (out.parent if is_file else out).absolute()
-    existing = next(folder for folder in (place, *place.parents) if folder.exists())
-    if not existing.is_dir():
-        raise UsageError(f"Cannot write {out}: {existing} is a file, not a folder.")
-    try:
-        # Asking for permissions is not enough: a superuser has them all, also where nothing can be written.
-        with tempfile.TemporaryFile(dir=existing):
-            pass
-    except OSError as error:
-        raise FileError(
-            f"Cannot write {out}: no file can be made in {existing} ({error.strerror}).", "Choose another place."
-        ) from None
+    check_writable(out, folder=is_folder)
 
 
 @dataclass(frozen=True)

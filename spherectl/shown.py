@@ -116,9 +116,10 @@ def sentence(text: str) -> str:
     return shortened(text, MAX_SENTENCE)
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, *, ascii_only: bool = False) -> str:
     """A JSON document of several lines, keys in the order given, whose strings are safe to print.
 
-    A reader gets back the strings as they were: JSON's own escapes stand for control characters.
+    A reader gets back the strings as they were: JSON's own escapes stand for control characters, and with `ascii_only`
+    for all that is not ASCII.
     """
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str).translate(_JSON_ESCAPES)
+    return json.dumps(value, indent=2, ensure_ascii=ascii_only, default=str).translate(_JSON_ESCAPES)

@@ -10,10 +10,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperArgument, TyperGroup, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from spherectl.cli import (
     console,
@@ -28,9 +29,11 @@ from spherectl.cli import (
     recipes,
     restore,
     sample,
+    streams,
     train,
     zoo,
 )
+from spherectl.places import place
 
 COMPLETE = "_SPHERECTL_COMPLETE"  # set by the shell when it asks for completions
 ORDER = (
@@ -65,6 +68,26 @@ class Group(TyperGroup):
         return params
 
 
+class Command(TyperCommand):
+    """A command whose paths are those of `places.place`, whatever the option."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Arguments that are left over; paths are made of what was typed, of which a Path would lose half."""
+        typed = {} if ctx.resilient_parsing else self.make_parser(ctx).parse_args(args=list(args))[0]
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            name, what = (
+                parameter.name or "",
+                parameter.opts[0] if parameter.param_type_name == "option" else "The path",
+            )
+            value = ctx.params.get(name)
+            if isinstance(value, Path) and name in typed:
+                ctx.params[name] = place(typed[name], what)
+            elif isinstance(value, list) and any(isinstance(one, Path) for one in value):
+                ctx.params[name] = [place(one, what) for one in typed[name]]
+        return rest
+
+
 class Root(Group):
     """The group of all commands; every way out of a command passes its `main`."""
 
@@ -83,6 +106,13 @@ class Root(Group):
     ) -> NoReturn:
         """Run a command line and exit: with its code, or with that of the error it ended by."""
         given, debug = _take_debug(sys.argv[1:] if args is None else list(args))
+        with streams.prepared(debug=debug):
+            sys.exit(self._run(given, debug, complete_var, windows_expand_args, extra))
+
+    def _run(
+        self, given: list[str], debug: bool, complete_var: str | None, windows_expand_args: bool, extra: dict[str, Any]
+    ) -> int:
+        """The command line's exit code, once everything is told."""
         try:
             with _raw_values() if COMPLETE in os.environ else contextlib.nullcontext():
                 result = super().main(
@@ -95,8 +125,8 @@ class Root(Group):
                 )
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, a sentence tells it
-            sys.exit(console.report(error, debug=debug))
-        sys.exit(result if isinstance(result, int) else 0)
+            return console.report(error, debug=debug)
+        return result if isinstance(result, int) else 0
 
 
 app = typer.Typer(
@@ -139,6 +169,9 @@ app.add_typer(zoo.app, name="zoo", cls=Group)
 app.add_typer(recipes.app, name="recipes", cls=Group)
 app.add_typer(features.app, name="features", cls=Group)
 app.command()(doctor.doctor)
+for commands in (app, plot.app, zoo.app, recipes.app, features.app):
+    for one in commands.registered_commands:
+        one.cls = Command
 
 
 def main() -> None:

@@ -7,19 +7,22 @@ in the world, 130 for Ctrl-C.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
-import json
 import os
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from spherectl.errors import ElsewhereError, SpherectlError
+from spherectl.cli import streams
+from spherectl.errors import ElsewhereError, FileError, SpherectlError
+from spherectl.shown import json_text, printable, sentence, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 QUIET_S = 2.0  # what takes less shows no bar
 WIDE = 10_000  # columns of a pipe or file: whole lines, however long, not lines cut to a screen
 LINE_EVERY_S = 30.0  # without a terminal, a line of text so often
+MAX_MESSAGE = 400  # characters of a message that is not our own
+MAX_TRACEBACK = 100_000  # characters
 
 
 def say(text: str) -> None:
@@ -35,23 +40,49 @@ def say(text: str) -> None:
     _stderr().print(_plain(text), soft_wrap=True)
 
 
-def show(result: RenderableType) -> None:
-    """A result on stdout: a line of text as it is, or something rich draws, such as a table."""
-    console = _stdout()
-    if isinstance(result, str):
-        console.print(_plain(result), soft_wrap=True)
-    else:
-        console.print(result)
+def show(text: str) -> None:
+    """A result on stdout: one line, control characters visible."""
+    _write(f"{printable(text)}\n")
+
+
+def show_file(path: Path) -> None:
+    """The name of a file that is written. The result is the file: that nobody reads its name is no error."""
+    try:
+        show(str(path))
+    except (FileError, BrokenPipeError):
+        _drop_unwritable()
+
+
+def show_document(text: str) -> None:
+    """A text of several lines on stdout, as it is but for control characters."""
+    _write(printable(text.replace("\r\n", "\n"), lines=True))
+
+
+def show_markdown(text: str) -> None:
+    """A card: laid out for a person's screen, as it is written for everything else."""
+    if not is_terminal():
+        show_document(text)
+        return
+    from rich.markdown import Markdown
+
+    with _told():
+        _stdout().print(Markdown(printable(text.replace("\r\n", "\n"), lines=True)))
 
 
 def show_json(result: Any) -> None:
     """A result on stdout for machines: one JSON document, keys in the order given."""
-    sys.stdout.write(json.dumps(result, indent=2, ensure_ascii=False, default=str) + "\n")
+    text = json_text(result)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json_text(result, ascii_only=True)
+    _write(f"{text}\n")
 
 
 def show_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
     """A table on stdout: the keys of the rows are its heads; columns named in `right` are aligned right."""
-    _stdout().print(_table(rows, right))
+    with _told():
+        _stdout().print(_table(rows, right))
 
 
 def say_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
@@ -64,10 +95,41 @@ def _table(rows: list[dict[str, str]], right: tuple[str, ...]) -> RenderableType
 
     table = Table(box=None, header_style="bold", pad_edge=False)
     for number, head in enumerate(rows[0] if rows else ()):
-        table.add_column(head, justify="right" if head in right else "left", overflow="fold", no_wrap=number == 0)
+        table.add_column(
+            _cell(head), justify="right" if head in right else "left", overflow="fold", no_wrap=number == 0
+        )
     for row in rows:
-        table.add_row(*(_plain(cell) for cell in row.values()))
+        table.add_row(*(_cell(cell) for cell in row.values()))
     return table
+
+
+def _cell(text: str) -> RenderableType:
+    return _plain(shortened(text, MAX_MESSAGE))
+
+
+def _write(text: str) -> None:
+    """Text that is safe to show, on stdout, at once."""
+    if not _stdout().quiet:
+        with _told():
+            sys.stdout.write(text)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """What the body writes to stdout is there afterwards.
+
+    Raises:
+        BrokenPipeError: the reader went away.
+        FileError: it cannot be written.
+    """
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
+        raise FileError(f"Cannot write the result to stdout: {reason}.") from None
 
 
 @contextlib.contextmanager
@@ -102,12 +164,12 @@ def report(error: BaseException, *, debug: bool) -> int:
         return 130
     if isinstance(error, ElsewhereError):
         return error.exit_code
-    if isinstance(error, OSError):
-        _drop_unwritable()
+    _drop_unwritable()
     if isinstance(error, BrokenPipeError):
         return 1  # the reader went away, as `head` does
     if debug:
-        traceback.print_exception(error)
+        where = shortened("".join(traceback.format_exception(error)), MAX_TRACEBACK)
+        _stderr().print(_plain(where.rstrip(), lines=True), soft_wrap=True)
     message, hint, code = _explain(error)
     if message:
         _stderr().print(_labelled("error", "bold red", message), soft_wrap=True)
@@ -143,7 +205,7 @@ class Bar:
     """Progress of one task: a bar on a terminal, now and then a line elsewhere. Made by `progress`."""
 
     def __init__(self, label: str, total: int | None, unit: str) -> None:
-        self._label, self._unit = label, unit
+        self._label, self._unit = shortened(printable(label)), unit
         self._done, self._total, self._note = 0, total, ""
         self._lock = threading.Lock()
         self._ended = False
@@ -159,10 +221,10 @@ class Bar:
             note: a word on how it goes.
         """
         with self._lock:
-            self._done, self._total, self._note = done, total or self._total, note
+            self._done, self._total, self._note = done, total or self._total, printable(note)
             if self._rich is not None:
                 self._rich.update(
-                    self._rich.task_ids[0], completed=done, total=self._total, amount=self._amount(), note=note
+                    self._rich.task_ids[0], completed=done, total=self._total, amount=self._amount(), note=self._note
                 )
             elif not _stderr().is_terminal and time.monotonic() >= self._next_line:
                 self._next_line = time.monotonic() + LINE_EVERY_S
@@ -183,7 +245,9 @@ class Bar:
                 text("{task.fields[note]}"),
                 TimeRemainingColumn(),
             )
-            self._rich = Progress(*columns, console=_stderr(), transient=True)
+            self._rich = Progress(
+                *columns, console=_stderr(), transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self._rich.add_task(
                 self._label, completed=self._done, total=self._total, amount=self._amount(), note=self._note
             )
@@ -211,10 +275,10 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
         return error.message, error.hint, error.exit_code
     if isinstance(error, typer.TyperException):
         # Typer's own, about options and arguments. Its message is empty where it has shown the help instead.
-        message = " ".join(error.format_message().split())
+        message = error.format_message()
         context = getattr(error, "ctx", None)
         return (
-            _sentence(message),
+            _ended(message),
             f"See `{context.command_path} --help`." if context and message else "",
             error.exit_code,
         )
@@ -223,48 +287,67 @@ def _explain(error: BaseException) -> tuple[str, str, int]:
     if _is_out_of_memory(error):
         return "There is not enough memory for this.", "A smaller --batch, or a smaller model.", 1
     if isinstance(error, OSError) and error.strerror:
-        return _sentence(f"{error.strerror}: {error.filename}" if error.filename else error.strerror), "", 1
-    what = " ".join(f"{type(error).__name__}: {error}".split())
-    return _sentence(f"Unexpected error: {what}"), "Run again with --debug to see where it happened.", 1
+        reason = error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"
+        return _ended(reason), "", 1
+    if (full := _no_room(error)) is not None:
+        return _ended(full), "Make room, or choose another place.", 1
+    return (
+        _ended(f"Unexpected error: {type(error).__name__}: {error}"),
+        "Run again with --debug to see where it happened.",
+        1,
+    )
 
 
 def _drop_unwritable() -> None:
     """Let go of what stdout cannot take (a full disk, a closed pipe), which would fail again when Python ends."""
     try:
         sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            streams.let_go(sys.stdout)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Python's error, or one of torch's, which is no class of its own on CPUs."""
+    """Python's error, or one of torch's and other libraries', which is no class of its own on CPUs."""
     named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    said = ("can't allocate memory", "not enough memory", "std::bad_alloc")
+    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
 
 
-def _sentence(text: str) -> str:
+def _no_room(error: BaseException) -> str | None:
+    """The system's own words, where a library wraps them in an error of its own: no room, or too few threads."""
+    text = shortened(str(error), 10_000)
+    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+        if os.strerror(number) in text:
+            return os.strerror(number)
+    return "The system starts no more threads" if "can't start new thread" in text else None
+
+
+def _ended(text: str) -> str:
+    """A message of anybody on one line, as a sentence."""
+    text = sentence(shortened(" ".join(text.split()), MAX_MESSAGE))
     return text if not text or text.endswith((".", "!", "?")) else f"{text}."
 
 
-def _plain(text: str) -> RenderableType:
+def _plain(text: str, *, lines: bool = False) -> RenderableType:
     """Text that rich draws as it is: square brackets are not markup, numbers are not coloured."""
     from rich.text import Text
 
-    return Text(text)
+    return Text(printable(text, lines=lines))
 
 
 def _labelled(label: str, style: str, text: str) -> RenderableType:
     from rich.text import Text
 
-    return Text.assemble((f"{label}:", style), f" {text}")
+    return Text.assemble((f"{label}:", style), f" {printable(text)}")
 
 
 def _stdout() -> Console:
-    return _console(getattr(sys.stdout, "rich_proxied_file", sys.stdout))
+    return _console(sys.stdout)
 
 
 def _stderr() -> Console:
-    return _console(getattr(sys.stderr, "rich_proxied_file", sys.stderr))
+    return _console(getattr(sys.stderr, "own", sys.stderr))
 
 
 @functools.lru_cache(maxsize=2)

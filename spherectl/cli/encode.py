@@ -67,7 +67,7 @@ def encode(
     if as_json:
         console.show_json({"out": str(out), "images": len(files), "model": loaded.name, "sha256": loaded.sha256})
     else:
-        console.show(str(out))
+        console.show_file(out)
 
 
 def decode(
@@ -133,4 +133,4 @@ def decode(
     if as_json:
         console.show_json({"out": str(target), "files": files, "model": model.name, "sha256": model.sha256})
     else:
-        console.show(str(target))
+        console.show_file(target)

@@ -240,7 +240,8 @@ def _show(report: Report) -> None:
         console.show("")
         console.show_rows(rows, right=tuple(set(rows[0]) - {"model", "noise", "class", "pictures", "of", "score"}))
     for name, copies in report.memorisation.items():
-        console.show(f"\n{name}: {copies.sentence()}")
+        console.show("")
+        console.show(f"{name}: {copies.sentence()}")
     for note in report.notes:
         console.say(f"note: {note}")
 

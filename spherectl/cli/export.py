@@ -227,7 +227,7 @@ def export(
                 bar(len(rows))
             console.say(f"{written.path.name}: {size / 1e6:.1f} MB, {written.difference.sentence()}")
             if not as_json:
-                console.show(str(written.path))
+                console.show_file(written.path)
     if form.then:
         console.say(form.then.format(out=shlex.quote(str(target))))
     if as_json:

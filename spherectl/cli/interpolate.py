@@ -113,7 +113,7 @@ def interpolate(
     if as_json:
         console.show_json({"out": str(target), "frames": len(pixels), "model": loaded.name, "sha256": loaded.sha256})
     else:
-        console.show(str(target))
+        console.show_file(target)
 
 
 def _numbers(text: str) -> list[int]:

@@ -152,4 +152,4 @@ def tell(model: Model, written: list[Path], facts: dict[str, Any], *, as_json: b
         console.show_json({"out": [str(path) for path in written], **told})
     else:
         for path in written:
-            console.show(str(path))
+            console.show_file(path)

@@ -79,7 +79,7 @@ def training(
     curves = plots.read_curves([plots.find_run(run, folder) for run in runs])
     with asked_or_claimed(out, "training") as target:
         plots.plot_training(curves, target, x=x.value, smooth=smooth)
-    console.show(str(target))
+    console.show_file(target)
 
 
 @app.command()
@@ -143,4 +143,4 @@ def samples(
     picture = sample_rows(loaded, rows, count, seed=seed, solver=solver.value, guidance=guidance)
     with asked_or_claimed(out, f"{loaded.name}-samples") as target:
         save_png(target, picture, None)
-    console.show(str(target))
+    console.show_file(target)

@@ -95,7 +95,9 @@ def uniformity(
     if training:
         console.show("")
         console.show_rows(plots.training_rows(training))
-    console.show(f"\n{target}\n{page}")
+    console.show("")
+    console.show_file(target)
+    console.show_file(page)
 
 
 def posterior_hole(
@@ -184,7 +186,7 @@ def posterior_hole(
         for row in found
     ]
     console.show_rows(told, right=("count",))
-    console.show(str(target))
+    console.show_file(target)
 
 
 def _distance(row: dict[str, Any]) -> str:

@@ -63,7 +63,7 @@ def show(name: Recipe) -> None:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"Cannot read the recipe {path}: {error}.") from None
-    typer.echo(text, nl=False)
+    console.show_document(text)
 
 
 @app.command()

@@ -71,7 +71,7 @@ def remake(
     if as_json:
         console.show_json({"out": str(target), "largest_difference": difference})
     else:
-        console.show(str(target))
+        console.show_file(target)
 
 
 def _find_drawer(made: Provenance, settings: Settings) -> Found:
@@ -117,12 +117,11 @@ def _candidates(name: str, settings: Settings) -> Iterator[Found]:
 
 def _largest_difference(like: Path, pixels: Tensor) -> int | None:
     """In levels of 255, between the file and (3, H, W) pixels; None where their sizes differ."""
-    import numpy as np
-    import torch
-    from PIL import Image
+    from spherectl.data.decode import open_image
+    from spherectl.data.transforms import as_tensor
 
-    with Image.open(like) as file:
-        before = torch.from_numpy(np.asarray(file.convert("RGB")).copy()).permute(2, 0, 1)  # (3, H, W)
+    with open_image(like) as picture:
+        before = as_tensor(picture.convert("RGB"))  # (3, H, W)
     return int((before.int() - pixels.int()).abs().max()) if before.shape == pixels.shape else None
 
 

@@ -217,7 +217,7 @@ def sample(
     if as_json:
         console.show_json({"out": str(target), "files": files, **facts})
     else:
-        console.show(str(target))
+        console.show_file(target)
 
 
 def _refuse_beside(ctx: typer.Context, option: str, *more: str, why: str) -> None:

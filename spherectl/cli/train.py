@@ -212,7 +212,7 @@ def _tell_end(outcome: Outcome, kind: str, settings: Settings) -> None:
     elif outcome.finished:
         option = "" if _is_picked(outcome.run.model, settings) else f" --model {shlex.quote(str(path))}"
         console.say(f"draw images with it: spherectl sample{option}")
-    console.show(str(outcome.run.model))
+    console.show_file(outcome.run.model)
 
 
 def _is_picked(model: Path, settings: Settings) -> bool:

@@ -103,7 +103,7 @@ def show(name: NameOrHub, as_json: options.Json = False) -> None:
             console.show(f"{key}: {_text(value)}")
     if card:
         console.show("")
-        _show_markdown(card)
+        console.show_markdown(card)
 
 
 @app.command()
@@ -138,7 +138,7 @@ def fetch(
         if not zoo.needs_fetching(entry, settings):
             path = zoo.fetch(entry, settings)
             console.say(f"{name}: licence {entry.licence}")
-            console.show(str(path))
+            console.show_file(path)
             return
         parcel = parcels.find_parcel(entry, settings)
     may_ask = trust or not parcels.needs_trust(parcel, settings)  # else it is refused anyway
@@ -152,7 +152,7 @@ def fetch(
         path = converted(path, settings)
     revision = f", commit {parcel.revision[:12]}" if parcel.revision else ""
     console.say(f"{name}: licence {parcel.licence}{revision}")
-    console.show(str(path))
+    console.show_file(path)
 
 
 @app.command()
@@ -231,7 +231,7 @@ def add(
 
     entry = add_entry(model / MODEL_FILE if model.is_dir() else model, index, name=name, url=url, licence=licence)
     console.say(f"{entry.name}: added to {index}; the card {entry.card} waits for your words")
-    console.show(str(entry.card))
+    console.show_file(entry.card)
 
 
 def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
@@ -295,13 +295,3 @@ def _text(value: Any) -> str:
     if isinstance(value, dict):
         return " ".join(f"{key}={item}" for key, item in value.items())
     return str(value)
-
-
-def _show_markdown(text: str) -> None:
-    """A card: laid out for a person's screen, as it is written for everything else."""
-    from rich.markdown import Markdown
-
-    if console.is_terminal():
-        console.show(Markdown(text))
-    else:
-        typer.echo(text, nl=False)

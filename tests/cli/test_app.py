@@ -196,7 +196,10 @@ def test_a_full_disk_is_a_sentence(cli, arguments):
             text=True,
             check=False,
         )
-    assert (ended.returncode, ended.stderr) == (1, "error: No space left on device.\n")
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "error: Cannot write the result to stdout: No space left on device.\n",
+    )
 
 
 @pytest.mark.slow
