@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import email.utils
+import http.client
 import re
 import time
 from typing import Any
+
+from spherectl.shown import shortened
+
+MAX_REASON = 80  # characters of a server's or a library's own words
 
 BUSY = (408, 429, 500, 502, 503, 504)  # answers that mean "later", not "no"
 
@@ -17,7 +22,7 @@ def length_of(header: str) -> int:
 
 def content_range(header: str) -> tuple[int | None, int | None]:
     """First byte and whole length of "bytes 5-9/10" or "bytes */10"; None for what it does not say."""
-    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", header.strip())
+    match = re.fullmatch(r"bytes (?:(\d{1,18})-\d{1,18}|\*)/(\d{1,18}|\*)", header.strip())
     first, whole = match.groups() if match else (None, None)
     return int(first) if first else None, int(whole) if whole and whole != "*" else None
 
@@ -28,8 +33,19 @@ def retry_after(header: str) -> float | None:
         return float(header)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, TypeError, IndexError):  # the library's, for dates that are none
         return None
+
+
+def validator_of(headers: Any) -> str:
+    """What tells one state of a file from another: its ETag, else when it was changed; empty if neither is usable."""
+    etag, changed = str(headers.get("ETag", "")), str(headers.get("Last-Modified", ""))
+    return next((text for text in (etag, changed) if is_validator(text)), "")
+
+
+def is_validator(text: str) -> bool:
+    """Whether a text may be sent back as If-Range: a strong ETag or a date."""
+    return re.fullmatch(r'"[!#-~]{0,200}"|[A-Za-z]{3}, [A-Za-z0-9: ]{15,30}', text) is not None
 
 
 def may_pass(error: Any) -> bool:
@@ -48,7 +64,7 @@ def reason_of(error: Any) -> str:
     import requests
 
     if isinstance(error, requests.HTTPError) and error.response is not None:
-        return f"the server says {error.response.status_code} {error.response.reason}"
+        return f"the server says {error.response.status_code} {shortened(str(error.response.reason), MAX_REASON)}"
     if isinstance(error, requests.Timeout):
         return "no answer for too long"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
@@ -58,5 +74,17 @@ def reason_of(error: Any) -> str:
     if isinstance(error, requests.exceptions.SSLError):
         return "its certificate cannot be verified"
     if isinstance(error, requests.ConnectionError):
-        return "no answer for too long" if "Read timed out" in str(error) else "no connection"
-    return str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        if "Read timed out" in str(error):
+            return "no answer for too long"
+        return "the answer is not HTTP" if _is_no_http(error) else "no connection"
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return "a header of the request or the answer is not valid"  # it may hold a token
+    return shortened((str(error).splitlines() or [""])[0].rstrip("."), MAX_REASON) or type(error).__name__
+
+
+def _is_no_http(error: Any) -> bool:
+    """Whether something came, but no answer as HTTP has it."""
+    causes = [cause for outer in error.args for cause in getattr(outer, "args", ())]
+    return any(isinstance(cause, http.client.HTTPException) for cause in causes) and not any(
+        isinstance(cause, http.client.RemoteDisconnected) for cause in causes
+    )

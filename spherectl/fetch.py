@@ -9,10 +9,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
+from spherectl.addresses import check_url
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.files import file_hash
+from spherectl.files import MAX_DOCUMENT, file_hash, is_regular, read_text
 from spherectl.settings import Settings, load_settings, origin
-from spherectl.transfer import Downloader, Progress, RefusedError, check_url
+from spherectl.shown import quoted
+from spherectl.transfer import Downloader, Progress, RefusedError
 
 __all__ = [
     "ARCHIVE",
@@ -30,6 +32,8 @@ __all__ = [
 
 SHORTEST_HASH = 8  # digits; some publishers state no more
 WHOLE_HASH = 64
+DOCUMENT_S = 120  # seconds in which a text has to come
+MAX_PART = 200  # bytes of one part of a name; file systems take 255, and ours put words around it
 ARCHIVE = re.compile(r"\.(zip|7z|rar|tgz|tbz2?|txz|tar|(tar\.)?(gz|bz2|xz|zst))$", re.IGNORECASE)
 
 
@@ -51,7 +55,7 @@ def fetch_url(
         UsageError: an argument is not as described.
     """
     if len(sha256) < SHORTEST_HASH or not set(sha256) <= set(string.hexdigits.lower()):
-        raise UsageError(f"Cannot fetch {filename}: expected a SHA-256 in hexadecimal digits, got {sha256!r}.")
+        raise UsageError(f"Cannot fetch {filename}: expected a SHA-256 in hexadecimal digits, got {quoted(sha256)}.")
     return fetch_file([url], filename, sha256=sha256, progress=progress, settings=settings)
 
 
@@ -88,7 +92,7 @@ def fetch_file(
     if _is_right(path, sha256):
         return path
     if settings.offline:
-        state = "damaged" if path.is_file() else "missing"
+        state = "damaged" if is_regular(path) else "missing"
         raise SpherectlError(
             f"{path} is {state}, and it is not fetched because {origin('offline')} says to stay offline.",
             f"Where there is a network, download {urls[0]} and put it at {path}.",
@@ -109,7 +113,11 @@ def fetch_file(
 
 
 def fetch_text(
-    url: str, name: str, headers: Callable[[str], dict[str, str]] | None = None, size: int | None = None
+    url: str,
+    name: str,
+    headers: Callable[[str], dict[str, str]] | None = None,
+    size: int | None = None,
+    most: int = MAX_DOCUMENT,
 ) -> str:
     """A small text from the network, which is not kept; raises as `fetch_file` does.
 
@@ -118,17 +126,18 @@ def fetch_text(
         name: what errors call it.
         headers: of a request to an address, such as a token.
         size: bytes it must have, where that is known.
+        most: bytes it may have.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text"
-        Downloader(path, Path(name), headers=headers, size=size).gather(url)
+        Downloader(path, Path(name), headers=headers, size=size, most=most, within_s=DOCUMENT_S).gather(url)
         try:
-            return path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            raise FileError(f"What came from {url} is not text in UTF-8.") from None
+            return read_text(path, most)
+        except OSError as error:
+            raise FileError(f"What came from {url} is no text: {error.strerror}.") from None
 
 
-def download(url: str, temporary: Path, path: Path, progress: Progress | None = None) -> None:
+def download(url: str, temporary: Path, path: Path, progress: Progress | None = None, size: int | None = None) -> None:
     """Fetch `url` to `temporary`, trying again with growing waits where that can help.
 
     Args:
@@ -136,12 +145,13 @@ def download(url: str, temporary: Path, path: Path, progress: Progress | None = 
         temporary: is written; a connection that breaks off before the announced length is an error.
         path: what it will be called, for the error's hint.
         progress: called with bytes done and bytes in all.
+        size: bytes it must have, where that is known.
 
     Raises:
         RefusedError: the server says no.
-        SpherectlError: no answer, or a busy server, at every attempt.
+        SpherectlError: no answer, or a busy server, at every attempt; or what comes is too large or too slow.
     """
-    downloader = Downloader(temporary.with_name(f"{temporary.name}.part"), path, progress=progress)
+    downloader = Downloader(temporary.with_name(f"{temporary.name}.part"), path, size=size, progress=progress)
     try:
         downloader(url, str(temporary))
     except BaseException:
@@ -157,7 +167,9 @@ def check_relative(file: str) -> None:
     """
     path = PurePath(file)
     if not path.parts or path.is_absolute() or ".." in path.parts or "\\" in file or ":" in file:
-        raise ValueError(f"expected a path inside the folder, got {file!r}")
+        raise ValueError(f"expected a path inside the folder, got {quoted(file)}")
+    if not file.isprintable() or any(len(part.encode()) > MAX_PART for part in path.parts):
+        raise ValueError(f"expected a path that can be written, got {quoted(file)}")
 
 
 def refuse_archive(name: str) -> None:
@@ -167,7 +179,9 @@ def refuse_archive(name: str) -> None:
         ValueError: it does.
     """
     if found := ARCHIVE.search(name):
-        raise ValueError(f"archives ({found[0]}) are never unpacked here; expected the model itself, got {name!r}")
+        raise ValueError(
+            f"archives ({found[0]}) are never unpacked here; expected the model itself, got {quoted(name)}"
+        )
 
 
 def _fetch_first(urls: Sequence[str], path: Path, downloader: Downloader) -> None:
@@ -190,8 +204,8 @@ def _fetch_first(urls: Sequence[str], path: Path, downloader: Downloader) -> Non
 
 
 def _is_right(path: Path, sha256: str) -> bool:
-    if not path.is_file() or not sha256:
-        return path.is_file()
+    if not is_regular(path) or not sha256:
+        return is_regular(path)
     about = path.stat()
     return _hash_of(path, about.st_ino, about.st_size, about.st_mtime_ns).startswith(sha256)
 

@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from spherectl.answers import content_range, length_of, may_pass, reason_of, retry_after
+from spherectl.addresses import redirected
+from spherectl.answers import (
+    MAX_REASON,
+    content_range,
+    is_validator,
+    length_of,
+    may_pass,
+    reason_of,
+    retry_after,
+    validator_of,
+)
+from spherectl.documents import parse_json
 from spherectl.errors import FileError, SpherectlError
-from spherectl.files import file_hash
+from spherectl.files import file_hash, read_text
+from spherectl.shown import shortened
 
 # Called with bytes done and bytes in all (0 where the server does not say).
 Progress = Callable[[int, int], None]
 
 ATTEMPTS = 3  # in a row that bring no new byte, with waits of 1 and 2 seconds between
-TIMEOUT_S = 30  # without an answer from the server, or without another byte
+MIN_PROGRESS = 1 << 16  # bytes by which an attempt counts as one that brought something
 LONGEST_WAIT_S = 60  # that a server may ask for by Retry-After
 HOPS = 10  # redirections
-# Bytes written at once. What has come of a piece is lost when the connection breaks within it.
-PIECE = 1 << 16
+STARTS = 3  # of a file whose hash is wrong because states of it were joined
+MAX_FILE = 32 << 30  # bytes of a file whose size nobody states; the largest published checkpoints have a third of it
+MIN_FREE = 1 << 30  # bytes that such a file leaves on the disk, looked at each `LOOK` bytes
+LOOK = 16 << 20
+MIN_RATE = 1_000  # bytes a second on the average of `RATE_S` seconds; a modem brings 5,000
+RATE_S = 60
+MAX_NOTE = 1 << 16  # bytes of the note beside a part: an address and a mark
 
 
 class RefusedError(SpherectlError):
@@ -44,18 +61,6 @@ class MismatchError(SpherectlError):
     """What came is not the file that was expected; it was not kept."""
 
 
-def check_url(url: str) -> None:
-    """Refuse an address that is neither encrypted nor on this machine.
-
-    Raises:
-        ValueError: it is such an address.
-    """
-    parts = urllib.parse.urlsplit(url)
-    local = parts.scheme == "http" and parts.hostname in ("127.0.0.1", "localhost", "::1")
-    if not parts.hostname or not (parts.scheme == "https" or local):
-        raise ValueError(f"expected an https address, got {url!r}")
-
-
 class Downloader:
     """Fetches a file for pooch, which calls it with an address and the place where the file has to be afterwards.
 
@@ -67,6 +72,8 @@ class Downloader:
         path: what the file will be called, for errors.
         sha256: what it must have: 64 digits, the first of them, or none.
         size: bytes it must have; None where nobody knows.
+        most: bytes it may have then; None: `MAX_FILE`.
+        within_s: seconds in which all of it has to come, over all attempts.
         headers: of the request to an address, such as a token; asked again for each redirection.
         progress: called with bytes done and bytes in all.
     """
@@ -78,10 +85,13 @@ class Downloader:
         *,
         sha256: str = "",
         size: int | None = None,
+        most: int | None = None,
+        within_s: float = math.inf,
         headers: Callable[[str], dict[str, str]] | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.part, self.path, self.sha256, self.size = part, path, sha256, size
+        self.most, self.within_s, self._until = most or MAX_FILE, within_s, math.inf
         self._headers, self._progress = headers, progress
         self._note = part.with_name(f"{part.name}.json")
 
@@ -90,9 +100,9 @@ class Downloader:
 
         Raises:
             RefusedError: the server says no.
-            MismatchError: what came has another size or SHA-256.
+            MismatchError: what came has another size or SHA-256, or more bytes than any such file.
             FileError: the disk has no room for it.
-            SpherectlError: no answer, or a busy server, at every attempt.
+            SpherectlError: no answer, or a busy server, at every attempt; or it comes too slowly.
         """
         Path(output_file).unlink(missing_ok=True)  # pooch's empty file, which a killed process would leave behind
         self.gather(url)
@@ -105,14 +115,16 @@ class Downloader:
         """Bring the whole of `url` into the part; raises as the call does."""
         import requests
 
-        failures, furthest = 0, self._done()
+        failures, furthest, starts = 0, self._done(), 1
+        self._until = time.monotonic() + self.within_s
         while True:
             try:
                 at_once = self._attempt(url)
             except requests.RequestException as error:
-                furthest, before = max(furthest, self._done()), furthest
-                failures = 1 if furthest > before else failures + 1
-                if failures == ATTEMPTS or not may_pass(error):
+                failures += 1
+                if self._done() >= furthest + MIN_PROGRESS:
+                    furthest, failures = self._done(), 1
+                if failures == ATTEMPTS or not may_pass(error) or time.monotonic() > self._until:
                     self._tidy(url)
                     raise self._failed(url, error) from None
                 time.sleep(self._wait(url, error, failures))
@@ -123,13 +135,13 @@ class Downloader:
             if self._fits():
                 return
             self.drop()
-            if at_once:
+            if at_once or starts == STARTS:
                 raise MismatchError(
                     f"What came from {url} is not {self.path.name} as it is known: its SHA-256 does not begin with "
                     f"{self.sha256[:12]}, so it was not kept.",
                     "If the connection is to be trusted, the file was replaced: tell whoever offers it.",
                 )
-            failures, furthest = 0, 0  # two states of the file were joined: once more, from its start
+            failures, furthest, starts = 0, 0, starts + 1  # two states of the file were joined: from its start
 
     def drop(self) -> None:
         """Forget what has come."""
@@ -139,6 +151,8 @@ class Downloader:
     def _attempt(self, url: str) -> bool:
         """Fetch what is missing; returns whether that was everything, so that nothing old is in the file."""
         import requests
+
+        from spherectl.connections import pieces
 
         have = self._done() if self._may_continue(url) else 0
         with self._opened(url, have) as response:
@@ -151,28 +165,45 @@ class Downloader:
                 return self._attempt(url)
             if status != 200 and not (have and status == 206):
                 raise requests.RequestException(f"the server answers {status} to a request for the whole file")
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding.strip().lower() != "identity":
+                raise RefusedError(
+                    f"Cannot fetch {self.path.name} from {url}: the server sends it compressed "
+                    f"({shortened(encoding, MAX_REASON)}), which was not asked for."
+                )
             start = have if status == 206 else 0
-            encoded = "Content-Encoding" in response.headers  # then the length is that of something else
-            total = start + length if length and not encoded else 0
+            total = start + length if length else 0
             self._check_size(url, total)
             self._check_room((total or self.size or 0) - start)
             self._remember(url, response.headers)
-            done = self._write(url, response.iter_content(PIECE), start, total)
+            done = self._write(url, pieces(response), start, total)
         if total and done < total:
             raise requests.exceptions.ChunkedEncodingError("the connection broke off")
         self._check_size(url, done)
         return start == 0
 
-    def _write(self, url: str, pieces: Iterator[bytes], start: int, total: int) -> int:
+    def _write(self, url: str, body: Iterator[bytes], start: int, total: int) -> int:
         done, known = start, total or self.size or 0
+        looked, timed, then = done, done, time.monotonic()
         with self.part.open("r+b" if start else "wb") as file:
             file.seek(start)
             file.truncate()
-            for piece in pieces:
-                file.write(piece)
+            for piece in body:
                 done += len(piece)
-                if self.size is not None and done > self.size:
+                if done > (self.most if self.size is None else self.size):
                     self._check_size(url, done)
+                file.write(piece)
+                if not known and done >= looked + LOOK:
+                    looked = done
+                    self._check_room(0, MIN_FREE)
+                now = time.monotonic()
+                if now > then + RATE_S:
+                    self._check_rate(url, (done - timed) / (now - then))
+                    timed, then = done, now
+                if now > self._until:
+                    raise SpherectlError(
+                        f"Cannot fetch {self.path.name} from {url}: it takes longer than {self.within_s:,.0f} s."
+                    )
                 if self._progress is not None:
                     self._progress(done, known)
         return done
@@ -180,42 +211,45 @@ class Downloader:
     @contextlib.contextmanager
     def _opened(self, url: str, have: int) -> Iterator[Any]:
         """The answer to a request for the bytes from `have` on, redirections followed one by one and looked at."""
-        import requests
+        from spherectl import connections
 
         address = url
         for _ in range(HOPS):
             headers = {"Accept-Encoding": "identity"} | (self._headers(address) if self._headers else {})
             if have:
                 headers["Range"] = f"bytes={have}-"
-                validator = self._noted().get("validator") if self._noted().get("url") == url else None
-                headers |= {"If-Range": str(validator)} if validator else {}
-            response = requests.get(address, headers=headers, stream=True, timeout=TIMEOUT_S, allow_redirects=False)
-            with response:
+                headers |= {"If-Range": self._validator(url)} if self._validator(url) else {}
+            with connections.opened(address, headers) as response:
                 if not response.is_redirect:
                     if response.status_code != 416:
                         response.raise_for_status()
                     yield response
                     return
-                target = urllib.parse.urljoin(address, response.headers["Location"])
-            _check_redirection(self.path, address, target)
-            address = target
+                location = response.headers["Location"]
+            try:
+                address = redirected(address, location)
+            except ValueError as error:
+                raise RefusedError(
+                    f"Cannot fetch {self.path.name} from {address}: the server redirects to {error}."
+                ) from None
         raise RefusedError(f"Cannot fetch {self.path.name} from {url}: the server redirects more than {HOPS} times.")
 
     def _may_continue(self, url: str) -> bool:
         """Whether a wrong join would be noticed: by the server's own mark for this address, or by the hash."""
-        noted = self._noted()
-        return bool(self.sha256) or (noted.get("url") == url and bool(noted.get("validator")))
+        return bool(self.sha256) or bool(self._validator(url))
 
-    def _noted(self) -> dict[str, Any]:
+    def _validator(self, url: str) -> str:
+        """The server's mark for the state that the part is of; empty where none is noted for this address."""
         try:
-            return dict(json.loads(self._note.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return {}
+            match parse_json(read_text(self._note, MAX_NOTE)):
+                case {"url": str(noted), "validator": str(validator)} if noted == url and is_validator(validator):
+                    return validator
+        except (OSError, ValueError):  # none, or a damaged one
+            pass
+        return ""
 
     def _remember(self, url: str, headers: Any) -> None:
-        etag = headers.get("ETag", "")
-        validator = etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
-        self._note.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
+        self._note.write_text(json.dumps({"url": url, "validator": validator_of(headers)}), encoding="utf-8")
 
     def _tidy(self, url: str) -> None:
         """Keep a part only if there is something in it that can be continued."""
@@ -232,6 +266,11 @@ class Downloader:
         return not self.sha256 or file_hash(self.part).startswith(self.sha256)
 
     def _check_size(self, url: str, got: int) -> None:
+        if self.size is None and got > self.most:
+            raise MismatchError(
+                f"What comes from {url} has more than {self.most:,} bytes, which {self.path.name} may have at most; "
+                f"it was not kept."
+            )
         if self.size is not None and got and got != self.size:
             raise MismatchError(
                 f"What comes from {url} has {'more than ' if got > self.size else ''}{min(got, self.size):,} bytes; "
@@ -239,12 +278,23 @@ class Downloader:
                 "If the connection is to be trusted, the file was replaced: tell whoever offers it.",
             )
 
-    def _check_room(self, needed: int) -> None:
+    def _check_rate(self, url: str, bytes_per_s: float) -> None:
+        if bytes_per_s < MIN_RATE:
+            raise SpherectlError(
+                f"Cannot fetch {self.path.name} from {url}: it brings {bytes_per_s:,.0f} bytes a second, expected at "
+                f"least {MIN_RATE:,}.",
+                "The same command goes on where this one stopped.",
+            )
+
+    def _check_room(self, needed: int, kept: int = 0) -> None:
+        """Refuse a file for which the disk has no room, or too little is left beside it."""
         free = shutil.disk_usage(self.part.parent).free
-        if needed > free:
+        if needed + kept > free:
+            if kept:
+                self.drop()
+            wanted = f"needs {needed / 1e6:,.0f} MB more" if needed else f"leaves less than {kept / 1e6:,.0f} MB free"
             raise FileError(
-                f"{self.path.name} needs {needed / 1e6:,.0f} MB more, and the disk of {self.part.parent} has "
-                f"{free / 1e6:,.0f} MB free.",
+                f"{self.path.name} {wanted}, and the disk of {self.part.parent} has {free / 1e6:,.0f} MB free.",
                 "Make room, or name a folder on another disk as SPHERECTL_CACHE.",
             )
 
@@ -267,16 +317,3 @@ class Downloader:
         if may_pass(error):
             return SpherectlError(message, hint)
         return RefusedError(message, hint, error.response.status_code if error.response is not None else 0)
-
-
-def _check_redirection(path: Path, address: str, target: str) -> None:
-    """From an encrypted address only to another one; from this machine's only to what could be fetched anyway."""
-    try:
-        check_url(target)
-        safe = target.startswith("https:") or address.startswith("http:")
-    except ValueError:
-        safe = False
-    if not safe:
-        raise RefusedError(
-            f"Cannot fetch {path.name} from {address}: the server redirects to {target!r}, which is not encrypted."
-        )

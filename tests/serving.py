@@ -7,10 +7,11 @@ import hashlib
 import http.server
 import json
 import re
+import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,6 +68,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
             answer = (queue.pop(0) if len(queue) > 1 else queue[0]) if queue else 200
         self.close_connection = True
         self.answer(path, answer)
+
+    def do_CONNECT(self) -> None:
+        """As a proxy that lets nobody through."""
+        self.asked = Asked(self.path, {})
+        self.host.asked.append(self.asked)
+        self.close_connection = True
+        self.head(403, {"Content-Length": "0"})
 
     def answer(self, path: str, answer: Any) -> None:
         if isinstance(answer, tuple):
@@ -158,3 +166,51 @@ def put_on_hub(
     document = json.dumps({"id": repo, "sha": commit, "cardData": card, "siblings": siblings}).encode()
     for revision in (commit, branch):
         host.files[f"api/models/{repo}/revision/{revision}"] = document
+
+
+@dataclass
+class Speaker:
+    """A server that is none: it says what it is told to, to whoever comes, until he leaves.
+
+    Attributes:
+        url: its address, ending in /.
+        requests: heads of the requests.
+        sent: bytes it got rid of, over all connections.
+    """
+
+    url: str = ""
+    requests: list[bytes] = field(default_factory=list)
+    sent: int = 0
+
+
+@contextlib.contextmanager
+def speaking(say: Callable[[int], Iterable[bytes]], connections: int = 50) -> Iterator[Speaker]:
+    """A `Speaker` for as long as the body runs.
+
+    Args:
+        say: for connection 0, 1, ... the pieces it says; a generator may pause between them, or never end.
+        connections: after so many it hears nobody any more.
+    """
+    speaker = Speaker()
+
+    def serve(number: int, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            client.settimeout(20)
+            head = b""
+            while b"\r\n\r\n" not in head and (piece := client.recv(1 << 16)):
+                head += piece
+            speaker.requests.append(head)
+            for piece in say(number):
+                client.sendall(piece)
+                speaker.sent += len(piece)
+
+    def accept(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for number in range(connections):
+                threading.Thread(target=serve, args=(number, listener.accept()[0]), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=accept, args=(listener,), daemon=True).start()
+        speaker.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        yield speaker
+        listener.shutdown(socket.SHUT_RDWR)

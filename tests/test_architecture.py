@@ -197,6 +197,16 @@ def test_nothing_is_unpickled(name):
 
 
 @pytest.mark.fast
+def test_images_are_opened_in_one_place():
+    """Pillow left alone starts programs (Ghostscript), and decodes whatever size a header promises."""
+    callers = [(name, node) for name in FILES for called, node in calls(name) if called.endswith("Image.open")]
+    assert [name for name, _ in callers] == ["data.decode"]
+    assert "formats" in {keyword.arg for keyword in callers[0][1].keywords}
+    for name in FILES:  # under no other name either
+        assert not {"PIL.Image.open", "PIL.ImageFile.Parser", "torchvision.io"} & set(imports(FILES[name]))
+
+
+@pytest.mark.fast
 def test_every_imported_distribution_is_declared():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     required = [

@@ -215,16 +215,33 @@ def test_a_header_goes_to_whom_it_is_for(host, settings):
         assert "authorization" not in other.asked[0].headers
 
 
-@pytest.mark.fast
-def test_a_proxy_is_used(settings, monkeypatch):
-    address = "http://localhost:1/w"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+@pytest.fixture
+def proxy(monkeypatch) -> Iterator[Host]:
+    """A server that every variable names as the proxy; it lets nobody through."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     with hosting() as proxy:
-        proxy.files[address] = CONTENT
-        for name in ("no_proxy", "NO_PROXY"):
-            monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv("http_proxy", proxy.url)
-        assert fetch_file([address], "w", sha256=SHA256, settings=settings).read_bytes() == CONTENT
-        assert proxy.paths() == [address]
+        for name in PROXIES:
+            monkeypatch.setenv(name, proxy.url)
+        yield proxy
+
+
+@pytest.mark.fast
+def test_a_proxy_is_used(settings, proxy, waits):
+    with pytest.raises(SpherectlError, match="no connection through the proxy"):
+        fetch_file(["https://example.org/w"], "w", sha256=SHA256, settings=settings)
+    assert set(proxy.paths()) == {"example.org:443"}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "LocalHost"])
+def test_this_machine_is_asked_without_a_proxy(host, settings, proxy, name):
+    url = f"{host.url}w".replace("127.0.0.1", name)
+    assert fetch_file([url], "w", sha256=SHA256, settings=settings).read_bytes() == CONTENT
+    assert proxy.asked == []
 
 
 @pytest.fixture
