@@ -9,25 +9,29 @@ Letters: n pictures, D width of the embedding.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from spherectl.arrays import Expected, read_npz
 from spherectl.data.datasets import PictureSet
+from spherectl.documents import parse_table
 from spherectl.errors import FileError, UsageError
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.pictures import Features, Part, Pictures, extract
 from spherectl.files import replacing
 from spherectl.model import seeding
 from spherectl.processes import Processes, Progress
+from spherectl.recipe import MAX_COUNT, MAX_IMAGE_SIZE
 from spherectl.settings import load_settings
 
 Array = npt.NDArray[np.float64]
@@ -36,6 +40,31 @@ FORMAT = 1
 
 # Sets above this size are represented by a random part, as the paper does with ImageNet.
 LARGEST, PART = 200_000, 50_000
+
+MAX_WIDTH = 4_096  # D of published statistics; Inception has 2,048, DINOv2's largest 1,536
+MAX_MOMENT = 1e12  # of a mean or a covariance; above, a distance is none in float64
+MAX_ABOUT = 10_000  # characters that statistics say of themselves
+MAX_LOGITS = 100_000  # classes of a scoring network
+
+STATISTICS = {
+    "mu": Expected("f", (MAX_WIDTH,)),
+    "sigma": Expected("f", (MAX_WIDTH, MAX_WIDTH)),
+    "about": Expected("U", ()),
+}
+FEATURES = {"embedding": Expected("f", (LARGEST, MAX_WIDTH)), "logits": Expected("f", (LARGEST, MAX_LOGITS))}
+AGAIN = "Make it again with --save-stats, or fetch it again."
+
+
+class About(BaseModel):
+    """What statistics say of themselves; what is not said is not known."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]  # of Literal[1], True is one too
+    name: Annotated[str, Field(max_length=1_000)] | None = None
+    features: Annotated[str, Field(max_length=1_000)] | None = None
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None = None
+    count: Annotated[int, Field(ge=2, le=MAX_COUNT)] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +143,8 @@ def of_pictures(
     if not shared.agree(found is not None):
         found = extract(chosen, extractor, processes=shared, progress=progress)
         if found is not None:
-            _write_features(cached, found)
+            with contextlib.suppress(FileError):  # a cache that cannot be written costs the next one time, not this one
+                _write_features(cached, found)
     if found is None:
         return None
     name = " ".join(word for word in (pictures.name, what) if word)
@@ -151,79 +181,43 @@ def read_statistics(path: Path, extractor: Extractor, image_size: int) -> Refere
             widths do.
         FileError: the file is missing, damaged, or holds no statistics.
     """
-    arrays = _load(path, ("mu", "sigma", "about"))
+    arrays = read_npz(path, STATISTICS, AGAIN)
     mean, covariance = arrays.get("mu"), arrays.get("sigma")
     if mean is None or covariance is None:
         raise FileError(f"{path} holds no statistics: expected the arrays mu and sigma, as --save-stats writes them.")
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+    if covariance.shape != (len(mean), len(mean)):
         raise FileError(
             f"Expected mu of shape (D,) and sigma (D, D) in {path}, got {mean.shape} and {covariance.shape}."
         )
-    for array in (mean, covariance):
-        if not np.issubdtype(array.dtype, np.floating) or not np.isfinite(array).all():
-            raise FileError(f"{path} holds statistics that are not all finite numbers; it is damaged.")
-    about = _about(arrays.get("about"), path)
-    name, size = about.get("features"), about.get("image_size")
-    if name not in (None, extractor.name):
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    if not all((np.abs(array) <= MAX_MOMENT).all() for array in (mean, covariance)):  # written so that NaN fails too
+        raise FileError(f"{path} holds statistics that are not all finite numbers; it is damaged.")
+    about = _about(arrays["about"], path) if "about" in arrays else About(format=1)
+    if about.features not in (None, extractor.name):
         raise UsageError(
-            f"{path} holds statistics of the features of {name}; those of {extractor.name} are not comparable.",
-            f"Score with --features {name}, or give a reference of pictures.",
+            f"{path} holds statistics of the features of {about.features}; "
+            f"those of {extractor.name} are not comparable.",
+            f"Score with --features {about.features}, or give a reference of pictures.",
         )
     width = extractor(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))["embedding"].shape[1]
     if len(mean) != width:
         raise UsageError(
             f"{path} holds statistics of {len(mean)} features; {extractor.name} has {width}, so the networks differ."
         )
-    if size not in (None, image_size):
-        raise UsageError(f"{path} holds statistics of pictures of {size} px; the samples have {image_size} px.")
-    count = about.get("count")
-    return Reference(
-        str(about.get("name", path.name)),
-        mean.astype(np.float64),
-        covariance.astype(np.float64),
-        None,
-        name,
-        size,
-        int(count) if count is not None else None,
-    )
+    if about.image_size not in (None, image_size):
+        raise UsageError(
+            f"{path} holds statistics of pictures of {about.image_size} px; the samples have {image_size} px."
+        )
+    name = path.name if about.name is None else about.name
+    return Reference(name, mean, covariance, None, about.features, about.image_size, about.count)
 
 
-def _about(array: npt.NDArray[Any] | None, path: Path) -> dict[str, Any]:
-    if array is None:
-        return {}
+def _about(array: npt.NDArray[np.str_], path: Path) -> About:
+    text = str(array)
     try:
-        about = json.loads(str(array))
-    except ValueError:
-        about = None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise FileError(f"What {path} says about itself cannot be read by this version.")
-    return about
-
-
-def _load(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
-    """Some arrays of an .npz file; nothing is unpickled.
-
-    Raises:
-        FileError: it is missing, damaged or no such file.
-    """
-    try:
-        with path.open("rb") as file:
-            archive = np.load(file, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise _damaged(path)
-            return {name: archive[name] for name in names if name in archive}
-    except OSError as error:
-        if error.errno is not None:
-            raise FileError(f"Cannot read {path}: {error.strerror}.") from None
-        raise _damaged(path) from None
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile, NotImplementedError):
-        raise _damaged(path) from None
-
-
-def _damaged(path: Path) -> FileError:
-    return FileError(
-        f"{path} is not a whole .npz file of numbers.", "Make it again with --save-stats, or fetch it again."
-    )
+        return About.model_validate(parse_table(text, f"What {path} says about itself", most_bytes=MAX_ABOUT))
+    except ValidationError:
+        raise FileError(f"What {path} says about itself cannot be read by this version.") from None
 
 
 def _write_features(path: Path, features: Features) -> None:
@@ -237,10 +231,14 @@ def _write_features(path: Path, features: Features) -> None:
 def _read_features(path: Path) -> Features | None:
     """What is in the cache; a damaged file counts as none, and is written again."""
     try:
-        arrays = _load(path, ("embedding", "logits"))
+        arrays = read_npz(path, FEATURES)
     except FileError:
         return None
     if "embedding" not in arrays:
         return None
     logits = arrays.get("logits")
-    return Features(torch.from_numpy(arrays["embedding"]), None if logits is None else torch.from_numpy(logits))
+    return Features(_tensor(arrays["embedding"]), None if logits is None else _tensor(logits))
+
+
+def _tensor(array: npt.NDArray[np.float32]) -> Tensor:
+    return torch.from_numpy(array.astype(np.float32))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -173,7 +175,11 @@ class Malicious:
         ("nothing", "holds no statistics"),
         ("shape", "Expected mu of shape"),
         ("infinite", "not all finite numbers"),
-        ("words", "not all finite numbers"),
+        ("words", "mu is an array of <U1"),
+        ("large", "not all finite numbers"),
+        ("wide", r"mu has the shape \(5000,\), at most \(4096,\) is read"),
+        ("deep", "is not JSON: it is nested deeper"),
+        ("pipe", "it is not a regular file"),
         ("later", "cannot be read by this version"),
         ("pickle", "not a whole .npz"),
     ],
@@ -197,6 +203,14 @@ def test_a_file_that_holds_no_statistics_is_told(what: str, sentence: str, score
             np.savez(path, mu=mu * np.nan, sigma=sigma)
         case "words":
             np.savez(path, mu=np.array(["a"] * 128), sigma=sigma)
+        case "large":
+            np.savez(path, mu=mu, sigma=sigma * 1e300)
+        case "wide":
+            np.savez(path, mu=np.zeros(5000), sigma=sigma)
+        case "deep":
+            np.savez(path, mu=mu, sigma=sigma, about=np.array('{"format": 1, "name": ' + "[" * 5000))
+        case "pipe":
+            os.mkfifo(path)
         case "later":
             np.savez(path, mu=mu, sigma=sigma, about=np.array('{"format": 2}'))
         case "pickle":
@@ -245,3 +259,30 @@ def test_features_do_not_depend_on_the_batch(excerpt: tuple[PictureSet, PictureS
     assert by_64 is not None
     assert by_7 is not None
     assert torch.equal(by_64.embedding, by_7.embedding)
+
+
+@pytest.mark.parametrize("value", [None, True, 0, -1, 1.5, 10**30, "", "x" * 5000, [], [[1]], {}, {"a": {}}])
+@pytest.mark.parametrize("key", ["format", "name", "features", "image_size", "count", "other"])
+def test_whatever_statistics_say_of_themselves_is_used_or_refused(
+    key: str, value: Any, scorer: Extractor, tmp_path: Path
+) -> None:
+    """Each key with each type of JSON: only what has its type and range gets through."""
+    about = {"format": 1, "name": "real", "features": "fashion-scorer", "image_size": 32, "count": 100, key: value}
+    path = tmp_path / "stats.npz"
+    np.savez(path, mu=np.zeros(128), sigma=np.eye(128), about=np.array(json.dumps(about)))
+    if key == "other" or (value is None and key != "format") or (key, value) == ("name", ""):
+        assert read_statistics(path, scorer, 32).count in (None, 100)
+    else:
+        with pytest.raises((FileError, UsageError)) as caught:
+            read_statistics(path, scorer, 32)
+        assert len(caught.value.message) < 400 + len(str(path))
+
+
+def test_a_cache_that_cannot_be_written_stops_nothing(
+    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor
+) -> None:
+    (load_settings().cache / "features").parent.mkdir(parents=True, exist_ok=True)
+    (load_settings().cache / "features").write_text("a file where the folder would be")
+    found = of_pictures(excerpt[1], scorer, what="test")
+    assert found is not None
+    assert found.count == 100

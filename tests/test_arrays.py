@@ -1,0 +1,117 @@
+"""Arrays of strangers: what is read is as it was written, and nothing larger or other than expected is."""
+
+from __future__ import annotations
+
+import io
+import tracemalloc
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spherectl.arrays import Expected, read_npz
+from spherectl.errors import FileError
+
+pytestmark = pytest.mark.fast
+
+EXPECTED = {"mu": Expected("f", (64,)), "sigma": Expected("f", (64, 64)), "about": Expected("U", ())}
+
+
+def header(text: str, version: tuple[int, int] = (1, 0)) -> bytes:
+    body = text.encode("latin-1") + b"\n"
+    length = len(body).to_bytes(2 if version == (1, 0) else 4, "little")
+    return b"\x93NUMPY" + bytes(version) + length + body
+
+
+def described(descr: str, shape: str, order: str = "False") -> bytes:
+    return header(f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}}}")
+
+
+def archive(path: Path, content: bytes, name: str = "mu.npy", compression: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", compression) as written:
+        written.writestr(name, content)
+    return path
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f8"])
+def test_arrays_come_back_as_numpy_wrote_them(save, dtype, tmp_path):
+    mu = np.arange(64).astype(dtype)
+    sigma = np.asfortranarray(np.arange(64 * 63).reshape(64, 63).astype(dtype))
+    save(tmp_path / "a.npz", mu=mu, sigma=sigma, about=np.array("words"), other=np.zeros(10**6))
+    found = read_npz(tmp_path / "a.npz", EXPECTED)
+    assert sorted(found) == ["about", "mu", "sigma"]
+    np.testing.assert_array_equal(found["mu"], mu)
+    np.testing.assert_array_equal(found["sigma"], sigma)
+    assert str(found["about"]) == "words"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (described("'<f8'", "(65,)"), r"mu has the shape \(65,\), at most \(64,\) is read"),
+        (described("'<f8'", "(1073741824,)"), "mu has the shape"),
+        (described("'<f8'", "(8, 8)"), "mu has the shape"),
+        (described("'<f8'", "(4294967296, 4294967296)"), "mu has the shape"),
+        (described("'<f8'", "(-1,)"), "the shape"),
+        (described("'<f8'", "(True,)"), ""),
+        (described("'<f8'", "(8,)") + bytes(63), "not as many bytes"),
+        (described("'<f8'", "(8,)") + bytes(65), "not as many bytes"),
+        (described("'<f8'", "(8,)") + bytes(1 << 20), "not as many bytes"),
+        (described("'|O'", "(8,)") + bytes(64), r"an array of object"),
+        (described("'<c16'", "(8,)") + bytes(128), "an array of complex128"),
+        (described("'<U9999999'", "(8,)"), "an array of <U9999999"),
+        (described("[('a', '<f8')]", "(8,)") + bytes(64), "an array of"),
+        (described("'<V0'", "(1000000000000,)"), ""),
+        (header("(" * 9000), ""),
+        (header("{'descr': '<f8'}"), ""),
+        (header("{}", (3, 0)), r"a header of version \(3, 0\)"),
+        (b"\x93NUMPY\x01\x00\xff\xff", ""),
+        (b"text", ""),
+        (b"", ""),
+    ],
+)
+def test_what_is_not_such_an_array_is_a_sentence_before_it_is_read(content, said, tmp_path):
+    path = archive(tmp_path / "a.npz", content)
+    tracemalloc.start()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(FileError, match=f"is not a whole .npz file.*{said}") as caught:
+            read_npz(path, EXPECTED, "Fetch it again.")
+    assert not warned
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 << 20
+    assert len(caught.value.message) < 300 + len(str(path))
+
+
+def test_a_zip_of_gigabytes_of_zeros_is_not_unpacked(tmp_path):
+    path = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as written, written.open("mu.npy", "w") as member:
+        member.write(described("'<f8'", "(16777216,)"))
+        for _ in range(128):
+            member.write(bytes(1 << 20))
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    with pytest.raises(FileError, match="mu has the shape"):
+        read_npz(path, EXPECTED)
+    assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    tracemalloc.stop()
+
+
+def test_damage_anywhere_in_the_file_is_a_sentence(tmp_path):
+    """Every byte of a small file changed, one at a time, and every length that it may be cut to."""
+    whole = io.BytesIO()
+    np.savez_compressed(whole, mu=np.arange(8.0))
+    content = whole.getvalue()
+    path = tmp_path / "a.npz"
+    for place in range(len(content)):
+        for damaged in (content[:place], content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :]):
+            path.write_bytes(damaged)
+            try:
+                found = read_npz(path, EXPECTED)
+            except FileError:
+                continue
+            assert not found or np.array_equal(found["mu"], np.arange(8.0))  # a byte that says nothing
