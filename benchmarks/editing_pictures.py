@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from spherectl.data.datasets import open_dataset
+from spherectl.data.decode import open_image
 from spherectl.data.transforms import as_picture
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
@@ -77,7 +78,7 @@ def main() -> None:
         for name, (words, shown) in COMMANDS[given.model].items():
             command = [sys.executable, "-m", "spherectl", *shlex.split(words), "--dtype", "float32"]
             subprocess.run(command, cwd=folder, check=True)
-            with Image.open(folder / shown) as picture:
+            with open_image(folder / shown) as picture:
                 large = picture.resize((SCALE * picture.width, SCALE * picture.height), Image.Resampling.NEAREST)
             large.save(folder / shown, optimize=True)
             shutil.copy(folder / shown, given.out / f"{name}.png")

@@ -16,17 +16,21 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 
 import spherectl
+from spherectl.data.decode import open_image
 from spherectl.data.transforms import as_picture, to_uint8
-from spherectl.errors import FileError, UsageError
+from spherectl.documents import parse_table
+from spherectl.errors import UsageError
 from spherectl.files import replacing
 
 _WHITE = 255
 _KEY = "spherectl"
+
+# Characters of provenance: the numbers, classes and chunks of 65,536 images (`provenance.MAX_IMAGES`) are 2 million.
+MAX_PROVENANCE = 4 << 20
 
 # IPTC photo metadata 2023.1, "Digital Source Type", as the XMP packet that a PNG carries (XMP part 3, section 1.1.5).
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -126,28 +130,19 @@ def save_animation(path: Path, frames: Tensor, fps: float) -> None:
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """What `save_png` stored about a picture, or None where the PNG carries nothing of ours.
+    """What `save_png` stored about a picture, or None where the image carries nothing of ours.
+
+    Returns:
+        A table no deeper than `documents.MAX_DEPTH`, of whatever a stranger may have put there.
 
     Raises:
-        FileError: the file is missing, no PNG, damaged, or its provenance is not the JSON table that we write.
+        FileError: the file is missing, no image, damaged, or its provenance is not the JSON table that we write.
     """
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            assert isinstance(picture, PngImageFile)
-            text = picture.text.get(_KEY)
-    # Pillow raises SyntaxError, ValueError and others for damaged chunks.
-    except Exception as error:  # noqa: BLE001
-        reason = getattr(error, "strerror", None) or "it is not a whole PNG file"
-        raise FileError(f"Cannot read how {path} was made: {reason}.") from None
+    with open_image(path) as picture:
+        text = picture.text.get(_KEY) if isinstance(picture, PngImageFile) else None
     if text is None:
         return None
-    try:
-        provenance = json.loads(text)
-    except ValueError:
-        provenance = None
-    if not isinstance(provenance, dict):
-        raise FileError(f'Cannot read how {path} was made: its text "{_KEY}" is not a JSON table.')
-    return provenance
+    return parse_table(text, f"What {path} says of how it was made", most_bytes=MAX_PROVENANCE)
 
 
 def save_npz(path: Path, count: int, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import argparse
 import base64
-import io
 import json
 import statistics
 import tempfile
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from spherectl import api
+from spherectl.data.decode import decode_image
 from spherectl.data.transforms import as_tensor, to_uint8
 from tools.browser import Page, browsing, served
 
@@ -34,8 +33,8 @@ DRAW = """(async () => {{
 def draw(page: Page, **controls: float) -> tuple[Tensor, float]:
     """(3, H, W) bytes of a drawn image, and the milliseconds it took."""
     url, said = page.run(DRAW.format(controls=json.dumps(controls)))
-    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as picture:
-        return as_tensor(picture.convert("RGB")), float(said.split()[-2])
+    picture = decode_image(base64.b64decode(url.partition(",")[2]), "the drawing")
+    return as_tensor(picture), float(said.split()[-2])
 
 
 def main() -> None:

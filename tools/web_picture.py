@@ -7,12 +7,12 @@ python -m tools.web_picture page/ docs/web.png
 from __future__ import annotations
 
 import argparse
-import io
 import tempfile
 from pathlib import Path
 
 from PIL import Image
 
+from spherectl.data.decode import decode_image
 from tools.browser import Page, browsing, served
 
 CONTROLS = {"seed": 12, "class": 8, "to": 21, "way": 0.5, "new-class": 7}
@@ -47,7 +47,7 @@ def main() -> None:
         for width, scheme in ((860, "light"), (360, "dark")):
             page = browser.open(address, width=width, scheme=scheme)
             prepare(page)
-            shots.append(Image.open(io.BytesIO(page.screenshot())).convert("RGB"))
+            shots.append(decode_image(page.screenshot(), "a screenshot"))
     # The wide page whole, and of the phone's longer one as much as stands beside it.
     sheet = Image.new("RGB", (sum(s.width for s in shots) + GAP, shots[0].height), BACKGROUND)
     left = 0

@@ -10,7 +10,6 @@ import matplotlib.style
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from PIL import Image
 
 from benchmarks.evidence.judge import SEED, Judge
 from benchmarks.evidence.measures import MODES
@@ -19,6 +18,7 @@ from benchmarks.tables import Row, counted
 from benchmarks.timing import tell
 from spherectl import api
 from spherectl.baselines import Vae, load_baseline
+from spherectl.data.decode import open_image
 from spherectl.editing.interpolation import class_weights, line_shares, path
 from spherectl.evaluation.autoencoders import Autoencoder, SphereAutoencoder, VaeAutoencoder
 from spherectl.evaluation.posterior import posterior_hole
@@ -130,7 +130,7 @@ def _variants(rows: list[Path], target: Path) -> None:
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(figsize=(8.0, 0.62 * len(rows) + 0.3), layout="constrained")
         for axes, path in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-            with Image.open(path) as row:
+            with open_image(path) as row:
                 axes.imshow(row, interpolation="nearest")
                 axes.set_yticks([row.height / 2], [path.stem])
             axes.set_xticks([])

@@ -44,12 +44,12 @@ def remake(
     """
     from spherectl import api, provenance
     from spherectl.data.transforms import to_uint8
-    from spherectl.files import asked_or_claimed
+    from spherectl.files import asked_or_claimed, is_there
     from spherectl.images import grid, read_provenance, save_png
     from spherectl.model.devices import choose_device
     from spherectl.output import Kind, check_target, kind
 
-    if not like.exists():
+    if not is_there(like):
         raise UsageError(f"There is no picture {like}.")
     if out is not None and kind(out) is not Kind.GRID:
         raise UsageError(f"--like makes one PNG: expected an --out that ends in .png, got {out}.")
@@ -97,12 +97,13 @@ def _find_drawer(made: Provenance, settings: Settings) -> Found:
 def _candidates(name: str, settings: Settings) -> Iterator[Found]:
     """What a name may mean here: a run, a file in the working folder, an entry, one of the hub, the setting's model."""
     from spherectl import zoo
+    from spherectl.files import is_regular
     from spherectl.zoo.notes import notes_of_the_hub
 
     file = Path(f"{name}.safetensors")
-    if Path(name).name == name and (settings.runs / name / zoo.MODEL_FILE).is_file():
+    if Path(name).name == name and is_regular(settings.runs / name / zoo.MODEL_FILE):
         yield zoo.find_model(str(settings.runs / name), settings)
-    if file.name == str(file) and file.is_file():
+    if file.name == str(file) and is_regular(file):
         yield zoo.find_model(str(file), settings)
     entry = zoo.index(settings).get(name)
     if entry is not None and entry.kind == "model" and entry.state(settings) == "here":
@@ -117,12 +118,17 @@ def _candidates(name: str, settings: Settings) -> Iterator[Found]:
 
 def _largest_difference(like: Path, pixels: Tensor) -> int | None:
     """In levels of 255, between the file and (3, H, W) pixels; None where their sizes differ."""
+    import torch
+
     from spherectl.data.decode import open_image
     from spherectl.data.transforms import as_tensor
 
     with open_image(like) as picture:
         before = as_tensor(picture.convert("RGB"))  # (3, H, W)
-    return int((before.int() - pixels.int()).abs().max()) if before.shape == pixels.shape else None
+    if before.shape != pixels.shape:
+        return None
+    pixels = pixels.cpu()
+    return int((torch.maximum(before, pixels) - torch.minimum(before, pixels)).max())
 
 
 def _tell(like: Path, made: Provenance, difference: int | None) -> None:
