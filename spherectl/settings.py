@@ -10,19 +10,24 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from spherectl.documents import parse_toml
 from spherectl.errors import FileError, UsageError
+from spherectl.files import read_text
+from spherectl.places import place
+from spherectl.shown import MAX_LISTED, quoted, shortened
 
 PREFIX = "SPHERECTL_"
 CONFIG = "SPHERECTL_CONFIG"  # the one variable that is no setting: it says where the settings are
 
+MAX_CONFIG = 1 << 20  # bytes of config.toml, which has eight keys
 
 # An address, whose own colons separate nothing; else a path.
 _PLACE = re.compile(r"https?://(?:\[[^\]]*\]|[^/:]+)(?::\d+)?[^:]*|[^:]+" if os.pathsep == ":" else r"[^;]+")
@@ -33,12 +38,37 @@ def _split(value: object) -> object:
     return _PLACE.findall(value) if isinstance(value, str) else value
 
 
+def _path(value: object) -> object:
+    """The path of a text; pydantic tells the setting's name with what is wrong."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return place(value, "the path")
+    except UsageError as error:
+        raise ValueError(error.message) from None
+
+
 def _path_or_url(value: object) -> object:
-    return Path(value) if isinstance(value, str) and "://" not in value else value
+    return value if isinstance(value, str) and "://" in value else _path(value)
 
 
-Folder = Annotated[Path, AfterValidator(Path.expanduser)]
-Place = Annotated[Folder | str, BeforeValidator(_path_or_url)]
+def _of_user(folder: Callable[[str], Path]) -> Path:
+    """One of the folders that platformdirs knows.
+
+    Raises:
+        UsageError: it would be in the home of a user who has none, as in a container.
+    """
+    try:
+        path = folder("spherectl")
+    except (RuntimeError, KeyError):
+        path = Path("~")
+    if not path.is_absolute():
+        raise UsageError("No home folder is known for this user.", "Set HOME, or SPHERECTL_CACHE and SPHERECTL_DATA.")
+    return path
+
+
+Folder = Annotated[Path, BeforeValidator(_path)]
+Place = Annotated[Path | str, BeforeValidator(_path_or_url)]
 
 
 class Settings(BaseSettings):
@@ -58,8 +88,8 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(frozen=True, extra="forbid", env_prefix=PREFIX, env_ignore_empty=True)
 
-    cache: Folder = Field(default_factory=lambda: platformdirs.user_cache_path("spherectl"))
-    data: Folder = Field(default_factory=lambda: platformdirs.user_data_path("spherectl") / "data")
+    cache: Folder = Field(default_factory=lambda: _of_user(platformdirs.user_cache_path))
+    data: Folder = Field(default_factory=lambda: _of_user(platformdirs.user_data_path) / "data")
     runs: Folder = Path("runs")
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     model: str | None = None
@@ -103,7 +133,8 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        problems += [_describe(item) for item in error.errors(include_url=False) if item["type"] != "extra_forbidden"]
+        wrong = [item for item in error.errors(include_url=False) if item["type"] != "extra_forbidden"]
+        problems += [_describe(item) for item in wrong[:MAX_LISTED]]
     if problems:
         raise UsageError(
             f"Settings: {'; '.join(problems)}.", "`spherectl doctor` shows all settings once these are right."
@@ -119,10 +150,19 @@ def origin(name: str) -> str:
     return str(config_path()) if name in read_config() else "default"
 
 
-def config_path() -> Path:
-    """Where config.toml is looked for: SPHERECTL_CONFIG, else the user's configuration folder."""
+def config_path() -> Path | None:
+    """Where config.toml is looked for: SPHERECTL_CONFIG, else the user's configuration folder; None: there is no home.
+
+    Raises:
+        UsageError: SPHERECTL_CONFIG is no path.
+    """
     named = os.environ.get(CONFIG)
-    return Path(named).expanduser() if named else platformdirs.user_config_path("spherectl") / "config.toml"
+    if named:
+        return place(named, CONFIG)
+    try:
+        return _of_user(platformdirs.user_config_path) / "config.toml"
+    except UsageError:
+        return None
 
 
 def read_config() -> dict[str, Any]:
@@ -133,16 +173,18 @@ def read_config() -> dict[str, Any]:
         UsageError: it is not valid TOML.
     """
     path = config_path()
+    if path is None:
+        return {}
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path, MAX_CONFIG))
     except FileNotFoundError:
         if os.environ.get(CONFIG):
             raise FileError(f"{CONFIG} names {path}, which does not exist.", "Unset it, or write the file.") from None
         return {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"Cannot read the settings in {path}: {error}.") from None
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"The settings in {path} are not valid TOML: {error}.") from None
+    except OSError as error:
+        raise FileError(f"Cannot read the settings in {path}: {error.strerror}.") from None
+    except ValueError as error:
+        raise UsageError(f"The settings in {path} are not valid TOML: {shortened(str(error))}.") from None
 
 
 def packaged(name: Literal["recipes", "zoo"]) -> Path:
@@ -159,21 +201,28 @@ def packaged(name: Literal["recipes", "zoo"]) -> Path:
 
 
 def _unknown_variables() -> list[str]:
-    """A line for every SPHERECTL_ variable that is no setting."""
+    """A line for SPHERECTL_ variables that are no setting."""
     known = [CONFIG, *(f"{PREFIX}{name}".upper() for name in Settings.model_fields)]
     found = sorted(name for name in os.environ if name.upper().startswith(PREFIX) and name.upper() not in known)
-    return [f"unknown variable {name}{_nearest(name.upper(), known)}" for name in found]
+    return _unknown(
+        [f"variable {shortened(name)}{_nearest(name.upper(), known)}" for name in found[:MAX_LISTED]], found
+    )
 
 
 def _unknown_keys() -> list[str]:
-    """A line for every key of config.toml that is no setting."""
-    known = list(Settings.model_fields)
-    path = config_path()
-    return [f"unknown key {key} in {path}{_nearest(key, known)}" for key in read_config() if key not in known]
+    """A line for keys of config.toml that are no setting."""
+    known, path = list(Settings.model_fields), config_path()
+    found = [key for key in read_config() if key not in known]
+    return _unknown([f"key {shortened(key)} in {path}{_nearest(key, known)}" for key in found[:MAX_LISTED]], found)
+
+
+def _unknown(described: list[str], found: list[str]) -> list[str]:
+    more = [f"{len(found) - len(described):,} more"] if len(found) > len(described) else []
+    return [f"unknown {words}" for words in (*described, *more)]
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(shortened(name), known, n=1)
     return f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
 
 
@@ -191,5 +240,7 @@ def _describe(item: Any) -> str:
     name = str(item["loc"][0])
     place = origin(name)
     where = place if place.startswith(PREFIX) else f"{name} in {place}"
+    if item["type"] == "value_error":
+        return f"{where}: {str(item['ctx']['error']).rstrip('.')}"
     message = _EXPECTED.get(item["type"], str(item["msg"]))
-    return f"{where}: {message[0].lower()}{message[1:]}, got {item['input']!r}"
+    return f"{where}: {message[0].lower()}{message[1:]}, got {quoted(item['input'])}"

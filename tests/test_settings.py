@@ -154,3 +154,65 @@ def test_data_lies_inside_an_installed_package(tmp_path, monkeypatch):
     assert packaged("zoo") == inside
     with pytest.raises(FileError, match="'recipes' that belongs to spherectl is missing"):
         packaged("recipes")
+
+
+@pytest.mark.parametrize("content", ["\ufeffdevice = 'cpu'\n", "device = 'cpu'\r\n"])
+def test_editors_of_windows_write_settings_too(config, content):
+    config("").write_bytes(content.encode())
+    assert load_settings().device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a = " + "[" * 100_000, "nested deeper than 64"),
+        ("runs = 1" + "0" * 5000, "are not valid TOML"),
+        ("#" * (settings.MAX_CONFIG + 1), "it has more than"),
+        ("".join(f"key{i} = 1\n" for i in range(3000)), "2,990 more"),
+        (f"{'k' * 100_000} = 1", "unknown key kkk"),
+        (f"device = '{'x' * 100_000}'", "input should be 'auto'"),
+        ('device = "\\u001b[31mred"', r"\x1b[31mred"),
+        ("zoo_index = [" + "1," * 100_000 + "]", "expected a path or an address"),
+    ],
+)
+def test_a_hostile_configuration_file_is_a_short_printable_sentence(config, content, words):
+    config(content)
+    with pytest.raises((UsageError, FileError)) as caught:
+        load_settings()
+    assert words in str(caught.value)
+    assert len(str(caught.value)) <= 4_000
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has no such files")
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_regular_file_is_no_configuration(tmp_path, monkeypatch, make):
+    make(tmp_path / "config.toml")
+    monkeypatch.setenv("SPHERECTL_CONFIG", str(tmp_path / "config.toml"))
+    with pytest.raises(FileError, match=r"not a regular file|Is a directory"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["CACHE", "DATA", "RUNS", "ZOO_INDEX", "CONFIG"])
+@pytest.mark.parametrize("value", ["~nobody-has-this-name/x", "a" * 300, "a/" * 3000])
+def test_a_path_that_no_file_can_have_names_its_variable(monkeypatch, name, value):
+    monkeypatch.setenv(f"SPHERECTL_{name}", value)
+    with pytest.raises(UsageError, match=f"SPHERECTL_{name}|home folder of that user") as caught:
+        load_settings()
+    assert len(str(caught.value)) < 400
+
+
+def test_without_a_home_a_sentence_says_what_to_set(monkeypatch):
+    """As for a user of a container who is in no list of users."""
+
+    def homeless(_: object) -> str:
+        raise RuntimeError
+
+    monkeypatch.setattr(platformdirs, "user_cache_path", homeless)
+    monkeypatch.setattr(platformdirs, "user_data_path", homeless)
+    monkeypatch.setattr(platformdirs, "user_config_path", homeless)
+    with pytest.raises(UsageError, match="Set HOME, or SPHERECTL_CACHE and SPHERECTL_DATA"):
+        load_settings()
+    monkeypatch.setenv("SPHERECTL_CACHE", "/a")
+    monkeypatch.setenv("SPHERECTL_DATA", "/b")
+    assert (load_settings().cache, config_path()) == (Path("/a"), None)

@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spherectl.cli import console, options
+from spherectl.shown import shortened
 
 if TYPE_CHECKING:
     from spherectl.settings import Settings
 
 Facts = dict[str, str | int]
+
+MAX_FACT = 4_000  # characters of one line
 
 # Distributions whose version matters when something differs between machines.
 PACKAGES = (
@@ -28,20 +31,34 @@ PACKAGES = (
 def doctor(as_json: options.Json = False) -> None:
     """Show what this machine has and what spherectl would use: versions, device, attention, settings, data, model.
 
-    Worth pasting into a report of a problem; it contains paths, but nothing secret.
+    Where settings are wrong it tells so, and the rest as it is with none. Worth pasting into a report of a problem; it
+    contains paths, but nothing secret.
     """
-    from spherectl.settings import load_settings
+    from spherectl.errors import SpherectlError
+    from spherectl.settings import Settings, load_settings
 
-    settings = load_settings()
+    wrong: SpherectlError | None = None
+    try:
+        settings = load_settings()
+    except SpherectlError as error:
+        wrong, settings = error, Settings.model_construct(cache=Path(), data=Path())
     report = {section.__name__.strip("_"): _told(section, settings) for section in SECTIONS}
+    if wrong is not None:
+        report["settings"] = {"error": str(wrong)}
     if as_json:
         console.show_json(report)
-        return
+    else:
+        _show(report)
+    if wrong is not None:
+        raise wrong
+
+
+def _show(report: dict[str, Facts]) -> None:
     for name, facts in report.items():
         console.show(name)
         width = max(map(len, facts), default=0)
         for key, fact in facts.items():
-            console.show(f"  {key:{width}}  {fact}")
+            console.show(f"  {key:{width}}  {shortened(str(fact), MAX_FACT)}")
 
 
 def _told(section: Callable[[Settings], Facts], settings: Settings) -> Facts:
@@ -52,6 +69,8 @@ def _told(section: Callable[[Settings], Facts], settings: Settings) -> Facts:
         return section(settings)
     except SpherectlError as error:
         return {"error": str(error)}
+    except OSError as error:  # a folder that may not be looked into
+        return {"error": f"{error.filename}: {error.strerror}"}
 
 
 def _versions(_settings: Settings) -> Facts:
@@ -143,6 +162,8 @@ def _settings(settings: Settings) -> Facts:
         words = os.pathsep.join(map(str, value)) if isinstance(value, tuple) else str(value)
         facts[name] = f"{words or None} ({origin(name)})"
     path = config_path()
+    if path is None:
+        return {**facts, "config": "none: no home folder is known"}
     return {**facts, "config": f"{path}" if path.is_file() else f"{path} (no such file)"}
 
 

@@ -148,3 +148,15 @@ def test_a_device_that_is_not_there_is_told(monkeypatch):
     found = report()
     assert found["machine"]["error"].startswith("There is no device 'cuda' here.")
     assert found["settings"]["device"] == "cuda (SPHERECTL_DEVICE)"
+
+
+def test_broken_settings_are_told_with_the_rest_of_the_report(monkeypatch):
+    monkeypatch.setenv("SPHERECTL_DEVICE", "gpu")
+    monkeypatch.setenv("SPHERECTL_MODLE", "x")
+    result = run("--json")
+    assert result.exit_code == 2
+    told = json.loads(result.stdout)
+    assert "SPHERECTL_DEVICE" in told["settings"]["error"]
+    assert told["machine"]["cores"] >= 1
+    assert told["versions"]["torch"] == importlib.metadata.version("torch")
+    assert result.stderr.startswith("error: Settings: unknown variable SPHERECTL_MODLE")
