@@ -9,6 +9,7 @@ numbers refer to the method's description (arXiv 2602.15030).
 from __future__ import annotations
 
 import math
+import re
 import tomllib
 from bisect import bisect_right
 from itertools import pairwise
@@ -16,15 +17,45 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import tomli_w
-from pydantic import Field, ValidationError, model_validator
+from pydantic import FailFast, Field, ValidationError, model_validator
 
+from spherectl.checks import MAX_GUIDANCE, MAX_SEED, MAX_STEPS
+from spherectl.documents import parse_toml
 from spherectl.errors import FileError, UsageError
+from spherectl.files import read_text
 from spherectl.settings import packaged
+from spherectl.shown import listed, quoted
 from spherectl.tables import Spec, describe, flatten, merge, split_unknown, without_none
 
-Positive = Annotated[int, Field(gt=0)]
+# Limits that nobody's own recipe meets. They keep what a recipe promises within what a machine can be asked for, and
+# the networks of any recipe are put up without memory in a second.
+MAX_IMAGE_SIZE = 2_048  # px; the largest with a patch of its own has 512
+MAX_TOKENS = 16_384  # of an image, 16 times the paper's; attention goes with their square
+MAX_CHANNELS = 4_096  # of a token, 32 times the paper's
+MAX_CLASSES = 100_000  # ImageNet with all its classes has 21,843
+MAX_IN_CONTEXT = 1_024  # tokens of the class, 32 times the paper's
+MAX_MIXERS = 64  # blocks at an end of a network, 16 times the paper's
+MAX_COUNT = 10**12 - 1  # images; checkpoints have their number in a name of twelve digits
+MAX_EPOCHS = 1_000_000
+MAX_BATCH = 1_000_000  # images of one step; the paper's have 256 to 2,048
+MAX_WORKERS = 256  # processes that read images
+MAX_KNOTS = 1_000  # entries of loss.schedule
+MAX_RATE = 1_000.0  # learning rates, weight decay and ratios of rates; trainings diverge long before
+MAX_WEIGHT = 1e6  # of a part of the loss; the largest in recipes/ is 50
+MAX_TEXT = 10_000  # characters of a summary or a path
+MAX_RECIPE = 1 << 20  # bytes of a file; those in recipes/ have 2 to 6 kB
+MAX_NAME = 200  # characters of a name, which files and folders get
+
+Positive = Annotated[int, Field(ge=1, le=MAX_COUNT)]
+Images = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Batch = Annotated[int, Field(ge=1, le=MAX_BATCH)]
+Epochs = Annotated[float, Field(ge=0, le=MAX_EPOCHS)]
+Mixers = Annotated[int, Field(ge=0, le=MAX_MIXERS)]
 Probability = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=MAX_RATE)]
+AboveZero = Annotated[float, Field(gt=0, le=MAX_RATE)]
+Weight = Annotated[float, Field(ge=0, le=MAX_WEIGHT)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
 
 
 class Size(NamedTuple):
@@ -65,18 +96,22 @@ class ModelSpec(Spec):
     """The two networks; of another kind than "sphere", a baseline of the same trunk."""
 
     kind: Literal["sphere", "vae", "diffusion"] = "sphere"
-    image_size: Positive = 32
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] = 32
     size: str = "base"
     decoder_size: str | None = None  # None: as `size`
-    patch_size: Positive | None = None  # None: from image_size and latent_resolution
+    patch_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] | None = (
+        None  # None: from image_size and latent_resolution
+    )
     latent_resolution: Literal["low", "high"] = "high"
-    compression_ratio: Annotated[float, Field(gt=0)] = 1.5
-    token_channels: Positive | None = None  # None: floor(3 patch^2 / compression_ratio)
-    num_classes: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"  # 0: unconditional
-    in_context_tokens: Annotated[int, Field(ge=0)] = 0
+    compression_ratio: Annotated[float, Field(ge=0.01, le=100_000)] = 1.5
+    token_channels: Annotated[int, Field(ge=1, le=MAX_CHANNELS)] | None = (
+        None  # None: floor(3 patch^2 / compression_ratio)
+    )
+    num_classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)] | Literal["auto"] = "auto"  # 0: unconditional
+    in_context_tokens: Annotated[int, Field(ge=0, le=MAX_IN_CONTEXT)] = 0
     pixel_head: Literal["linear", "conv"] = "linear"
-    encoder_mixer_blocks: Annotated[int, Field(ge=0)] = 2
-    decoder_mixer_blocks: Annotated[int, Field(ge=0)] = 2
+    encoder_mixer_blocks: Mixers = 2
+    decoder_mixer_blocks: Mixers = 2
     mixer_norm_scale: bool = True
     spherify_decoder_blocks: bool = False
     halve_depth: bool = False
@@ -85,7 +120,7 @@ class ModelSpec(Spec):
     @model_validator(mode="after")
     def _check(self) -> ModelSpec:
         problems = [
-            f"model.{key}: no size {value!r}; sizes are {', '.join(SIZES)}"
+            f"model.{key}: no size {quoted(value)}; sizes are {', '.join(SIZES)}"
             for key, value in (("size", self.size), ("decoder_size", self.decoder_size))
             if value is not None and value not in SIZES
         ]
@@ -94,8 +129,16 @@ class ModelSpec(Spec):
             problems.append(f"model.image_size: {self.image_size} px needs model.patch_size (known without: {known})")
         elif self.image_size % self.patch:
             problems.append(f"model.patch_size: {self.patch} does not divide model.image_size = {self.image_size}")
-        elif self.channels_per_token < 1:
-            problems.append(f"model.compression_ratio: {self.compression_ratio} leaves no channel in a token")
+        elif self.tokens > MAX_TOKENS:
+            problems.append(
+                f"model.patch_size: {self.patch} px of {self.image_size} make {self.tokens:,} tokens, "
+                f"at most {MAX_TOKENS:,} are allowed"
+            )
+        elif not 1 <= self.channels_per_token <= MAX_CHANNELS:
+            problems.append(
+                f"model.compression_ratio: {self.compression_ratio:g} leaves {self.channels_per_token:,} channels in a "
+                f"token, 1 to {MAX_CHANNELS:,} are allowed"
+            )
         if self.kind == "vae" and self.encoder_mixer_blocks:
             problems.append("model.encoder_mixer_blocks: 0 for a VAE, whose means and variances one norm would tie")
         if self.kind == "diffusion" and self.in_context_tokens:
@@ -142,12 +185,12 @@ class DataSpec(Spec):
     kind: DataKind = "folder"
     # A path, for shards also a pattern or an https address; None: --data, the settings' data folder, or where the
     # system keeps the set.
-    root: str | None = None
+    root: Text | None = None
     # "adm" crops too, but halves with a box filter first: for pictures much larger than a model of 64 px or less.
     fit: Literal["crop", "pad", "adm"] = "crop"
     flip: bool = True
     channels: Literal["rgb", "grey"] = "rgb"
-    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=0, le=MAX_WORKERS)] | Literal["auto"] = "auto"
 
 
 class NoiseSpec(Spec):
@@ -172,7 +215,7 @@ class NoiseSpec(Spec):
 class LossKnot(Spec):
     """Weights after so many images; one that is not given is that of the loss itself."""
 
-    images: Annotated[int, Field(ge=0)]
+    images: Images
     pooled: Weight | None = None
     rec: Weight | None = None
     rec_perceptual: Weight | None = None
@@ -186,7 +229,9 @@ class LossKnot(Spec):
 class LossSpec(Spec):
     """Weights of the parts, and the perceptual distance; of a VAE `rec`, `rec_perceptual` and `kl` count."""
 
-    perceptual: str = "lpips+convnext"  # or "features:NAME" (a frozen network of the zoo), or "none"
+    perceptual: Annotated[str, Field(max_length=MAX_NAME)] = (
+        "lpips+convnext"  # or "features:NAME" (a frozen network of the zoo), or "none"
+    )
     pooled: Weight = 0.0  # ours: weight in features:NAME of features averaged over space
     rec: Weight = 1.0
     rec_perceptual: Weight = 1.0
@@ -194,7 +239,8 @@ class LossSpec(Spec):
     con_perceptual: Weight = 0.5
     latent: Weight = 0.1
     centre: Weight = 0.0  # ours: the mean cosine between a micro-batch's latents of one class
-    schedule: tuple[LossKnot, ...] = ()  # ours: other weights earlier on, linear in the images between its entries
+    # Ours: other weights earlier on, linear in the images between its entries.
+    schedule: Annotated[tuple[LossKnot, ...], Field(strict=False, max_length=MAX_KNOTS), FailFast()] = ()
     kl: Weight = 0.0  # of a VAE: the divergence's mean over the entries of a latent, in nats
     label_dropout: Probability = 0.1
 
@@ -202,7 +248,7 @@ class LossSpec(Spec):
     def _check(self) -> LossSpec:
         if self.perceptual not in ("lpips+convnext", "none") and not self.features:
             raise ValueError(
-                f"loss.perceptual: {self.perceptual!r} is none of "
+                f"loss.perceptual: {quoted(self.perceptual)} is none of "
                 "lpips+convnext, features:NAME (a network in the zoo), none"
             )
         if any(later.images <= earlier.images for earlier, later in pairwise(self.schedule)):
@@ -239,18 +285,18 @@ class LossSpec(Spec):
 class OptimSpec(Spec):
     """AdamW, its schedule and the moving average. Lengths are in images; epochs are resolved away."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-4  # of the decoder, for a batch of lr_batch_size; scaled linearly
-    lr_batch_size: Positive = 256
-    min_lr: Annotated[float, Field(ge=0)] = 1e-6  # scaled alike
-    encoder_lr_ratio: Annotated[float, Field(gt=0)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
-    warmup_images: Annotated[int, Field(ge=0)] | None = None
+    lr: AboveZero = 1e-4  # of the decoder, for a batch of lr_batch_size; scaled linearly
+    lr_batch_size: Batch = 256
+    min_lr: Rate = 1e-6  # scaled alike
+    encoder_lr_ratio: AboveZero = 0.1
+    warmup_epochs: Epochs | None = None
+    warmup_images: Images | None = None
     decay_images: Positive | None = None  # the rate falls over the last so many, and is constant before; None: over all
-    betas: tuple[Probability, Probability] = (0.9, 0.95)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    betas: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.9, 0.95)
+    weight_decay: Rate = 0.0
+    clip_norm: Annotated[float, Field(gt=0, le=1e12)] = 1.0
     ema_half_life_images: Positive = 591_396  # 0.9997 a step at batch 256
-    ema_ramp_ratio: Annotated[float, Field(ge=0)] = 0.0  # half-life at most this share of images seen; 0: off
+    ema_ramp_ratio: Rate = 0.0  # half-life at most this share of images seen; 0: off
 
     @model_validator(mode="after")
     def _check(self) -> OptimSpec:
@@ -277,15 +323,15 @@ HOW = (
 class RunSpec(Spec):
     """Length, batch, precision, how it is computed, and what a run leaves behind."""
 
-    length_epochs: Annotated[float, Field(gt=0)] | None = None
+    length_epochs: Annotated[float, Field(gt=0, le=MAX_EPOCHS)] | None = None
     length_images: Positive | None = None
-    batch_size: Annotated[int, Field(ge=3)] = 256  # over all processes
-    micro_batch_size: Positive | None = None  # images a process takes at once; None: its whole share of the batch
+    batch_size: Annotated[int, Field(ge=3, le=MAX_BATCH)] = 256  # over all processes
+    micro_batch_size: Batch | None = None  # images a process takes at once; None: its whole share of the batch
     parallel: Literal["ddp", "fsdp"] = "ddp"  # in several processes: whole networks in each, or shards of them
     activation_checkpointing: bool = False  # computes blocks twice instead of keeping what they need for the gradient
     compile: bool = False  # torch.compile, block by block
     dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     default: bool = True  # whether `sample` without --model may pick this run
     checkpoint_images: Positive = 50_000
     sample_images: Positive = 50_000
@@ -302,8 +348,8 @@ class RunSpec(Spec):
 class SampleSpec(Spec):
     """How the model likes to be sampled: the defaults of `spherectl sample`."""
 
-    steps: Positive = 4
-    guidance: Annotated[float, Field(ge=1)] = 1.0
+    steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] = 4
+    guidance: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)] = 1.0
     guide: Literal["both", "encoder", "decoder"] = "both"
     noise: Literal["shared", "fresh"] = "shared"
     strength: Literal["constant", "decaying"] = "constant"
@@ -313,8 +359,8 @@ class SampleSpec(Spec):
 class Recipe(Spec):
     """A whole recipe."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-    summary: str = ""
+    name: Annotated[str, Field(max_length=MAX_NAME, pattern=r"^[a-z0-9][a-z0-9._-]*\z")]
+    summary: Text = ""
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
     noise: NoiseSpec = NoiseSpec()
@@ -408,7 +454,7 @@ def parse(table: dict[str, Any], source: str) -> Recipe:
         problems += describe(error, Recipe)
     if problems or recipe is None:
         hint = "`spherectl recipes show imagenet256` prints one to compare with."
-        raise UsageError(f"{source}: {'; '.join(problems)}.", hint)
+        raise UsageError(f"{source}: {listed(problems, separator='; ')}.", hint)
     return recipe
 
 
@@ -422,19 +468,24 @@ def load(path: Path, overrides: dict[str, Any] | None = None) -> Recipe:
     return loads(_read(path), str(path), overrides)
 
 
+_NAME_OF_BASE = re.compile(
+    r"[a-z0-9][a-z0-9._-]{,99}(/[a-z0-9][a-z0-9._-]{,99})?"
+)  # of a file in recipes/, or in a folder there
+
+
 def _with_base(text: str, source: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """The tables of TOML text, over those of the recipe that it names as its base."""
     try:
-        table = tomllib.loads(text)
+        table = parse_toml(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{source} is not valid TOML: {error}.") from None
     if "base" not in table:
         return table
     base = table.pop("base")
-    path = packaged("recipes") / f"{base}.toml"
-    if not isinstance(base, str) or base in above or ".." in path.parts or not path.is_file():
+    path = packaged("recipes") / f"{base}.toml" if isinstance(base, str) and _NAME_OF_BASE.fullmatch(base) else None
+    if path is None or base in above or not path.is_file():
         raise UsageError(
-            f"{source}: base: expected the name of a recipe that comes with spherectl, got {base!r}.",
+            f"{source}: base: expected the name of a recipe that comes with spherectl, got {quoted(base)}.",
             "`spherectl recipes ls` lists them.",
         )
     return merge(_with_base(_read(path), str(path), (*above, base)), table)
@@ -442,9 +493,9 @@ def _with_base(text: str, source: str, above: tuple[str, ...] = ()) -> dict[str,
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"Cannot read the recipe {path}: {error}.") from None
+        return read_text(path, MAX_RECIPE)
+    except OSError as error:
+        raise FileError(f"Cannot read the recipe {path}: {error.strerror}.") from None
 
 
 def differing_keys(a: Recipe, b: Recipe) -> list[str]:

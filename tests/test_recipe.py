@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -178,7 +180,7 @@ def test_every_size_suits_rotary_and_position_embeddings(size: Any) -> None:
 def test_patch_size(image_size: int, low: int, high: int) -> None:
     assert ModelSpec(image_size=image_size, latent_resolution="low").patch == low
     assert ModelSpec(image_size=image_size).patch == high
-    assert ModelSpec(image_size=image_size, patch_size=1).patch == 1
+    assert ModelSpec(image_size=image_size, patch_size=4).patch == 4
 
 
 @pytest.mark.parametrize(
@@ -323,8 +325,8 @@ def test_all_unknown_keys_and_bad_values_at_once() -> None:
     ]
     assert set(text.split("; ")[4:]) == {
         "optim.lr: expected a number, got 'fast'",
-        "optim.betas.1: expected at most 1.0, got 1.5",
-        "run.length_images: expected more than 0, got 0",
+        "optim.betas.1: expected 0 to 1, got 1.5",
+        "run.length_images: expected 1 to 999,999,999,999, got 0",
         "model.size: no size 'bse'",
         "sizes are nano, micro, tiny, small, base, large, xlarge, huge, giant",
         "model.image_size: 33 px needs model.patch_size (known without: 32, 64, 128, 256, 512)",
@@ -335,26 +337,26 @@ def test_all_unknown_keys_and_bad_values_at_once() -> None:
     ("table", "key", "value", "sentence"),
     [
         ("model", "num_classes", "x", "model.num_classes: expected a whole number or 'auto', got 'x'"),
-        ("model", "num_classes", -1, "model.num_classes: expected at least 0 or 'auto', got -1"),
+        ("model", "num_classes", -1, "model.num_classes: expected 0 to 100,000 or 'auto', got -1"),
         ("model", "num_classes", 2.5, "model.num_classes: expected a whole number or 'auto', got 2.5"),
         ("data", "workers", "all", "data.workers: expected a whole number or 'auto', got 'all'"),
-        ("run", "seed", -1, "run.seed: expected at least 0, got -1"),
-        ("run", "seed", 2**64, f"run.seed: expected less than {2**64}, got {2**64}"),
-        ("run", "batch_size", 2, "run.batch_size: expected at least 3, got 2"),
+        ("run", "seed", -1, "run.seed: expected 0 to 18,446,744,073,709,551,615, got -1"),
+        ("run", "seed", 2**64, f"run.seed: expected 0 to {2**64 - 1:,}, got {2**64}"),
+        ("run", "batch_size", 2, "run.batch_size: expected 3 to 1,000,000, got 2"),
         ("run", "length_images", [], "run.length_images: expected a whole number, got []"),
-        ("model", "patch_size", 0, "model.patch_size: expected more than 0, got 0"),
+        ("model", "patch_size", 0, "model.patch_size: expected 1 to 2,048, got 0"),
         ("model", "size", 3, 'model.size: expected text in "quotes", got 3'),
         ("data", "flip", "perhaps", "data.flip: expected true or false, got 'perhaps'"),
         ("data", "flip", [True], "data.flip: expected true or false, got [True]"),
         ("data", "fit", True, "data.fit: expected 'crop', 'pad' or 'adm', got true"),
         ("data", "root", "x" * 5000, None),
-        ("noise", "angle_deg", 90, "noise.angle_deg: expected less than 90.0, got 90"),
+        ("noise", "angle_deg", 90, "noise.angle_deg: expected more than 0 and less than 90, got 90"),
         ("noise", "angle_deg", math.nan, "noise.angle_deg: expected a finite number, got nan"),
         ("loss", "rec", math.inf, "loss.rec: expected a finite number, got inf"),
         ("loss", "schedule", 3, "loss.schedule: expected a list, got 3"),
         ("loss", "schedule", [3], "loss.schedule.0: expected a table, got 3"),
         ("loss", "schedule", [{"con": 1}], "loss.schedule.0.images is missing"),
-        ("loss", "schedule", [{"images": 5, "con": -1}], "loss.schedule.0.con: expected at least 0.0, got -1"),
+        ("loss", "schedule", [{"images": 5, "con": -1}], "loss.schedule.0.con: expected 0 to 1,000,000, got -1"),
         (
             "loss",
             "schedule",
@@ -367,14 +369,14 @@ def test_all_unknown_keys_and_bad_values_at_once() -> None:
             [{"images": 5}, {"images": 5}],
             "loss.schedule: each entry needs more images than the one before",
         ),
-        ("loss", "label_dropout", 1.1, "loss.label_dropout: expected at most 1.0, got 1.1"),
+        ("loss", "label_dropout", 1.1, "loss.label_dropout: expected 0 to 1, got 1.1"),
         ("loss", "perceptual", "vgg", f"loss.perceptual: 'vgg' {NO_DISTANCE}"),
         ("loss", "perceptual", "features:", f"loss.perceptual: 'features:' {NO_DISTANCE}"),
         ("optim", "betas", "x", "optim.betas: expected a list, got 'x'"),
         ("optim", "betas", [0.9], "optim.betas.1 is missing"),
         ("optim", "betas", [0.1, 0.2, 0.3], "optim.betas: expected 2 values, got [0.1, 0.2, 0.3]"),
         ("optim", "min_lr", 1.0, FLOOR),
-        ("sample", "guidance", 0.5, "sample.guidance: expected at least 1.0, got 0.5"),
+        ("sample", "guidance", 0.5, "sample.guidance: expected 1 to 1,000, got 0.5"),
         ("sample", "guide", "combo", "sample.guide: expected 'both', 'encoder' or 'decoder', got 'combo'"),
     ],
 )
@@ -386,11 +388,82 @@ def test_each_bad_value_is_one_phrase(table: str, key: str, value: Any, sentence
         assert message(changed) == sentence
 
 
-def test_long_values_are_cut() -> None:
-    assert (
-        message({**SMALL, "data": {"fit": "y" * 500}})
-        == f"data.fit: expected 'crop', 'pad' or 'adm', got '{'y' * 59}..."
-    )
+def test_long_values_are_cut_in_the_middle() -> None:
+    said = message({**SMALL, "data": {"fit": "x" + "y" * 100_000 + "z"}})
+    assert re.fullmatch(r"data.fit: expected 'crop', 'pad' or 'adm', got 'xy+\.\.\.y+z'", said)
+    assert len(said) < 300
+
+
+NUMBERS = [
+    f"{table}.{key}"
+    for table, spec in Recipe.model_fields.items()
+    if table not in ("name", "summary")
+    for key, field in spec.annotation.model_fields.items()  # type: ignore[union-attr]
+    if re.search(r"\bint\b|\bfloat\b|tuple", str(field.annotation))
+]
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_no_number_takes_another_type_or_what_no_machine_has(path: str) -> None:
+    """Whatever the key: a sentence that begins with its path, of a length that can be read, with the range."""
+    table, _, key = path.partition(".")
+    for value in (
+        10**30,
+        -(10**30),
+        1e300,
+        10**5000,
+        -1,
+        True,
+        "1",
+        math.nan,
+        math.inf,
+        "x" * 100_000,
+        [1] * 3000,
+        {"a": 1},
+    ):
+        said = message({**SMALL, table: {**SMALL.get(table, {}), key: value}})
+        assert path in said, said
+        assert len(said) < 500, said
+        assert not isinstance(value, int) or isinstance(value, bool) or re.search(r" to |and|a list", said), said
+
+
+def test_thousands_of_unknown_keys_are_counted() -> None:
+    said = message({**SMALL, **{f"key{number}": 1 for number in range(3000)}})
+    assert said.endswith("unknown key key9 and 2,990 more")
+    assert len(message({**SMALL, "\x1b[31m" + "x" * 100_000: 1})) < 200
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"image_size": 2048, "patch_size": 8}, "model.patch_size: 8 px of 2048 make 65,536 tokens, at most 16,384"),
+        ({"patch_size": 32, "compression_ratio": 0.01}, "model.compression_ratio: 0.01 leaves 307,200 channels"),
+    ],
+)
+def test_numbers_that_are_too_much_together(changes: dict[str, Any], sentence: str) -> None:
+    assert message({**SMALL, "model": changes}).startswith(sentence)
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "a = " + "{b=" * 5_000, "a = 1" + "0" * 5_000, "a = \x00"])
+def test_toml_that_is_none_is_a_sentence(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match="is not valid TOML") as caught:
+        load(path)
+    assert len(caught.value.message) < 300 + len(str(path))
+    parse_overrides([text.replace(" ", "")])  # a value that is no TOML is text
+
+
+def test_a_recipe_file_is_a_file_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b'\xef\xbb\xbfname = "bom"\n[run]\nlength_images = 5\n')
+    assert load(path).name == "bom"
+    path.write_bytes(b'name = "\xff"')
+    pipe = tmp_path / "pipe.toml"
+    os.mkfifo(pipe)
+    for place, words in ((path, "byte 8 is not UTF-8"), (pipe, "not a regular file"), (tmp_path, "directory")):
+        with pytest.raises(FileError, match=words):
+            load(place)
 
 
 @pytest.mark.parametrize(
@@ -403,7 +476,10 @@ def test_long_values_are_cut() -> None:
         ({"run": {"length_epochs": 1, "length_images": 1}}, f"run.length_epochs, run.length_images: {ONE}"),
         ({"optim": {"warmup_epochs": 1, "warmup_images": 1}}, f"optim.warmup_epochs, optim.warmup_images: {ONE}"),
         ({"model": {"patch_size": 5}}, "model.patch_size: 5 does not divide model.image_size = 32"),
-        ({"model": {"compression_ratio": 13.0}}, "model.compression_ratio: 13.0 leaves no channel in a token"),
+        (
+            {"model": {"compression_ratio": 13.0}},
+            "model.compression_ratio: 13 leaves 0 channels in a token, 1 to 4,096 are allowed",
+        ),
         (
             {"optim": {"warmup_epochs": 1, "warmup_images": 1, "min_lr": 1.0}},
             f"optim.warmup_epochs, optim.warmup_images: {ONE}; {FLOOR}",
@@ -598,7 +674,22 @@ def test_a_recipe_says_only_what_differs_from_its_base() -> None:
     assert loads(mine.to_toml()) == mine  # whole: it no longer needs its base
 
 
-@pytest.mark.parametrize("base", ['"no-such"', "3", '"../recipes/cifar10"'])
+@pytest.mark.parametrize(
+    "base",
+    [
+        '"no-such"',
+        "3",
+        "true",
+        "[]",
+        '""',
+        '".."',
+        '"../recipes/cifar10"',
+        '"\\u001b"',
+        '"\\u0000"',
+        '"/etc/x"',
+        '"evidence/../debug"',
+    ],
+)
 def test_a_base_that_is_no_recipe_is_a_sentence(base: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f'name = "mine"\nbase = {base}\n', encoding="utf-8")

@@ -419,7 +419,7 @@ def test_all_wrong_keys_are_told_at_once(command, fails, work):
         (("broken.toml",), 2, "broken.toml is not valid TOML"),
         (("debug", "--set", "optim.lr"), 2, "expected KEY=VALUE"),
         (("debug", "--set", "optim.lr=fast"), 2, "optim.lr: expected a number, got 'fast'"),
-        (("debug", "--set", "run.batch_size=2"), 2, "run.batch_size: expected at least 3, got 2"),
+        (("debug", "--set", "run.batch_size=2"), 2, "run.batch_size: expected 3 to 1,000,000, got 2"),
         (("folder32", "--data", "absent"), 2, "Expected a folder of pictures at"),
         (("folder32", "--data", "empty"), 2, "No pictures found in"),
         (("folder32", "--data", "broken.toml"), 2, "Expected a folder of pictures, got the file"),

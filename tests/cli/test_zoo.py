@@ -69,7 +69,8 @@ def own_zoo(tmp_path, monkeypatch):
     """One model that is here, one to fetch, one that is only known of."""
     folder = tmp_path / "zoo"
     folder.mkdir()
-    header = json.dumps({"class_names": ["a", "b"], "images_seen": 12, "recipe": {"name": "r"}})
+    about = {"format": 1, "architecture": "sphere-encoder", "class_names": ["a", "b"], "images_seen": 12}
+    header = json.dumps(about | {"recipe": {"name": "r", "model": {"num_classes": 2}}})
     text = json.dumps({"__metadata__": {"spherectl": header}}).encode()
     content = len(text).to_bytes(8, "little") + text
     (folder / "one.safetensors").write_bytes(content)
@@ -117,7 +118,13 @@ def test_show_tells_index_header_and_card(own_zoo):
 
 def test_show_for_machines_has_the_whole_header(own_zoo):
     shown = json.loads(run("show", "one", "--json").stdout)
-    assert shown["header"] == {"class_names": ["a", "b"], "images_seen": 12, "recipe": {"name": "r"}}
+    assert shown["header"] == {
+        "format": 1,
+        "architecture": "sphere-encoder",
+        "class_names": ["a", "b"],
+        "images_seen": 12,
+        "recipe": {"name": "r", "model": {"num_classes": 2}},
+    }
     assert shown["card"] == "# One\n\nA [card] of *one*.\n"
 
 

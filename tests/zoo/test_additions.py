@@ -89,7 +89,10 @@ def test_what_does_not_fit_changes_nothing(tmp_path, model, options, kind, words
 
 def test_what_is_no_model_is_a_sentence(tmp_path):
     (tmp_path / "m.safetensors").write_bytes(b"no")
-    for path, words in ((tmp_path / "m.safetensors", "is not a model file"), (tmp_path / "m.zip", "expected a")):
+    for path, words in (
+        (tmp_path / "m.safetensors", "is not a whole safetensors file"),
+        (tmp_path / "m.zip", "expected a"),
+    ):
         with pytest.raises(FileError, match=words):
             add(path, tmp_path / "index.toml")
     assert not (tmp_path / "index.toml").exists()

@@ -27,7 +27,9 @@ channels = "rgb"
 image_size = 32
 classes = 10
 """
-MODEL = b'\x30\x00\x00\x00\x00\x00\x00\x00{"__metadata__":{"spherectl":"{\\"format\\": 1}"}} '
+MODEL = (
+    b'\x48\x00\x00\x00\x00\x00\x00\x00{"__metadata__":{"spherectl":"{\\"format\\":1,\\"architecture\\":\\"x\\"}"}}  '
+)
 
 
 @pytest.fixture

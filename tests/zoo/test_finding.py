@@ -400,39 +400,6 @@ def test_verify_has_nothing_against_what_is_not_here(own_zoo):
     assert [zoo.verify(entries[name], load_settings()) for name in ("far", "rumour")] == ["", ""]
 
 
-def test_a_header_is_read_as_safetensors_reads_it(tmp_path):
-    torch = pytest.importorskip("torch")
-    from spherectl.model import weights
-
-    header = {"architecture": "sphere-encoder", "class_names": ["ä", "b"], "images_seen": 3}
-    weights.save_file(tmp_path / "m.safetensors", {"w": torch.zeros(3)}, header)
-    assert read_header(tmp_path / "m.safetensors") == weights.read_header(tmp_path / "m.safetensors") == header
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"",
-        b"short",
-        b"\xff" * 8 + b"{}",  # a length of 2^64 - 1
-        (2).to_bytes(8, "little") + b"{}",
-        (4).to_bytes(8, "little") + b"null",
-        (24).to_bytes(8, "little") + b'{"__metadata__": {"a":1}',
-        (8).to_bytes(8, "little") + b"\x80\xffrandom",
-    ],
-)
-def test_what_has_no_header_is_a_sentence(tmp_path, content):
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(FileError, match="is not a model file: it has no spherectl header"):
-        read_header(path)
-
-
-def test_a_file_that_is_not_there_is_a_sentence(tmp_path):
-    with pytest.raises(FileError, match=r"Cannot read .*none\.safetensors: No such file"):
-        read_header(tmp_path / "none.safetensors")
-
-
 # Recipes
 
 

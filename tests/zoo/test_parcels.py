@@ -205,7 +205,7 @@ def test_a_file_without_a_hash_takes_a_word(host, own, ours):
 @pytest.mark.parametrize("content", [b"PK\x03\x04 an archive", b"", b"\x80\x02 a pickle"])
 def test_what_is_no_model_is_not_kept(host, own, content):
     host.files["m.safetensors"] = content
-    with pytest.raises(FileError, match="is not a model file"):
+    with pytest.raises(FileError, match="is not a whole safetensors file"):
         zoo.fetch(own(urls=[f"{host.url}m.safetensors"]), trust=True)
     assert not (load_settings().cache / "zoo" / "one.safetensors").exists()
 
