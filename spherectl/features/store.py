@@ -4,17 +4,64 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 
 from spherectl import zoo
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import KINDS, build_network
+from spherectl.files import expanded, is_regular
+from spherectl.headers import Header, header_of, safetensors_header
 from spherectl.model import weights
+from spherectl.recipe import MAX_CLASSES, MAX_IMAGE_SIZE
+from spherectl.shown import listed, quoted
+from spherectl.tables import describe
 
 ARCHITECTURE = "feature-network"
 FORMAT = 1
+
+MAX_STAGES = 8  # each halves the image; ours have 3
+MAX_LAYERS = 64  # of one stage; ours have at most 2
+MAX_WIDTH = 4_096  # channels of a stage; ours have at most 128
+
+Widths = Annotated[list[Annotated[int, Field(ge=1, le=MAX_WIDTH)]], Field(min_length=1, max_length=MAX_STAGES)]
+Layers = Annotated[list[Annotated[int, Field(ge=1, le=MAX_LAYERS)]], Field(min_length=1, max_length=MAX_STAGES)]
+
+
+class Arguments(BaseModel):
+    """What a network of `KINDS` is built with; the layers of its stages under the name that its kind has for them."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    num_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
+    widths: Widths | None = None
+    convolutions: Layers | None = None
+    blocks: Layers | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Arguments:
+        if len({len(many) for many in (self.widths, self.convolutions, self.blocks) if many is not None}) > 1:
+            raise ValueError("arguments: the lists are not of one length")
+        return self
+
+
+class FeatureHeader(Header):
+    """What a feature network's file says of itself."""
+
+    kind: str
+    arguments: Arguments
+    image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)]
+    use: str = ""
+    accuracy: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> FeatureHeader:
+        if len(self.class_names) not in (0, self.arguments.num_classes):
+            raise ValueError(f"class_names: {len(self.class_names)} for {self.arguments.num_classes} classes")
+        return self
 
 
 def save_feature_network(
@@ -45,11 +92,20 @@ def load_feature_network(name_or_path: str | Path) -> nn.Module:
     """
     path = find_feature_network(name_or_path)
     header = read_feature_header(path)
+    damaged = FileError(f"{path} does not hold the tensors its header announces; it is damaged.")
     try:
-        network = build_network(header["kind"], header["arguments"])
-        network.load_state_dict(weights.read_tensors(path))
-    except (RuntimeError, TypeError, ValueError):
-        raise FileError(f"{path} does not hold the tensors its header announces; it is damaged.") from None
+        with torch.device("meta"):  # nothing is allocated before the file's tensors are known to fit
+            network = build_network(header["kind"], header["arguments"])
+    except (TypeError, ValueError):  # lists that are those of another kind
+        raise damaged from None
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if expected != {name: info.shape for name, info in safetensors_header(path).tensors.items()}:
+        raise damaged
+    tensors = weights.read_tensors(path)
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.isfinite().all():
+            raise FileError(f"{path}: {quoted(name)} holds no weights, but {tensor.dtype} that is not all finite.")
+    network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return network.requires_grad_(False).eval()
 
 
@@ -60,22 +116,27 @@ def read_feature_header(path: Path) -> dict[str, Any]:
         UsageError: the file holds something else, or a kind of network this version does not know.
         FileError: the file is damaged.
     """
-    header = weights.read_header(path)
-    found = header.get("architecture")
+    contents = safetensors_header(path)
+    header = header_of(contents, path, Header)
+    found = header["architecture"]
     if found != ARCHITECTURE:
         raise UsageError(
-            f"{path} holds a model of the architecture {found!r}; a {ARCHITECTURE} is needed here.",
+            f"{path} holds a model of the architecture {quoted(found)}; a {ARCHITECTURE} is needed here.",
             f"Those in the zoo: {', '.join(sorted(_entries())) or 'none'}.",
         )
     missing = {"format", "kind", "arguments", "image_size"} - header.keys()
     if missing:
         raise FileError(f"The header of {path} lacks {', '.join(sorted(missing))}, so its network is unknown.")
-    if header["format"] != FORMAT or header["kind"] not in KINDS:
+    if header["format"] != FORMAT or not isinstance(header["kind"], str) or header["kind"] not in KINDS:
         raise UsageError(
-            f"{path} is a {ARCHITECTURE} of format {header['format']!r}, kind {header['kind']!r}; this version reads "
-            f"format {FORMAT}, kinds {', '.join(KINDS)}.",
+            f"{path} is a {ARCHITECTURE} of format {quoted(header['format'])}, kind {quoted(header['kind'])}; "
+            f"this version reads format {FORMAT}, kinds {', '.join(KINDS)}.",
             "A newer spherectl may read it.",
         )
+    try:
+        FeatureHeader.model_validate(header)
+    except ValidationError as error:
+        raise FileError(f"The header of {path}: {listed(describe(error, FeatureHeader), 3, '; ')}.") from None
     return header
 
 
@@ -90,11 +151,11 @@ def find_feature_network(name_or_path: str | Path) -> Path:
     entries = _entries()
     if str(name_or_path) in entries:
         return zoo.fetch(entries[str(name_or_path)])
-    path = Path(name_or_path).expanduser()
-    if path.is_file():
+    path = expanded(name_or_path)
+    if is_regular(path):
         return path
     raise UsageError(
-        f"There is no feature network {str(name_or_path)!r}, in the zoo or as a file.",
+        f"There is no feature network {quoted(str(name_or_path))}, in the zoo or as a file.",
         f"Those in the zoo: {', '.join(sorted(entries)) or 'none'}.",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ def test_a_file_of_a_later_version_is_refused_kindly(zoo: Path, change: dict[str
                 "arguments": {"colour": "red"},
                 "image_size": 32,
             },
-            "does not hold the tensors its header announces",
+            "arguments.num_classes is missing",
         ),
     ],
 )
@@ -135,6 +136,47 @@ def test_missing_tensors_and_a_file_cut_short_are_one_sentence(zoo: Path) -> Non
     (zoo / "c.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(FileError, match=r"c\.safetensors"):
         store.load_feature_network("c")
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, -1, 0, 10**9, 1.5, "", "x" * 20_000, [], [[1]], [10**9] * 2, {}, {"a": 1}]
+)
+@pytest.mark.parametrize("key", ["kind", "arguments", "image_size", "class_names", "accuracy", "widths", "num_classes"])
+def test_any_json_at_any_key_is_one_sentence(key: str, value: Any, zoo: Path) -> None:
+    """But for what a network may lack: its name, its accuracy, names of classes."""
+    network = write(zoo / "a.safetensors")
+    header = store.read_feature_header(zoo / "a.safetensors")
+    if key in header["arguments"]:
+        header["arguments"][key] = value
+    else:
+        header[key] = value
+    weights.save_file(zoo / "b.safetensors", network.state_dict(), header)
+    if (key, value) in (("accuracy", None), ("accuracy", 0), ("class_names", [])):
+        store.load_feature_network("b")
+        return
+    with pytest.raises((FileError, UsageError)) as caught:
+        store.load_feature_network("b")
+    assert len(caught.value.message) < 500 + len(str(zoo))
+
+
+@pytest.mark.parametrize("change", [torch.complex64, torch.int64, torch.bool, float("nan"), float("inf")])
+def test_weights_of_another_kind_are_one_sentence(change: torch.dtype | float, zoo: Path) -> None:
+    network = write(zoo / "a.safetensors")
+    header, state = store.read_feature_header(zoo / "a.safetensors"), network.state_dict()
+    state["head.bias"] = (
+        state["head.bias"].to(change) if isinstance(change, torch.dtype) else state["head.bias"] + change
+    )
+    weights.save_file(zoo / "b.safetensors", state, header)
+    with pytest.raises(FileError, match=r"b\.safetensors"):
+        store.load_feature_network("b")
+
+
+def test_a_pipe_is_not_waited_for(zoo: Path) -> None:
+    os.mkfifo(zoo / "pipe.safetensors")
+    with pytest.raises(UsageError, match="There is no feature network"):
+        store.load_feature_network(zoo / "pipe.safetensors")
+    with pytest.raises(FileError, match="not a regular file"):
+        store.read_feature_header(zoo / "pipe.safetensors")
 
 
 def test_fingerprint_follows_the_weights_and_not_the_file(zoo: Path) -> None:
