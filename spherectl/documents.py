@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tomllib
 from typing import Any, NoReturn
 
@@ -10,6 +11,12 @@ from spherectl.errors import FileError
 from spherectl.shown import quoted, shortened
 
 MAX_DEPTH = 64  # tables within tables; our own files reach 6
+MAX_TOML = 1 << 20  # characters; tomllib reads 1 MB in some seconds, and our own files have 5 kB
+
+# A key of so many parts, for which tomllib needs time that grows with the square of their number.
+_DEEP_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+'|[\w-]++)[ \t]*+\.[ \t]*+){%d}""" % MAX_DEPTH  # noqa: UP031
+)
 
 
 def parse_json(text: str | bytes, *, most_bytes: int | None = None) -> Any:
@@ -64,12 +71,16 @@ def parse_toml(text: str) -> dict[str, Any]:
     r"""The tables of a TOML text; a byte order mark at its beginning is none of it.
 
     Raises:
-        tomllib.TOMLDecodeError (a ValueError): not TOML, or nested deeper than `MAX_DEPTH`.
+        tomllib.TOMLDecodeError (a ValueError): not TOML, longer than `MAX_TOML`, or nested deeper than `MAX_DEPTH`.
 
     Example:
         >>> parse_toml("[a]\nb = 1")
         {'a': {'b': 1}}
     """
+    if len(text) > MAX_TOML:
+        raise tomllib.TOMLDecodeError(f"it has more than {MAX_TOML:,} characters")
+    if _DEEP_KEY.search(text):
+        raise tomllib.TOMLDecodeError(f"it is nested deeper than {MAX_DEPTH}")
     try:
         table = tomllib.loads(text.removeprefix("\ufeff"))
         check_depth(table)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 from spherectl.errors import FileError, SpherectlError
 from spherectl.fetch import RefusedError, check_relative, check_url, fetch_text, refuse_archive
-from spherectl.files import write_text
+from spherectl.files import is_regular, read_text, write_text
 from spherectl.settings import Settings, load_settings, origin, packaged
-from spherectl.zoo.entries import Entry, check_index, parse_index, read_index
+from spherectl.zoo.entries import MAX_INDEX, Entry, check_index, parse_index, read_index
 
 REFRESH_S = 24 * 3600
+MAX_CARD = 1 << 18  # bytes; ours have 2 to 7 kB
 
 
 def index(settings: Settings | None = None, *, refresh: bool = False) -> dict[str, Entry]:
@@ -36,8 +37,10 @@ def index(settings: Settings | None = None, *, refresh: bool = False) -> dict[st
     settings = settings or load_settings()
     entries: dict[str, Entry] = {}
     for place in (packaged("zoo") / "index.toml", *settings.zoo_index):
-        if isinstance(place, Path) and not place.is_file():
-            raise FileError(f"There is no zoo index {place}.", f"It is named in {origin('zoo_index')}.")
+        if isinstance(place, Path) and not is_regular(place):
+            raise FileError(
+                f"There is no zoo index {place}, or it is not a file.", f"It is named in {origin('zoo_index')}."
+            )
         found = read_index(place) if isinstance(place, Path) else _read_remote(place, settings, refresh)
         for entry in found:
             if entry.name in entries:
@@ -52,43 +55,58 @@ def read_card(entry: Entry) -> str:
     That of an index with an address comes from beside it, the first time.
     """
     try:
-        if not entry.card.is_file() and entry.card_url and not load_settings().offline:
-            write_text(entry.card, fetch_text(entry.card_url, entry.card.name))
-        return entry.card.read_text(encoding="utf-8")
-    except (SpherectlError, OSError, UnicodeDecodeError):
+        if not entry.has_card and entry.card_url and not load_settings().offline:
+            write_text(entry.card, fetch_text(entry.card_url, entry.card.name, most=MAX_CARD))
+        return read_text(entry.card, MAX_CARD) if entry.has_card else ""
+    except (SpherectlError, OSError):
         return ""
 
 
 def _read_remote(url: str, settings: Settings, refresh: bool) -> tuple[Entry, ...]:
-    folder = settings.cache / "zoo" / "indexes" / hashlib.sha256(url.encode()).hexdigest()[:16]
-    kept = folder / "index.toml"
     try:
         check_url(url)
         refuse_archive(urllib.parse.urlsplit(url).path)
     except ValueError as error:
         raise FileError(f"Cannot read the zoo index {url}: {error}.") from None
-    age = time.time() - kept.stat().st_mtime if kept.is_file() else None
-    if settings.offline and age is None:
+    folder = settings.cache / "zoo" / "indexes" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    kept = folder / "index.toml"
+    entries, age = _read_kept(kept, url, settings)
+    if settings.offline and entries is None:
         raise SpherectlError(
             f"The zoo index {url} is not in the cache, and {origin('offline')} says to stay offline.",
             "Run `spherectl zoo ls` once where there is a network, or take it out of the setting zoo_index.",
         )
-    if not settings.offline and (age is None or refresh or not 0 <= age < REFRESH_S):
-        text = _fetch_index(url, kept, must=age is None or refresh)
+    if not settings.offline and (entries is None or refresh or not 0 <= age < REFRESH_S):
+        text = _fetch_index(url, kept, must=entries is None or refresh)
         if text is not None:
             entries = _check_remote(text, url, folder)  # before it takes the place of one that can be used
             with contextlib.suppress(SpherectlError, OSError):  # a cache that cannot be written keeps what it has
                 write_text(kept, text)
                 for card in folder.glob("*.md"):
                     card.unlink(missing_ok=True)
-            return entries
-    return _check_remote(kept.read_text(encoding="utf-8"), url, folder)
+    return entries or ()
+
+
+def _read_kept(kept: Path, url: str, settings: Settings) -> tuple[tuple[Entry, ...] | None, float]:
+    """The entries of the kept copy, and its age in seconds; None for what is not there, or is damaged and comes anew.
+
+    Raises:
+        FileError: it is damaged, and nothing is fetched.
+    """
+    try:
+        return _check_remote(read_text(kept, MAX_INDEX), url, kept.parent), time.time() - kept.stat().st_mtime
+    except OSError:
+        return None, 0
+    except FileError:
+        if settings.offline:
+            raise
+        return None, 0
 
 
 def _fetch_index(url: str, kept: Path, must: bool) -> str | None:
     """The text of an index; None if it does not come, need not come, and is asked for again tomorrow."""
     try:
-        return fetch_text(url, "the zoo index")
+        return fetch_text(url, "the zoo index", most=MAX_INDEX)
     except RefusedError:
         raise
     except SpherectlError:

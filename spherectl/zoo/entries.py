@@ -13,11 +13,11 @@ One with a `page` alone is known to exist, and shown, but cannot be fetched.
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -28,18 +28,46 @@ from pydantic import (
     model_validator,
 )
 
+from spherectl.documents import MAX_TOML, parse_toml
 from spherectl.errors import FileError
 from spherectl.fetch import check_relative, check_url, refuse_archive
+from spherectl.files import is_regular, read_text
+from spherectl.recipe import MAX_CLASSES, MAX_IMAGE_SIZE
 from spherectl.settings import Settings
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Bytes = Annotated[int, Field(gt=0)]
-Repo = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")]
+from spherectl.shown import listed, quoted, shortened
 
 CONFIG = "cfg.json"
-CHECKPOINT = re.compile(r"ckpt/ep\d+\.pth")  # below the folder of a published checkpoint
+CHECKPOINT = re.compile(r"ckpt/ep[0-9]{1,12}\.pth")  # below the folder of a published checkpoint
 MODEL_SUFFIX = ".safetensors"
+
+MAX_INDEX = MAX_TOML  # bytes; room for some 3,000 entries
+MAX_ENTRIES = 3_000
+MAX_NAME = 100  # characters; names become those of files
+MAX_TEXT = 1_000  # characters of a summary, a licence, a command
+MAX_ADDRESSES = 16  # of one file
+MAX_SCORES = 200
+MAX_SHOWN = 5  # mistakes of an index that its error repeats
+
+# User and name as the hub allows them. "--" is how we write the slash in names of files.
+_REPO = re.compile(r"(?!.*(?:--|\.\.))[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+
+
+def check_repo(repo: str) -> str:
+    """The name of a repository of the hub, user/repo.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not _REPO.fullmatch(repo):
+        raise ValueError(f"expected user/repo, got {quoted(repo)}")
+    return repo
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
+Text = Annotated[str, Field(max_length=MAX_TEXT)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Bytes = Annotated[int, Field(strict=True, gt=0, lt=1 << 50)]
+Repo = Annotated[str, AfterValidator(check_repo)]
 
 
 class _Table(BaseModel):
@@ -49,9 +77,9 @@ class _Table(BaseModel):
 class Score(_Table):
     """One measured number, with the command that measures it again."""
 
-    metric: str
-    value: float
-    command: str
+    metric: Text
+    value: Annotated[float, Field(strict=True)]
+    command: Text
 
 
 class PublishedFile(_Table):
@@ -72,7 +100,7 @@ class PublishedFile(_Table):
         check_relative(path)
         refuse_archive(path)
         if path != CONFIG and not CHECKPOINT.fullmatch(path):
-            raise ValueError(f"expected {CONFIG} or ckpt/ep####.pth, got {path!r}")
+            raise ValueError(f"expected {CONFIG} or ckpt/ep####.pth, got {quoted(path)}")
         return path
 
 
@@ -104,24 +132,24 @@ class Entry(_Table):
     name: Name
     kind: Literal["model", "features"]
     file: str | None = None
-    urls: tuple[str, ...] = ()
+    urls: Annotated[tuple[str, ...], Field(max_length=MAX_ADDRESSES)] = ()
     published: str | None = None
-    files: tuple[PublishedFile, ...] = ()
+    files: Annotated[tuple[PublishedFile, ...], Field(max_length=MAX_ADDRESSES)] = ()
     hub: Repo | None = None
-    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w./-]*$")] = "main"
-    folder: str | None = None
-    page: str | None = None
+    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]*$", max_length=MAX_NAME)] = "main"
+    folder: Text | None = None
+    page: Text | None = None
     sha256: Sha256 | None = None
     bytes: Bytes | None = None
-    licence: str
-    data_licence: str | None = None
+    licence: Text
+    data_licence: Text | None = None
     recipe: Name | None = None
-    summary: str
+    summary: Text
     channels: Literal["rgb", "grey"]
-    image_size: Annotated[int, Field(gt=0)]
-    classes: Annotated[int, Field(ge=0)]
-    scores: tuple[Score, ...] = ()
-    default: bool = False
+    image_size: Annotated[int, Field(strict=True, gt=0, le=MAX_IMAGE_SIZE)]
+    classes: Annotated[int, Field(strict=True, ge=0, le=MAX_CLASSES)]
+    scores: Annotated[tuple[Score, ...], Field(max_length=MAX_SCORES)] = ()
+    default: Annotated[bool, Field(strict=True)] = False
     _folder: Path = PrivateAttr(default=Path())  # of the index
     _card_url: str = PrivateAttr(default="")
 
@@ -136,8 +164,8 @@ class Entry(_Table):
             check_relative(file)
             _check_model_name(file)
             folder = Path(info.context or "")
-            if not (folder / file).resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"expected a file inside the index's folder, got a link out of it: {file!r}")
+            if not _is_inside(folder / file, folder):
+                raise ValueError(f"expected a file inside the index's folder, got a link out of it: {quoted(file)}")
         return file
 
     @field_validator("urls")
@@ -155,7 +183,7 @@ class Entry(_Table):
             check_url(url)
             refuse_archive(url.rstrip("/"))
             if not url.endswith("/"):
-                raise ValueError(f"expected the address of a folder, ending in /, got {url!r}")
+                raise ValueError(f"expected the address of a folder, ending in /, got {quoted(url)}")
         return url
 
     @field_validator("folder")
@@ -202,6 +230,11 @@ class Entry(_Table):
         return self._folder / f"{self.name}.md"
 
     @property
+    def has_card(self) -> bool:
+        """Whether there is a file of that name, in the index's folder itself."""
+        return is_regular(self.card) and _is_inside(self.card, self._folder)
+
+    @property
     def card_url(self) -> str:
         """Where its card is fetched from, if its index has an address; else empty."""
         return self._card_url
@@ -221,13 +254,13 @@ class Entry(_Table):
         path = self.path(settings)
         if path is None:
             return "known of"
-        if path.exists():
+        if is_present(path):
             return "here"
         return "missing" if self.file else "remote"
 
 
 class _Index(_Table):
-    entry: tuple[Entry, ...] = ()
+    entry: Annotated[tuple[Entry, ...], Field(max_length=MAX_ENTRIES)] = ()
 
 
 def read_index(path: Path) -> tuple[Entry, ...]:
@@ -237,10 +270,9 @@ def read_index(path: Path) -> tuple[Entry, ...]:
         FileError: it cannot be read, or is not valid; all mistakes at once.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-        raise FileError(f"Cannot read the zoo index {path}: {reason}.") from None
+        text = read_text(path, MAX_INDEX)
+    except OSError as error:
+        raise FileError(f"Cannot read the zoo index {path}: {error.strerror}.") from None
     return check_index(parse_index(text, str(path)), str(path), path.parent)
 
 
@@ -251,8 +283,8 @@ def parse_index(text: str, where: str) -> dict[str, Any]:
         FileError: it is not TOML.
     """
     try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        return parse_toml(text)
+    except ValueError as error:
         raise FileError(f"Cannot read the zoo index {where}: {error}.", "An index is a TOML file.") from None
 
 
@@ -265,8 +297,8 @@ def check_index(table: dict[str, Any], where: str, folder: Path) -> tuple[Entry,
     try:
         return _Index.model_validate(table, context=folder).entry
     except ValidationError as error:
-        problems = "; ".join(_describe(item, table) for item in error.errors(include_url=False))
-        raise FileError(f"The zoo index {where} is not valid: {problems}.") from None
+        problems = [_describe(item, table) for item in error.errors(include_url=False)]
+        raise FileError(f"The zoo index {where} is not valid: {listed(problems, MAX_SHOWN, '; ')}.") from None
 
 
 def cached_path(place: str, settings: Settings) -> Path:
@@ -275,14 +307,30 @@ def cached_path(place: str, settings: Settings) -> Path:
     A folder gives way to the file that is made of it.
     """
     file, folder = settings.cache / f"{place}{MODEL_SUFFIX}", settings.cache / place
-    whole = (folder / CONFIG).is_file() and any((folder / "ckpt").glob("ep*.pth"))
-    return folder if whole and not file.is_file() else file
+    whole = is_regular(folder / CONFIG) and any((folder / "ckpt").glob("ep*.pth"))
+    return folder if whole and not is_regular(file) else file
+
+
+def is_present(path: Path) -> bool:
+    """Whether there is a model: a file or a folder, no pipe and no device; never raises."""
+    try:
+        return path.is_dir() or path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a path, all links followed, is in a folder."""
+    try:
+        return path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # links that lead to each other
+        return False
 
 
 def _check_model_name(file: str) -> None:
     refuse_archive(file)
     if not file.endswith(MODEL_SUFFIX):
-        raise ValueError(f"expected a {MODEL_SUFFIX} file, got {file!r}")
+        raise ValueError(f"expected a {MODEL_SUFFIX} file, got {quoted(file)}")
 
 
 def _describe(item: Any, table: dict[str, Any]) -> str:
@@ -290,12 +338,17 @@ def _describe(item: Any, table: dict[str, Any]) -> str:
     first, *path = item["loc"]
     if path and isinstance(path[0], int):
         entry = table["entry"][path[0]]
-        name = entry.get("name", f"number {path[0] + 1}") if isinstance(entry, dict) else f"number {path[0] + 1}"
-        first, path = f"entry {name}", path[1:]
+        name = entry.get("name") if isinstance(entry, dict) else None
+        first, path = (
+            f"entry {shortened(name, MAX_NAME) if isinstance(name, str) else f'number {path[0] + 1}'}",
+            path[1:],
+        )
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
         message = "unknown key"
     elif item["type"] == "string_pattern_mismatch" and path[-1:] == ["sha256"]:
         message = "expected 64 hexadecimal digits"
-    where = ", ".join([str(first), ".".join(map(str, path))] if path else [str(first)])
+    where = ", ".join(
+        [shortened(str(first), 2 * MAX_NAME), shortened(".".join(map(str, path)))] if path else [str(first)]
+    )
     return f"{where}: {message[0].lower()}{message[1:]}"

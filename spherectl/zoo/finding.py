@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Literal
 
+from spherectl.documents import parse_toml
 from spherectl.errors import FileError, UsageError
 from spherectl.fetch import Progress, file_hash, refuse_archive
+from spherectl.files import is_regular, read_text
+from spherectl.places import place
 from spherectl.settings import Settings, load_settings, origin, packaged
+from spherectl.shown import listed, quoted
 from spherectl.zoo import hub
 from spherectl.zoo.catalogue import index
-from spherectl.zoo.entries import MODEL_SUFFIX, Entry, cached_path
+from spherectl.zoo.entries import MAX_NAME, MODEL_SUFFIX, Entry, cached_path, is_present
 from spherectl.zoo.notes import load_note, verify_fetched
 from spherectl.zoo.parcels import fetch_parcel, find_on_the_hub, find_parcel, hub_place
 
@@ -45,7 +49,7 @@ def find_entry(name: str, settings: Settings | None = None) -> Entry:
     """
     entries = index(settings)
     if name not in entries:
-        raise UsageError(f"There is no {name!r} in the zoo.", _suggest(name, list(entries)))
+        raise UsageError(f"There is no {quoted(name)} in the zoo.", _suggest(name, list(entries)))
     return entries[name]
 
 
@@ -80,8 +84,8 @@ def find_model(text: str | None = None, settings: Settings | None = None, progre
 
 def newest_run(runs: Path) -> Path | None:
     """The run folder whose model was written last, of those that may be picked without being named."""
-    models = [path for path in runs.glob(f"*/{MODEL_FILE}") if path.is_file() and _may_be_picked(path.parent)]
-    newest = max(models, key=lambda path: (path.stat().st_mtime_ns, path.parent.name), default=None)
+    models = [path for path in runs.glob(f"*/{MODEL_FILE}") if is_regular(path) and _may_be_picked(path.parent)]
+    newest = max(models, key=lambda path: (_written_ns(path), path.parent.name), default=None)
     return newest.parent if newest else None
 
 
@@ -91,15 +95,17 @@ def find_recipe(text: str) -> Path:
     Raises:
         UsageError: there is no such recipe.
     """
-    path = Path(text).expanduser()
-    if path.is_file():
+    path = place(text or ".", "The recipe")
+    if is_regular(path):
         return path
     recipes = packaged("recipes")
     names = {file.relative_to(recipes).with_suffix("").as_posix(): file for file in sorted(recipes.rglob("*.toml"))}
     name = PurePath(text).as_posix().removeprefix("recipes/").removesuffix(".toml")
     if name in names:
         return names[name]
-    raise UsageError(f"There is no recipe {text!r}.", _suggest(name, list(names), "`spherectl recipes ls` lists them."))
+    raise UsageError(
+        f"There is no recipe {quoted(text)}.", _suggest(name, list(names), "`spherectl recipes ls` lists them.")
+    )
 
 
 def fetch(
@@ -139,8 +145,8 @@ def needs_fetching(entry: Entry, settings: Settings) -> bool:
     if path is None or not entry.is_remote:
         return False
     if entry.urls and entry.sha256:
-        return not path.is_file() or file_hash(path) != entry.sha256
-    return not (settings.offline and path.exists())
+        return not is_regular(path) or file_hash(path) != entry.sha256
+    return not (settings.offline and is_present(path))
 
 
 def verify(entry: Entry, settings: Settings) -> str:
@@ -155,6 +161,8 @@ def verify(entry: Entry, settings: Settings) -> str:
         return f"{path} is missing" if state == "missing" else ""
     if entry.is_remote and entry.sha256 is None:
         return verify_fetched(f"zoo/{entry.name}", settings)
+    if not is_regular(path):
+        return f"{path} is a folder; expected a model file"
     size, digest = path.stat().st_size, file_hash(path)
     if entry.sha256 is None or (entry.bytes is None and not entry.is_remote):
         return f"the index does not say its hash and size (sha256 = {digest!r}, bytes = {size})"
@@ -169,23 +177,23 @@ def _find(text: str, why: str, settings: Settings, progress: Progress | None) ->
     entries = index(settings)
     if text in entries:
         return _zoo_model(entries[text], why, settings)
-    path = Path(text).expanduser()
-    if text.strip() and path.exists():
+    path = place(text or ".", "The name of the model")
+    if text.strip() and _status(path):
         return _model_at(path, why)
     names = [name for name, entry in entries.items() if entry.kind == "model"]
     runs = sorted(str(model.parent) for model in settings.runs.glob(f"*/{MODEL_FILE}"))
     raise UsageError(
-        f"There is no model {text!r}: neither the zoo nor a path has that name.", _suggest(text, [*names, *runs])
+        f"There is no model {quoted(text)}: neither the zoo nor a path has that name.", _suggest(text, [*names, *runs])
     )
 
 
 def _on_the_hub(name: hub.HubName, why: str, settings: Settings, progress: Progress | None) -> Found:
     """A model of the hub: as it was fetched before, without asking again; else fetched now."""
-    place = hub_place(name)
-    path = cached_path(place, settings)
-    if not path.exists():
+    kept = hub_place(name)
+    path = cached_path(kept, settings)
+    if not is_present(path):
         path = fetch_parcel(find_on_the_hub(name, settings), settings, progress)
-    commit = str(load_note(place, settings).get("revision", ""))[:12]
+    commit = str(load_note(kept, settings).get("revision", ""))[:12]
     return Found(
         path, name.repo.rpartition("/")[2], "hub", f"model: {name} ({why}{f', commit {commit}' * bool(commit)})"
     )
@@ -208,7 +216,7 @@ def _present(entry: Entry, settings: Settings) -> Path:
             f"{entry.name} is only known of: the zoo has no address to fetch it from.",
             f"Read {entry.page}, download the model yourself and give its path to --model.",
         )
-    if not path.exists():
+    if not is_present(path):
         if entry.is_remote:
             raise UsageError(
                 f"{entry.name} is not on this machine yet.", f"`spherectl zoo fetch {entry.name}` brings it."
@@ -226,18 +234,20 @@ def _present(entry: Entry, settings: Settings) -> Path:
 
 
 def _model_at(path: Path, why: str) -> Found:
-    if path.is_file():
+    if is_regular(path):
         if path.suffix == MODEL_SUFFIX:
-            if path.name == MODEL_FILE and (path.parent / "recipe.toml").is_file():
+            if path.name == MODEL_FILE and is_regular(path.parent / "recipe.toml"):
                 return _model_at(path.parent, why)
             return Found(path, path.stem, "file", f"model: {path} ({why})")
         raise _no_model(path)
+    if not path.is_dir():
+        raise FileError(f"{path} is not a model: it is neither a file nor a folder.")
     name = path.resolve().name
-    if (path / MODEL_FILE).is_file():
+    if is_regular(path / MODEL_FILE):
         return Found(path / MODEL_FILE, name, "run", f"model: {path} ({why})")
-    if (path / "cfg.json").is_file() and (path / "ckpt").is_dir():
+    if is_regular(path / "cfg.json") and (path / "ckpt").is_dir():
         return Found(path, name, "published", f"model: {path} ({why}, published checkpoint)")
-    if (path / "recipe.toml").is_file():
+    if is_regular(path / "recipe.toml"):
         raise UsageError(
             f"The run {path} has no model yet: it gets one at its first checkpoint.",
             f"`spherectl train {path / 'recipe.toml'} --run {path}` goes on with it.",
@@ -259,15 +269,29 @@ def _no_model(path: Path) -> FileError:
 def _may_be_picked(run: Path) -> bool:
     """Whether the run's recipe leaves `run.default` on; a recipe that cannot be read does not turn it off."""
     try:
-        table = tomllib.loads((run / "recipe.toml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        table = parse_toml(read_text(run / "recipe.toml"))
+    except (OSError, ValueError):
         return True
     settings = table.get("run")
     return not isinstance(settings, dict) or settings.get("default") is not False
 
 
+def _written_ns(path: Path) -> int:
+    """When a file was written; 0 for one that has gone meanwhile."""
+    status = _status(path)
+    return status.st_mtime_ns if status else 0
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """What the system knows of a path; None where there is nothing, or it may not be looked at."""
+    try:
+        return path.stat()
+    except (OSError, ValueError):
+        return None
+
+
 def _suggest(name: str, known: list[str], where: str = "") -> str:
-    """The nearest known names, or all of them."""
-    near = difflib.get_close_matches(name, known, n=3)
-    listed = f"Did you mean {' or '.join(near)}?" if near else f"There are: {', '.join(known) or 'none'}."
-    return f"{listed} {where}".strip()
+    """The nearest known names, or the first of them."""
+    near = difflib.get_close_matches(name, known, n=3) if len(name) <= MAX_NAME else []
+    words = f"Did you mean {' or '.join(near)}?" if near else f"There are: {listed(known) or 'none'}."
+    return f"{words} {where}".strip()

@@ -9,22 +9,27 @@ HF_ENDPOINT names another server that speaks the API; HF_TOKEN is sent to that s
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import re
 import urllib.parse
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spherectl.documents import parse_table
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import ARCHIVE, RefusedError, check_url, fetch_text
-from spherectl.zoo.entries import CHECKPOINT, CONFIG, MODEL_SUFFIX
+from spherectl.fetch import ARCHIVE, RefusedError, check_relative, check_url, fetch_text
+from spherectl.shown import listed, quoted
+from spherectl.tables import describe
+from spherectl.zoo.entries import CHECKPOINT, CONFIG, MAX_TEXT, MODEL_SUFFIX, check_repo
 
 PREFIX = "hf:"
-_NAME = re.compile(
-    r"hf:(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?P<folder>/[^@]+)?(@(?P<revision>[A-Za-z0-9][\w./-]*))?"
-)
+MAX_HUB_NAME = 200  # characters of all but hf:; it becomes the name of a file
+MAX_FILES = 50_000  # in a repository; those of models have tens
+_NAME = re.compile(r"hf:(?P<repo>[^/@]+/[^/@]+)(?P<folder>/[^@]+)?(@(?P<revision>[A-Za-z0-9][A-Za-z0-9_./-]*))?")
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,41 @@ class HubFile:
     sha256: str
 
 
+class _Schema(BaseModel):
+    """What is used of the hub's answer; it says much more."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class _Large(_Schema):
+    size: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _Sibling(_Schema):
+    rfilename: Annotated[str, Field(min_length=1, max_length=MAX_TEXT)]
+    size: Annotated[int, Field(ge=0)] | None = None
+    lfs: _Large | None = None
+
+    @property
+    def file(self) -> HubFile:
+        size = self.lfs.size if self.lfs else self.size
+        return HubFile(size or None, self.lfs.sha256 if self.lfs else "")
+
+
+Licence = Annotated[str, Field(max_length=MAX_TEXT)]
+
+
+class _Card(_Schema):
+    license: Licence | Annotated[list[Licence], Field(max_length=20)] | None = None
+
+
+class _Answer(_Schema):
+    sha: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    siblings: Annotated[list[_Sibling], Field(max_length=MAX_FILES)]
+    cardData: _Card | None = None  # noqa: N815 - the hub's spelling
+
+
 @dataclass(frozen=True)
 class Listing:
     """A repository at one commit.
@@ -82,11 +122,15 @@ def parse_name(text: str) -> HubName:
     Raises:
         UsageError: it is not of that form.
     """
-    match = _NAME.fullmatch(text)
-    folder = (match["folder"] or "").strip("/") if match else ""
-    if match is None or ".." in folder.split("/"):
-        raise UsageError(f"Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got {text!r}.")
-    return HubName(match["repo"], folder, match["revision"] or "main")
+    match = _NAME.fullmatch(text) if len(text) <= len(PREFIX) + MAX_HUB_NAME else None
+    if match is not None:
+        repo, folder = match["repo"], (match["folder"] or "").strip("/")
+        with contextlib.suppress(ValueError):
+            check_repo(repo)
+            if folder:
+                check_relative(folder)
+            return HubName(repo, folder, match["revision"] or "main")
+    raise UsageError(f"Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got {quoted(text)}.")
 
 
 def endpoint() -> str:
@@ -105,7 +149,7 @@ def endpoint() -> str:
 
 def headers(address: str) -> dict[str, str]:
     """What a request to an address carries: the token in HF_TOKEN, for the hub itself and nobody it redirects to."""
-    token, ours, other = os.environ.get("HF_TOKEN"), *map(urllib.parse.urlsplit, (endpoint(), address))
+    token, ours, other = os.environ.get("HF_TOKEN", "").strip(), *map(urllib.parse.urlsplit, (endpoint(), address))
     if not token or (ours.scheme, ours.netloc) != (other.scheme, other.netloc):
         return {}
     return {"Authorization": f"Bearer {token}"}
@@ -121,17 +165,20 @@ def list_files(name: HubName) -> Listing:
     """
     url = f"{endpoint()}/api/models/{name.repo}/revision/{urllib.parse.quote(name.revision, safe='')}?blobs=true"
     try:
-        answer = json.loads(fetch_text(url, "the list of files", headers))
-        files = {str(one["rfilename"]): _file_of(one) for one in answer["siblings"]}
-        commit = str(answer["sha"])
-        licence = (answer.get("cardData") or {}).get("license") or "unknown"
+        text = fetch_text(url, "the list of files", headers)
     except RefusedError as error:
         raise explained(error, name) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise FileError(f"{url} does not answer as the Hugging Face hub does.") from None
-    if not re.fullmatch(r"[0-9a-f]{40}", commit):
-        raise FileError(f"{url} names no commit of {name}, got {commit!r}.")
-    return Listing(name.repo, commit, licence if isinstance(licence, str) else ", ".join(map(str, licence)), files)
+    try:
+        answer = _Answer.model_validate(
+            parse_table(text, f"{url} does not answer as the Hugging Face hub does: what it says")
+        )
+    except ValidationError as error:
+        wrong = listed(describe(error, _Answer), 3, "; ")
+        raise FileError(f"{url} does not answer as the Hugging Face hub does: {wrong}.") from None
+    stated = answer.cardData.license if answer.cardData else None
+    licence = ", ".join(stated) if isinstance(stated, list) else stated
+    files = {one.rfilename: one.file for one in answer.siblings}
+    return Listing(name.repo, answer.sha, licence or "unknown", files)
 
 
 def explained(error: RefusedError, name: HubName) -> SpherectlError:
@@ -173,8 +220,8 @@ def choose(listing: Listing, name: HubName, wanted: str = "") -> tuple[str, ...]
         raise UsageError(
             f"{where} holds no model: expected one {MODEL_SUFFIX} file, or {CONFIG} beside ckpt/ep####.pth{but}."
         )
-    listed = ", ".join(sorted(below or found)[:6])
-    raise UsageError(f"{where} holds several models, or none of that name: {listed}.", _how_to_name(name, found))
+    names = listed(sorted(below or found), 6)
+    raise UsageError(f"{where} holds several models, or none of that name: {names}.", _how_to_name(name, found))
 
 
 def _how_to_name(name: HubName, found: Collection[str]) -> str:
@@ -185,14 +232,16 @@ def _how_to_name(name: HubName, found: Collection[str]) -> str:
 def _models(files: Collection[str]) -> dict[str, tuple[str, ...]]:
     """Files of each model in a repository, by its folder or its file."""
     models: dict[str, tuple[str, ...]] = {path: (path,) for path in files if path.endswith(MODEL_SUFFIX)}
+    newest: dict[str, tuple[int, str]] = {}  # number and path of a checkpoint, by the folder that its ckpt/ is in
+    for path in files:
+        folder, _, below = f"/{path}".rpartition("/ckpt/")
+        if CHECKPOINT.fullmatch(f"ckpt/{below}"):
+            number = int(re.sub(r"[^0-9]", "", below))
+            newest[folder[1:]] = max(newest.get(folder[1:], (-1, "")), (number, path))
     for path in files:
         folder, _, last = path.rpartition("/")
-        start = f"{folder}/" if folder else ""
-        below = [other.removeprefix(start) for other in files if other.startswith(start)]
-        checkpoints = [other for other in below if CHECKPOINT.fullmatch(other)]
-        if last == CONFIG and checkpoints:
-            newest = max(checkpoints, key=lambda other: int(re.sub(r"\D", "", other)))
-            models[folder] = (path, start + newest)
+        if last == CONFIG and folder in newest:
+            models[folder] = (path, newest[folder][1])
     return models
 
 
@@ -202,10 +251,3 @@ def _is_below(place: str, folder: str) -> bool:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9]+", text.lower())
-
-
-def _file_of(sibling: dict[str, Any]) -> HubFile:
-    large = sibling.get("lfs") or {}
-    size, sha256 = large.get("size", sibling.get("size")), str(large.get("sha256") or "")
-    whole = re.fullmatch(r"[0-9a-f]{64}", sha256) is not None
-    return HubFile(size if isinstance(size, int) and size > 0 else None, sha256 if whole else "")

@@ -9,12 +9,60 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from spherectl.documents import parse_table
 from spherectl.errors import FileError
-from spherectl.files import file_hash, write_text
+from spherectl.files import file_hash, is_regular, read_bytes, write_text
 from spherectl.settings import Settings
-from spherectl.zoo.entries import MODEL_SUFFIX, cached_path
+from spherectl.shown import listed
+from spherectl.tables import describe
+from spherectl.zoo.entries import CHECKPOINT, CONFIG, MAX_ADDRESSES, MODEL_SUFFIX, Sha256, Text, cached_path, is_present
+
+MAX_NOTE = 1 << 18  # bytes; a note has 1 kB
+_AGAIN = "Remove it, and fetch again."
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+
+class _Made(_Schema):
+    """The file that a published checkpoint was converted into."""
+
+    sha256: Sha256
+    bytes: Annotated[int, Field(ge=0)] = 0
+
+
+# "" is a model file itself; else files of the published layout.
+_Piece = Annotated[str, Field(pattern=rf"^(|{CONFIG}|{CHECKPOINT.pattern})$".replace(".json", r"\.json"))]
+
+
+class _Facts(_Schema):
+    """What the index said of the model."""
+
+    kind: Text | None = None
+    classes: int | None = None
+    image_size: int | None = None
+    data_licence: Text | None = None
+    recipe: Text | None = None
+    licence: Text | None = None
+
+
+class _Note(_Schema):
+    """What a note may say; what a later version adds stays in it."""
+
+    name: Text = ""
+    source: Annotated[str, Field(max_length=8_192)] = ""
+    revision: Text = ""
+    licence: Text = ""
+    accepted: Text = ""
+    bytes: Annotated[int, Field(ge=0)] = 0
+    files: Annotated[dict[_Piece, Sha256], Field(max_length=MAX_ADDRESSES)] = {}
+    facts: _Facts = _Facts()
+    converted: _Made | None = None
 
 
 def load_note(place: str, settings: Settings) -> dict[str, Any]:
@@ -25,11 +73,17 @@ def load_note(place: str, settings: Settings) -> dict[str, Any]:
     """
     path = _note_path(place, settings)
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        content = read_bytes(path, MAX_NOTE)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError):
-        raise FileError(f"{path} is damaged: it should say what was fetched.", "Remove it, and fetch again.") from None
+    except OSError as error:
+        raise FileError(f"Cannot read {path}: {error.strerror}.", _AGAIN) from None
+    table = parse_table(content, f"{path} is damaged: it should say what was fetched, but")
+    try:
+        _Note.model_validate(table)
+    except ValidationError as error:
+        raise FileError(f"{path} is damaged: {listed(describe(error, _Note), 3, '; ')}.", _AGAIN) from None
+    return table
 
 
 def save_note(place: str, settings: Settings, **changes: Any) -> None:
@@ -41,20 +95,21 @@ def save_note(place: str, settings: Settings, **changes: Any) -> None:
 def notes_of_the_hub(settings: Settings) -> list[dict[str, Any]]:
     """Notes of what is here from the hub without being an entry, by name; each with its place."""
     places = sorted(f"zoo/hf/{path.stem}" for path in (settings.cache / "zoo" / "hf").glob("*.json"))
-    here = [place for place in places if cached_path(place, settings).exists()]
-    return [{"place": place, **load_note(place, settings)} for place in here]
+    here = [place for place in places if is_present(cached_path(place, settings))]
+    empty = _Note().model_dump(include={"name", "licence", "bytes"})
+    return [{**empty, **load_note(place, settings), "place": place} for place in here]
 
 
 def verify_fetched(place: str, settings: Settings) -> str:
     """What is wrong with what was fetched to a place, compared with its note; a sentence, or empty."""
     path, note = cached_path(place, settings), load_note(place, settings)
     expected = {path / name if name else path: sha256 for name, sha256 in note.get("files", {}).items()}
-    if path.is_file() and note.get("converted"):
+    if is_regular(path) and note.get("converted"):
         expected = {path: note["converted"]["sha256"]}
     if not expected:
         return f"{path} is here without a note of what it must be; fetch it again"
     for file, sha256 in expected.items():
-        digest = file_hash(file) if file.is_file() else ""
+        digest = file_hash(file) if is_regular(file) else ""
         if digest != sha256:
             return f"{file} has SHA-256 {digest}, and had {sha256} when it came" if digest else f"{file} is missing"
     return ""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import Progress, RefusedError, fetch_file, file_hash
+from spherectl.fetch import MAX_PART, Progress, RefusedError, fetch_file, file_hash
+from spherectl.files import is_regular
 from spherectl.headers import read_header
 from spherectl.settings import Settings, origin
 from spherectl.zoo import hub
@@ -102,8 +103,15 @@ def find_on_the_hub(name: hub.HubName, settings: Settings) -> Parcel:
 
 
 def hub_place(name: hub.HubName) -> str:
-    """Where a model of the hub is kept, below the cache."""
-    return f"zoo/hf/{re.sub(r'[^A-Za-z0-9._@-]', '--', str(name).removeprefix(hub.PREFIX))}"
+    """Where a model of the hub is kept, below the cache.
+
+    Raises:
+        UsageError: the name is too long for a file's.
+    """
+    file = re.sub(r"[^A-Za-z0-9._@-]", "--", str(name).removeprefix(hub.PREFIX))
+    if len(file) > MAX_PART:
+        raise UsageError(f"{name} is too long a name: as that of a file it has {len(file)} characters of {MAX_PART}.")
+    return f"zoo/hf/{file}"
 
 
 def needs_trust(parcel: Parcel, settings: Settings) -> bool:
@@ -168,7 +176,7 @@ def _fetch(parcel: Parcel, settings: Settings, progress: Progress | None) -> Pat
     if parcel.revision or not parcel.known:
         _compare(parcel, seen)
     made = settings.cache / f"{parcel.place}{MODEL_SUFFIX}"
-    if len(parcel.pieces) > 1 and made.is_file():  # the model that was made of the folder
+    if len(parcel.pieces) > 1 and is_regular(made):  # the model that was made of the folder
         if all(piece.sha256 in ("", seen.get(piece.path)) for piece in parcel.pieces):
             return made
         made.unlink()
