@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 from spherectl.errors import FileError, UsageError
-from spherectl.files import file_hash, replacing, write_text
+from spherectl.files import file_hash, read_text, replacing, write_text
 from spherectl.headers import read_header
-from spherectl.zoo.entries import MODEL_SUFFIX, Entry, check_index, read_index
+from spherectl.shown import listed, printable, quoted
+from spherectl.zoo.entries import MAX_INDEX, MAX_NAME, MODEL_SUFFIX, Entry, check_index, read_index
 
 _KINDS = {"sphere-encoder": "model", "feature-network": "features"}
 _TODO = "TODO"
@@ -40,8 +42,7 @@ def add(model: Path, index: Path, *, name: str = "", url: str = "", licence: str
         )
     header = read_header(model)
     name = name or _name_of(model)
-    before = index.read_text(encoding="utf-8") if index.is_file() else ""
-    taken = [entry.name for entry in read_index(index)] if before else []
+    before, taken = _entries_of(index)
     if name in taken:
         raise UsageError(f"{index} has an entry {name} already.", "Give another name with --name.")
     table = _table(model, header, name, licence)
@@ -53,13 +54,38 @@ def add(model: Path, index: Path, *, name: str = "", url: str = "", licence: str
         (entry,) = check_index({"entry": [table]}, str(index), index.parent)
     except FileError as error:
         raise UsageError(error.message) from None
-    if entry.file and _is_elsewhere(model, index):
-        with replacing(index.parent / entry.file) as temporary:
-            shutil.copyfile(model, temporary)
-    write_text(index, f"{before.rstrip()}\n\n{text}".lstrip())
-    if not entry.card.exists():
-        write_text(entry.card, _card(entry, header))
+    card = _card(entry, header)
+    with contextlib.ExitStack() as undo:  # what was made here goes again if the index cannot be written
+        for folder in reversed([one for one in (index.parent, *index.parent.parents) if not one.exists()]):
+            undo.callback(_remove_empty, folder)
+        if entry.file and _is_elsewhere(model, index):
+            target = index.parent / entry.file
+            if not target.exists():
+                undo.callback(target.unlink, missing_ok=True)
+            with replacing(target) as temporary:
+                shutil.copyfile(model, temporary)
+        if not entry.card.exists():
+            undo.callback(entry.card.unlink, missing_ok=True)
+            write_text(entry.card, card)
+        write_text(index, f"{before.rstrip()}\n\n{text}".lstrip())
+        undo.pop_all()
     return entry
+
+
+def _entries_of(index: Path) -> tuple[str, list[str]]:
+    """The text of an index, and the names in it; nothing of both where there is none yet."""
+    try:
+        text = read_text(index, MAX_INDEX)
+    except FileNotFoundError:
+        return "", []
+    except OSError as error:
+        raise FileError(f"Cannot read the zoo index {index}: {error.strerror}.") from None
+    return text, [entry.name for entry in read_index(index)] if text else []
+
+
+def _remove_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def _is_elsewhere(model: Path, index: Path) -> bool:
@@ -69,16 +95,16 @@ def _is_elsewhere(model: Path, index: Path) -> bool:
 def _name_of(model: Path) -> str:
     """The run's folder for a run's model, else the file's own name, as an entry may be called."""
     stem = model.resolve().parent.name if (model.parent / "recipe.toml").is_file() else model.stem
-    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._") or "model"
+    return re.sub(r"[^a-z0-9._-]+", "-", stem.lower()).strip("-._")[:MAX_NAME].rstrip("-._") or "model"
 
 
 def _table(model: Path, header: dict[str, Any], name: str, licence: str) -> dict[str, Any]:
     kind = _KINDS.get(str(header.get("architecture")))
     if kind is None:
         raise FileError(
-            f"{model} holds a network of architecture {header.get('architecture')!r}, which is unknown here."
+            f"{model} holds a network of architecture {quoted(header.get('architecture'))}, which is unknown here."
         )
-    recipe = header.get("recipe") or {}
+    recipe = header["recipe"] if kind == "model" else {}  # a table, as the header was checked
     spec = recipe.get("model", {})
     stated = licence or header.get("licence") or "unknown"
     facts = {
@@ -92,7 +118,7 @@ def _table(model: Path, header: dict[str, Any], name: str, licence: str) -> dict
         "summary": f"{_TODO}: one line on what it draws.",
         "channels": header.get("channels", "rgb"),
         "image_size": spec.get("image_size") or header.get("image_size"),
-        "classes": spec.get("num_classes", len(header.get("class_names", ()))),
+        "classes": spec.get("num_classes", len(header.get("class_names", []))),
     }
     return {key: value for key, value in facts.items() if value is not None}
 
@@ -106,10 +132,11 @@ def _as_toml(table: dict[str, Any]) -> str:
 def _card(entry: Entry, header: dict[str, Any]) -> str:
     """What the header knows, and a heading for each thing that a card has to say."""
     names = header.get("class_names", [])
-    named = f" ({', '.join(names[:12])}{', ...' if len(names) > 12 else ''})" if names else ""
+    named = f" ({listed(names, 12)})" if names else ""
     classes = f"{entry.classes} classes{named}"
     seen = f"{header['images_seen']:,} images seen." if header.get("images_seen") else f"{_TODO}: how long."
-    return f"""# {entry.name}
+    return printable(
+        f"""# {entry.name}
 
 {_TODO}: what it draws, for whom, in two sentences. {entry.image_size} px, {classes if entry.classes else "no classes"}.
 
@@ -128,4 +155,6 @@ Recipe {entry.recipe or "unknown"}. {seen} {_TODO}: the command, the hours, the 
 ## Data and licence
 
 Data: {header.get("data", "unknown")}, licence {entry.data_licence or "unknown"}. Weights: {entry.licence}.
-"""
+""",
+        lines=True,
+    )

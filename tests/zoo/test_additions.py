@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from spherectl import zoo
 from spherectl.errors import FileError, UsageError
 from spherectl.files import file_hash
 from spherectl.settings import Settings, packaged
+from spherectl.zoo import additions
 from spherectl.zoo.additions import add
 
 pytestmark = pytest.mark.fast
@@ -96,3 +101,47 @@ def test_what_is_no_model_is_a_sentence(tmp_path):
         with pytest.raises(FileError, match=words):
             add(path, tmp_path / "index.toml")
     assert not (tmp_path / "index.toml").exists()
+
+
+@pytest.mark.parametrize("missing", [False, True], ids=["a folder", "no folder"])
+def test_an_addition_that_fails_leaves_nothing(tmp_path, model, monkeypatch, missing):
+    """The index is the last thing that is written, and here it cannot be."""
+    index = tmp_path / "deep" / "zoo" / "index.toml" if missing else tmp_path / "index.toml"
+    monkeypatch.setattr(additions, "write_text", refusing(index, additions.write_text))
+    with pytest.raises(FileError, match="no room"):
+        add(model, index, name="one")
+    assert list(tmp_path.iterdir()) == []
+
+
+def refusing(index: Path, write):
+    def write_text(path: Path, text: str) -> None:
+        if path == index:
+            raise FileError("Cannot write the index: no room.")
+        write(path, text)
+
+    return write_text
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"images_seen": "many"}, {"class_names": [1] * 10}, {"licence": ["MIT"]}, {"recipe": 3}, {"architecture": {}}],
+    ids=str,
+)
+def test_a_header_that_is_none_is_found_before_anything_is_written(tmp_path, model, change):
+    with safe_open(model, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
+        header = json.loads(file.metadata()["spherectl"])
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "m.safetensors"
+    save_file(tensors, path, {"spherectl": json.dumps(header | change)})
+    with pytest.raises(FileError, match=next(iter(change))):
+        add(path, tmp_path / "zoo" / "index.toml")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "models"]
+
+
+def test_an_index_that_is_a_pipe_or_a_folder_is_a_sentence(tmp_path, model):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name, words in (("pipe", "it is not a regular file"), ("folder", "Is a directory")):
+        with pytest.raises(FileError, match=f"Cannot read the zoo index .*{name}: {words}"):
+            add(model, tmp_path / name)
