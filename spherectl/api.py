@@ -380,8 +380,10 @@ def sample_settings(model: Model, **changes: Any) -> SampleSpec:
 
 def spread_classes(model: Model, count: int, classes: Classes) -> Tensor | None:
     """(count,) labels: the asked classes in turn, so that they share the images evenly; None where there are none."""
-    asked = ["all" if model.num_classes else "none"] if classes is None else _listed(classes)
-    numbers = parse_classes(asked, model.class_names, model.num_classes, model.name)
+    if classes is None:
+        numbers = list(range(model.num_classes))
+    else:
+        numbers = parse_classes(_listed(classes), model.class_names, model.num_classes, model.name)
     if model.num_classes == 0:
         return None
     return torch.tensor(numbers)[torch.arange(count) % len(numbers)]

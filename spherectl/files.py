@@ -106,6 +106,16 @@ def is_regular(path: Path | str) -> bool:
         return False
 
 
+def is_folder(path: Path | str) -> bool:
+    """Whether there is a folder of that name; never raises, whatever the name."""
+    return os.path.isdir(path)  # noqa: PTH112 - Path.is_dir raises for long names and folders that may not be entered
+
+
+def is_there(path: Path | str) -> bool:
+    """Whether there is anything of that name; never raises, whatever the name."""
+    return os.path.exists(path)  # noqa: PTH110 - as above
+
+
 def _unreadable(number: int, reason: str, path: Path | str) -> OSError:
     return OSError(number, reason, str(path))
 
@@ -211,7 +221,7 @@ def _read_at(file: BufferedReader, place: int, size: int = 1 << 20) -> bytes:
 
 def _cannot_write(path: Path, error: OSError) -> FileError:
     reason = error.strerror or str(error)
-    return FileError(f"Cannot write {path}: {reason}.", "Nothing was changed; choose another place or make room.")
+    return FileError(f"Cannot write {path}: {reason}.", "Under that name all is as it was; choose another place or make room.")
 
 
 def _umask() -> int:

@@ -6,9 +6,16 @@ import re
 
 import pytest
 
-from spherectl.classes import UnknownClassError, describe_classes, known_class_names, names_of, parse_classes
+from spherectl.classes import (
+    UnknownClassError,
+    check_class_names,
+    describe_classes,
+    known_class_names,
+    names_of,
+    parse_classes,
+)
 from spherectl.data.formats import FASHION_MNIST_CLASSES
-from spherectl.errors import UsageError
+from spherectl.errors import FileError, UsageError
 
 pytestmark = pytest.mark.fast
 
@@ -62,11 +69,50 @@ def test_a_name_that_looks_like_a_range_is_a_name():
     assert parse_classes(["1-2"], ("a", "b", "c", "1-2"), 4, "m") == [3]
 
 
-def test_a_number_is_a_class_number_also_where_names_are_numbers():
-    assert parse_classes(["2"], ("1", "10", "2"), 3, "m") == [2]
-    assert parse_classes(["1"], ("1", "10", "2"), 3, "m") == [1]
-    with pytest.raises(UnknownClassError, match="there is no class 10"):
-        parse_classes(["10"], ("1", "10", "2"), 3, "m")
+NUMBERED = ("1", "10", "2", "20")  # as folders of these names are sorted
+
+
+def test_where_names_are_numbers_a_name_goes_before_the_number_of_no_class():
+    assert parse_classes(["10", "20", "2"], NUMBERED, 4, "m") == [1, 3, 2], "2 is called 2"
+
+
+def test_what_may_be_a_name_or_the_number_of_another_class_is_refused():
+    with pytest.raises(UsageError) as caught:
+        parse_classes(["1"], NUMBERED, 4, "m")
+    assert caught.value.message == (
+        "The class '1' is ambiguous: it is the name of class 0, and the number of class 1, 10."
+    )
+    assert caught.value.hint == "Type 0-0 for the class called 1, or 1-1 for the class of that number."
+    assert parse_classes(["0-0", "1-1"], NUMBERED, 4, "m") == [0, 1]
+    assert not isinstance(caught.value, UnknownClassError)
+
+
+def test_integers_and_ranges_are_always_numbers():
+    assert parse_classes([1, 3, "1-3"], NUMBERED, 4, "m") == [1, 3, 1, 2, 3]
+    assert parse_classes([2], ("0", "1", "2"), 3, "m") == parse_classes(["2"], ("0", "1", "2"), 3, "m") == [2]
+
+
+def test_names_of_numbers_with_zeros_before_them_count_as_these_numbers():
+    with pytest.raises(UsageError, match=r"it is the name of class 0, and the number of class 1, 02\."):
+        parse_classes(["1"], ("01", "02"), 2, "m")
+    assert parse_classes(["2"], ("01", "02"), 2, "m") == [1]
+
+
+@pytest.mark.parametrize("asked", ["30", 30, "1-9", "-4"])
+def test_where_names_are_numbers_no_other_model_is_offered(asked):
+    with pytest.raises(UsageError, match=f"there is no class {asked}") as caught:
+        parse_classes([asked], NUMBERED, 4, "m")
+    assert not isinstance(caught.value, UnknownClassError)
+    assert caught.value.hint == "They are called 1, 10, 2, 20."
+
+
+@pytest.mark.parametrize(("asked", "word"), [("none", "no class"), ("ALL", "all classes")])
+def test_classes_called_as_the_words_are_told_apart(asked, word):
+    names = ("cat", asked.lower())
+    with pytest.raises(UsageError, match=f"it is the name of class 1, and the word for {word}") as caught:
+        parse_classes([asked], names, 2, "m")
+    assert caught.value.hint == f"Type 1-1 for the class called {asked.lower()}."
+    assert parse_classes(["1-1"], names, 2, "m") == [1]
 
 
 @pytest.mark.parametrize("asked", ["10", "207", "-1", "8-12", "10-10"])
@@ -124,6 +170,33 @@ def test_a_name_for_a_model_without_names_asks_for_a_number():
     with pytest.raises(UsageError, match=r"^big has 1000 classes \(0-999\) without names\.") as caught:
         parse_classes(["golden retriever"], (), 1000, "big")
     assert not isinstance(caught.value, UnknownClassError)
+
+
+def test_a_name_of_pages_is_cut():
+    long = "x" * 100_000
+    for names in (("cat", "dog"), (long, f"{long}y")):
+        for asked in ("z" * 100_000, "x"):
+            with pytest.raises(UsageError) as caught:
+                parse_classes([asked], names, 2, "m")
+            assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (7, "expected a name for every class, in the order of their numbers, got 7"),
+        ([], "expected a name for every class"),
+        ({"0": "cat"}, "expected a name for every class"),
+        (["cat", True], "class 1: expected a name, got True"),
+        (["cat", " "], "class 1: expected a name, got ' '"),
+        (["caf\udce9"], "is not UTF-8, so that no model file can hold it"),
+        (["x"] * 1_000_001, "1,000,001 classes are more than 1,000,000"),
+    ],
+)
+def test_names_of_a_sets_classes_are_texts(value, words):
+    with pytest.raises(FileError, match=f"^names.json: .*{words}"):
+        check_class_names(value, "names.json")
+    assert check_class_names(["cat", "Käse"], "names.json") == ("cat", "Käse")
 
 
 def test_an_unconditional_model_has_only_none():

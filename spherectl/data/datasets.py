@@ -6,7 +6,6 @@ decoded on access.
 
 from __future__ import annotations
 
-import os
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
@@ -18,15 +17,17 @@ from spherectl.classes import known_class_names
 from spherectl.data import formats
 from spherectl.data.download import Fetched, fetch_set
 from spherectl.data.emoji import find_emoji
-from spherectl.data.folders import Listing, holds_pictures, list_pictures, pack_names
-from spherectl.data.formats import Split
-from spherectl.data.lists import TRAIN_LIST, find_list, read_lists
+from spherectl.data.folders import Listing, holds_pictures, list_pictures
+from spherectl.data.lists import find_list, read_lists
+from spherectl.data.names import Split, pack_names, split_of
 from spherectl.data.pictures import FolderPictures, MemoryPictures, PictureSet, ShardPictures
 from spherectl.data.remote import is_url, open_index
 from spherectl.data.shards import open_shards
 from spherectl.data.streamed import RemotePictures
-from spherectl.errors import UsageError
+from spherectl.errors import FileError, UsageError
+from spherectl.files import expanded, is_folder
 from spherectl.recipe import DataKind, DataSpec
+from spherectl.shown import quoted, shortened
 
 # A set's classes are offered here too, beside what opens it.
 __all__ = ["LICENCES", "FolderPictures", "MemoryPictures", "PictureSet", "open_dataset"]
@@ -79,8 +80,7 @@ def open_dataset(
         SpherectlError: a download failed, or a package for the set is missing.
     """
     given = str(root) if root is not None else data.root
-    # os.path, because Path.expanduser raises for ~name where there is no such user; here that is a missing folder.
-    place = Path(os.path.expanduser(given)) if given is not None and not is_url(given) else None  # noqa: PTH111
+    place = _place(data.kind, given) if given is not None and not is_url(given) else None
     fit: Literal["crop", "pad", "adm"] = "adm" if evaluation and data.fit == "crop" else data.fit
     common = _Common(licence=LICENCES[data.kind], image_size=image_size, fit=fit, grey=data.channels == "grey")
     if given is not None and is_url(given):
@@ -94,19 +94,39 @@ def open_dataset(
             place = _given(data.kind, place, "a list of pictures")
             listing = read_lists(place, split)
             file = find_list(place, "train").resolve()
-            name = file.parent.name if file.name == TRAIN_LIST else file.stem
+            name = file.parent.name if split_of(file.stem) else file.stem
             return _listed(name, place, listing, listing.class_names, common)
         case "shards":
             place = _given(data.kind, place, "a folder or pattern of tars, or the https address of an index")
             index = open_shards(place, split, progress)
             return ShardPictures(
-                name=place.resolve().name if place.is_dir() else place.resolve().parent.name,
+                name=place.resolve().name if is_folder(place) else place.resolve().parent.name,
                 root=place,
                 class_names=index.class_names,
                 labels=index.labels,
                 index=index,
                 **common,
             )
+
+
+def _place(kind: DataKind, given: str) -> Path:
+    """A place on this machine that may be looked at.
+
+    Raises:
+        UsageError: no file can have this name, or there is no such user.
+        FileError: it may not be looked at.
+    """
+    place = expanded(given)
+    try:
+        if not (kind == "shards" and "{" in given):  # the shards of a pattern are looked at one by one
+            place.stat()
+    except (FileNotFoundError, NotADirectoryError):  # told by whoever knows what was expected there
+        pass
+    except ValueError:
+        raise UsageError(f"Expected a place of data, got {quoted(given)}: no file can have this name.") from None
+    except OSError as error:
+        raise FileError(f"Cannot read {shortened(given)}: {error.strerror or error}.") from None
+    return place
 
 
 class _Common(TypedDict):

@@ -1,17 +1,17 @@
 """Folders of pictures: which files there are, in which order, of which class.
 
 Three layouts are understood. Class folders: `root/cat/1.png`, one folder a class, classes numbered by sorted name.
-Flat: `root/1.png`, no classes. Split: `root/train/...` and `root/val/...` or `root/test/...`, each of which is one of
-the former. Pictures lie directly in these folders; deeper ones are not looked for. Hidden names are ignored.
+Flat: `root/1.png`, no classes. Split: `root/train/...` and `root/val/...` (or one of the other words of
+`spherectl.data.names`, in any case), each of which is one of the former. Pictures lie directly in these folders; deeper
+ones are not looked for. Hidden names and the system's own folders are ignored.
 
-A listing is kept in the cache, and holds while no folder that was looked into has another time of change.
+A listing is kept in the cache, and holds while no folder that was looked into has another state.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +21,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spherectl.data.decode import SUFFIXES
-from spherectl.data.formats import Split
-from spherectl.data.indexes import Index, is_settled, load_index, save_index
+from spherectl.classes import check_class_names
+from spherectl.data.decode import SUFFIXES, is_image_name, is_other_image_name
+from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
+from spherectl.data.names import Split, is_hidden, of_split, pack_names, split_of
 from spherectl.errors import FileError, UsageError
-
-_SPLIT_FOLDERS: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("val", "test")}
+from spherectl.files import is_folder, is_there
+from spherectl.shown import listed
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,45 +62,39 @@ def list_pictures(root: Path, split: Split = "train") -> Listing:
             without pictures, or has no such split.
         FileError: a folder cannot be read.
     """
-    if not root.exists():
+    if not is_there(root):
         raise UsageError(f"Expected a folder of pictures at {root}; there is nothing of that name.")
-    if not root.is_dir():
+    if not is_folder(root):
         raise UsageError(f"Expected a folder of pictures, got the file {root}.", _hint_for_file(root))
     if (kept := _kept(root, split)) is not None:
         return kept
     now = time.time_ns()
     scan = _Scan()
     listing = _list_split(scan, root, split)
-    if all(is_settled(changed, now) for changed in scan.changed_ns.values()):
+    if all(is_settled(state, now) for state in scan.states.values()):
         facts = {
             "folder": str(listing.folder.relative_to(root)),
             "class_names": listing.class_names,
-            "folders": [str(folder.relative_to(root)) for folder in scan.changed_ns],
+            "folders": [str(folder.relative_to(root)) for folder in scan.states],
+            "states": list(scan.states.values()),
         }
-        changed_ns = np.array(list(scan.changed_ns.values()), np.int64)
-        arrays = {"names": listing.names, "labels": listing.labels.numpy(), "changed_ns": changed_ns}
-        save_index(_key(root, split), Index(facts, arrays))
+        save_index(_key(root, split), Index(facts, {"names": listing.names, "labels": listing.labels.numpy()}))
     return listing
 
 
 def holds_pictures(root: Path) -> bool:
     """Whether `root` is, as a whole, in one of the layouts; looks at as few folders as it can."""
     try:
-        if not root.is_dir():
+        if not is_folder(root):
             return False
         if _kept(root, "train") is not None:
             return True
         scan = _Scan()
-        folder = root / "train" if _is_split(scan, root) else root
+        folder = _split_folder(scan, root, "train") or root
         below = [scan.has_pictures(sub) for sub in scan.subfolders(folder)]
         return all(below) if any(below) else scan.has_pictures(folder)
-    except FileError:
+    except (FileError, UsageError):
         return False
-
-
-def pack_names(names: Sequence[str]) -> npt.NDArray[np.bytes_]:
-    """File names as `Listing.names` holds them."""
-    return np.array([os.fsencode(name) for name in names], dtype=np.bytes_)
 
 
 class _Seen(NamedTuple):
@@ -110,10 +105,10 @@ class _Seen(NamedTuple):
 
 
 class _Scan:
-    """Looks into each folder once, and notes in `changed_ns` when it had last been changed before that."""
+    """Looks into each folder once, and notes in `states` in which state it was before that."""
 
     def __init__(self) -> None:
-        self.changed_ns: dict[Path, int] = {}
+        self.states: dict[Path, list[int]] = {}
         self._seen: dict[Path, _Seen] = {}
 
     def subfolders(self, folder: Path) -> tuple[Path, ...]:
@@ -128,20 +123,23 @@ class _Scan:
     def _look(self, folder: Path) -> _Seen:
         if folder not in self._seen:
             try:
-                self.changed_ns[folder] = folder.stat().st_mtime_ns
+                self.states[folder] = state_of(folder)
                 with os.scandir(folder) as entries:
-                    shown = [entry for entry in entries if not entry.name.startswith(".")]
+                    shown = [entry for entry in entries if not is_hidden(entry.name)]
             except OSError as error:
                 raise FileError(f"Cannot read the folder {folder}: {error.strerror or error}.") from None
-            subfolders = sorted(entry.name for entry in shown if entry.is_dir())
-            pictures = sorted(entry.name for entry in shown if _is_picture(entry))
+            subfolders = sorted(entry.name for entry in shown if _is_folder(entry))
+            # A broken link counts: it is reported when it is read, instead of a class getting smaller in silence.
+            pictures = sorted(entry.name for entry in shown if is_image_name(entry.name) and not _is_folder(entry))
             self._seen[folder] = _Seen(tuple(folder / name for name in subfolders), pack_names(pictures))
         return self._seen[folder]
 
 
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    # A broken link counts: it is reported when it is read, instead of a class getting smaller in silence.
-    return entry.name.lower().endswith(SUFFIXES) and not entry.is_dir()
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself
+        return False
 
 
 def _key(root: Path, split: Split) -> str:
@@ -150,21 +148,32 @@ def _key(root: Path, split: Split) -> str:
 
 def _kept(root: Path, split: Split) -> Listing | None:
     """The listing in the cache, if no folder has changed since."""
-    index = load_index(_key(root, split))
-    if index is None:
-        return None
-    folders, changed_ns = index.facts["folders"], index.arrays["changed_ns"].tolist()
-    try:
-        if any((root / name).stat().st_mtime_ns != before for name, before in zip(folders, changed_ns, strict=True)):
+
+    def made(index: Index) -> Listing | None:
+        facts, names, labels = index.facts, index.arrays["names"], torch.from_numpy(index.arrays["labels"])
+        if any(state_of(root / name) != state for name, state in zip(facts["folders"], facts["states"], strict=True)):
             return None
-    except OSError:  # a folder is gone
-        return None
-    names, labels = index.arrays["names"], torch.from_numpy(index.arrays["labels"])
-    return Listing(root / index.facts["folder"], names, labels, tuple(index.facts["class_names"]))
+        return checked(Listing(root / facts["folder"], names, labels, tuple(facts["class_names"])))
+
+    return load_index(_key(root, split), {"names": np.bytes_, "labels": np.int64}, made)
+
+
+def checked(listing: Listing) -> Listing:
+    """The same listing, if its parts belong together.
+
+    Raises:
+        ValueError: they do not.
+    """
+    names, labels, classes = listing.names, listing.labels, listing.class_names
+    fits = 0 < len(names) == len(labels) and 0 <= labels.min() <= labels.max() < max(len(classes), 1)
+    if not fits or not all(isinstance(name, str) for name in classes):
+        raise ValueError("a listing whose parts do not belong together")
+    return listing
 
 
 def _list_split(scan: _Scan, root: Path, split: Split) -> Listing:
-    if not _is_split(scan, root):
+    train = _split_folder(scan, root, "train")
+    if train is None:
         if split == "test":
             raise UsageError(
                 f"{root} has no test pictures: expected train and val (or test) folders in it.",
@@ -172,25 +181,57 @@ def _list_split(scan: _Scan, root: Path, split: Split) -> Listing:
             )
         return _list_folder(scan, root)
     if split == "train":
-        return _list_folder(scan, root / "train")
-    found = [root / name for name in _SPLIT_FOLDERS[split] if (root / name).is_dir()]
-    if not found:
-        raise UsageError(f"{root} has a train folder but no test pictures: expected a val or test folder beside it.")
-    known = tuple(folder.name for folder in _class_folders(scan, root / "train"))
-    if known and not _class_folders(scan, found[0]) and scan.has_pictures(found[0]):
+        return _list_folder(scan, train)
+    test = _split_folder(scan, root, "test")
+    if test is None:
         raise UsageError(
-            f"{found[0]} has pictures without class folders, while {root / 'train'} has {len(known):,} class folders.",
+            f"{root} has the folder {train.name} but no test pictures: expected a val or test folder beside it."
+        )
+    known = tuple(folder.name for folder in _class_folders(scan, train))
+    if known and not _class_folders(scan, test) and scan.has_pictures(test):
+        raise UsageError(
+            f"{test} has pictures without class folders, while {train} has {len(known):,} class folders.",
             "Sort them into folders of the same names; for ImageNet its devkit says which picture is of which class.",
         )
-    return _list_folder(scan, found[0], known)
+    return _list_folder(scan, test, known)
 
 
-def _is_split(scan: _Scan, root: Path) -> bool:
-    """A train folder, and neither pictures nor a class folder beside it ("train" may be a class, next to "car")."""
-    if not (root / "train").is_dir() or scan.has_pictures(root):
-        return False
-    splits = {name for names in _SPLIT_FOLDERS.values() for name in names}
-    return not any(scan.has_pictures(folder) for folder in scan.subfolders(root) if folder.name not in splits)
+def _split_folder(scan: _Scan, root: Path, split: Split) -> Path | None:
+    """The folder of one part of a set that is split; None where the set is not, or lacks that part.
+
+    A set is split that has a train folder, and neither pictures nor a class folder beside it ("train" may be a class,
+    next to "car").
+
+    Raises:
+        UsageError: whether it is split is unclear.
+    """
+    names = [folder.name for folder in scan.subfolders(root)]
+    trains, tests = of_split(names, "train"), of_split(names, "test")
+    if not (trains or tests) or scan.has_pictures(root):
+        return None
+    others = [name for name in names if split_of(name) is None and scan.has_pictures(root / name)]
+    if others and trains and tests:
+        raise UsageError(
+            f"{root} has the folders {trains[0]} and {tests[0]} beside others with pictures ({listed(others, 3)}): "
+            "it is unclear whether they are classes or parts of the set.",
+            f"For a set in two parts move the others away; for classes rename {trains[0]} and {tests[0]}.",
+        )
+    if others:
+        return None
+    if len(trains) > 1:
+        raise UsageError(
+            f"{root} has more than one training folder: {listed(trains)}; expected one.",
+            "Move their pictures into one.",
+        )
+    if not trains:
+        if not any(scan.has_pictures(root / name) or _class_folders(scan, root / name) for name in tests):
+            return None
+        raise UsageError(
+            f"{root} has test pictures ({listed(tests)}) but no train folder beside them.",
+            f"Name the folder of the training pictures train, or give --data {root / tests[0]} to train on those.",
+        )
+    found = trains if split == "train" else tests
+    return root / found[0] if found else None
 
 
 def _list_folder(scan: _Scan, folder: Path, known: tuple[str, ...] = ()) -> Listing:
@@ -209,7 +250,7 @@ def _list_folder(scan: _Scan, folder: Path, known: tuple[str, ...] = ()) -> List
             )
         return Listing(folder, top, torch.zeros(len(top), dtype=torch.int64), ())
 
-    class_names = known or tuple(sub.name for sub in classes)
+    class_names = known or check_class_names([sub.name for sub in classes], f"The class folders in {folder}")
     number = {name: i for i, name in enumerate(class_names)}
     names: list[npt.NDArray[np.bytes_]] = []
     labels: list[Tensor] = []
@@ -246,4 +287,5 @@ def _hint_for_folder(folder: Path) -> str:
     for suffix, kind in ((".tar", "shards"), (".jsonl", "jsonl")):
         if any(folder.glob(f"*{suffix}")):
             return f"It holds {suffix} files; to train on those add --set data.kind={kind}."
-    return ""
+    others = sorted({path.suffix for path in folder.iterdir() if is_other_image_name(path.name)})
+    return f"It holds {listed(others)} files, which are not read; convert them to one of the others." if others else ""

@@ -4,29 +4,33 @@
 
 Relative paths are relative to the list's folder. Lists without classes leave `class_id` and `class_name` out of every
 line. A training list is any such file; in a folder it is train.jsonl, and the test list is val.jsonl or test.jsonl
-beside it.
+beside it (`spherectl.data.names` has the other words for both).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import time
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from spherectl.data.folders import Listing
-from spherectl.data.formats import Split
-from spherectl.data.indexes import Index, is_settled, load_index, save_index
+from spherectl.classes import MAX_CLASSES, class_name_problem
+from spherectl.data.folders import Listing, checked
+from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
+from spherectl.data.names import MAX_NAME_BYTES, Split, of_split, pack_names
+from spherectl.documents import parse_json
 from spherectl.errors import FileError, UsageError
+from spherectl.files import is_folder, is_there, open_regular
+from spherectl.shown import listed, quoted, shortened
 
-TRAIN_LIST, TEST_LISTS = "train.jsonl", ("val.jsonl", "test.jsonl")
+SUFFIX = ".jsonl"
 
-# Without a bound one wrong number would become as many empty classes.
-MOST_CLASSES = 1_000_000
+# Of one line, which may tell more of its picture than is read here.
+MAX_LINE_BYTES = 1 << 20
 
 
 def find_list(root: Path, split: Split) -> Path:
@@ -39,18 +43,39 @@ def find_list(root: Path, split: Split) -> Path:
     Raises:
         UsageError: there is none.
     """
-    if not root.exists():
+    if not is_there(root):
         raise UsageError(f"Expected a list of pictures (.jsonl) at {root}; there is nothing of that name.")
-    train = root / TRAIN_LIST if root.is_dir() else root
-    if not train.is_file():
-        raise UsageError(f"{root} holds no {TRAIN_LIST}.", "Name the list, or write it under that name.")
+    train = _beside(root, "train") if is_folder(root) else root
+    if train is None:
+        raise UsageError(f"{root} holds no train{SUFFIX}.", "Name the list, or write it under that name.")
     if split == "train":
         return train
-    for name in TEST_LISTS:
-        test = train.parent / name
-        if test.is_file() and test != train:
-            return test
-    raise UsageError(f"There are no test pictures beside {train}: expected {' or '.join(TEST_LISTS)} in its folder.")
+    test = _beside(train.parent, "test", train)
+    if test is None:
+        raise UsageError(
+            f"There are no test pictures beside {train}: expected val{SUFFIX} or test{SUFFIX} in its folder."
+        )
+    return test
+
+
+def _beside(folder: Path, split: Split, other: Path | None = None) -> Path | None:
+    """The list of one split in a folder, by its name; not the `other`.
+
+    Raises:
+        UsageError: it is unclear which it is.
+        FileError: the folder cannot be read.
+    """
+    try:
+        names = [path.name for path in folder.iterdir() if path.suffix.lower() == SUFFIX and path != other]
+    except OSError as error:
+        raise FileError(f"Cannot read the folder {folder}: {error.strerror or error}.") from None
+    stems = {name[: -len(SUFFIX)]: name for name in names}
+    found = of_split(stems, split)
+    if split == "train" and len(found) > 1:
+        raise UsageError(
+            f"{folder} holds more than one training list: {listed(stems[one] for one in found)}.", "Name one."
+        )
+    return folder / stems[found[0]] if found else None
 
 
 def read_lists(root: Path, split: Split) -> Listing:
@@ -73,7 +98,9 @@ def read_lists(root: Path, split: Split) -> Listing:
     test = read_list(path)
     for number, name in enumerate(test.class_names):
         if name and (number >= len(train.class_names) or train.class_names[number] != name):
-            raise UsageError(f"{path}: class {number}, {name}, is not a class of the training list beside it.")
+            raise UsageError(
+                f"{path}: class {number}, {shortened(name)}, is not a class of the training list beside it."
+            )
     if bool(train.class_names) != bool(test.class_names):
         raise UsageError(f"{path} and the training list beside it must both have classes, or both have none.")
     return Listing(test.folder, test.names, test.labels, train.class_names)
@@ -88,51 +115,61 @@ def read_list(path: Path) -> Listing:
     """
     key = f"jsonl {path.absolute()}"
     try:
-        status, now = path.stat(), time.time_ns()
-        state = [status.st_size, status.st_mtime_ns]
-        if (kept := load_index(key)) is not None and kept.facts["state"] == state:
-            labels = torch.from_numpy(kept.arrays["labels"])
-            return Listing(path.parent, kept.arrays["names"], labels, tuple(kept.facts["class_names"]))
-        listing = _parse(path)
+        state, now = state_of(path), time.time_ns()
+        if (kept := _kept(key, path, state)) is not None:
+            return kept
+        with open_regular(path) as file:
+            listing = _parse(file, path)
     except OSError as error:
         raise FileError(f"Cannot read the list {path}: {error.strerror or error}.") from None
-    if is_settled(status.st_mtime_ns, now):
+    if is_settled(state, now):
         facts = {"class_names": listing.class_names, "state": state}
         save_index(key, Index(facts, {"names": listing.names, "labels": listing.labels.numpy()}))
     return listing
 
 
-def _parse(path: Path) -> Listing:
+def _kept(key: str, path: Path, state: list[int]) -> Listing | None:
+    """The listing in the cache, if the list has not changed since."""
+
+    def made(index: Index) -> Listing | None:
+        if index.facts["state"] != state:
+            return None
+        names, labels = index.arrays["names"], torch.from_numpy(index.arrays["labels"])
+        return checked(Listing(path.parent, names, labels, tuple(index.facts["class_names"])))
+
+    return load_index(key, {"names": np.bytes_, "labels": np.int64}, made)
+
+
+def _parse(file: BufferedReader, path: Path) -> Listing:
     names: list[bytes] = []
     labels: list[int] = []
     classes: dict[int, str] = {}
     where: dict[int, int] = {}  # the line that named a class first
-    with path.open("rb") as file:
-        for line, text in enumerate(file, 1):
-            if not text.strip():
-                continue
-            name, label, class_name = _entry(text, f"{path}, line {line}")
-            if names and (label is None) != (not labels):
-                raise FileError(f"{path}, line {line}: expected a class_id in every line or in none.")
-            names.append(name)
-            if label is None:
-                continue
-            labels.append(label)
-            if classes.setdefault(label, class_name) != class_name:
-                raise FileError(
-                    f"{path}, line {line}: class {label} is called {class_name!r} here and {classes[label]!r} in line "
-                    f"{where[label]}."
-                )
-            where.setdefault(label, line)
+    for line, text in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), 1):
+        if len(text) > MAX_LINE_BYTES:
+            raise FileError(
+                f"{path}, line {line}: it has more than {MAX_LINE_BYTES:,} bytes; expected one JSON object."
+            )
+        if not text.strip():
+            continue
+        name, label, class_name = _entry(text, f"{path}, line {line}")
+        if names and (label is None) != (not labels):
+            raise FileError(f"{path}, line {line}: expected a class_id in every line or in none.")
+        names.append(name)
+        if label is None:
+            continue
+        labels.append(label)
+        if classes.setdefault(label, class_name) != class_name:
+            raise FileError(
+                f"{path}, line {line}: class {label} is called {quoted(class_name)} here and "
+                f"{quoted(classes[label])} in line {where[label]}."
+            )
+        where.setdefault(label, line)
     if not names:
         raise UsageError(f"The list {path} has no pictures.")
     class_names = tuple(classes.get(number, "") for number in range(max(labels) + 1)) if labels else ()
-    return Listing(
-        path.parent,
-        np.array(names, dtype=np.bytes_),
-        torch.tensor(labels or [0] * len(names), dtype=torch.int64),
-        class_names,
-    )
+    numbers = torch.tensor(labels or [0] * len(names), dtype=torch.int64)
+    return Listing(path.parent, pack_names(names), numbers, class_names)
 
 
 def _entry(text: bytes, where: str) -> tuple[bytes, int | None, str]:
@@ -142,37 +179,43 @@ def _entry(text: bytes, where: str) -> tuple[bytes, int | None, str]:
         FileError: the line is not as described.
     """
     try:
-        entry = json.loads(text)
-    except ValueError as error:  # JSON or UTF-8
-        raise FileError(f"{where}: expected a JSON object, got {_short(text)} ({error}).") from None
+        entry = parse_json(text)
+    except ValueError as error:
+        raise FileError(f"{where}: expected a JSON object, got {_short(text)} ({shortened(str(error))}).") from None
     if not isinstance(entry, dict):
         raise FileError(f"{where}: expected a JSON object, got {_short(text)}.")
     name, absolute = entry.get("image_path"), entry.get("is_absolute_path", False)
     if not isinstance(name, str) or not name or "\0" in name:
         raise FileError(f"{where}: expected image_path, the path of a picture, {_got(entry, 'image_path')}.")
     if not isinstance(absolute, bool) or absolute != Path(name).is_absolute():
-        raise FileError(f"{where}: image_path is {name!r}, and is_absolute_path does not say so: {absolute!r}.")
+        raise FileError(
+            f"{where}: image_path is {quoted(name)}, and is_absolute_path does not say so: {quoted(absolute)}."
+        )
     try:
         packed = os.fsencode(name)
     except UnicodeEncodeError:
-        raise FileError(f"{where}: image_path {name!r} cannot be the name of a file.") from None
+        raise FileError(f"{where}: image_path {quoted(name)} cannot be the name of a file.") from None
+    if len(packed) > MAX_NAME_BYTES:
+        raise FileError(f"{where}: image_path has {len(packed):,} bytes; a path has at most {MAX_NAME_BYTES:,}.")
     if "class_id" not in entry and "class_name" not in entry:
         return packed, None, ""
     label, class_name = entry.get("class_id"), entry.get("class_name")
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < MOST_CLASSES:
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < MAX_CLASSES:
         raise FileError(f"{where}: expected class_id, a number from 0, {_got(entry, 'class_id')}.")
-    if not isinstance(class_name, str) or not class_name:
+    if not isinstance(class_name, str):
         raise FileError(f"{where}: expected class_name, a name, {_got(entry, 'class_name')}.")
+    if problem := class_name_problem(class_name):
+        raise FileError(f"{where}: class_name: {problem}.")
     return packed, label, class_name
 
 
 def _got(entry: dict[str, Any], key: str) -> str:
-    return f"got {entry[key]!r}" if key in entry else "and there is none"
+    return f"got {quoted(entry[key])}" if key in entry else "and there is none"
 
 
 def _short(text: bytes) -> str:
     shown = text.strip().decode(errors="replace")
-    return repr(shown if len(shown) <= 40 else f"{shown[:40]}...")
+    return quoted(shown if len(shown) <= 40 else f"{shown[:40]}...")
 
 
 def _check_complete(listing: Listing, path: Path) -> None:

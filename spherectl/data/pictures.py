@@ -78,8 +78,20 @@ class PictureSet(Dataset[Tensor], ABC):
 
     @property
     def origin(self) -> str:
-        """What `data.root` has to be for the set to be opened again from any folder."""
-        return str(self.root.absolute())
+        """What `data.root` has to be for the set to be opened again from any folder.
+
+        Raises:
+            FileError: its name is not UTF-8, so that no recipe can hold it.
+        """
+        origin = str(self.root.absolute())
+        try:
+            origin.encode()
+        except UnicodeEncodeError:
+            raise FileError(
+                f"The name of {origin} is not UTF-8, so that no recipe can hold it.",
+                "Rename it, or give the path of a link to it: ln -s OLD NEW.",
+            ) from None
+        return origin
 
     @property
     def shard_counts(self) -> tuple[int, ...]:
@@ -132,7 +144,7 @@ class PictureSet(Dataset[Tensor], ABC):
             digest.update(part)
         return {"images": len(self), "class_names": list(self.class_names), "listing": digest.hexdigest()}
 
-    def _listing(self) -> Iterator[bytes]:
+    def _listing(self) -> Iterator[bytes | memoryview]:
         """What tells the set from others at little cost, wherever it lies."""
         return self._contents()
 
@@ -141,7 +153,7 @@ class PictureSet(Dataset[Tensor], ABC):
         """As `gather`, in the picture's own colours."""
 
     @abstractmethod
-    def _contents(self) -> Iterator[bytes]:
+    def _contents(self) -> Iterator[bytes | memoryview]:
         """What tells the pictures from others, in their order."""
 
 
@@ -152,9 +164,9 @@ class MemoryPictures(PictureSet):
     pixels: Tensor
     in_memory: ClassVar[bool] = True
 
-    def _contents(self) -> Iterator[bytes]:
+    def _contents(self) -> Iterator[bytes | memoryview]:
         yield f"{tuple(self.pixels.shape)}".encode()
-        yield self.pixels.contiguous().numpy().tobytes()
+        yield self.pixels.contiguous().numpy().data  # not a copy, which a set in memory may have no room for
 
     def _gather(self, indices: Tensor) -> Tensor:
         pixels = self.pixels[indices]  # (B, H, W) or (B, 3, H, W)

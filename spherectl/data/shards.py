@@ -1,37 +1,44 @@
 """Sets of local tar shards: which files they are, and one index over all of them, kept in the cache.
 
 A set is a folder of tars, a pattern (`train-{000000..000012}.tar`, `part-*.tar`) or one tar. A folder may be split in
-two ways: train/ and val/ (or test/) folders of tars, or tars with the word val, validation or test in their names
-beside those of the training set.
+two ways: train/ and val/ (or test/) folders of tars, or tars with the word val or test in their names beside those of
+the training set; `spherectl.data.names` has the other words for both.
 """
 
 from __future__ import annotations
 
 import glob
-import json
+import itertools
+import math
 import os
 import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spherectl.data.formats import Split
-from spherectl.data.indexes import Index, is_settled, load_index, save_index
+from spherectl.classes import check_class_names
+from spherectl.data.folders import Listing, checked
+from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
+from spherectl.data.names import TEST_WORDS, Split, has_test_word, is_hidden, of_split
 from spherectl.data.tars import SUFFIXES, UNLABELLED, Shard, compressed, is_compressed, read_shard
+from spherectl.documents import parse_json
 from spherectl.errors import FileError, UsageError
+from spherectl.files import is_folder, is_regular, is_there, read_text
+from spherectl.shown import shortened
 
 CLASS_FILES = ("classes.txt", "class_names.json")
-MOST_SHARDS = 1_000_000  # a pattern of more is a slip of the keyboard
+MAX_SHARDS = 1_000_000  # a pattern of more is a slip of the keyboard; LAION's five billion images are in 231,349
+MAX_PATTERN_BYTES = 256 << 20  # of all the names together
 
-_TEST_WORD = re.compile(r"(?<![a-z])(val|validation|test)(?![a-z])", re.IGNORECASE)
 _BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,24 +78,38 @@ def open_shards(root: Path, split: Split, progress: Callable[[str], None] | None
     paths, now = find_shards(root, split), time.time_ns()
     known = _class_names(paths[0].parent)
     try:
-        states = [[status.st_size, status.st_mtime_ns] for status in (path.stat() for path in paths)]
+        states = [state_of(path) for path in paths]
     except OSError as error:
         raise FileError(f"Cannot read the shard {error.filename}: {error.strerror or error}.") from None
     key = f"shards {root.absolute()} {split}"
     facts = {"paths": [str(path.absolute()) for path in paths], "states": states, "known": known and list(known)}
-    index = load_index(key)
-    if index is not None and {name: index.facts[name] for name in facts} == facts:
-        arrays = index.arrays
-        pictures = Shard(*(arrays[name] for name in Shard._fields))
-        labels = torch.from_numpy(arrays["numbers"])
-        return ShardIndex(tuple(paths), arrays["shard"], pictures, labels, tuple(index.facts["class_names"]))
+    if (kept := _kept(key, facts, paths)) is not None:
+        return kept
     if progress is not None:
         progress(f"Indexing {len(paths):,} shards")
     made = index_shards(paths, known, complete=split == "train")
-    if all(is_settled(changed_ns, now) for _, changed_ns in states):
+    if all(is_settled(state, now) for state in states):
         arrays = {**made.pictures._asdict(), "shard": made.shard, "numbers": made.labels.numpy()}
         save_index(key, Index({**facts, "class_names": made.class_names}, arrays))
     return made
+
+
+def _kept(key: str, facts: dict[str, Any], paths: Sequence[Path]) -> ShardIndex | None:
+    """The index in the cache, if the shards are those that it was made of."""
+
+    def made(index: Index) -> ShardIndex | None:
+        if {name: index.facts[name] for name in facts} != facts:
+            return None
+        pictures = Shard(*(index.arrays[name] for name in Shard._fields))
+        shard, labels = index.arrays["shard"], torch.from_numpy(index.arrays["numbers"])
+        checked(Listing(paths[0].parent, pictures.names, labels, tuple(index.facts["class_names"])))
+        ends = np.array([size for size, *_ in facts["states"]])[shard]
+        if shard.min() < 0 or pictures.offsets.min() < 0 or (pictures.offsets + pictures.sizes > ends).any():
+            raise ValueError("images outside of their shards")
+        return ShardIndex(tuple(paths), shard, pictures, labels, tuple(index.facts["class_names"]))
+
+    kinds = dict.fromkeys(("offsets", "sizes", "labels", "numbers"), np.int64)
+    return load_index(key, {**kinds, "names": np.bytes_, "shard": np.int32}, made)
 
 
 def find_shards(root: Path, split: Split) -> list[Path]:
@@ -98,7 +119,7 @@ def find_shards(root: Path, split: Split) -> list[Path]:
         UsageError: there are none, one of a pattern is missing, or they are compressed.
         FileError: a folder cannot be read.
     """
-    if root.is_dir():
+    if is_folder(root):
         return _in_folder(root, split)
     if split == "test":
         raise UsageError(
@@ -108,11 +129,11 @@ def find_shards(root: Path, split: Split) -> list[Path]:
     text = str(root)
     if _BRACES.search(text):
         paths = [Path(one) for one in expand_braces(text)]
-        missing = [path for path in paths if not path.is_file()]
+        missing = [path for path in paths if not is_regular(path)]
         if missing:
-            raise UsageError(f"{len(missing)} of the {len(paths):,} shards {root} are not there, as {missing[0]}.")
+            raise UsageError(f"{len(missing):,} of the {len(paths):,} shards {root} are not there, as {missing[0]}.")
     else:
-        paths = [root] if root.is_file() else [Path(one) for one in sorted(glob.glob(text))]  # noqa: PTH207
+        paths = [root] if is_there(root) else [Path(one) for one in sorted(glob.glob(text))]  # noqa: PTH207
         if not paths:
             raise UsageError(f"Expected tar shards at {root}; there is nothing of that name.")
     for path in paths:
@@ -122,28 +143,39 @@ def find_shards(root: Path, split: Split) -> list[Path]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """`a{08..10}.tar` as a08.tar, a09.tar, a10.tar, and `{a,b}.tar` as a.tar, b.tar, as a shell does.
+    """`a{08..10}.tar` as a08.tar, a09.tar, a10.tar, and `{a,b}.tar` as a.tar, b.tar, as a shell does; sorted.
 
     Raises:
         UsageError: braces that hold neither, or too many names.
     """
-    match = _BRACES.search(pattern)
-    if match is None:
-        return [pattern]
-    before, inside, after = pattern[: match.start()], match[1], pattern[match.end() :]
+    literal, inside = _BRACES.split(pattern)[::2], _BRACES.split(pattern)[1::2]
+    ranges = [_ends(one, pattern) for one in inside]
+    pairs = list(zip(inside, ranges, strict=True))
+    count = math.prod(one.count(",") + 1 if ends is None else len(ends) for one, ends in pairs)
+    if count > MAX_SHARDS or count * len(pattern) > MAX_PATTERN_BYTES:
+        raise UsageError(
+            f"{shortened(pattern)} names too many shards; expected at most {MAX_SHARDS:,}.",
+            "Give the folder that they are in, or a range such as {000000..000012}.",
+        )
+    choices = [
+        one.split(",") if ends is None else [f"{number:0{one.index('.')}d}" for number in ends] for one, ends in pairs
+    ]
+    return sorted(
+        literal[0] + "".join(part + rest for part, rest in zip(chosen, literal[1:], strict=True))
+        for chosen in itertools.product(*choices)
+    )
+
+
+def _ends(inside: str, pattern: str) -> range | None:
+    """The numbers of the range in a pair of braces; None for a list."""
     if ends := _RANGE.fullmatch(inside):
         first, last = int(ends[1]), int(ends[2])
-        if not first <= last < first + MOST_SHARDS:
-            raise UsageError(f"{pattern}: {{{inside}}} is no range of shards; expected {{000000..000012}}.")
-        parts = [f"{number:0{len(ends[1])}d}" for number in range(first, last + 1)]
-    elif "," in inside:
-        parts = inside.split(",")
-    else:
+        if first <= last:
+            return range(first, last + 1)
+        raise UsageError(f"{pattern}: {{{inside}}} is no range of shards; expected {{000000..000012}}.")
+    if "," not in inside:
         raise UsageError(f"{pattern}: expected a range {{000000..000012}} or a list {{a,b}} in the braces.")
-    expanded = [f"{before}{part}{rest}" for rest in expand_braces(after) for part in parts]
-    if len(expanded) > MOST_SHARDS:
-        raise UsageError(f"{pattern} names {len(expanded):,} shards.")
-    return sorted(expanded)
+    return None
 
 
 def index_shards(paths: Sequence[Path], known: tuple[str, ...] | None, *, complete: bool) -> ShardIndex:
@@ -198,51 +230,61 @@ def parse_class_names(text: str, place: str) -> tuple[str, ...]:
     Raises:
         FileError: it is empty, or JSON of another kind; the message begins with `place`.
     """
-    if place.endswith(".json"):
-        try:
-            names = json.loads(text)
-        except ValueError as error:
-            raise FileError(f"{place} is not valid JSON: {error}.") from None
-    else:
-        names = [line.strip() for line in text.strip().splitlines()]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) and name for name in names):
-        raise FileError(f"{place}: expected a name for every class, in the order of their numbers.")
-    return tuple(names)
+    if not place.endswith(".json"):
+        return check_class_names([line.strip() for line in text.strip().splitlines()], place)
+    try:
+        names = parse_json(text)
+    except ValueError as error:
+        raise FileError(f"{place} is not valid JSON: {shortened(str(error))}.") from None
+    return check_class_names(names, place)
 
 
 def _class_names(folder: Path) -> tuple[str, ...] | None:
     """The names in the first class file beside the shards or one folder above; None where there is none."""
     for path in (place / name for place in (folder, folder.parent) for name in CLASS_FILES):
-        if path.is_file():
-            try:
-                return parse_class_names(path.read_text(encoding="utf-8"), str(path))
-            except (OSError, UnicodeDecodeError) as error:
-                reason = getattr(error, "strerror", None) or "it is not UTF-8"
-                raise FileError(f"Cannot read {path}: {reason}.") from None
+        try:
+            return parse_class_names(read_text(path), str(path))
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise FileError(f"Cannot read {path}: {error.strerror or error}.") from None
     return None
 
 
 def _in_folder(root: Path, split: Split) -> list[Path]:
-    if (root / "train").is_dir() and not _tars(root):
-        folders = [root / "train"] if split == "train" else [root / "val", root / "test"]
-        chosen = next((_tars(folder) for folder in folders if folder.is_dir()), [])
+    tars, chosen = _tars(root), list[Path]()
+    if tars:
+        chosen = [path for path in tars if has_test_word(path.stem) == (split == "test")]
     else:
-        chosen = [path for path in _tars(root) if bool(_TEST_WORD.search(path.stem)) == (split == "test")]
+        folders = [path.name for path in _entries(root) if is_folder(path)]
+        if of_split(folders, "train"):
+            chosen = next((found for name in of_split(folders, split) if (found := _tars(root / name))), [])
     if not chosen:
         if split == "test":
             raise UsageError(f"{root} has no test pictures: expected a val or test folder, or tars named so.")
+        if tars:
+            raise UsageError(
+                f"No training shards in {root}: the names of all {len(tars):,} have one of the words "
+                f"{', '.join(TEST_WORDS)}.",
+                "Give a pattern to train on them all the same, as in --data 'FOLDER/*.tar'.",
+            )
         raise UsageError(f"No shards in {root}: expected .tar files.")
     return chosen
 
 
 def _tars(folder: Path) -> list[Path]:
     """The tars in a folder, sorted."""
+    entries = _entries(folder)
+    found = [path for path in entries if path.name.lower().endswith(".tar")]
+    archives = [path for path in entries if is_compressed(path.name)]
+    if archives and not found:
+        raise compressed(str(archives[0]))
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted by name; hidden names left out."""
     try:
-        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        return [folder / name for name in sorted(os.listdir(folder)) if not is_hidden(name)]  # noqa: PTH208
     except OSError as error:
         raise FileError(f"Cannot read the folder {folder}: {error.strerror or error}.") from None
-    found = [folder / name for name in names if name.lower().endswith(".tar")]
-    archives = [name for name in names if is_compressed(name)]
-    if archives and not found:
-        raise compressed(str(folder / archives[0]))
-    return found

@@ -1,34 +1,49 @@
 """One tar in WebDataset's layout: which pictures lie in it, where in the file, of which class.
 
-A shard is an uncompressed tar. Its members KEY.jpg (or .jpeg, .png, .webp) are the pictures; KEY.cls, a number as text,
-or KEY.json, an object with "label" (or "class_id"), is a picture's class. Everything else is ignored. An index of
-byte offsets, made once by reading the headers, gives random access: one seek a picture.
+A shard is an uncompressed tar. Its members KEY.jpg (or .png or another suffix of images) are the pictures; KEY.cls, a
+number as text, or KEY.json, an object with "label" (or "class_id"), is a picture's class. Hidden members and everything
+else are ignored. An index of byte offsets, made once by reading the headers, gives random access: one seek a picture.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import re
 import tarfile
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from spherectl.data.folders import pack_names
-from spherectl.errors import FileError, UsageError
+from spherectl.classes import MAX_CLASSES
+from spherectl.data import decode
+from spherectl.data.names import MAX_NAME_BYTES, is_hidden, pack_names
+from spherectl.documents import parse_json
+from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.files import open_regular
+from spherectl.shown import quoted, shortened
 
-SUFFIXES = ("jpg", "jpeg", "png", "webp")
+SUFFIXES = tuple(suffix[1:] for suffix in decode.SUFFIXES)
 UNLABELLED = -1
+
+# ImageNet in one tar has 2.6 million members, with labels.
+MAX_MEMBERS = 10_000_000
+# What tarfile reads at once: attributes or a long name, of the size that a header gives. Systems' own are below 64 KiB.
+MAX_READ = 1 << 20
+MAX_DIGITS = 64  # in a row, in attributes: tarfile's search takes the square of it
+# Attributes that a tar gives all its members, each of which gets a copy of them.
+MAX_COMMON = 100
 
 _COMPRESSED = re.compile(r"\.(tgz|tbz2?|txz|tar\.(gz|bz2|xz|zst|lz4))$", re.IGNORECASE)
 _MAGIC = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # gzip, bzip2, xz, zstandard
 # WebDataset's rule: the key is the name up to the first dot after the last slash; what follows says what it is.
 _MEMBER = re.compile(r"^(?P<key>(?:.*/)?[^./][^./]*)\.(?P<suffix>[^/]+)$")
+_LENGTH = re.compile(rb"(\d{1,7}) ")
+_DIGITS = re.compile(rb"\d{%d}" % (MAX_DIGITS + 1))
 _LABEL_BYTES = 1 << 20  # a longer label file is none
-_MOST_CLASSES = 1_000_000
 
 
 class Shard(NamedTuple):
@@ -59,42 +74,95 @@ def read_shard(path: Path) -> Shard:
         FileError: it cannot be read, is compressed or no tar, is cut off, or a key has two pictures or a label that is
             no number.
     """
-    pictures: dict[str, tarfile.TarInfo] = {}
+    pictures: dict[str, tuple[str, int, int]] = {}  # name, offset and size by key
     labels: dict[str, int] = {}
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _refuse_compressed(path, file.read(6))
             file.seek(0)
-            with tarfile.open(fileobj=file, mode="r:") as tar:
+            with tarfile.open(fileobj=cast("IO[bytes]", _Bounded(file)), mode="r:", tarinfo=_Member) as tar:
                 for member, key, suffix in _members(tar):
                     if suffix in SUFFIXES:
-                        if (other := pictures.setdefault(key, member)) is not member:
-                            raise FileError(
-                                f"{path} has two pictures of one key: {other.name} and {member.name}; expected one."
-                            )
+                        _add(pictures, key, member, path)
                     elif suffix == "cls" or (suffix == "json" and key not in labels):
                         label = _label(tar, member, suffix, path)
                         if label is not None:
                             labels[key] = label
                 _refuse_rest(file, tar.offset, path)
-    except tarfile.TarError as error:
-        raise FileError(f"{path} is not a whole tar file: {error}.", "Remove it and fetch or make it again.") from None
+    except SpherectlError:
+        raise
     except OSError as error:
         kind = MissingShardError if isinstance(error, FileNotFoundError) else FileError
         raise kind(f"Cannot read the shard {path}: {error.strerror or error}.") from None
+    # Over made headers tarfile raises more than its own errors: ValueError, OverflowError, RecursionError, ...
+    except Exception as error:  # noqa: BLE001
+        reason = str(error) if isinstance(error, tarfile.TarError) else "a header in it has no sense"
+        raise FileError(
+            f"{path} is not a whole tar file: {shortened(reason)}.", "Remove it and fetch or make it again."
+        ) from None
     return Shard(
-        pack_names([member.name for member in pictures.values()]),
-        np.array([member.offset_data for member in pictures.values()], np.int64),
-        np.array([member.size for member in pictures.values()], np.int64),
+        pack_names([name for name, _, _ in pictures.values()]),
+        np.array([offset for _, offset, _ in pictures.values()], np.int64),
+        np.array([size for _, _, size in pictures.values()], np.int64),
         np.array([labels.get(key, UNLABELLED) for key in pictures], np.int64),
     )
 
 
+def _add(pictures: dict[str, tuple[str, int, int]], key: str, member: tarfile.TarInfo, path: Path) -> None:
+    if key in pictures:
+        raise FileError(f"{path} has two pictures of one key: {pictures[key][0]} and {member.name}; expected one.")
+    pictures[key] = (member.name, member.offset_data, member.size)
+
+
 def read_member(path: Path, offset: int, size: int) -> bytes:
-    """The content of one member, by its place in the tar; OSError where the file cannot be read."""
-    with path.open("rb") as file:
+    """The content of one member, by its place in the tar; OSError where it cannot be read, or is too large for one."""
+    if size > decode.MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it has more than {decode.MAX_BYTES:,} bytes", str(path))
+    with open_regular(path) as file:
         file.seek(offset)
         return file.read(size)
+
+
+class _Bounded:
+    """A file of which little is read at once: tarfile believes what a header says of the length of the next."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MAX_READ:
+            raise tarfile.ReadError(f"a header says that another one of {size:,} bytes follows")
+        return self._file.read(size)
+
+
+class _Member(tarfile.TarInfo):
+    """A member whose attributes are looked at before tarfile parses them.
+
+    Python 3.11 needs gigabytes and hours for attributes that overlap, and for long rows of digits.
+    """
+
+    def _proc_pax(self, tar: Any) -> Any:
+        at = tar.fileobj.tell()
+        _check_attributes(tar.fileobj.read(-(-self.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE))
+        tar.fileobj.seek(at)
+        return super()._proc_pax(tar)  # type: ignore[misc]
+
+
+def _check_attributes(block: bytes) -> None:
+    """Refuse attributes that are not records "LENGTH KEY=VALUE", one after another, or that are such as none writes."""
+    content = block.rstrip(b"\0")
+    if b"GNU.sparse" in content:
+        raise tarfile.ReadError("it has sparse members; make it without them (tar without -S)")
+    if _DIGITS.search(content):
+        raise tarfile.ReadError(f"its attributes have numbers of more than {MAX_DIGITS} digits")
+    at = 0
+    while at < len(content):
+        length = _LENGTH.match(content, at)
+        end = at + int(length[1]) if length else at
+        if end <= at or content[end - 1 : end] != b"\n":
+            raise tarfile.ReadError("its attributes are damaged")
+        at = end
 
 
 def is_compressed(name: str) -> bool:
@@ -115,7 +183,7 @@ def _refuse_compressed(path: Path, beginning: bytes) -> None:
         raise compressed(str(path))
 
 
-def _refuse_rest(file: BinaryIO, end: int, path: Path) -> None:
+def _refuse_rest(file: BufferedReader, end: int, path: Path) -> None:
     """tarfile takes a damaged header for the end: at the real one there is nothing, or a block of zeros."""
     file.seek(end)
     block = file.read(tarfile.BLOCKSIZE)
@@ -127,12 +195,27 @@ def _refuse_rest(file: BinaryIO, end: int, path: Path) -> None:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    """The regular files of a tar with key and suffix, one at a time."""
-    while (member := tar.next()) is not None:
+    """The regular files of a tar with key and suffix, one at a time; hidden ones left out."""
+    before = 0
+    for _ in range(MAX_MEMBERS + 1):
+        if (member := tar.next()) is None:
+            return
+        if member.size < 0 or tar.offset <= before:
+            raise tarfile.ReadError(f"the header at byte {before:,} says that the next one lies before it")
+        before = tar.offset
+        if len(tar.pax_headers) > MAX_COMMON:
+            raise tarfile.ReadError(f"it gives all members more than {MAX_COMMON} attributes")
+        if len(member.name) > MAX_NAME_BYTES:
+            raise tarfile.ReadError(f"a member's name has {len(member.name):,} characters")
         tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
         match = _MEMBER.match(member.name)
-        if match and member.isreg() and not member.issparse():
+        if match and member.isreg() and not member.issparse() and not _is_hidden(member.name):
             yield member, match["key"], match["suffix"].lower()
+    raise tarfile.ReadError(f"it has more than {MAX_MEMBERS:,} members")
+
+
+def _is_hidden(name: str) -> bool:
+    return any(is_hidden(part) for part in name.split("/") if part not in (".", ".."))
 
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, path: Path) -> int | None:
@@ -144,12 +227,12 @@ def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, suffix: str, path: Pat
         if suffix == "cls":
             label = int(text)
         else:
-            entry = json.loads(text)
+            entry = parse_json(text)
             if not isinstance(entry, dict) or not {"label", "class_id"} & entry.keys():
                 return None
             label = entry.get("label", entry.get("class_id"))
     except ValueError:
         label = text[:40].decode(errors="replace").strip()
-    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < _MOST_CLASSES:
-        raise FileError(f"{path}: {member.name} has the label {label!r}; expected a number from 0.")
+    if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < MAX_CLASSES:
+        raise FileError(f"{path}: {member.name} has the label {quoted(label)}; expected a number from 0.")
     return label

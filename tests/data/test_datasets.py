@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -140,8 +142,53 @@ def test_folder_of_the_recipe_and_home(tmp_path, monkeypatch):
     assert open_dataset(DataSpec(root="~/mine"), 32).root == tmp_path / "mine"
     write_picture(tmp_path / "other" / "1.png", 0)
     assert open_dataset(DataSpec(root="~/mine"), 32, root=tmp_path / "other").root == tmp_path / "other"
-    with pytest.raises(UsageError, match="nothing of that name"):
+    with pytest.raises(UsageError, match="there is no home folder of that user"):
         open_dataset(DataSpec(root="~no-such-user/mine"), 32)
+
+
+@pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "cifar10", "flowers102"])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("a\0b", r"got 'a\\x00b': no file can have this name"),
+        ("\ud800", "no file can have this name"),
+        ("x" * 5_000, "Cannot read x+.*: File name too long"),
+        ("a**", "a\\*\\*"),
+        ("[", r"\["),
+    ],
+)
+def test_names_that_no_file_has_are_one_sentence(kind, given, words):
+    with pytest.raises((UsageError, FileError), match=words) as caught:
+        open_dataset(DataSpec(kind=kind), 32, root=given)
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "fashion-mnist", "cifar10", "flowers102"])
+def test_a_pipe_as_a_place_is_refused_at_once(tmp_path, kind):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises((UsageError, FileError), match=r"not a regular file|got the file|No [a-z0-9-]+ in"):
+        open_dataset(DataSpec(kind=kind), 32, root=tmp_path / "pipe")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names there are Unicode")
+def test_places_and_files_of_other_encodings(tmp_path):
+    """Latin-1, as on an old disk: files are read; classes and the recipe's place, which are texts, are refused."""
+    old = tmp_path / os.fsdecode("caf\u00e9".encode("latin1"))
+    write_picture(tmp_path / "named" / os.fsdecode(b"\xe9.png"), 0)
+    pictures = open_dataset(DataSpec(), 32, root=tmp_path / "named")
+    assert pictures.gather([0]).shape == (1, 3, 32, 32)
+    assert pictures.identity()["images"] == 1
+    write_picture(old / "1.png", 0)
+    with pytest.raises(FileError, match=r"The name of .*caf\\xe9 is not UTF-8, so that no recipe") as caught:
+        _ = open_dataset(DataSpec(), 32, root=old).origin
+    assert "ln -s" in caught.value.hint
+    (tmp_path / "new").symlink_to(old)
+    assert open_dataset(DataSpec(), 32, root=tmp_path / "new").origin == str(tmp_path / "new")
+    old.rename(tmp_path / "named" / old.name)
+    (tmp_path / "named" / os.fsdecode(b"\xe9.png")).unlink()
+    with pytest.raises(FileError, match=r"class 0: 'caf\\\\?.*e9' is not UTF-8") as caught:
+        open_dataset(DataSpec(), 32, root=tmp_path / "named")
+    assert "convmv" in caught.value.hint
 
 
 def test_broken_picture_is_found_when_it_is_read(tmp_path):

@@ -89,6 +89,31 @@ def test_flat_splits(make):
     assert list_pictures(root, "test").class_names == ()
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("train", "validation"),
+        ("Train", "Test"),
+        ("training", "testing"),
+        ("train", "valid"),
+        ("TRAIN", "dev"),
+        ("train", "Eval"),
+    ],
+)
+@pytest.mark.parametrize("name", ["1.png", "cat/1.png"])
+def test_words_of_splits_in_any_case(make, train, test, name):
+    root = make(f"{train}/{name}", f"{test}/{name}")
+    assert listed(list_pictures(root)) == [name]
+    assert list_pictures(root).folder == root / train
+    assert list_pictures(root, "test").folder == root / test
+    assert list_pictures(root, "test").class_names == (("cat",) if "cat" in name else ())
+
+
+def test_of_several_test_folders_validation_is_taken(make):
+    root = make("train/1.png", "test/1.png", "Val/1.png")
+    assert list_pictures(root, "test").folder == root / "Val"
+
+
 def test_train_may_be_a_class(make):
     assert list_pictures(make("train/1.png", "car/1.png", "bus/1.png")).class_names == ("bus", "car", "train")
 
@@ -100,6 +125,10 @@ def test_train_may_be_a_class(make):
         (["cat/1.png", "dog/notes.txt"], "train", "class folder .*dog holds no pictures"),
         (["notes.txt"], "train", r"No pictures found in .*root: expected \.png \.jpg"),
         (["deep/cat/1.png"], "train", "No pictures found"),
+        (["train/1.png", "training/1.png"], "train", "more than one training folder: train, training"),
+        (["train/1.png", "val/1.png", "car/1.png"], "train", r"beside others with pictures \(car\): it is unclear"),
+        (["val/1.png", "test/1.png"], "train", r"has test pictures \(val, test\) but no train folder"),
+        (["test/cat/1.png"], "train", r"has test pictures \(test\) but no train folder"),
         (["train/cat/1.png"], "test", "no test pictures"),
         (["cat/1.png"], "test", "no test pictures"),
         (["train/cat/1.png", "test/eel/1.png"], "test", "eel is a class that the training pictures"),
@@ -111,6 +140,34 @@ def test_wrong_layouts_are_one_sentence(make, names, split, reason):
         list_pictures(root, split)
     assert str(root) in caught.value.message
     assert "\n" not in caught.value.message
+
+
+SYSTEM = ("__MACOSX", "System Volume Information", "lost+found", "@eaDir", "$RECYCLE.BIN", ".thumbnails")
+
+
+@pytest.mark.parametrize("name", SYSTEM)
+def test_folders_of_the_system_are_no_classes(make, name):
+    assert list_pictures(make("cat/1.png", "dog/1.png", f"{name}/1.png")).class_names == ("cat", "dog")
+    assert list_pictures(make("empty/x.png", f"{name}/x.txt")).class_names == ("cat", "dog", "empty")
+
+
+def test_hidden_pictures_and_thumbnails_do_not_count(make):
+    root = make("cat/0.png", "cat/._0.png", "cat/@eaDir/0.png", "cat/.thumb.png", "._cat.png")
+    assert listed(list_pictures(root)) == ["cat/0.png"]
+
+
+def test_jfif_counts_and_what_is_not_read_is_named(make):
+    assert listed(list_pictures(make("a/1.jfif"))) == ["a/1.jfif"]
+    root = make("b/2.heic", "b/3.HEIC") / "b"
+    with pytest.raises(UsageError, match="No pictures found") as caught:
+        list_pictures(root)
+    assert "It holds .HEIC, .heic files, which are not read" in caught.value.hint
+
+
+def test_a_link_that_leads_to_itself_is_no_folder(make):
+    root = make("cat/1.png")
+    (root / "loop").symlink_to(root / "loop")
+    assert listed(list_pictures(root)) == ["cat/1.png"]
 
 
 def test_missing_empty_and_file(tmp_path):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import builtins
 import gzip
+import os
 import struct
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +49,9 @@ WHOLE = idx(np.arange(12, dtype=np.uint8).reshape(3, 4))
         (b"PK\x03\x04 something else", "not an idx file"),
         (WHOLE[:9], "ends within its header"),
         (WHOLE[:-1], "header says 3 x 4 = 12 bytes, 11 are there"),
-        (WHOLE + b"x", "13 are there"),
+        (WHOLE + b"x", "= 12 bytes, more are there"),
         (gzip.compress(WHOLE)[:-6], "Cannot read"),
-        (gzip.compress(WHOLE)[:12] + b"\xff" * 20, "Cannot read"),
+        (gzip.compress(WHOLE)[:12] + b"\xff" * 20, "not an idx file"),
     ],
     ids=["empty", "floats", "zip", "header", "short", "long", "short-gzip", "broken-gzip"],
 )
@@ -59,6 +62,45 @@ def test_damaged_idx_files_are_named(tmp_path, content, reason):
         formats.read_idx(path)
     assert str(path) in caught.value.message
     assert "\n" not in caught.value.message
+
+
+def promised(*shape: int) -> bytes:
+    return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (promised(60_000, 28, 28), "47040000 bytes, 0 are there"),
+        (promised(1 << 31, 28, 28), "more than 1,073,741,824 bytes"),
+        (promised(*[2] * 255), "255 dimensions, more than 4"),
+        (promised(3, 4) + bytes(12) + bytes(1 << 27), "= 12 bytes, more are there"),
+        (promised(28) + bytes(1 << 27), "= 28 bytes, more are there"),
+    ],
+    ids=["promise", "huge", "dimensions", "bomb", "labels"],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_idx_files_that_promise_or_hold_gigabytes(tmp_path, content, reason, packed):
+    path = tmp_path / "file"
+    path.write_bytes(gzip.compress(content, 1) if packed else content)
+    del content
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match=reason) as caught:
+            formats.read_idx(path)
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte.gz", "data_batch_1.bin", "imagelabels.mat"])
+def test_pipes_are_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "jpg").mkdir()
+    read = {"t": formats.read_fashion_mnist, "d": formats.read_cifar10, "i": formats.read_flowers102}[name[0]]
+    with pytest.raises(FileError, match=f"Cannot read .*{name}: it is not a regular file"):
+        read(tmp_path, "train")
 
 
 def test_missing_idx_file(tmp_path):
@@ -197,6 +239,62 @@ def test_flowers102_without_scipy_is_one_sentence(flowers, monkeypatch):
     with pytest.raises(SpherectlError, match="need scipy") as caught:
         formats.read_flowers102(flowers, "train")
     assert caught.value.hint == "pip install scipy"
+
+
+def test_cifar10_files_longer_than_any_published(tmp_path):
+    with (tmp_path / "test_batch.bin").open("wb") as file:
+        file.truncate(3073 << 20)
+    with pytest.raises(FileError, match="it has more than 61,460,000 bytes"):
+        formats.read_cifar10(tmp_path, "test")
+
+
+def packed_table(content: bytes) -> bytes:
+    content = zlib.compress(content)
+    return b" " * 124 + b"\0\1IM" + struct.pack("<II", 15, len(content)) + content
+
+
+def table(kind: int, shape: tuple[int, int], name: bytes = b"labels\0\0", data: bytes = b"") -> bytes:
+    """A table in MATLAB's format 5: flags, shape, name, data."""
+    content = struct.pack("<IIII", 6, 8, kind, 0) + struct.pack("<IIii", 5, 8, *shape)
+    content += struct.pack("<II", 1, 6) + name + data
+    return struct.pack("<II", 14, len(content)) + content
+
+
+MAT = {
+    "bomb": packed_table(bytes(100 << 20)),
+    "bomb-second": packed_table(table(9, (1, 1), b"another\0")) + packed_table(bytes(100 << 20))[128:],
+    "cells": packed_table(table(1, (1, 100_000))),
+    "many-cells": packed_table(table(1, (46_340, 46_340))),
+    "struct": packed_table(table(2, (46_340, 46_340), data=struct.pack("<HHIII", 5, 4, 32, 1, 0))),
+    "promise": packed_table(table(9, (1, 8189), data=struct.pack("<II", 2, 0xFFFFFFF0))),
+    "shape": packed_table(table(9, (46_340, 46_340), data=struct.pack("<IIQ", 2, 4, 1))),
+    "sparse": packed_table(table(5, (1, 8189))),
+    "empty": packed_table(b""),
+    "nothing": b"",
+    "short": b" " * 128 + b"\x0e",
+}
+
+
+@pytest.mark.parametrize("made", MAT)
+def test_tables_that_promise_or_unpack_to_gigabytes(flowers, made):
+    (flowers / "imagelabels.mat").write_bytes(MAT[made])
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match=r"imagelabels\.mat: (no readable table 'labels'|expected)"):
+            formats.read_flowers102(flowers, "train")
+        # scipy asks for the 4 GiB that are promised, and fills none of them.
+        assert made == "promise" or tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("numbers", [[0, 1], [1, 8190], [-1], [1.0, float("nan")], [1 + 2j], [], ["a"]])
+def test_numbers_of_no_picture(flowers, numbers):
+    from scipy.io import savemat
+
+    savemat(flowers / "setid.mat", {"tstid": np.array(numbers)})
+    with pytest.raises(FileError, match=r"setid\.mat: (expected tstid, numbers from 1 to 8189|no readable table)"):
+        formats.read_flowers102(flowers, "test")
 
 
 def test_damaged_flowers102(flowers):

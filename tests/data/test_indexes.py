@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
+import shutil
+import time
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +17,17 @@ import torch
 
 from spherectl.data import folders, indexes
 from spherectl.data.folders import holds_pictures, list_pictures
-from spherectl.data.indexes import Index, is_settled, load_index, save_index
+from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
 from spherectl.errors import UsageError
 from spherectl.settings import load_settings
 
 pytestmark = pytest.mark.fast
 
-INDEX = Index({"names": ["ö", "\udcff"], "n": 3}, {"a": np.arange(6).reshape(2, 3), "b": np.array([b"x", b"yz"])})
+INDEX = Index({"names": ["ö", "\udcff"], "n": 3}, {"a": np.arange(6), "b": np.array([b"x", b"yz"])})
+
+
+def load(key: str) -> Index | None:
+    return load_index(key, {"a": np.int64, "b": np.bytes_}, lambda index: index)
 
 
 def stored() -> list[Path]:
@@ -26,14 +35,14 @@ def stored() -> list[Path]:
 
 
 def test_what_is_kept_comes_back():
-    assert load_index("key") is None
+    assert load("key") is None
     save_index("key", INDEX)
-    found = load_index("key")
+    found = load("key")
     assert found is not None
     assert found.facts == INDEX.facts
     assert found.arrays.keys() == INDEX.arrays.keys()
     assert all((found.arrays[name] == INDEX.arrays[name]).all() for name in INDEX.arrays)
-    assert load_index("other") is None
+    assert load("other") is None
 
 
 def test_another_key_or_format_under_the_same_name_is_none(monkeypatch):
@@ -42,10 +51,10 @@ def test_another_key_or_format_under_the_same_name_is_none(monkeypatch):
     save_index("other", INDEX)
     (other,) = set(stored()) - {file}
     file.write_bytes(other.read_bytes())
-    assert load_index("key") is None
-    assert load_index("other") is not None
+    assert load("key") is None
+    assert load("other") is not None
     monkeypatch.setattr(indexes, "FORMAT", indexes.FORMAT + 1)
-    assert load_index("other") is None
+    assert load("other") is None
 
 
 def test_a_damaged_file_is_none_wherever_the_damage_is():
@@ -54,10 +63,10 @@ def test_a_damaged_file_is_none_wherever_the_damage_is():
     whole = file.read_bytes()
     for kept in range(0, len(whole), 37):
         file.write_bytes(whole[:kept])
-        assert load_index("key") is None, kept
+        assert load("key") is None, kept
     for at in range(0, len(whole), 11):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
-        found = load_index("key")  # a byte that says nothing may be any
+        found = load("key")  # a byte that says nothing may be any
         assert found is None or found.facts == INDEX.facts
 
 
@@ -73,9 +82,9 @@ def test_nothing_is_unpickled(tmp_path):
 
     np.savez(file.with_suffix(".2.npz"), facts=np.array([Trap()], dtype=object))
     file.with_suffix(".2.npz").rename(file)
-    assert load_index("key") is None
+    assert load("key") is None
     file.write_bytes(pickle.dumps(Trap()))
-    assert load_index("key") is None
+    assert load("key") is None
     assert not (tmp_path / "sprung").exists()
 
 
@@ -83,13 +92,73 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "file" / "below"))  # refuses a superuser too
     save_index("key", INDEX)
-    assert load_index("key") is None
+    assert load("key") is None
 
 
 def test_what_changed_just_now_may_change_again_within_the_same_tick():
-    assert is_settled(0, 2_000_000_001)
-    assert not is_settled(0, 2_000_000_000)
-    assert not is_settled(10, 0), "a clock of the future"
+    assert is_settled([9, 0, 0, 7], 2_000_000_001)
+    assert not is_settled([9, 0, 0, 7], 2_000_000_000)
+    assert not is_settled([9, 0, 1, 7], 2_000_000_001)
+    assert not is_settled([9, 1, 0, 7], 2_000_000_001)
+    assert not is_settled([9, 10, 10, 7], 0), "a clock of the future"
+
+
+def zipped(members: dict[str, bytes], packing: int = zipfile.ZIP_STORED) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", packing) as archive:
+        for name, member in members.items():
+            archive.writestr(f"{name}.npy", member)
+    return content.getvalue()
+
+
+def array(shape: tuple[int, ...], content: bytes = b"", kind: str = "<i8") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": kind, "fortran_order": False, "shape": shape})
+    return file.getvalue() + content
+
+
+FACTS = array((2,), b"{}", "|u1")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        zipped({"a": array((1 << 40,)), "b": array((1,), b"x", "|S1"), "facts": FACTS}),
+        zipped({"a": array((1 << 20,), bytes(8 << 20)), "b": FACTS, "facts": FACTS}, zipfile.ZIP_DEFLATED),
+        zipped({"facts": FACTS}),
+        zipped({"a": array((1,), bytes(8)), "b": array((1,), b"x", "|S1"), "facts": array((1,), b"7", "|u1")}),
+        zipped(
+            {"a": array((1,), bytes(8)), "b": array((1,), b"x", "|S1"), "facts": array((90_000,), b"[" * 90_000, "|u1")}
+        ),
+    ],
+    ids=["promise", "packed", "missing", "number", "deep"],
+)
+def test_an_index_of_other_making_is_none_and_fills_no_memory(content):
+    save_index("key", INDEX)
+    stored()[0].write_bytes(content)
+    tracemalloc.start()
+    try:
+        assert load("key") is None
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_index_that_is_a_pipe_is_none():
+    save_index("key", INDEX)
+    (file,) = stored()
+    file.unlink()
+    os.mkfifo(file)
+    assert load("key") is None
+
+
+def test_facts_of_any_kind_are_for_the_caller_to_refuse():
+    def refuse(index: Index) -> Index:
+        raise TypeError(index.facts["names"])
+
+    save_index("key", INDEX)
+    assert load_index("key", {"a": np.int64, "b": np.bytes_}, refuse) is None
+    assert load_index("key", {"a": np.int32, "b": np.bytes_}, lambda index: index) is None
 
 
 # Folders
@@ -97,18 +166,17 @@ def test_what_changed_just_now_may_change_again_within_the_same_tick():
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """Three pictures in two classes, long unchanged."""
+    """Three pictures in two classes, which count as long unchanged."""
     for name in ("train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "val/dog/4.png"):
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    settle(tmp_path / "root")
+    monkeypatch.setattr(indexes, "SETTLED_NS", 0)
+    time.sleep(TICK_S)
     return tmp_path / "root"
 
 
-def settle(root: Path, at: float = 1e9) -> None:
-    for folder in (root, *(path for path in root.rglob("*") if path.is_dir())):
-        os.utime(folder, (at, at))
+TICK_S = 0.02  # longer than a file system's clock takes to its next step
 
 
 @pytest.fixture
@@ -159,18 +227,61 @@ def test_the_same_folder_by_another_path_is_the_same(root, scans, monkeypatch):
 )
 def test_any_change_is_seen(root, change, expected):
     list_pictures(root)
+    time.sleep(TICK_S)
     change(root)
     assert listed(list_pictures(root)) == expected
+
+
+def test_a_change_under_restored_times_is_seen(root):
+    """As an archive is unpacked, or a layer of a container: each folder has the time it had."""
+    folder = root / "train/cat"
+    times = folder.stat().st_atime_ns, folder.stat().st_mtime_ns
+    list_pictures(root)
+    time.sleep(TICK_S)
+    (folder / "9.png").touch()
+    os.utime(folder, ns=times)
+    assert listed(list_pictures(root)) == ["cat/1.png", "cat/9.png", "dog/2.png", "dog/3.png"]
+
+
+def test_another_folder_in_the_place_of_one_is_seen(root):
+    shutil.copytree(root / "train/cat", root.parent / "other", copy_function=shutil.copy2)
+    list_pictures(root)
+    (root / "train/cat").rename(root.parent / "old")
+    (root.parent / "other").rename(root / "train/cat")
+    (root.parent / "old").rename(root.parent / "older")
+    assert state_of(root / "train/cat") != state_of(root.parent / "older")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"folder": 7},
+        {"folders": None},
+        {"states": "x"},
+        {"class_names": [1, 2]},
+        {"class_names": ["cat"]},
+        {"class_names": {"a": "b"}},
+    ],
+)
+def test_kept_facts_of_another_kind_are_made_again(root, facts, monkeypatch):
+    first = list_pictures(root)
+    key = folders._key(root, "train")
+    kept = load_index(key, {"names": np.bytes_, "labels": np.int64}, lambda index: index)
+    assert kept is not None
+    save_index(key, Index({**kept.facts, **facts}, kept.arrays))
+    assert folders._kept(root, "train") is None
+    assert list_pictures(root).class_names == first.class_names == ("cat", "dog")
 
 
 def test_a_root_that_is_no_split_any_more(root):
     list_pictures(root)
     (root / "train").rename(root / "elsewhere")
-    with pytest.raises(UsageError, match="No pictures found"):
+    with pytest.raises(UsageError, match=r"has test pictures \(val\) but no train folder"):
         list_pictures(root)
 
 
-def test_a_folder_changed_a_moment_ago_is_not_kept(root, scans):
+def test_a_folder_changed_a_moment_ago_is_not_kept(root, scans, monkeypatch):
+    monkeypatch.setattr(indexes, "SETTLED_NS", 2_000_000_000)
     (root / "train/cat/9.png").touch()
     list_pictures(root)
     assert not stored()

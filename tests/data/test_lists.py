@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spherectl.data import lists
+from spherectl.data import indexes, lists, names
 from spherectl.data.datasets import open_dataset
 from spherectl.data.lists import read_lists
 from spherectl.data.transforms import fit_crop
@@ -20,6 +22,8 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
+
+TICK_S = 0.02  # longer than a file system's clock takes to its next step
 
 
 def entry(number: int, name: str, path: str, *, absolute: bool = False) -> dict[str, Any]:
@@ -108,6 +112,17 @@ GOOD = entry(0, "cat", "1.png")
         (GOOD | {"class_id": "0"}, "expected class_id, a number from 0, got '0'"),
         (GOOD | {"class_id": True}, "expected class_id"),
         (GOOD | {"class_id": 10**9}, "expected class_id"),
+        (GOOD | {"class_name": ""}, "class_name: expected a name, got ''"),
+        (GOOD | {"class_name": ["cat"]}, r"expected class_name, a name, got \['cat'\]"),
+        (GOOD | {"class_name": "\ud800"}, "class_name: .* is not UTF-8"),
+        (GOOD | {"class_name": "x" * 2_000}, "class_name: a name of 2,000 characters is longer than 1,000"),
+        (GOOD | {"class_id": 1.0}, "expected class_id, a number from 0, got 1.0"),
+        (GOOD | {"class_id": {"a": []}}, "expected class_id, a number from 0, got {'a': "),
+        (GOOD | {"image_path": "x" * 5_000}, "image_path has 5,000 bytes; a path has at most 4,096"),
+        ('{"image_path": ' + "[" * 50_000, "expected a JSON object, got .* nested deeper than 64"),
+        ('{"image_path": NaN}', "NaN is not a number of JSON"),
+        ('{"class_id": ' + "9" * 100_000 + "}", "expected a JSON object"),
+        ("x" * 5_000_000, "it has more than 1,048,576 bytes; expected one JSON object"),
         ({"class_id": 0, "image_path": "1.png"}, "expected class_name, a name, and there is none"),
         ({"class_name": "cat", "image_path": "1.png"}, "expected class_id, a number from 0, and there is none"),
         ({"image_path": "1.png"}, "expected a class_id in every line or in none"),
@@ -119,6 +134,63 @@ def test_a_wrong_line_is_named(tmp_path, line, words):
     with pytest.raises(FileError, match=f"^{made}, line 3: .*{words}") as caught:
         read_lists(made, "train")
     assert "\n" not in caught.value.message
+    assert len(caught.value.message) < 600
+
+
+def test_a_line_of_gigabytes_is_not_read(tmp_path):
+    made = tmp_path / "train.jsonl"
+    with made.open("wb") as file:
+        file.truncate(5 << 30)  # zeros, none of which is on the disk
+    tracemalloc.start()
+    try:
+        with pytest.raises(FileError, match="line 1: it has more than 1,048,576 bytes; expected one JSON object"):
+            read_lists(made, "train")
+        assert tracemalloc.get_traced_memory()[1] < 20 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    """Each takes the room of the longest."""
+    monkeypatch.setattr(names, "MAX_NAMES_BYTES", 40_000)
+    made = write(tmp_path / "l.jsonl", {"image_path": "x" * 4_000}, *({"image_path": "1.png"} for _ in range(9)))
+    assert len(read_lists(made, "train").names) == 10
+    write(made, {"image_path": "x" * 4_000}, *({"image_path": "1.png"} for _ in range(10)))
+    with pytest.raises(FileError, match="11 names, the longest of 4,000 bytes, take more than"):
+        read_lists(made, "train")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    made = tmp_path / "train.jsonl"
+    made.write_bytes(b'\xef\xbb\xbf{"image_path": "1.png"}\r\n')
+    assert paths(read_lists(made, "train")) == [str(tmp_path / "1.png")]
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "pipe"])
+def test_pipes_and_devices_are_refused_at_once(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(FileError, match=f"Cannot read the list .*{name}: it is not a regular file"):
+        read_lists(tmp_path / name, "train")
+    with pytest.raises(FileError, match="Cannot read the list /dev/zero: it is not a regular file"):
+        read_lists(Path("/dev/zero"), "train")
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [("Train.jsonl", "Valid.jsonl"), ("training.jsonl", "testing.JSONL"), ("train.jsonl", "dev.jsonl")],
+)
+def test_words_of_splits_in_any_case(tmp_path, train, test):
+    write(tmp_path / train, GOOD)
+    write(tmp_path / test, entry(0, "cat", "4.png"))
+    assert paths(read_lists(tmp_path, "train")) == [str(tmp_path / "1.png")]
+    assert paths(read_lists(tmp_path, "test")) == [str(tmp_path / "4.png")]
+
+
+def test_two_training_lists_are_unclear(tmp_path):
+    write(tmp_path / "train.jsonl", GOOD)
+    write(tmp_path / "training.jsonl", GOOD)
+    with pytest.raises(UsageError, match=r"more than one training list: train\.jsonl, training\.jsonl"):
+        read_lists(tmp_path, "train")
 
 
 def test_bytes_that_are_no_text_are_named(tmp_path):
@@ -168,14 +240,16 @@ def test_missing_lists(tmp_path):
 def test_a_list_is_parsed_once_and_again_when_it_changes(tmp_path, monkeypatch):
     parsed = []
     real = lists._parse
-    monkeypatch.setattr(lists, "_parse", lambda path: parsed.append(path) or real(path))
+    monkeypatch.setattr(lists, "_parse", lambda file, path: parsed.append(path) or real(file, path))
+    monkeypatch.setattr(indexes, "SETTLED_NS", 0)
     made = write(tmp_path / "train.jsonl", entry(0, "cat", "1.png"), entry(1, "dog", "ö.png"))
-    os.utime(made, (1e9, 1e9))
+    time.sleep(TICK_S)
     first, again = (read_lists(made, "train") for _ in range(2))
     assert len(parsed) == 1
     assert (paths(again), again.class_names) == (paths(first), first.class_names)
     assert torch.equal(again.labels, first.labels)
+    before = made.stat()
     write(made, entry(0, "cat", "1.png"), entry(1, "dog", "ü.png"))  # of the same length
-    os.utime(made, (1e9 + 1, 1e9 + 1))
+    os.utime(made, ns=(before.st_atime_ns, before.st_mtime_ns))  # and under the same time
     assert paths(read_lists(made, "train"))[1].endswith("ü.png")
     assert len(parsed) == 2

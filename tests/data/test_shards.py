@@ -7,12 +7,14 @@ import itertools
 import json
 import os
 import tarfile
+import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 import torch
 
-from spherectl.data import shards
+from spherectl.data import indexes, shards, tars
 from spherectl.data.datasets import open_dataset
 from spherectl.data.decode import PictureError
 from spherectl.data.order import picture_numbers, training_batches
@@ -22,6 +24,8 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
+
+TICK_S = 0.02  # longer than a file system's clock takes to its next step
 
 
 def opened(root: Path | str, split: str = "train", size: int = 8):
@@ -174,7 +178,7 @@ def test_a_shard_that_vanishes_is_a_sentence(three):
         ({"1.png": b"", "1.json": b'{"label": "cat"}'}, r"1\.json has the label 'cat'"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b""}, r"2\.png has no label, and others have"),
         ({"1.png": b"", "1.cls": b"1"}, "The labels reach 1, .* no picture is of class 0"),
-        ({"1.txt": b"caption"}, r"No pictures in .*0\.tar: expected members KEY\.jpg"),
+        ({"1.txt": b"caption"}, r"No pictures in .*0\.tar: expected members KEY\.png, KEY\.jpg"),
     ],
 )
 def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
@@ -192,7 +196,12 @@ def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
         ("classes.txt", "\n", "expected a name for every class"),
         ("class_names.json", '{"0": "cat"}', "expected a name for every class"),
         ("class_names.json", "[", "is not valid JSON"),
-        ("classes.txt", b"\xff", "it is not UTF-8"),
+        ("class_names.json", "[" * 100_000, "is not valid JSON: it is nested deeper"),
+        ("class_names.json", "7", "expected a name for every class, in the order of their numbers, got 7"),
+        ("class_names.json", '["cat", true, "eel"]', "class 1: expected a name, got True"),
+        ("class_names.json", '["cat", "\\ud800", "eel"]', "class 1: .* is not UTF-8"),
+        ("class_names.json", f'["{"x" * 5_000}"]', "a name of 5,000 characters is longer than"),
+        ("classes.txt", b"\xff", "byte 0 is not UTF-8"),
     ],
 )
 def test_wrong_class_files(three, file, text, words):
@@ -244,6 +253,105 @@ def test_what_is_no_tar(tmp_path, content):
         opened(tmp_path)
 
 
+def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
+    """A header whose size field is as given: octal digits, or eight bits a digit after 0x80 or 0xff."""
+    block = bytearray(tarfile.TarInfo(name).tobuf(tarfile.USTAR_FORMAT))
+    block[124:136], block[156:157], block[148:156] = size.ljust(12, b"\0"), kind, b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def attributes(*records: bytes, size: int | None = None, kind: bytes = b"x") -> bytes:
+    content = b"".join(records)
+    padded = content.ljust(-(-len(content) // 512) * 512, b"\0")
+    return header("attributes", b"%011o" % (len(content) if size is None else size), kind) + padded
+
+
+def record(key: bytes, value: bytes) -> bytes:
+    rest = b" %s=%s\n" % (key, value)
+    return next(b"%d%s" % (n, rest) for n in range(len(rest), len(rest) + 9) if n == len(b"%d%s" % (n, rest)))
+
+
+GOOD_MEMBER = header("1.png", b"00000000003") + b"one".ljust(512, b"\0")
+MADE = {
+    "negative": header("1.png", b"\xff" * 11 + b"\x00") + bytes(1024),
+    "huge": header("1.png", b"\x80" + b"\x7f" * 11) + bytes(1024),
+    "negative-second": GOOD_MEMBER + header("2.png", b"\xff" * 10 + b"\xfc\x00") + bytes(1024),
+    "attributes-negative": header("x", b"\xff" * 12, b"x") + bytes(1024),
+    "attributes-of-5-gigabytes": attributes(b"", size=5 << 30) + bytes(1024),
+    "name-of-5-gigabytes": header("x", b"%011o" % (5 << 30), b"L") + bytes(1024),
+    "global-of-5-gigabytes": attributes(b"", size=5 << 30, kind=b"g") + bytes(1024),
+    "overlapping": attributes(b"1 " * 200_000 + b"=") + GOOD_MEMBER + bytes(1024),
+    "digits": attributes(record(b"comment", b"1" * 500_000)) + GOOD_MEMBER + bytes(1024),
+    "not-closed": attributes(b"99 path=x\n") + GOOD_MEMBER + bytes(1024),
+    "endless": attributes(record(b"comment", b"x")) * 5_000 + GOOD_MEMBER + bytes(1024),
+    "long-path": attributes(record(b"path", b"x" * 500_000 + b".png")) + GOOD_MEMBER + bytes(1024),
+    "negative-size": attributes(record(b"size", b"-512")) + GOOD_MEMBER + bytes(1024),
+    "huge-size": attributes(record(b"size", b"9" * 60)) + GOOD_MEMBER + bytes(1024),
+    "sparse": attributes(record(b"GNU.sparse.map", b"0,1," * 9)) + GOOD_MEMBER + bytes(1024),
+    "common": attributes(*(record(b"k%d" % i, b"v") for i in range(999)), kind=b"g") + GOOD_MEMBER + bytes(1024),
+}
+
+
+@pytest.mark.parametrize("content", MADE.values(), ids=MADE)
+def test_made_headers_are_one_sentence_and_cost_nothing(tmp_path, content):
+    (tmp_path / "0.tar").write_bytes(content)
+    tracemalloc.start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(
+            FileError, match=r"0\.tar(:? is not a whole tar file| is damaged)|Cannot read the shard"
+        ) as caught:
+            read_shard(tmp_path / "0.tar")
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+    assert time.monotonic() - started < 10
+    assert len(caught.value.message) < 400
+
+
+def test_attributes_that_systems_write_are_taken(tmp_path):
+    """A time with a fraction, rights and a long name, as GNU tar and macOS write them."""
+    long = b"d/" * 120 + b"1.png"
+    made = attributes(
+        record(b"mtime", b"1700000000.123456789"), record(b"SCHILY.xattr.user.x", b"\0\n=1 2"), record(b"path", long)
+    )
+    (tmp_path / "0.tar").write_bytes(made + GOOD_MEMBER + bytes(1024))
+    shard = read_shard(tmp_path / "0.tar")
+    assert bytes(shard.names[0]) == long
+    assert read_member(tmp_path / "0.tar", int(shard.offsets[0]), int(shard.sizes[0])) == b"one"
+
+
+def test_more_members_than_any_set_has(tmp_path, write_tar, monkeypatch):
+    path = write_tar(tmp_path / "0.tar", {f"{i}.png": b"x" for i in range(4)})
+    monkeypatch.setattr(tars, "MAX_MEMBERS", 4)
+    assert len(read_shard(path).names) == 4
+    monkeypatch.setattr(tars, "MAX_MEMBERS", 3)
+    with pytest.raises(FileError, match="it has more than 3 members"):
+        read_shard(path)
+
+
+def test_a_member_larger_than_any_image_is_not_read(tmp_path):
+    with (tmp_path / "0.tar").open("wb") as file:
+        file.truncate(5 << 30)  # nothing of it is on the disk
+    with pytest.raises(OSError, match="it has more than"):
+        read_member(tmp_path / "0.tar", 0, 5 << 30)
+
+
+@pytest.mark.parametrize("name", ["0.tar", "classes.txt"])
+def test_pipes_are_refused_at_once(three, name):
+    (three / name).unlink(missing_ok=True)
+    os.mkfifo(three / name)
+    with pytest.raises(FileError, match=f"Cannot read .*{name}: it is not a regular file"):
+        opened(three)
+
+
+def test_hidden_members_and_those_of_the_system_are_no_images(tmp_path, write_tar, picture_bytes):
+    names = ("a/1.png", "./a/2.jfif", ".git/3.png", "__MACOSX/4.png", "a/@eaDir/5.png", "a/.thumbs/6.png", "7.gif")
+    path = write_tar(tmp_path / "0.tar", dict.fromkeys(names, picture_bytes(1)))
+    assert [bytes(name) for name in read_shard(path).names] == [b"a/1.png", b"./a/2.jfif", b"7.gif"]
+
+
 def test_missing_shards(tmp_path, three):
     with pytest.raises(UsageError, match=r"2 of the 5 shards .* are not there, as .*000003\.tar"):
         opened(three / "{000000..000004}.tar")
@@ -268,12 +376,69 @@ def test_braces_as_a_shell_expands_them():
             expand_braces(wrong)
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{0..999}{0..999}{0..999}.tar",
+        "{0..999999999999999999}.tar",
+        "{0..9}" * 500,
+        "{" + "," * 2_000_000 + "}",
+        "x" * 10_000 + "{0..99999}.tar",
+        "{" + "9" * 5000 + ".." + "9" * 5000 + "}",
+    ],
+    ids=["product", "range", "many", "commas", "long", "digits"],
+)
+def test_patterns_of_too_many_shards_are_counted_before_they_are_expanded(pattern):
+    tracemalloc.start()
+    try:
+        with pytest.raises(UsageError, match="expected") as caught:
+            expand_braces(pattern)
+        assert tracemalloc.get_traced_memory()[1] < 200 << 20
+    finally:
+        tracemalloc.stop()
+    assert len(str(caught.value)) < 700
+
+
+@pytest.mark.parametrize("given", ["a**", "[", "{a,b}" * 3 + "x" * 300, "***/*", "{0..3}.tar"])
+def test_patterns_that_match_nothing(tmp_path, given):
+    with pytest.raises(UsageError, match=r"there is nothing of that name|are not there"):
+        opened(tmp_path / given)
+
+
+def test_words_of_splits_in_any_case(tmp_path, write_tar, labelled):
+    for train, test in (("Train", "Valid"), ("training", "TESTING"), ("train", "dev")):
+        root = tmp_path / train / test
+        write_tar(root / train / "0.tar", labelled(0, [0, 1]))
+        write_tar(root / test / "0.tar", labelled(10, [1]))
+        assert greys(opened(root), range(2)) == [0, 1]
+        assert greys(opened(root, "test"), [0]) == [10]
+    write_tar(tmp_path / "only" / "test-0.tar", labelled(0, [0]))
+    with pytest.raises(UsageError, match=r"No training shards in .*only: the names of all 1 have one of the words"):
+        opened(tmp_path / "only")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(three):
+    (three / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\neel\r\n")
+    assert opened(three).class_names == ("cat", "dog", "eel")
+
+
+def test_a_shard_of_the_same_size_and_time_is_seen(three, monkeypatch, write_tar, labelled):
+    monkeypatch.setattr(indexes, "SETTLED_NS", 0)
+    time.sleep(TICK_S)
+    times = (three / "000001.tar").stat()
+    assert opened(three).labels.tolist()[4:6] == [1, 1]
+    write_tar(three / "000001.tar", labelled(4, [2, 2]))
+    os.utime(three / "000001.tar", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (three / "000001.tar").stat().st_size == times.st_size
+    assert opened(three).labels.tolist()[4:6] == [2, 2]
+
+
 def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatch, write_tar, labelled):
     made = []
     real = shards.read_shard
     monkeypatch.setattr(shards, "read_shard", lambda path: made.append(path.name) or real(path))
-    for path in three.iterdir():
-        os.utime(path, (1e9, 1e9))
+    monkeypatch.setattr(indexes, "SETTLED_NS", 0)
+    time.sleep(TICK_S)
     said: list[str] = []
     open_shards(three, "train", said.append)
     first, again = opened(three), opened(three)
