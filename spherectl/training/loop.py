@@ -117,7 +117,7 @@ def train(
             # Before the folder is claimed: were it missing, only the same recipe could go on in that folder.
             perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device, fetching)
             if processes.is_first:
-                run.claim(recipe, parent, device, processes.world)
+                run.claim(recipe, pictures, parent, device, processes.world)
                 run.sweep()
         training = _Training(recipe, pictures, run, device, processes, start, perceptual)
         done = training.counts.step

@@ -5,23 +5,65 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import math
+import os
 import platform
 from collections.abc import Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import filelock
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spherectl import recipe as recipes
+from spherectl.data.pictures import PictureSet
+from spherectl.documents import parse_json
 from spherectl.errors import FileError, TrainingError, UsageError
-from spherectl.files import write_text
+from spherectl.files import open_regular, read_text, write_text
 from spherectl.recipe import Recipe
+from spherectl.shown import listed, printable, shortened
 from spherectl.training import checkpoint
 from spherectl.training.cuda import takes_tf32
 from spherectl.training.optimiser import same_so_far
 
 VERSIONED = ("spherectl", "torch", "numpy", "safetensors")
+
+MAX_LINE = 1 << 20  # bytes of a line of the metrics; ours have some hundred
+
+
+class Data(BaseModel):
+    """What tells a run's training set from others (`PictureSet.identity`)."""
+
+    model_config = ConfigDict(strict=True)
+
+    images: Annotated[int, Field(ge=0)]
+    class_names: list[str]
+    listing: str
+
+    def changes(self, before: Data) -> str:
+        """What differs from the set as it was, in words; empty where nothing does."""
+        now, then = set(self.class_names), set(before.class_names)
+        new, gone = sorted(now - then), sorted(then - now)
+        told = [
+            f"{self.images:,} images instead of {before.images:,}" if self.images != before.images else "",
+            f"new classes: {listed(new)}" if new else "",
+            f"classes that are gone: {listed(gone)}" if gone else "",
+            "its classes in another order" if not new + gone and self.class_names != before.class_names else "",
+        ]
+        if self != before and not any(told):
+            told = ["as many images, but of other names, sizes or labels"]
+        return "; ".join(filter(None, told))
+
+
+class Info(BaseModel):
+    """What a run reads of its run.json when it goes on; runs of earlier versions have no `data`."""
+
+    model_config = ConfigDict(strict=True)
+
+    parent: str = ""
+    data: Data | None = None
 
 
 class Run:
@@ -65,24 +107,38 @@ class Run:
         finally:
             lock.release()
 
-    def claim(self, recipe: Recipe, parent: str, device: torch.device, processes: int = 1) -> None:
+    def claim(
+        self, recipe: Recipe, pictures: PictureSet, parent: str, device: torch.device, processes: int = 1
+    ) -> None:
         """Write the resolved recipe and run.json, or check that the folder is this recipe's.
 
         Args:
             recipe: resolved.
+            pictures: the training set.
             parent: hash of the model the weights start from; empty for fresh weights.
             device: what it trains on.
             processes: how many train together.
 
         Raises:
-            UsageError: the folder holds another recipe's run, or one from another start; names the keys that differ.
+            UsageError: the folder holds another recipe's run, or one from another start, or the data has changed since;
+                names what differs.
+            FileError: what is in the folder cannot be read.
         """
         known = recipes.load(self.recipe) if self.recipe.exists() else None
+        data = Data(**pictures.identity())
         if known is not None:
-            differing = recipes.differing_keys(known, recipe)
+            before = self._read_info() or Info(parent=parent)
+            if before.data is not None and (changes := data.changes(before.data)):
+                raise UsageError(
+                    f"The data is not what {self.path} began with: {changes}.",
+                    "Restore it to go on with that run, or give --run another folder.",
+                )
+            # The same set may lie anywhere; of earlier versions' runs only the place is known.
+            there = recipe if before.data is None else recipe.replace(data={"root": known.data.root})
+            differing = recipes.differing_keys(known, there)
             if differing == ["run.length_images"] and same_so_far(known, recipe, self.images_seen()):
                 differing = []
-            if self.parent() != parent and not differing:
+            if before.parent != parent and not differing:
                 differing = ["--from"]
             if differing:
                 raise UsageError(
@@ -91,6 +147,7 @@ class Run:
                 )
         info = {
             "parent": parent,
+            "data": data.model_dump(),
             "device": describe_device(device),
             "processes": processes,
             "float32_products": "tf32" if takes_tf32(device, recipe.run.dtype) else "float32",
@@ -107,56 +164,96 @@ class Run:
 
     def parent(self) -> str:
         """Hash of the model this run's weights started from; empty for fresh weights."""
+        found = self._read_info()
+        return found.parent if found else ""
+
+    def _read_info(self) -> Info | None:
+        """What run.json says; None where there is none."""
         try:
-            return str(json.loads(self.info.read_text(encoding="utf-8"))["parent"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return ""
+            return Info.model_validate(parse_json(read_text(self.info)))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _cannot("read", self.info, error) from None
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            reason = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
+        except ValueError as error:
+            reason = str(error)
+        raise FileError(f"{self.info} is not what it should be: {shortened(reason)}.", "Remove it to go on without.")
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only while the folder is locked."""
         checkpoint.sweep(self.checkpoints)
         for leftover in self.path.rglob(".*.tmp*"):
-            leftover.unlink(missing_ok=True)
+            if not leftover.is_dir():
+                leftover.unlink(missing_ok=True)
 
     def note_unreadable(self, names: Iterable[str]) -> None:
         """Append names of pictures that could not be read, a line each; those that are there stay as they are."""
-        if new := set(names):
-            known = set(self.unreadable.read_text(encoding="utf-8").splitlines()) if self.unreadable.exists() else set()
+        new = {printable(name) for name in names}  # a name may hold anything, a line end too
+        if not new:
+            return
+        try:
+            known = set(read_text(self.unreadable).splitlines()) if self.unreadable.exists() else set()
             with self.unreadable.open("a", encoding="utf-8") as file:
                 file.writelines(f"{name}\n" for name in sorted(new - known))
+        except OSError as error:
+            raise _cannot("write", self.unreadable, error) from None
 
     def rewind_metrics(self, step: int) -> None:
         """Drop the lines after `step`, which a resumed training writes again, and a line cut short."""
-        kept = []
-        if self.metrics.exists():
-            for line in self.metrics.read_text(encoding="utf-8").splitlines(keepends=True):
-                try:
-                    if not line.endswith("\n") or json.loads(line)["step"] > step:
-                        break
-                except (ValueError, KeyError):
-                    break
-                kept.append(line)
-        write_text(self.metrics, "".join(kept))
+        kept = 0
+        try:
+            with open_regular(self.metrics) as file:
+                while (line := file.readline(MAX_LINE)).endswith(b"\n") and _step(line) <= step:
+                    kept += len(line)
+            os.truncate(self.metrics, kept)
+        except FileNotFoundError:
+            write_text(self.metrics, "")
+        except OSError as error:
+            raise _cannot("write", self.metrics, error) from None
 
     @contextlib.contextmanager
     def metrics_writer(self) -> Iterator[MetricsWriter]:
         """Append to metrics.jsonl; each line reaches the system as it is written."""
         try:
-            with self.metrics.open("a", encoding="utf-8", buffering=1) as file:
-                yield MetricsWriter(file)
+            file = self.metrics.open("ab", buffering=0)
         except OSError as error:
-            raise FileError(f"Cannot write {self.metrics}: {error.strerror or error}.") from None
+            raise _cannot("write", self.metrics, error) from None
+        with file:
+            yield MetricsWriter(file, self.metrics)
 
 
 class MetricsWriter:
     """One JSON object a line."""
 
-    def __init__(self, file: Any) -> None:
-        self._file = file
+    def __init__(self, file: FileIO, path: Path) -> None:
+        self._file, self._path = file, path
 
     def write(self, values: dict[str, float]) -> None:
-        """Append one line."""
-        self._file.write(json.dumps(values) + "\n")
+        """Append one line.
+
+        Raises:
+            FileError: the disk is full.
+        """
+        try:
+            self._file.write(f"{json.dumps(values)}\n".encode())
+        except OSError as error:
+            raise _cannot("write", self._path, error) from None
+
+
+def _step(line: bytes) -> float:
+    """Of a line of the metrics; past every step where it is none of ours."""
+    try:
+        step = parse_json(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return math.inf
+    return step if type(step) in (int, float) else math.inf
+
+
+def _cannot(what: Literal["read", "write"], path: Path, error: OSError) -> FileError:
+    return FileError(f"Cannot {what} {path}: {error.strerror or error}.", "What was saved before stays as it is.")
 
 
 def versions() -> dict[str, str]:

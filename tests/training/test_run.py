@@ -1,0 +1,201 @@
+"""The run folder: whose data it is, and what strangers may have put into it, against sentences and what goes on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spherectl import recipe as recipes
+from spherectl.data.pictures import MemoryPictures, PictureSet
+from spherectl.errors import FileError, UsageError
+from spherectl.recipe import Recipe
+from spherectl.settings import packaged
+from spherectl.training.plan import resolve
+from spherectl.training.run import Run
+
+pytestmark = pytest.mark.fast
+
+CPU = torch.device("cpu")
+
+
+def made(classes: str = "ab", count: int = 6, *, value: int = 0, root: str = "here") -> MemoryPictures:
+    return MemoryPictures(
+        name="made",
+        root=Path(root),
+        class_names=tuple(classes),
+        labels=torch.arange(count) % len(classes),
+        licence="",
+        image_size=8,
+        pixels=torch.full((count, 8, 8), value, dtype=torch.uint8),
+    )
+
+
+def recipe_for(pictures: PictureSet) -> Recipe:
+    recipe = recipes.load(packaged("recipes") / "debug.toml", {"model": {"num_classes": "auto"}})
+    return resolve(recipe, pictures, CPU)
+
+
+def claim(run: Run, pictures: PictureSet, parent: str = "") -> None:
+    run.claim(recipe_for(pictures), pictures, parent, CPU)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Begun with `made()`."""
+    begun = Run(tmp_path / "run")
+    begun.path.mkdir()
+    claim(begun, made())
+    return begun
+
+
+def test_the_same_data_at_another_place_goes_on(run: Run) -> None:
+    claim(run, made(root="there/../elsewhere"))
+    assert recipes.load(run.recipe).data.root == str(Path("there/../elsewhere").absolute())
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (made(count=9), "9 images instead of 6"),
+        (made(count=4), "4 images instead of 6"),
+        (made("zb"), "new classes: z; classes that are gone: a"),
+        (made("ba"), "its classes in another order"),
+        (made(value=1), "as many images, but of other names, sizes or labels"),
+        (made("abc", 9), "9 images instead of 6; new classes: c"),
+    ],
+)
+def test_other_data_is_refused_in_words_and_changes_nothing(run: Run, now: PictureSet, said: str) -> None:
+    before = run.recipe.read_bytes(), run.info.read_bytes()
+    with pytest.raises(UsageError) as caught:
+        claim(run, now)
+    assert caught.value.message == f"The data is not what {run.path} began with: {said}."
+    assert caught.value.hint == "Restore it to go on with that run, or give --run another folder."
+    assert (run.recipe.read_bytes(), run.info.read_bytes()) == before
+
+
+def test_a_run_of_an_earlier_version_goes_on_where_its_data_lay_and_then_knows_it(run: Run) -> None:
+    info = json.loads(run.info.read_text())
+    kept = info.pop("data")
+    run.info.write_text(json.dumps(info))
+    with pytest.raises(UsageError, match=r"differs in data\.root"):
+        claim(run, made(root="elsewhere"))
+    claim(run, made())
+    assert json.loads(run.info.read_text())["data"] == kept
+
+
+def test_a_run_without_its_run_json_goes_on_and_gets_one(run: Run) -> None:
+    run.info.unlink()
+    claim(run, made(), parent="abc")
+    assert run.parent() == "abc"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "the whole: Input should be a valid dictionary"),
+        ('{"parent": 7}', "parent: Input should be a valid string"),
+        (
+            '{"data": {"images": true, "class_names": [], "listing": ""}}',
+            "data.images: Input should be a valid integer",
+        ),
+        ('{"data": {"images": 1, "class_names": [1], "listing": ""}}', "data.class_names.0: Input should be a valid"),
+        ("[" * 100_000, "nested deeper than 64"),
+        ('{"parent": NaN}', "NaN is not a number of JSON"),
+    ],
+)
+def test_a_run_json_that_is_none_is_a_sentence(run: Run, text: str, said: str) -> None:
+    run.info.write_text(text)
+    with pytest.raises(FileError) as caught:
+        claim(run, made())
+    assert caught.value.message.startswith(f"{run.info} is not what it should be: ")
+    assert said in caught.value.message
+    assert len(caught.value.message) < 300 + len(str(run.info))
+    with pytest.raises(FileError):
+        run.parent()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names here")
+@pytest.mark.parametrize("name", ["run.json", "metrics.jsonl", "unreadable.txt"])
+def test_a_pipe_in_a_run_folder_is_told_and_not_waited_for(run: Run, name: str) -> None:
+    (run.path / name).unlink(missing_ok=True)
+    os.mkfifo(run.path / name)
+    uses: dict[str, Any] = {
+        "run.json": run.parent,
+        "metrics.jsonl": lambda: run.rewind_metrics(3),
+        "unreadable.txt": lambda: run.note_unreadable(["a.png"]),
+    }
+    with pytest.raises(FileError, match=rf"{name}: it is not a regular file"):
+        uses[name]()
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        b"7\n",
+        b"[]\n",
+        b'{"step": "2"}\n',
+        b'{"step": true}\n',
+        b'{"step": null}\n',
+        b'{"loss": 1}\n',
+        b"\xff\xfe\n",
+        b"[" * 5000 + b"\n",
+        b'{"step": 2, "x": "' + b"x" * (1 << 20) + b'"}\n',
+        b'{"step": 2',
+        b'{"step": 3}\n',
+    ],
+    ids=range(11),
+)
+def test_metrics_keep_the_lines_up_to_the_first_that_is_no_line_of_the_past(run: Run, stranger: bytes) -> None:
+    good = b'{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.25}\n'
+    run.metrics.write_bytes(good + stranger + b'{"step": 2}\n')
+    run.rewind_metrics(2)
+    assert run.metrics.read_bytes() == good
+
+
+def test_metrics_that_are_missing_begin_anew(run: Run) -> None:
+    run.rewind_metrics(5)
+    assert run.metrics.read_bytes() == b""
+
+
+def test_unreadable_images_are_named_whatever_their_names_hold(run: Run) -> None:
+    for _ in range(2):
+        run.note_unreadable([os.fsdecode(b"caf\xe9.png"), "two\nlines.png", "\x1b[31mred.png"])
+    assert run.unreadable.read_text("utf-8").splitlines() == [
+        "\\x1b[31mred.png",
+        "caf\\xe9.png",
+        "two\\nlines.png",
+    ]
+
+
+def test_a_full_disk_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full:
+        def write(self, _: bytes) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with run.metrics_writer() as writer:
+        monkeypatch.setattr(writer, "_file", Full())
+        with pytest.raises(FileError, match=r"Cannot write .*metrics\.jsonl: No space left on device") as caught:
+            writer.write({"step": 1})
+    assert caught.value.hint == "What was saved before stays as it is."
+
+
+def test_sweeping_leaves_folders_alone(run: Run) -> None:
+    (run.path / ".x.tmp").write_bytes(b"")
+    (run.path / ".folder.tmp").mkdir()
+    run.sweep()
+    assert not (run.path / ".x.tmp").exists()
+    assert (run.path / ".folder.tmp").is_dir()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
+def test_data_at_a_place_that_is_no_text_is_not_noted_in_the_recipe(tmp_path: Path) -> None:
+    pictures = made(root=os.fsdecode(b"caf\xe9"))
+    recipe = recipe_for(pictures)
+    assert recipe.data.root is None
+    assert recipes.loads(recipe.to_toml()) == recipe
