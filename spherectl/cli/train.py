@@ -6,8 +6,11 @@ import contextlib
 import shlex
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -25,6 +28,10 @@ if TYPE_CHECKING:
 EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
 if sys.platform != "win32":
     EXIT_CODES[signal.SIGUSR1] = 75  # Slurm's warning before the time is up: sbatch --signal=USR1@120
+    EXIT_CODES[signal.SIGHUP] = 129  # the terminal is gone
+
+# Within this time two Ctrl-C are one: torchrun and others pass on what the terminal has sent to all already.
+SAME_PRESS_S = 1.0
 
 FIRST_BYTES = 1 << 20  # of a download: what its first report counts
 
@@ -262,21 +269,39 @@ def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM instead of dying from it; a second Ctrl-C ends at once."""
+    """Collect the first SIGINT, SIGTERM or SIGHUP instead of dying from it; Ctrl-C again ends at once.
+
+    The handler writes nothing: it runs between two operations of the main thread, which may just be writing itself. A
+    thread says what it has to say.
+    """
     stopped: list[int] = []
+    pressed: list[float] = []
+    heard: SimpleQueue[bool] = SimpleQueue()
 
     def note(number: int, _frame: Any) -> None:
-        if stopped and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not stopped:
-            # Python runs this between two operations of the main thread, which may just be writing to stderr itself.
-            with contextlib.suppress(RuntimeError):
-                console.say("stopping: this step is finished and saved first (Ctrl-C again stops at once, unsaved)")
+        if number == signal.SIGINT:
+            pressed.append(time.monotonic())
+            if stopped and (len(pressed) == 1 or pressed[-1] - pressed[0] > SAME_PRESS_S):
+                raise KeyboardInterrupt
         stopped.append(number)
+        heard.put(True)
 
-    before = {number: signal.signal(number, note) for number in EXIT_CODES}
+    def tell() -> None:
+        if heard.get():
+            console.say("stopping: this step is finished and saved first (Ctrl-C again stops at once, unsaved)")
+
+    before = {number: signal.signal(number, note) for number in EXIT_CODES if not _ignored_hangup(number)}
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
     try:
         yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        heard.put(False)
+        teller.join(SAME_PRESS_S)
+
+
+def _ignored_hangup(number: int) -> bool:
+    """Whether this is SIGHUP under nohup, which asks to go on when the terminal is gone."""
+    return sys.platform != "win32" and number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -327,7 +327,9 @@ def test_a_second_ctrl_c_stops_at_once(capsys):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)]
+)
 def test_signals_save_and_the_same_command_goes_on(cli, command, fashion_excerpt, work, number, code):
     arguments = ["train", "debug", "--data", str(fashion_excerpt), "--set", "run.length_images=800", "--run", "x"]
     arguments += ["--set", "run.checkpoint_images=800", "--set", "run.sample_images=800"]
