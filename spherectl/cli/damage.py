@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from spherectl.editing.pictures import Fitted
 
 MISSING, SCALE, BLUR = 0.5, 4, 1.5  # where nothing is asked for: those of docs/restoration.md
+MAX_LAMBDA = 1e9  # beyond, the image is lost in rounding
+MAX_BLUR = 256.0  # pixels of a standard deviation; a whole image is one grey long before
 CERTAIN = 5  # levels of 255 that a mask may have where a pixel is known, once it was made smaller
 
 
@@ -102,7 +104,11 @@ def measurement(
             pooled = measurements.Pooled if by is By.POOL else measurements.Decimated
             return pooled(times), {"scale": times, "by": by.value}
         case Task.DEBLUR if given["--kernel"] is not None:
-            kernel = measurements.kernel_of(as_tensor(load_image(given["--kernel"])))
+            shown = load_image(given["--kernel"], over="black")
+            if max(shown.size) > size:
+                sides = f"{shown.height} x {shown.width}"
+                raise UsageError(f"A kernel of {sides} does not fit pictures of {size} x {size}.")
+            kernel = measurements.kernel_of(as_tensor(shown))
             return measurements.Blurred(kernel, (size, size)), {"kernel": True}
     blur = given["--blur"] or BLUR
     return measurements.Blurred(measurements.gaussian_kernel(blur), (size, size)), {"blur": blur}
@@ -126,13 +132,13 @@ def _known(mask: Path, fitted: Fitted, model: Model) -> Tensor:
     if share in (0.0, 1.0):
         raise UsageError(
             f"By the mask {'nothing' if share else 'all'} is missing of what {model.name} sees of the picture.",
-            "White means missing, black known.",
+            "White means missing; black and transparent mean known.",
         )
     return known
 
 
 def holes(mask: Path) -> Image:
-    """A mask's picture in black, where a pixel is known, and white."""
+    """A mask's picture in black, where a pixel is known, and white; what is transparent is known."""
     from spherectl.data.decode import load_image
 
-    return load_image(mask).convert("L").point(lambda level: 255 * (level >= 128)).convert("RGB")
+    return load_image(mask, over="black").convert("L").point(lambda level: 255 * (level >= 128)).convert("RGB")

@@ -41,7 +41,10 @@ def edit(
     ] = None,
     swap: Annotated[bool, typer.Option("--swap", help="A and B change sides.")] = False,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Rounds of encoding and decoding.", show_default="4")
+        int | None,
+        typer.Option(
+            "--steps", min=1, max=options.MAX_STEPS, help="Rounds of encoding and decoding.", show_default="4"
+        ),
     ] = None,
     noise_deg: Annotated[
         float | None,
@@ -56,7 +59,11 @@ def edit(
     guidance: Annotated[
         float | None,
         typer.Option(
-            "--guidance", min=1.0, help="Scale, for --to-class; 1 is off.", show_default="the model's own, or 4"
+            "--guidance",
+            min=1.0,
+            max=options.MAX_GUIDANCE,
+            help="Scale, for --to-class; 1 is off.",
+            show_default="the model's own, or 4",
         ),
     ] = None,
     guide: Annotated[Guide, typer.Option("--guide", help="What guidance acts on.")] = Guide.BOTH,
@@ -88,15 +95,17 @@ def edit(
     if not harmonize and (mask is not None or swap or layout != "left-right"):
         raise UsageError("--layout, --mask and --swap are for --harmonize.")
     pictures.check_out(out)
+    images, mask = pictures.places(images), pictures.place_of(mask)
 
     from spherectl.editing.rounds import class_change
     from spherectl.settings import load_settings
 
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
-    fitted = [pictures.read(path, loaded) for path in images]
+    fitted = pictures.read(images[0], loaded)
     if harmonize:
         settled: dict[str, Any] = {"noise_deg": noise_deg or 0.0, "noise": noise.value, "seed": seed}
-        rows = _harmonized(loaded, images, fitted, layout, mask, swap, steps or STEPS, settled)
+        units = [pictures.unit(fitted), pictures.unit(pictures.read(images[1], loaded))]
+        rows = _harmonized(loaded, images, units, layout, mask, swap, steps or STEPS, settled)
         kind, names = "harmonize", [""]
         settled |= {"layout": layout if mask is None else "mask", "swap": swap, "steps": steps or STEPS}
     elif to_class:
@@ -109,21 +118,21 @@ def edit(
             "seed": seed,
         }
         count = steps or own["steps"]
-        kind, (rows, names) = "to-class", _of_classes(loaded, fitted[0], to_class, count, settled)
+        kind, (rows, names) = "to-class", _of_classes(loaded, fitted, to_class, count, settled)
         settled |= {"steps": count, "classes": names}
     else:
         kind, names, settled = "reconstruct", [""], {"seed": seed}
-        rows = _reconstructed(loaded, images, fitted[0], seed)
+        rows = _reconstructed(loaded, images, fitted, seed)
     told = ", ".join(f"{key} {value}" for key, value in settled.items())
     console.say(f"settings: {told}, {loaded.precision}")
-    written = _write(loaded, images, fitted[0], rows, names, out, kind, settled if provenance else None)
+    written = _write(loaded, images, fitted, rows, names, out, kind, settled if provenance else None)
     pictures.tell(loaded, written, settled, as_json=as_json)
 
 
 def _harmonized(
     model: Model,
     paths: list[Path],
-    fitted: list[Fitted],
+    units: list[Tensor],
     layout: str,
     mask: Path | None,
     swap: bool,
@@ -137,18 +146,18 @@ def _harmonized(
 
     size = model.recipe.model.image_size
     where = layout_mask(layout, size) if mask is None else _mask(mask, size)  # type: ignore[arg-type]
-    a, b = (pictures.unit(one) for one in fitted)
+    a, b = units
     pictures.warn_if_far(paths, [float(psnr(one, model.reconstruct(one).cpu())) for one in (a, b)], model)
     stitched, *after = harmonise(model, a, b, 1 - where if swap else where, count=steps, **noise)
     return [[a, b, stitched, *after]]
 
 
 def _mask(path: Path, size: int) -> Tensor:
-    """(S, S) in [0, 1] of a picture's luminance, fitted like a picture."""
+    """(S, S) in [0, 1] of a picture's luminance, fitted like a picture; what is transparent is black."""
     from spherectl.data.decode import load_image
     from spherectl.data.transforms import adm_crop, to_float, to_grey
 
-    return to_float(to_grey(adm_crop(load_image(path), size)))[0]
+    return to_float(to_grey(adm_crop(load_image(path, over="black"), size)))[0]
 
 
 def _of_classes(
@@ -206,7 +215,8 @@ def _write(
         about = describe_edit(model, kind, [file_hash(path) for path in paths], **settings)
     last = 1 if kind == "reconstruct" else -1
     placed = resized if kind == "harmonize" else put_back  # around the seam there is nothing of A alone
-    suffixes = [f"-{name}" if len(names) > 1 else "" for name in names]
-    results = {suffix: placed(to_uint8(row[last][0]), fitted) for suffix, row in zip(suffixes, rows, strict=True)}
+    told_apart = pictures.suffixes(names) if len(names) > 1 else [""]
+    by_suffix = dict(zip(told_apart, rows, strict=True))
+    results = ((suffix, placed(to_uint8(row[last][0]), fitted)) for suffix, row in by_suffix.items())
     sheet = grid(torch.cat([image for row in rows for image in row]), columns=len(rows[0]))
     return pictures.write(out, f"{paths[0].stem}-{kind}", results, sheet, about)

@@ -10,6 +10,7 @@ import typer
 
 from spherectl.cli import console, models, options, pictures
 from spherectl.errors import UsageError
+from spherectl.shown import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,6 +35,8 @@ def encode(
 ) -> None:
     """Encode pictures of any size: a point on the sphere each, beside their names and the model's hash.
 
+    Of a folder, hidden files are no images, and those that cannot be read are left out with a word each.
+
     Examples:
     spherectl encode photos/*.png --out latents.safetensors
 
@@ -49,23 +52,30 @@ def encode(
     if out.suffix != ".safetensors":
         raise UsageError(f"Latents are written to a .safetensors file; got {out}.")
     check_target(out.with_suffix(".npz"))
-    files = pictures.find(images)
+    given = pictures.find(images)
+    files = given.files
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     labels = loaded.labels(None if class_ is None else [class_] * len(files), len(files))
 
+    readable = pictures.Readable(given, loaded)
+
     with console.progress("encoding", len(files), "images") as bar:
 
-        def batches() -> Iterator[Tensor]:
-            told: set[str] = set()
+        def batches() -> Iterator[tuple[list[int], Tensor]]:
             for start in range(0, len(files), batch):
-                fitted = [pictures.read(path, loaded, told).pixels for path in files[start : start + batch]]
-                chosen = None if labels is None else labels[start : start + batch]
-                yield loaded.encode(to_float(torch.stack(fitted)), chosen)
-                bar(start + len(fitted))
+                stop = min(start + batch, len(files))
+                fitted = readable(range(start, stop))
+                if numbers := list(fitted):
+                    chosen = None if labels is None else labels[numbers]
+                    yield numbers, loaded.encode(to_float(torch.stack(list(fitted.values()))), chosen)
+                bar(stop)
+            readable.check()
 
-        write_latents(out, loaded, [str(path) for path in files], labels, batches())
+        write_latents(out, loaded, [printable(str(path)) for path in files], labels, batches())
+    count = len(files) - readable.left_out
     if as_json:
-        console.show_json({"out": str(out), "images": len(files), "model": loaded.name, "sha256": loaded.sha256})
+        facts = {"images": count, "left_out": readable.left_out, "model": loaded.name, "sha256": loaded.sha256}
+        console.show_json({"out": str(out), **facts})
     else:
         console.show_file(out)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from spherectl.cli import console, models, options, pictures
 from spherectl.errors import UsageError
+from spherectl.shown import quoted
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
 
 FRAMES, SIDE = 9, 5  # of a strip, and along each side of a grid
 ANIMATED = (".webp", ".gif")
+MAX_PIXELS = 2**26  # of all frames together: 1,024 of 256 px
+MAX_FPS = 1_000.0  # a frame lasts at least a millisecond in both formats
 
 
 def interpolate(
@@ -39,13 +43,28 @@ def interpolate(
         ),
     ] = None,
     frames: Annotated[
-        int | None, typer.Option("--frames", min=2, help="Of the strip, or along each side.", show_default="9, or 5")
+        int | None,
+        typer.Option(
+            "--frames",
+            min=2,
+            max=options.MAX_FRAMES,
+            help="Of the strip, or along each side.",
+            show_default="9, or 5",
+        ),
     ] = None,
     lerp: Annotated[bool, typer.Option("--lerp", help="Along the chord instead of the great circle.")] = False,
     steps: Annotated[
-        int, typer.Option("--steps", min=1, help="1 decodes; each further step is a round without noise.")
+        int,
+        typer.Option(
+            "--steps",
+            min=1,
+            max=options.MAX_STEPS,
+            help="1 decodes; each further step is a round without noise.",
+        ),
     ] = 1,
-    fps: Annotated[float, typer.Option("--fps", min=0.1, help="Pictures a second of an animation.")] = 10.0,
+    fps: Annotated[
+        float, typer.Option("--fps", min=0.1, max=MAX_FPS, help="Pictures a second of an animation.")
+    ] = 10.0,
     model: options.Model = None,
     batch: options.Batch = 64,
     dtype: options.Dtype = options.DtypeName.AUTO,
@@ -72,7 +91,7 @@ def interpolate(
 
     spherectl interpolate --seeds 3,7 --class sneaker,bag --out walk.webp
     """
-    given = images or []
+    given = pictures.places(images or [])
     if given and seeds is not None:
         raise UsageError("Expected pictures or --seeds, not both.")
     numbers = [] if given else _numbers(seeds or "0,1")
@@ -94,6 +113,7 @@ def interpolate(
     check_target((out or Path("interpolated.png")).with_suffix(".png"))
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     count = frames or (FRAMES if ends == 2 else SIDE)
+    _check_pixels(loaded, count if ends == 2 else count**2)
     labels = _labels(loaded, class_, ends, drawn=not given)
     latents = _drawn(loaded, numbers) if numbers else _encoded(loaded, given, labels)
     path, classes = _between(latents, labels, count, loaded, spherical=not lerp)
@@ -117,10 +137,20 @@ def interpolate(
 
 
 def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UsageError(f"Expected seeds as in 3,7; got {text!r}.") from None
+    parts = text.split(",")
+    if not all(re.fullmatch(r"\s*[0-9]{1,20}\s*", part) and int(part) <= options.MAX_SEED for part in parts):
+        raise UsageError(f"Expected seeds from 0 to 2^64 - 1 as in 3,7; got {quoted(text)}.")
+    return [int(part) for part in parts]
+
+
+def _check_pixels(model: Model, count: int) -> None:
+    """Refuse more frames than memory holds: they are written together."""
+    size = model.recipe.model.image_size
+    if count * size**2 > MAX_PIXELS:
+        raise UsageError(
+            f"{count:,} frames of {size} px are {count * size**2:,} pixels; one file holds at most {MAX_PIXELS:,}.",
+            "Ask for fewer --frames.",
+        )
 
 
 def _labels(model: Model, asked: list[str] | None, ends: int, *, drawn: bool) -> list[int] | None:

@@ -6,12 +6,20 @@ a sheet that shows how they came about.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import glob
+import itertools
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spherectl.cli import console
-from spherectl.errors import UsageError
+from spherectl.errors import FileError, UsageError
+from spherectl.files import is_folder, is_there
+from spherectl.shown import MAX_LISTED, listed, printable, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,33 +27,106 @@ if TYPE_CHECKING:
     from spherectl.api import Model
     from spherectl.editing.pictures import Fitted
 
+STEPS = "-steps"  # of the sheet
+MAX_STEM = 100  # characters of a picture's name in that of a result
+MAX_SUFFIX = 40  # characters of a class's name in that of a file
+_NO_NAME = re.compile(r'[/\\:*?"<>|]+')  # what the name of a file may not have, here or on Windows
+
 FAR_DB = 15.0  # a reconstruction below this shows that the model knows nothing of the kind
 
 
-def find(given: Iterable[str]) -> list[Path]:
-    """The picture files that arguments mean: files, folders (with what is below them), and patterns such as *.png.
+@dataclass(frozen=True)
+class Given:
+    """Image files that a command was given.
+
+    Attributes:
+        files: in the order of the arguments, those of a folder sorted.
+        named: those of them that were named themselves: they have to be readable.
+    """
+
+    files: list[Path]
+    named: set[Path]
+
+
+def find(given: Iterable[str]) -> Given:
+    """The image files that arguments mean: files, folders (with what is below them), and patterns such as *.png.
+
+    Of a folder those count that training on it would read (`data.decode.is_image_name`); hidden files and folders
+    never do. What else looks like an image is told.
 
     Raises:
-        UsageError: an argument means none.
+        UsageError: an argument means none, or is none.
+        FileError: a folder cannot be read.
     """
     from spherectl.data.decode import SUFFIXES
+    from spherectl.places import place
+
+    files: list[Path] = []
+    named: set[Path] = set()
+    for text in given:
+        path = place(text)
+        if is_folder(path):
+            here, others = _below(path)
+            if others:
+                kinds = listed(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
+                console.say(f"{text}: {kinds} left out; images are {' '.join(SUFFIXES)}")
+            if not here:
+                raise UsageError(f"The folder {text} holds no images ({' '.join(SUFFIXES)}).")
+        else:
+            here = [path] if is_there(path) else _matching(path)
+            named.update(here)
+            if not here:
+                raise UsageError(f"There is no picture {text}.")
+        files += here
+    return Given(files, named)
+
+
+def places(given: Iterable[Path]) -> list[Path]:
+    """Images that are named one by one, where ~ is a home.
+
+    Raises:
+        UsageError: no file can have such a name.
+    """
+    from spherectl.places import place
+
+    return [place(str(path)) for path in given]
+
+
+def place_of(given: Path | None) -> Path | None:
+    """The same of one that may be left out."""
+    return None if given is None else places([given])[0]
+
+
+def _below(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """The image files in a folder and below, sorted, and how many there are of other suffixes."""
+    from spherectl.data.decode import is_image_name, is_other_image_name
+    from spherectl.data.names import is_hidden
 
     found: list[Path] = []
-    for text in given:
-        path = Path(text).expanduser()
-        if path.is_dir():
-            here = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        elif path.exists():
-            here = [path]
-        else:
-            pattern = path.relative_to(path.anchor) if path.is_absolute() else path
-            here = sorted(Path(path.anchor or ".").glob(str(pattern))) if set("*?[") & set(text) else []
-        if not here:
-            raise UsageError(
-                f"There is no picture {text}." if not path.is_dir() else f"The folder {text} holds no pictures."
-            )
-        found += here
-    return found
+    others: Counter[str] = Counter()
+    folders = [folder]
+    while folders:
+        here = folders.pop()
+        try:
+            with os.scandir(here) as scanned:
+                entries = [entry for entry in scanned if not is_hidden(entry.name)]
+            folders += [here / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            raise FileError(f"Cannot read the folder {here}: {error.strerror or error}.") from None
+        # A broken link counts: it is told when it is read.
+        files = [here / entry.name for entry in entries if not is_folder(here / entry.name)]
+        found += [file for file in files if is_image_name(file.name)]
+        others.update(file.suffix.lower() for file in files if is_other_image_name(file.name))
+    return sorted(found), others
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """The files that a shell would put in the place of a pattern, sorted."""
+    if wrong := [part for part in pattern.parts if "**" in part and part != "**"]:
+        raise UsageError(f"{pattern} is no pattern: ** stands for folders, so {wrong[0]} cannot be.", "Write one *.")
+    # Path.glob raises for some patterns, and does not leave hidden files out.
+    names = glob.iglob(str(pattern), recursive=True)  # noqa: PTH207
+    return sorted(path for name in names if not is_folder(path := Path(name)))
 
 
 def read(path: Path, model: Model, told: set[str] | None = None, size: int | None = None) -> Fitted:
@@ -58,19 +139,15 @@ def read(path: Path, model: Model, told: set[str] | None = None, size: int | Non
         size: in pixels, if it is not the model's.
 
     Raises:
-        FileError: it cannot be read.
+        PictureError: it cannot be read.
     """
-    from PIL import Image
-
-    from spherectl.data.decode import load_image
+    from spherectl.data.decode import is_animated, load_image
     from spherectl.editing.pictures import fit, is_colourful
 
     picture = load_image(path)
-    with Image.open(path) as file:
-        frames = getattr(file, "n_frames", 1)
     notes = {}
-    if frames > 1:
-        notes["frames"] = f"the first of its {frames} frames"
+    if is_animated(path):
+        notes["frames"] = "the first of its frames"
     if model.recipe.data.channels == "grey" and is_colourful(picture):
         notes["grey"] = f"its colours are left out; {seen_by(model)}"
     for kind, note in notes.items():
@@ -79,6 +156,53 @@ def read(path: Path, model: Model, told: set[str] | None = None, size: int | Non
     if told is not None:
         told |= notes.keys()
     return fit(picture, model.recipe, size)
+
+
+class Readable:
+    """Reads images as the model sees them, and leaves out files of a folder that cannot be read, with a word each.
+
+    Args:
+        given: the files.
+        model: that will see them.
+    """
+
+    def __init__(self, given: Given, model: Model) -> None:
+        self._given, self._model = given, model
+        self._told: set[str] = set()
+        self.left_out = 0
+
+    def __call__(self, numbers: Iterable[int]) -> dict[int, Tensor]:
+        """Of the files of those numbers uint8 (3, S, S) by number, where they can be read.
+
+        Raises:
+            PictureError: one that was named itself cannot.
+        """
+        from spherectl.data.decode import PictureError
+
+        found: dict[int, Tensor] = {}
+        for number in numbers:
+            path = self._given.files[number]
+            try:
+                found[number] = read(path, self._model, self._told).pixels
+            except PictureError as error:
+                if path in self._given.named:
+                    raise
+                self.left_out += 1
+                if self.left_out <= MAX_LISTED:
+                    console.say(f"left out: {error.message}")
+        return found
+
+    def check(self) -> None:
+        """Say how many were left out, once all were read.
+
+        Raises:
+            FileError: all were.
+        """
+        count = len(self._given.files)
+        if self.left_out == count:
+            raise FileError(f"None of the {count:,} images can be read.", "Repair or remove the files.")
+        if self.left_out:
+            console.say(f"{self.left_out:,} of {count:,} images were left out")
 
 
 def unit(fitted: Fitted) -> Tensor:
@@ -118,14 +242,15 @@ def check_out(out: Path | None) -> None:
 
 
 def write(
-    out: Path | None, stem: str, results: dict[str, Tensor], sheet: Tensor, about: dict[str, Any] | None
+    out: Path | None, stem: str, results: Iterable[tuple[str, Tensor]], sheet: Tensor, about: dict[str, Any] | None
 ) -> list[Path]:
     """Write what a command made of a picture.
 
     Args:
         out: NAME.png, checked by `check_out`; None: a new name made of `stem`.
         stem: of the new name.
-        results: uint8 (3, H, W) by what follows NAME, as in "-bag"; the empty string is NAME.png itself.
+        results: what follows NAME, as in "-bag" (the empty string is NAME.png itself), and uint8 (3, H, W); written as
+            they come, since those of a photo are large.
         sheet: uint8 (3, H, W) of all steps, written to NAME-steps.png.
         about: provenance.
 
@@ -135,14 +260,33 @@ def write(
     from spherectl.files import asked_or_claimed
     from spherectl.images import save_png
 
-    with asked_or_claimed(out, stem) as target:
-        files = {target.with_stem(target.stem + suffix): pixels for suffix, pixels in results.items()}
-        files[target.with_stem(f"{target.stem}-steps")] = sheet
-        for path, pixels in files.items():
-            save_png(path, pixels, about)
-        if target not in files and out is None:
+    written: list[Path] = []
+    with asked_or_claimed(out, shortened(stem, MAX_STEM)) as target:
+        for suffix, pixels in itertools.chain(results, [(STEPS, sheet)]):
+            written.append(target.with_stem(target.stem + suffix))
+            save_png(written[-1], pixels, about)
+        if target not in written and out is None:
             target.unlink()
-    return list(files)
+    return written
+
+
+def suffixes(names: Sequence[str]) -> list[str]:
+    """What tells the files of several results apart: "-NAME", of characters that file systems take.
+
+    Distinct names stay distinct, also where upper and lower case are one, and none is "-steps".
+
+    Example:
+        >>> suffixes(["T-shirt/top", "T-shirt:top", "bag"])
+        ['-T-shirt-top', '-T-shirt-top-2', '-bag']
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        safe = shortened(_NO_NAME.sub("-", printable(name)), MAX_SUFFIX).strip(". ")
+        taken = {STEPS, *(one.casefold() for one in found.values())}
+        numbered = itertools.chain([f"-{safe}"], (f"-{safe}-{number}" for number in itertools.count(2)))
+        if name not in found:
+            found[name] = next(one for one in numbered if one.casefold() not in taken)
+    return [found[name] for name in names]
 
 
 def tell(model: Model, written: list[Path], facts: dict[str, Any], *, as_json: bool) -> None:

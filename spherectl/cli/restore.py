@@ -62,14 +62,23 @@ def restore(
     ] = None,
     blur: Annotated[
         float | None,
-        typer.Option("--blur", min=0.1, help="deblur: a Gaussian of so many pixels.", show_default="1.5"),
+        typer.Option(
+            "--blur", min=0.1, max=damage.MAX_BLUR, help="deblur: a Gaussian of so many pixels.", show_default="1.5"
+        ),
     ] = None,
     kernel: Annotated[
         Path | None,
         typer.Option("--kernel", metavar="PNG", help="deblur: what becomes of a single point, as a picture."),
     ] = None,
     rounds: Annotated[
-        int | None, typer.Option("--rounds", min=1, help="Rounds.", show_default="the model's own, or the task's")
+        int | None,
+        typer.Option(
+            "--rounds",
+            min=1,
+            max=options.MAX_STEPS,
+            help="Rounds.",
+            show_default="the model's own, or the task's",
+        ),
     ] = None,
     noise_deg: Annotated[
         float | None,
@@ -85,6 +94,7 @@ def restore(
         typer.Option(
             "--lambda",
             min=0.0,
+            max=damage.MAX_LAMBDA,
             help="Above 0: a large one trusts the model, a small one the picture.",
             show_default="the model's own, or the task's",
         ),
@@ -120,7 +130,8 @@ def restore(
 
     spherectl restore a.png --task inpaint --degrade --missing 0.5
     """
-    given = {
+    (image,), mask, kernel = pictures.places([image]), pictures.place_of(mask), pictures.place_of(kernel)
+    given: dict[str, Any] = {
         "--mask": mask,
         "--missing": missing,
         "--sigma": sigma,
@@ -177,10 +188,10 @@ def restore(
     kept = {"": after[-1]}
     if keep_rounds:
         kept |= {f"-round-{number}": made for number, made in enumerate(after, start=1)}
-    missing_at = None if mask is None else as_tensor(damage.holes(mask)) > 0
-    results = {
-        suffix: _placed(task, fitted, made, missing_at, 1 if degrade else times) for suffix, made in kept.items()
-    }
+    missing_at = None if mask is None else as_tensor(damage.holes(mask))[0] > 0
+    results = (
+        (suffix, _placed(task, fitted, made, missing_at, 1 if degrade else times)) for suffix, made in kept.items()
+    )
     inputs = [path for path in (image, mask, kernel) if path is not None]
     about = _about(loaded, inputs, {"task": task.value, **facts}) if provenance else None
     written = pictures.write(
@@ -228,16 +239,13 @@ def _judged(
 
 def _placed(task: Task, fitted: Fitted, made: Tensor, missing: Tensor | None, times: int) -> Tensor:
     """A result at the picture's size and in its place; the pixels that are not missing are the picture's own."""
-    from spherectl.data.transforms import as_tensor, to_uint8
+    from spherectl.data.transforms import to_uint8
     from spherectl.editing.pictures import put_back, resized
 
     pixels = to_uint8(made[0])
     if task is Task.UPSCALE and times > 1:
         return resized(pixels, fitted, times)
-    whole = put_back(pixels, fitted)
-    if missing is None:
-        return whole
-    return whole.where(missing, as_tensor(fitted.original))
+    return put_back(pixels, fitted, missing)
 
 
 def _sheet(how: Measurement, y: Tensor, after: list[Tensor], truth: Tensor | None) -> Tensor:

@@ -7,18 +7,21 @@ the size is looked at before a pixel is decoded.
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
 import io
 import struct
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from spherectl.data.names import is_hidden
 from spherectl.errors import FileError
 from spherectl.files import open_regular
 from spherectl.shown import shortened
@@ -60,21 +63,24 @@ _PIECE = 2048  # bytes of a JPEG decoded between two looks at the clock; 100 of 
 _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 
 
+Background = Literal["white", "black"]
+
+
 class PictureError(FileError):
     """One picture that cannot be read; training goes on without a few of them."""
 
 
 def is_image_name(name: str) -> bool:
     """Whether a file of a folder counts as an image by its name; hidden ones (.thumb.png, ._0.png) never do."""
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+    return not is_hidden(name) and name.lower().endswith(SUFFIXES)
 
 
 def is_other_image_name(name: str) -> bool:
     """Whether it is an image by its name that is not read here, as .heic or .svg."""
-    return not name.startswith(".") and name.lower().endswith(OTHER_SUFFIXES)
+    return not is_hidden(name) and name.lower().endswith(OTHER_SUFFIXES)
 
 
-def load_image(path: Path | str) -> Image.Image:
+def load_image(path: Path | str, over: Background = "white") -> Image.Image:
     """The picture in a file as people see it.
 
     EXIF rotation is applied, transparent pixels are laid over white, 16-bit grey is scaled to 8 bits (rounded, not cut
@@ -82,6 +88,7 @@ def load_image(path: Path | str) -> Image.Image:
 
     Args:
         path: a file in one of `FORMATS`, whatever its suffix.
+        over: what transparent pixels are laid over; black for masks, where white has a meaning.
 
     Returns:
         A picture of mode "RGB", fully decoded, its file closed.
@@ -90,12 +97,12 @@ def load_image(path: Path | str) -> Image.Image:
         PictureError: the file is missing, no regular file, no picture, damaged, truncated, beyond one of the limits
             above, or a strip of more than 100 to 1; the message names the file.
     """
-    return _decode(path, str(path))
+    return _decode(path, str(path), over)
 
 
 def decode_image(content: bytes, name: str) -> Image.Image:
     """`load_image` of a file's content; errors call it `name`."""
-    return _decode(content, name)
+    return _decode(content, name, "white")
 
 
 def is_animated(path: Path | str) -> bool:
@@ -183,13 +190,13 @@ def _check_size(picture: Image.Image) -> None:
             raise ValueError(f"it has {across} x {down} pixels, more than {most:,} in all")
 
 
-def _decode(source: Path | str | bytes, name: str) -> Image.Image:
+def _decode(source: Path | str | bytes, name: str, over: Background) -> Image.Image:
     with open_image(source, name) as picture:
         if max(picture.size) > MAX_ASPECT * min(picture.size):
             size = f"{picture.width} x {picture.height}"
             raise ValueError(f"it is a strip of {size} pixels, longer than {MAX_ASPECT} to 1")
         _turn_upright(picture)
-        return _to_rgb(picture)
+        return _to_rgb(picture, over)
 
 
 def _turn_upright(picture: Image.Image) -> None:
@@ -201,13 +208,14 @@ def _turn_upright(picture: Image.Image) -> None:
         ImageOps.exif_transpose(picture, in_place=True)
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image, over: Background) -> Image.Image:
     if picture.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
+    convert: Callable[[Image.Image], Image.Image]
     if picture.mode == "I" or picture.mode.startswith("I;16"):
         convert = _from_16_bit
     elif picture.has_transparency_data:
-        convert = _over_white
+        convert = functools.partial(_laid_over, over)
     else:
         return picture.convert("RGB")
     rgb = Image.new("RGB", picture.size)
@@ -218,9 +226,9 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return rgb
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
+def _laid_over(over: Background, picture: Image.Image) -> Image.Image:
     colour = picture.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour).convert("RGB")
+    return Image.alpha_composite(Image.new("RGBA", colour.size, over), colour).convert("RGB")
 
 
 def _from_16_bit(picture: Image.Image) -> Image.Image:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image
+import numpy as np
+import torch
+from PIL import Image, ImageChops
 from torch import Tensor
 
 from spherectl.data.transforms import adm_crop, as_picture, as_tensor, fit_pad, to_grey
@@ -53,19 +55,22 @@ def fit(picture: Image.Image, recipe: Recipe, size: int | None = None) -> Fitted
     return Fitted(to_grey(pixels) if recipe.data.channels == "grey" else pixels, picture, box, inner)
 
 
-def put_back(pixels: Tensor, fitted: Fitted) -> Tensor:
+def put_back(pixels: Tensor, fitted: Fitted, where: Tensor | None = None) -> Tensor:
     """What a model made of a picture at the picture's size and in its place; around it the picture stays as it is.
 
     Args:
         pixels: uint8 (3, S, S).
         fitted: from `fit`.
+        where: bool (H, W), of the original's size: only there is anything put; None: everywhere.
 
     Returns:
-        uint8 (3, H, W), of the original's size.
+        uint8 (3, H, W), of the original's size; of a photo in few copies, its pixels lie as Pillow's do.
     """
-    whole = as_tensor(fitted.original)
+    whole = torch.from_numpy(np.array(fitted.original)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
     left, top, right, bottom = fitted.box
-    whole[:, top:bottom, left:right] = resized(pixels, fitted)
+    place = whole[:, top:bottom, left:right]
+    made = resized(pixels, fitted)
+    place.copy_(made if where is None else made.where(where[top:bottom, left:right], place))
     return whole
 
 
@@ -88,5 +93,7 @@ def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Tensor:
 
 def is_colourful(picture: Image.Image) -> bool:
     """Whether channels differ by more than what compression, or a grey model's drawing, makes of grey."""
-    pixels = as_tensor(picture).int()
-    return bool((pixels.amax(0) - pixels.amin(0)).max() > GREY_LEVELS)
+    red, green, blue = picture.split()
+    high = ImageChops.lighter(ImageChops.lighter(red, green), blue)
+    low = ImageChops.darker(ImageChops.darker(red, green), blue)
+    return bool(ImageChops.subtract(high, low).getextrema()[1] > GREY_LEVELS)  # type: ignore[operator]

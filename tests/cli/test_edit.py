@@ -129,7 +129,7 @@ def test_pictures_as_people_have_them(command: Command, garments: torch.Tensor, 
     names = ["palette.png", "alpha.png", "deep.png", "turned.png", "print.tif", "moving.gif"]
     result = command("encode", "a.png", *names, "--out", "l.safetensors", *F32)
     assert result.exit_code == 0, result.stderr
-    assert result.stderr.count("moving.gif: the first of its 2 frames") == 1
+    assert result.stderr.count("moving.gif: the first of its frames") == 1
     latents = read_tensors(Path("l.safetensors"))["latents"]
     for place, name in enumerate(names[:4], start=1):
         assert torch.equal(latents[place], latents[0]), name
@@ -222,7 +222,28 @@ def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) 
         (("encode", "a.png", "--out", "l.npz"), "written to a .safetensors file"),
         (("interpolate", "a.png"), "Expected two ends or four corners; got 1"),
         (("interpolate", "a.png", "b.png", "--seeds", "1,2"), "pictures or --seeds, not both"),
-        (("interpolate", "--seeds", "1,x"), "Expected seeds as in 3,7"),
+        (("interpolate", "--seeds", "1,x"), "Expected seeds from 0 to 2^64 - 1 as in 3,7"),
+        (("interpolate", "--seeds", "1,-2"), "Expected seeds from 0 to 2^64 - 1"),
+        (("interpolate", "--seeds", f"1,{2**64}"), "Expected seeds from 0 to 2^64 - 1"),
+        (("interpolate", "--seeds", "1," + "9" * 10_000), "Expected seeds from 0 to 2^64 - 1"),
+        (("interpolate", "--fps", "nan"), "--fps"),
+        (("interpolate", "--fps", "inf"), "--fps"),
+        (("interpolate", "--seeds", "1,2,3,4", "--frames", 9999), "99,980,001 frames of 32 px"),
+        (("interpolate", "--frames", 10**12), "--frames"),
+        (("interpolate", "--steps", 10**12), "--steps"),
+        (("interpolate", "--out", ""), "--out"),
+        (("edit", "a.png", "--reconstruct", "--seed", -1), "--seed"),
+        (("edit", "a.png", "--reconstruct", "--seed", 2**64), "--seed"),
+        (("edit", "a.png", "--reconstruct", "--out", ""), "--out"),
+        (("edit", "a.png", "--to-class", "bag", "--guidance", "nan"), "--guidance"),
+        (("edit", "a.png", "--to-class", "bag", "--steps", 10**12), "--steps"),
+        (("edit", "~nobody-here/a.png", "--reconstruct"), "no home folder of that user"),
+        (("encode", "~nobody-here/a.png", "--out", "l.safetensors"), "no home folder of that user"),
+        (("encode", "a**", "--out", "l.safetensors"), "a** is no pattern"),
+        (("encode", "[", "--out", "l.safetensors"), "There is no picture ["),
+        (("encode", "x" * 5000, "--out", "l.safetensors"), "expected names of at most 255 bytes"),
+        (("encode", "*/" * 300, "--out", "l.safetensors"), "expected names of at most 255 bytes"),
+        (("encode", "a.png", "--out", ""), "--out"),
         (("interpolate", "--class", "0,1,2"), "one for each of 2 ends; got 3"),
     ],
 )
