@@ -23,9 +23,10 @@ from torch import Tensor
 from spherectl.data.pictures import PictureSet, Read
 from spherectl.data.remote import WINDOW
 from spherectl.data.streamed import Ahead, RemotePictures
-from spherectl.data.workers import MAX_WORKERS, read_ahead, worker_count
+from spherectl.data.workers import read_ahead, worker_count
 from spherectl.errors import UsageError
 from spherectl.model import seeding
+from spherectl.recipe import MAX_WORKERS
 
 # Workers read pieces of a batch, so that all of them work on the next one.
 _LARGEST_PIECE = 32

@@ -22,7 +22,6 @@ from torch.utils.data import DataLoader, Dataset
 from spherectl.data.pictures import PictureSet, Read
 from spherectl.errors import SpherectlError
 
-MAX_WORKERS = 256  # no machine decodes faster with more
 _AUTO_WORKERS = 8
 _PATIENCE_S = 1  # of waiting for images, between two questions whether to stop
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from spherectl.data.transforms import to_uint8
+from spherectl.errors import FileError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -63,11 +64,18 @@ def opened(folder: Path, *, step: int, last_step: int) -> Iterator[Board]:
         folder: made if missing.
         step: steps done before. What an earlier process showed of later ones, before it was killed, disappears.
         last_step: of the whole training.
+
+    Raises:
+        FileError: the folder cannot be written.
     """
     try:
         from torch.utils.tensorboard import SummaryWriter  # an optional extra
     except ImportError:
         yield Board(None, last_step)
         return
-    with SummaryWriter(folder, purge_step=step + 1) as writer:
+    try:
+        writer = SummaryWriter(folder, purge_step=step + 1)
+    except OSError as error:
+        raise FileError(f"Cannot write {folder}: {error.strerror or error}.", "Make room, or remove it.") from None
+    with writer:
         yield Board(writer, last_step)

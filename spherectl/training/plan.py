@@ -59,9 +59,7 @@ def resolve(recipe: Recipe, pictures: PictureSet, device: torch.device) -> Recip
         UsageError: the data has another number of classes than the recipe.
     """
     resolved = resolve_for(recipe, len(pictures), len(pictures.class_names), device)
-    origin = pictures.origin
-    named = origin == origin.encode(errors="replace").decode()  # else a name that no recipe can hold: give it each time
-    return resolved.replace(data={"root": origin if named else None})
+    return resolved.replace(data={"root": pictures.origin})
 
 
 def resolve_for(recipe: Recipe, pictures: int, num_classes: int, device: torch.device) -> Recipe:

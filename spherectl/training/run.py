@@ -91,7 +91,15 @@ class Run:
         Raises:
             TrainingError: another process holds it.
             FileError: the folder cannot be made.
+            UsageError: its name is not UTF-8.
         """
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                f"The name of the run folder {self.path} is not UTF-8, so that safetensors cannot read what is in it.",
+                "Give another place with --run.",
+            ) from None
         lock = filelock.FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from spherectl.errors import FileError
 from spherectl.training.board import opened
 
 pytestmark = pytest.mark.fast
@@ -103,3 +104,10 @@ def test_what_goes_wrong_in_the_training_leaves_the_board(tmp_path: Path) -> Non
     with pytest.raises(ZeroDivisionError):
         fail()
     assert [one.step for one in events(tmp_path).Scalars("loss")] == [10]  # what was shown is on the disk
+
+
+def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    (tmp_path / "board").write_bytes(b"a file")
+    with pytest.raises(FileError, match=r"Cannot write .*board: "), opened(tmp_path / "board", step=0, last_step=1):
+        pass

@@ -194,8 +194,8 @@ def test_sweeping_leaves_folders_alone(run: Run) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="names are bytes on POSIX alone")
-def test_data_at_a_place_that_is_no_text_is_not_noted_in_the_recipe(tmp_path: Path) -> None:
-    pictures = made(root=os.fsdecode(b"caf\xe9"))
-    recipe = recipe_for(pictures)
-    assert recipe.data.root is None
-    assert recipes.loads(recipe.to_toml()) == recipe
+def test_a_place_whose_name_is_not_text_is_refused_and_not_made(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with pytest.raises(UsageError, match=r"caf\\xe9 is not UTF-8"), Run(folder).locked():
+        pass
+    assert not folder.exists()
