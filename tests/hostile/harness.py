@@ -105,6 +105,8 @@ class Harness:
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
         self.ran = 0
+        self.code: int | None = None  # of the last command; None where it was killed
+        self.said = ""  # by it on stderr
         self._worker: subprocess.Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -129,6 +131,7 @@ class Harness:
             argv, environment = self._prepare(box, attempt)
             before = _listing(box)
             answer = self._ask({"argv": argv, "folder": str(box / "work"), "environment": environment})
+            self.code, self.said = answer.get("code"), self._read("err")
             faults = list(self._judge(attempt, answer, box, before))
             if faults and keep is not None:
                 shutil.rmtree(keep, ignore_errors=True)
@@ -136,7 +139,7 @@ class Harness:
                 _thin(box)
                 shutil.move(box, keep)
                 about = {"kind": attempt.kind, "argv": argv, "env": attempt.env, "answer": answer}
-                told = {"faults": [vars(fault) for fault in faults], "stderr": self._read("err")[:4000]}
+                told = {"faults": [vars(fault) for fault in faults], "stderr": self.said[:4000]}
                 (keep / "about.json").write_text(json.dumps(about | told, indent=1, default=str))
             return faults
         finally:
@@ -155,7 +158,14 @@ class Harness:
                 content(path)
         home = str(box / "home")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPHERECTL_", "COV_"))}
-        kept |= {"HOME": home, "TMPDIR": str(box / "tmp"), "NO_COLOR": "1", "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+        kept |= {
+            "HOME": home,
+            "TMPDIR": str(box / "tmp"),
+            "MPLCONFIGDIR": str(self.scratch),
+            "NO_COLOR": "1",
+            "COLUMNS": "120",
+            "OMP_NUM_THREADS": "1",
+        }
         kept |= {
             "XDG_CACHE_HOME": f"{home}/cache",
             "XDG_CONFIG_HOME": f"{home}/config",
@@ -166,7 +176,7 @@ class Harness:
         return [word.replace("{work}", str(work)) for word in attempt.argv], kept | given
 
     def _judge(self, attempt: Attempt, answer: dict[str, Any], box: Path, before: dict[str, Any]) -> Iterator[Fault]:
-        out, err = self._read("out"), self._read("err")
+        out, err = self._read("out"), self.said
         where = " ".join((answer.get("end") or {}).values()) or answer.get("stack", "")
         last = (err.strip().splitlines() or [""])[-1]
         error = next((line for line in err.splitlines() if line.startswith("error:")), last)
@@ -242,7 +252,13 @@ class Harness:
             stdout=subprocess.PIPE,
             stderr=(self.scratch / "worker").open("w"),
             cwd=self.scratch,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "SPHERECTL_KERNELS": "0"},
+            env=os.environ
+            | {
+                "PYTHONPATH": str(ROOT),
+                "OMP_NUM_THREADS": "1",
+                "SPHERECTL_KERNELS": "0",
+                "MPLCONFIGDIR": str(self.scratch),
+            },
             text=True,
             encoding="ascii",
         )

@@ -141,6 +141,7 @@ def main() -> None:
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
     faulthandler.register(signal.SIGUSR1, file=Path(stack).open("w"), all_threads=False)  # noqa: SIM115
 
+    import matplotlib.font_manager  # noqa: F401 - lists the system's fonts once, with a program of the system
     import torch
     from typer.main import get_command
 

@@ -1,0 +1,47 @@
+"""The same inputs of every kind in each run; `python tests/hostile` and `make soak` try others."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.hostile.harness import Attempt, Harness
+from tests.hostile.kinds import KINDS
+
+pytestmark = [
+    pytest.mark.fast,
+    pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is read as Linux tells it"),
+]
+
+OF_A_KIND = 12
+ALWAYS_THE_SAME = settings(
+    max_examples=OF_A_KIND,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.generate, Phase.shrink],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_promise_is_broken(kind: str, harness: Harness) -> None:
+    @ALWAYS_THE_SAME
+    @given(KINDS[kind])
+    def check(attempt: Attempt) -> None:
+        assert harness.run(attempt) == [], attempt
+
+    check()
+
+
+def test_every_attempt_says_its_kind() -> None:
+    """The names in findings are those that `--kind` takes."""
+
+    @settings(ALWAYS_THE_SAME, max_examples=1)
+    @given(*KINDS.values())
+    def check(*attempts: Attempt) -> None:
+        assert [attempt.kind for attempt in attempts] == list(KINDS)
+
+    check()
