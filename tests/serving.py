@@ -184,11 +184,12 @@ class Speaker:
 
 
 @contextlib.contextmanager
-def speaking(say: Callable[[int], Iterable[bytes]], connections: int = 50) -> Iterator[Speaker]:
+def speaking(say: Callable[[int, bytes], Iterable[bytes]], connections: int = 50) -> Iterator[Speaker]:
     """A `Speaker` for as long as the body runs.
 
     Args:
-        say: for connection 0, 1, ... the pieces it says; a generator may pause between them, or never end.
+        say: for connection 0, 1, ... and the path that is asked for, the pieces it says; a generator may pause between
+            them, or never end.
         connections: after so many it hears nobody any more.
     """
     speaker = Speaker()
@@ -200,7 +201,7 @@ def speaking(say: Callable[[int], Iterable[bytes]], connections: int = 50) -> It
             while b"\r\n\r\n" not in head and (piece := client.recv(1 << 16)):
                 head += piece
             speaker.requests.append(head)
-            for piece in say(number):
+            for piece in say(number, [*head.split(), b"", b""][1]):
                 client.sendall(piece)
                 speaker.sent += len(piece)
 

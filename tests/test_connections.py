@@ -25,9 +25,9 @@ ZEROS = bytes(1 << 16)
 PAUSE = threading.Event()
 
 
-def once(head: bytes, rest: Iterable[bytes] = ()) -> Callable[[int], Iterator[bytes]]:
+def once(head: bytes, rest: Iterable[bytes] = ()) -> Callable[[int, bytes], Iterator[bytes]]:
     """The same to everybody; `rest` must be one that can be walked again and again."""
-    return lambda _number: itertools.chain([head], rest)
+    return lambda _number, _path: itertools.chain([head], rest)
 
 
 def endless(piece: bytes, pause_s: float = 0) -> Iterable[bytes]:
@@ -42,11 +42,11 @@ def endless(piece: bytes, pause_s: float = 0) -> Iterable[bytes]:
     return Endless()
 
 
-def redirecting(location: bytes, rest: Iterable[bytes] = ()) -> Callable[[int], Iterator[bytes]]:
+def redirecting(location: bytes, rest: Iterable[bytes] = ()) -> Callable[[int, bytes], Iterator[bytes]]:
     return once(b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\n\r\n", rest)
 
 
-def later(header: bytes) -> Callable[[int], Iterator[bytes]]:
+def later(header: bytes) -> Callable[[int, bytes], Iterator[bytes]]:
     return once(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nRetry-After: " + header + b"\r\n\r\n")
 
 
@@ -187,7 +187,7 @@ def test_a_byte_for_each_connection_is_no_progress(tmp_path):
     """Else the server could go on until the file is whole."""
     settings = Settings(cache=tmp_path / "cache")
 
-    def one_more(number: int) -> Iterator[bytes]:
+    def one_more(number: int, _path: bytes) -> Iterator[bytes]:
         start = b"HTTP/1.1 206 x\r\nContent-Range: bytes %d-999/1000\r\nContent-Length: %d" % (number, 1000 - number)
         yield (start if number else OK + b"Content-Length: 1000") + b'\r\nETag: "a"\r\n\r\nx'
 
@@ -201,7 +201,7 @@ def test_states_that_never_fit_are_joined_so_often_and_no_more(tmp_path):
     """Each whole file is cut, and what comes for its rest has another hash."""
     settings = Settings(cache=tmp_path / "cache")
 
-    def joined(number: int) -> Iterator[bytes]:
+    def joined(number: int, _path: bytes) -> Iterator[bytes]:
         if number % 2:
             yield b"HTTP/1.1 206 x\r\nContent-Range: bytes 1-1/2\r\nContent-Length: 1\r\n\r\ny"
         else:

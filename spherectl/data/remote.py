@@ -14,16 +14,25 @@ import json
 import os
 import threading
 import urllib.parse
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+
+from spherectl.addresses import MAX_ADDRESS
 from spherectl.data.shards import CLASS_FILES, expand_braces, parse_class_names
 from spherectl.data.tars import compressed, is_compressed
+from spherectl.documents import parse_table
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import RefusedError, check_url, download
-from spherectl.files import replacing
+from spherectl.fetch import RefusedError, check_url, download, fetch_text
+from spherectl.files import is_regular, read_text, replacing, write_text
 from spherectl.settings import load_settings, origin
+from spherectl.shown import listed
+from spherectl.tables import describe
+
+T = TypeVar("T")
 
 # Shards whose pictures are shuffled together.
 WINDOW = 8
@@ -31,6 +40,32 @@ WINDOW = 8
 KEPT = 3 * WINDOW
 
 INDEX = "index.json"
+
+MAX_LISTED = 200_000  # shards; sets of hundreds of millions have some ten thousand
+MAX_IN_SHARD = 1_000_000  # images; WebDataset's own default is 100,000
+MAX_IMAGES = 1 << 26  # of a set: the order of an epoch is made in memory, and takes 16 bytes of each
+MAX_SHARD = 1 << 40  # bytes of a shard that an index may state; whether it fits the disk is looked at before it comes
+NONE_THERE = (403, 404, 410)  # how stores say so
+
+
+class _Listed(BaseModel):
+    """One shard."""
+
+    model_config = ConfigDict(strict=True)
+
+    url: Annotated[str, Field(min_length=1, max_length=MAX_ADDRESS)]
+    nsamples: Annotated[int, Field(ge=0, le=MAX_IN_SHARD)]
+    filesize: Annotated[int, Field(ge=0, le=MAX_SHARD)] | None = None
+    md5sum: Annotated[str, Field(pattern=r"^([0-9a-fA-F]{32})?$")] | None = None
+
+
+class _Document(BaseModel):
+    """The index; what else WebDataset writes into it is not used."""
+
+    model_config = ConfigDict(strict=True)
+
+    wids_version: Annotated[int, Field(ge=1, le=1)]
+    shardlist: Annotated[list[_Listed], Field(min_length=1, max_length=MAX_LISTED), FailFast()]
 
 
 @dataclass(frozen=True)
@@ -84,8 +119,7 @@ def open_index(url: str) -> RemoteIndex:
     pattern = url if url.endswith(".tar") else ""
     index_url = urllib.parse.urljoin(url, INDEX) if pattern or url.endswith("/") else url
     kept = load_settings().cache / "shards" / hashlib.sha256(index_url.encode()).hexdigest()[:16]
-    text = _fetch_text(index_url, kept / INDEX)
-    entries = _parse_index(text, index_url)
+    entries = _fetch_document(index_url, kept / INDEX, _parse_index)
     if pattern:
         by_url = {entry["url"]: entry for entry in entries}
         wanted = expand_braces(pattern)
@@ -94,14 +128,16 @@ def open_index(url: str) -> RemoteIndex:
                 f"{index_url} does not list {len(missing)} of the {len(wanted):,} shards of {url}: {missing[0]}."
             )
         entries = [by_url[one] for one in wanted]
-    listed = json.dumps(entries).encode()
+    if (images := sum(entry["nsamples"] for entry in entries)) > MAX_IMAGES:
+        raise FileError(f"{index_url} lists {images:,} images; at most {MAX_IMAGES:,} can be shuffled.")
+    stated = json.dumps(entries).encode()
     return RemoteIndex(
         urls=tuple(entry["url"] for entry in entries),
         counts=tuple(entry["nsamples"] for entry in entries),
         sizes=tuple(entry["filesize"] for entry in entries),
         md5s=tuple(entry["md5sum"] for entry in entries),
         class_names=_fetch_class_names(index_url, kept),
-        folder=kept / hashlib.sha256(listed).hexdigest()[:16],
+        folder=kept / hashlib.sha256(stated).hexdigest()[:16],
     )
 
 
@@ -126,18 +162,18 @@ def fetch_shard(index: RemoteIndex, number: int, stop: threading.Event | None = 
     path, url = index.path(number), index.urls[number]
     with contextlib.suppress(OSError):  # not there, or a cache that can only be read
         os.utime(path)  # room is made where it was wanted longest ago
-    if path.is_file():
+    if is_regular(path):
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            if not path.is_file():
+            if not is_regular(path):
                 _refuse_offline(url)
                 for leftover in path.parent.glob(f".{path.name}.*"):  # of a killed process; the lock is ours
                     leftover.unlink(missing_ok=True)
                 with replacing(path) as temporary:
-                    download(url, temporary, path, check)
-                    _check(temporary, url, index.sizes[number], index.md5s[number])
+                    download(url, temporary, path, check, index.sizes[number] or None)
+                    _check(temporary, url, index.md5s[number])
                 _make_room(index.folder)
     except OSError as error:
         raise FileError(f"Cannot write to the cache {path.parent}: {error.strerror or error}.") from None
@@ -151,61 +187,71 @@ def _refuse_offline(url: str) -> None:
         )
 
 
-def _fetch_text(url: str, kept: Path) -> str:
-    """A small text, fetched anew each time; offline, as it was last seen."""
-    if not (load_settings().offline and kept.is_file()):
-        _refuse_offline(url)
-        with replacing(kept) as temporary:
-            download(url, temporary, kept)
-    try:
-        return kept.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"Cannot read {url}: {getattr(error, 'strerror', None) or 'it is not UTF-8'}.") from None
+def _fetch_document(url: str, kept: Path, parse: Callable[[str, str], T]) -> T:
+    """What `parse` makes of a text and its address; fetched anew each time, offline as it was last seen.
+
+    It is kept once it is known to be valid.
+    """
+    if load_settings().offline and is_regular(kept):
+        try:
+            return parse(read_text(kept), url)
+        except OSError as error:
+            raise FileError(f"Cannot read {kept}: {error.strerror}.", "Remove it, and fetch it again.") from None
+    _refuse_offline(url)
+    text = fetch_text(url, str(kept))
+    found = parse(text, url)
+    write_text(kept, text)
+    return found
 
 
 def _fetch_class_names(index_url: str, kept: Path) -> tuple[str, ...]:
     for name in CLASS_FILES:
         url = urllib.parse.urljoin(index_url, name)
-        if load_settings().offline and not (kept / name).is_file():
+        if load_settings().offline and not is_regular(kept / name):
             continue
         try:
-            return parse_class_names(_fetch_text(url, kept / name), url)
-        except RefusedError:  # there is none; a store may say so by 403 as well as by 404
+            return _fetch_document(url, kept / name, parse_class_names)
+        except RefusedError as error:
+            if error.status not in NONE_THERE:
+                raise
             (kept / name).unlink(missing_ok=True)
     return ()
 
 
 def _parse_index(text: str, url: str) -> list[dict[str, Any]]:
     """The shards with absolute addresses; sizes and sums that the index leaves out are 0 and empty."""
+    table = parse_table(text, url)
     try:
-        document = json.loads(text)
+        document = _Document.model_validate(table)
+    except ValidationError as error:
+        raise FileError(
+            f"{url}: {listed(describe(error, _Document), 3, '; ')}.",
+            'Expected {"wids_version": 1, "shardlist": [{"url": ..., "nsamples": ...}, ...]}.',
+        ) from None
+    return [
+        {
+            "url": _shard_url(url, shard.url, i),
+            "nsamples": shard.nsamples,
+            "filesize": shard.filesize or 0,
+            "md5sum": (shard.md5sum or "").lower(),
+        }
+        for i, shard in enumerate(document.shardlist)
+    ]
+
+
+def _shard_url(index_url: str, place: str, number: int) -> str:
+    """The address of a shard, which is relative to that of the index."""
+    try:
+        address = urllib.parse.urljoin(index_url, place)
+        check_url(address)
     except ValueError as error:
-        raise FileError(f"{url} is not valid JSON: {error}.") from None
-    shards = document.get("shardlist") if isinstance(document, dict) else None
-    if not isinstance(shards, list) or not shards or document.get("wids_version") != 1:
-        raise FileError(f'{url}: expected {{"wids_version": 1, "shardlist": [{{"url": ..., "nsamples": ...}}, ...]}}.')
-    entries: list[dict[str, Any]] = []
-    for i, shard in enumerate(shards):
-        if not isinstance(shard, dict) or not isinstance(shard.get("url"), str):
-            raise FileError(f"{url}: shardlist[{i}] has no url.")
-        address = urllib.parse.urljoin(url, shard["url"])
-        try:
-            check_url(address)
-        except ValueError as error:
-            raise FileError(f"{url}: shardlist[{i}]: {error}.") from None
-        if is_compressed(address):
-            raise compressed(address)
-        counts = {key: shard.get(key, 0) for key in ("nsamples", "filesize")}
-        if not all(isinstance(n, int) and n >= 0 for n in counts.values()) or "nsamples" not in shard:
-            raise FileError(f"{url}: shardlist[{i}]: expected nsamples, its number of pictures.")
-        entries.append({"url": address, **counts, "md5sum": str(shard.get("md5sum") or "").lower()})
-    return entries
+        raise FileError(f"{index_url}: shardlist.{number}.url: {error}.") from None
+    if is_compressed(address):
+        raise compressed(address)
+    return address
 
 
-def _check(file: Path, url: str, size: int, md5: str) -> None:
-    got = file.stat().st_size
-    if size and got != size:
-        raise FileError(f"What came from {url} has {got:,} bytes; the index says {size:,}.")
+def _check(file: Path, url: str, md5: str) -> None:
     if md5:
         with file.open("rb") as opened:
             found = hashlib.file_digest(opened, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

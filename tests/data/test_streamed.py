@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from spherectl import transfer
 from spherectl.data import remote, streamed
 from spherectl.data.datasets import open_dataset
 from spherectl.data.order import Batch, picture_numbers, training_batches
@@ -19,6 +22,7 @@ from spherectl.data.streamed import Ahead, RemotePictures
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
+from tests.serving import speaking
 
 pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("waits")]
 
@@ -264,13 +268,13 @@ def test_a_shard_that_does_not_come_is_one_sentence(serve, server, answers, word
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"filesize": 1}, r"000000\.tar has .* bytes; the index says 1\."),
+        ({"filesize": 1}, r"more than 1 bytes; 000000\.tar must have 1"),
         ({"md5sum": "0" * 32}, r"000000\.tar is damaged: its MD5 is .*; the index says 0000"),
         ({"nsamples": 3}, r"000000\.tar holds 2 pictures; the index says 3\."),
     ],
 )
 def test_a_shard_that_is_not_as_listed_is_one_sentence(serve, more, words):
-    with pytest.raises(FileError, match=words):
+    with pytest.raises(SpherectlError, match=words):
         opened(serve(2, **more)).gather([0])
 
 
@@ -294,13 +298,36 @@ LISTING = '{"wids_version": 1, "shardlist": [%s]}'
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ("{", "is not valid JSON"),
-        ("[]", 'expected {"wids_version": 1'),
-        ('{"shardlist": [{"url": "0.tar", "nsamples": 1}]}', 'expected {"wids_version": 1'),
-        (LISTING % "", 'expected {"wids_version": 1'),
-        (LISTING % '{"nsamples": 1}', "shardlist[0] has no url"),
-        (LISTING % '{"url": "0.tar"}', "shardlist[0]: expected nsamples"),
-        (LISTING % '{"url": "0.tar", "nsamples": "1"}', "shardlist[0]: expected nsamples"),
+        ("{", "is not JSON"),
+        ("[" * 5000, "is not JSON: it is nested deeper than 64"),
+        ("[]", "expected a JSON object, got []"),
+        ('{"shardlist": [{"url": "0.tar", "nsamples": 1}]}', "wids_version is missing"),
+        ('{"wids_version": 1, "shardlist": {}}', "shardlist: expected a list"),
+        ('{"wids_version": true, "shardlist": [{"url": "0.tar", "nsamples": 1}]}', "wids_version: "),
+        (LISTING % "", "shardlist: "),
+        (LISTING % "3", "shardlist.0: "),
+        (LISTING % '{"nsamples": 1}', "shardlist.0.url is missing"),
+        (LISTING % '{"url": 3, "nsamples": 1}', 'shardlist.0.url: expected text in "quotes", got 3'),
+        (LISTING % '{"url": "0.tar"}', "shardlist.0.nsamples is missing"),
+        (LISTING % '{"url": "0.tar", "nsamples": "1"}', "shardlist.0.nsamples: expected a whole number, got '1'"),
+        (LISTING % '{"url": "0.tar", "nsamples": true}', "shardlist.0.nsamples: expected a whole number, got true"),
+        (LISTING % '{"url": "0.tar", "nsamples": 1e30}', "shardlist.0.nsamples: "),
+        (LISTING % '{"url": "0.tar", "nsamples": -1}', "shardlist.0.nsamples: expected 0 to 1,000,000, got -1"),
+        (
+            LISTING % f'{{"url": "0.tar", "nsamples": {10**30}}}',
+            "shardlist.0.nsamples: expected 0 to 1,000,000, got 1000",
+        ),
+        (LISTING % '{"url": "0.tar", "nsamples": 1, "filesize": -1}', "shardlist.0.filesize: "),
+        (LISTING % '{"url": "0.tar", "nsamples": 1, "md5sum": "x"}', "shardlist.0.md5sum: "),
+        (
+            LISTING % ",".join(['{"url": "0.tar", "nsamples": 1000000}'] * 68),
+            "lists 68,000,000 images; at most 67,108,864",
+        ),
+        (LISTING % '{"url": "http://[::1/0.tar", "nsamples": 1}', "shardlist.0.url: "),
+        (
+            LISTING % '{"url": "https://a:b@x/0.tar", "nsamples": 1}',
+            "shardlist.0.url: expected an address of 'x' without",
+        ),
         (
             LISTING % '{"url": "http://example.org/0.tar", "nsamples": 1}',
             "expected an https address",
@@ -317,8 +344,10 @@ def test_a_wrong_index_is_one_sentence(server, document, words):
     with pytest.raises(SpherectlError) as caught:
         opened(server.url + "index.json")
     assert words in caught.value.message
-    assert "\n" not in caught.value.message
+    assert caught.value.message.isprintable()
     assert server.url in caught.value.message
+    if "images" not in words:  # a valid index, of which a pattern may take a part
+        assert not list(load_settings().cache.rglob("*.json"))
 
 
 def test_an_address_that_is_not_safe_or_not_there(server):
@@ -358,3 +387,45 @@ def test_leftovers_of_a_killed_fetch_are_removed(serve):
     assert not leftover.exists()
     assert pictures.index.folder.is_relative_to(load_settings().cache)
     assert isinstance(pictures.root, Path)
+
+
+@pytest.mark.parametrize("content", ["{", "[" * 5000, "pipe"])
+def test_a_damaged_index_in_the_cache_is_a_sentence_offline_and_comes_anew_online(serve, monkeypatch, content):
+    url = serve(2)
+    opened(url)
+    (kept,) = load_settings().cache.rglob("index.json")
+    if content == "pipe":
+        kept.unlink()
+        os.mkfifo(kept)
+    else:
+        kept.write_text(content)
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
+    with pytest.raises(SpherectlError, match=r"is not JSON|is not in the cache"):
+        opened(url)
+    monkeypatch.delenv("SPHERECTL_OFFLINE")
+    assert len(opened(url)) == 2
+
+
+def test_class_names_that_are_refused_are_not_taken_for_none(serve, server):
+    """A store says 403 or 404 where there are none; any other refusal is an error."""
+    url = serve(2)
+    server.answers["/set/classes.txt"] = [451]
+    with pytest.raises(SpherectlError, match="the server says 451"):
+        opened(url)
+
+
+@pytest.mark.parametrize("name", ["index.json", "classes.txt", "000000.tar"])
+def test_an_endless_answer_is_a_sentence(monkeypatch, name):
+    """Each of the three kinds of files has a limit of its own kind."""
+    monkeypatch.setattr(transfer, "MAX_FILE", 1 << 20)
+    listing = (LISTING % '{"url": "000000.tar", "nsamples": 2}').encode()
+
+    def say(_number: int, path: bytes) -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+        while path.endswith(name.encode()):
+            yield bytes(1 << 16)
+        yield listing if path.endswith(b"index.json") else b"a\nb\n"
+
+    with speaking(say) as speaker, pytest.raises(SpherectlError, match=r"bytes, which .* may have at most"):
+        opened(f"{speaker.url}index.json").gather([0])
+    assert not list(load_settings().cache.rglob(f"*{name}*[!k]"))
