@@ -300,7 +300,7 @@ def load_found(
     check_choice(weights_kind, ("ema", "raw"), "weights_kind")
     where = choose_device(device)
     found = dataclasses.replace(found, path=converted(found.path, load_settings()))
-    package = weights.read_package(found.path)
+    package = weights.read_package(found.path, raw=weights_kind == "raw")
     if weights_kind == "raw" and package.raw is None and found.kind == "run":
         package = weights.Package(package.header, package.weights, _newest_raw(found.path.parent))
     network = weights.instantiate(package, weights_kind)

@@ -142,7 +142,7 @@ def load_baseline(model: str | Path, kind: str | None = None, *, device: str = "
     wanted = kind or (architecture if architecture in weights.BASELINES else " or ".join(weights.BASELINES))
     if not is_file:
         raise UsageError(f"{found.path} holds a {architecture}; a {wanted} is needed here.", "Give another model.")
-    package = weights.read_package(found.path, wanted)
+    package = weights.read_package(found.path, wanted, raw=False)
     with torch.device("meta"):
         network = kinds.build(package.recipe.model)
     weights.fill(network, package.weights)

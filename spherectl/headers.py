@@ -235,8 +235,8 @@ class ModelHeader(Header):
             classes = parse(self.recipe, "recipe").model.num_classes
         except UsageError as error:
             raise ValueError(error.message.rstrip(".")) from None
-        if not isinstance(classes, int):
-            raise ValueError(f"recipe: model.num_classes: expected a whole number, got {quoted(classes)}")
+        if classes == "auto":
+            raise ValueError("recipe: model.num_classes: expected a whole number, got 'auto'")
         if self.class_names and classes != len(self.class_names):
             raise ValueError(f"class_names: {len(self.class_names):,} names for {classes:,} classes")
         return self

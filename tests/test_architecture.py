@@ -32,7 +32,7 @@ FLOORS = [
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
         "model.devices",
         *("model.sampler", "model.compiled", "model.objective", "model.vae", "model.diffusion", "model.kinds"),
-        *("model.weights", "model.conversion"),
+        *("model.package", "model.published", "model.weights", "model.conversion"),
     ],
     # Pictures, and frozen networks that look at them.
     [

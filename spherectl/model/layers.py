@@ -211,15 +211,14 @@ class Mixer(nn.Module):
 def position_embedding(grid: int, width: int) -> Tensor:
     """Fixed 2-D sine-cosine embedding (1, N, D): width/2 features of the column index, then width/2 of the row index.
 
-    Each half is [sin | cos] at frequencies 10000^(-2i/(width/2)), i = 0..width/4-1. Computed on the CPU, then moved to
-    the default device: on the meta device `arange` would load torch's compiler, which takes a second.
+    Each half is [sin | cos] at frequencies 10000^(-2i/(width/2)), i = 0..width/4-1. One axis is computed on the CPU
+    and moved to the default device: on the meta device `arange` would load torch's compiler, which takes a second.
     """
     half = width // 2
     exponents = torch.arange(half // 2, dtype=torch.float64, device="cpu") / half  # (D/4,)
     frequencies = FREQUENCY_BASE ** (-2.0 * exponents)  # (D/4,)
     angles = torch.arange(grid, dtype=torch.float64, device="cpu")[:, None] * frequencies  # (G, D/4)
-    axis = torch.cat((angles.sin(), angles.cos()), dim=-1)  # (G, D/2)
-    columns = axis[None, :].expand(grid, grid, -1)
-    rows = axis[:, None].expand(grid, grid, -1)
-    embedding = torch.cat((columns, rows), dim=-1).reshape(1, grid * grid, width).float()  # (1, N, D)
-    return embedding.to(torch.get_default_device())
+    axis = torch.cat((angles.sin(), angles.cos()), dim=-1).float().to(torch.get_default_device())  # (G, D/2)
+    embedding = torch.empty(grid, grid, width, dtype=torch.float32)
+    embedding[..., :half], embedding[..., half:] = axis[None, :], axis[:, None]
+    return embedding.reshape(1, grid * grid, width)  # (1, N, D)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
+import resource
 import shutil
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +18,16 @@ import safetensors.torch
 import torch
 
 from spherectl.errors import FileError, UsageError
+from spherectl.headers import safetensors_header
+from spherectl.model.package import check_weights
 from spherectl.model.sphere import build, initialise
 from spherectl.model.weights import (
     Package,
     instantiate,
     read_header,
     read_package,
+    read_rows,
+    read_tensors,
     save_file,
     write_package,
     write_published,
@@ -162,7 +170,7 @@ def test_damaged_files_are_a_sentence(tmp_path: Path, package: Package) -> None:
 def test_foreign_files_are_a_sentence(tmp_path: Path, package: Package) -> None:
     path = tmp_path / "m.safetensors"
     safetensors.torch.save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(FileError, match="without a spherectl header"):
+    with pytest.raises(FileError, match="it has no spherectl header"):
         read_package(path)
     save_file(path, {"x": torch.zeros(1)}, {"format": 1, "architecture": "torus-encoder", "recipe": {}})
     with pytest.raises(FileError, match="torus-encoder"):
@@ -209,3 +217,116 @@ def test_header_is_json_in_the_files_metadata(tmp_path: Path, package: Package) 
     write_package(tmp_path / "m.safetensors", package)
     header = read_header(tmp_path / "m.safetensors")
     assert (header["format"], header["architecture"]) == (1, "sphere-encoder")
+
+
+def test_raw_weights_are_read_only_where_they_are_wanted(tmp_path: Path, package: Package) -> None:
+    write_package(tmp_path / "m.safetensors", package)
+    assert read_package(tmp_path / "m.safetensors", raw=False).raw is None
+
+
+def test_rows_and_whole_tensors_are_as_the_library_reads_them(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    tensors = {"a": torch.arange(30.0).reshape(10, 3), "b": torch.arange(4).bfloat16(), "c": torch.tensor(3.0)}
+    tensors |= {"d": torch.zeros(0, 3), "e": torch.arange(6).reshape(3, 2), "f": torch.tensor([True, False])}
+    save_file(path, tensors, {})
+    found, expected = read_tensors(path), safetensors.torch.load_file(path)
+    assert same(found, expected)
+    assert {name: t.dtype for name, t in found.items()} == {name: t.dtype for name, t in tensors.items()}
+    info = safetensors_header(path).tensors["a"]
+    with path.open("rb") as file:
+        assert torch.equal(read_rows(file, info, path, 2, 3), tensors["a"][2:5])
+        assert torch.equal(read_rows(file, info, path, 9), tensors["a"][9:])
+        assert read_rows(file, info, path, 4, 0).shape == (0, 3)
+
+
+def test_a_file_that_is_cut_afterwards_leaves_its_weights_alone(tmp_path: Path, package: Package) -> None:
+    """A mapped file would end the process."""
+    path = tmp_path / "m.safetensors"
+    write_package(path, package)
+    model = instantiate(read_package(path))
+    info = safetensors_header(path).tensors["decoder.out.2.bias"]
+    with path.open("r+b") as file:
+        file.truncate(100)
+        assert same(model.state_dict(), package.weights)
+        with pytest.raises(FileError, match="cut short while it was read"):
+            read_rows(file, info, path)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "int64", "int8", "bool", "float8_e4m3fn", "uint16"])
+def test_types_that_no_model_has(dtype: str, tmp_path: Path, package: Package) -> None:
+    weights = {name: t.to(getattr(torch, dtype)) for name, t in package.weights.items()}
+    write_package(tmp_path / "m.safetensors", Package(package.header, weights))
+    with pytest.raises(FileError, match=r"has the type \w+, which no model has"):
+        read_package(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64"])
+def test_types_that_models_have(dtype: str, tmp_path: Path, package: Package) -> None:
+    weights = {name: t.to(getattr(torch, dtype)) for name, t in package.weights.items()}
+    write_package(tmp_path / "m.safetensors", Package(package.header, weights))
+    back = read_package(tmp_path / "m.safetensors").weights
+    assert all(back[name].dtype == t.dtype and torch.equal(back[name], t) for name, t in weights.items())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_no_numbers_are_named(number: float, tmp_path: Path, package: Package) -> None:
+    name = "decoder.out.2.bias"
+    for key in ("weights", "raw"):
+        tensors = {k: t.clone() for k, t in package.weights.items()}
+        tensors[name].view(-1)[-1] = number
+        write_package(tmp_path / "m.safetensors", replace(package, **{key: tensors}))
+        with pytest.raises(FileError, match=f"{name}.*not finite numbers"):
+            read_package(tmp_path / "m.safetensors")
+
+
+def test_enormous_weights_are_numbers() -> None:
+    check_weights({"a": torch.full((1000,), 3e38), "b": torch.full((1000,), 6e4).half()}, "x")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"image_size": 10**9},
+        {"image_size": 8192, "patch_size": 8192},
+        {"decoder_mixer_blocks": 10**6},
+        {"encoder_mixer_blocks": 64, "decoder_mixer_blocks": 64, "size": "giant"},
+        {"in_context_tokens": 10**9},
+        {"in_context_tokens": 1024, "size": "giant"},
+        {"num_classes": 10**12},
+        {"num_classes": 100_000, "size": "giant"},
+        {"token_channels": 10**18},
+        {"image_size": 2048, "patch_size": 16, "size": "giant", "token_channels": 4096},
+        {"compression_ratio": 1e-300},
+    ],
+    ids=str,
+)
+def test_a_recipe_that_does_not_fit_the_tensors_is_found_at_once(
+    model: dict[str, Any], tmp_path: Path, package: Package
+) -> None:
+    table = {**package.header["recipe"], "model": {**package.header["recipe"]["model"], **model}}
+    write_package(
+        tmp_path / "m.safetensors", replace(package, header={**package.header, "recipe": table, "class_names": []})
+    )
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    began = time.process_time()
+    with pytest.raises(FileError) as caught:
+        instantiate(read_package(tmp_path / "m.safetensors"))
+    assert len(caught.value.message) < 300 + len(str(tmp_path))
+    assert time.process_time() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+
+
+@pytest.mark.parametrize("name", ["\x1b[31mevil", "x" * 100_000, "raw.", "__metadata"])
+def test_names_of_tensors_are_shown_safely(name: str, tmp_path: Path, package: Package) -> None:
+    save_file(
+        tmp_path / "m.safetensors",
+        {**package.weights, name: torch.zeros(1)},
+        {**package.header, "format": 1, "architecture": "sphere-encoder", "weights": "raw"},
+    )
+    if name == "raw.":
+        assert read_package(tmp_path / "m.safetensors").raw is not None
+        return
+    with pytest.raises(FileError) as caught:
+        instantiate(read_package(tmp_path / "m.safetensors"))
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400

@@ -1,0 +1,285 @@
+"""The published checkpoint layout: cfg.json beside ckpt/ep####.pth, a pickle of tensors that is never executed.
+
+The pickle is looked through before torch reads it, so that nothing in it can ask for more than the file has bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickletools
+import re
+import warnings
+import zipfile
+from io import BufferedReader
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from spherectl.classes import names_of
+from spherectl.documents import parse_table
+from spherectl.errors import FileError, UsageError
+from spherectl.files import read_bytes, replacing, write_text
+from spherectl.headers import ARCHITECTURE, FORMAT, Count, Text, opened
+from spherectl.model.package import Package, check_types, check_weights
+from spherectl.recipe import MAX_CLASSES, MAX_EPOCHS, MAX_NAME, SIZES, Recipe, parse
+from spherectl.shown import listed, quoted
+from spherectl.tables import describe
+
+# Our [model] keys beside the keys of a published cfg.json.
+_PUBLISHED_KEYS = {
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "token_channels": "token_channels",
+    "in_context_tokens": "in_context_size",
+    "pixel_head": "pixel_head_type",
+    "halve_depth": "halve_model_size",
+    "spherify_decoder_blocks": "spherify_model",
+    "encoder_mixer_blocks": "vit_enc_latent_mlp_mixer_depth",
+    "decoder_mixer_blocks": "vit_dec_latent_mlp_mixer_depth",
+    "mixer_norm_scale": "affine_latent_mlp_mixer",
+}
+# What only Sphere Encoder 2 has: keys of its cfg.json, and beginnings of its tensors' names.
+_SECOND_KEYS = {"use_angle_condition", "load_pretrained_encoder", "use_qk_norm"}
+_SECOND_TENSORS = ("decoder.alpha_embedder.", "encoder.encoder.")
+
+MAX_CFG = 1 << 20  # bytes of cfg.json; published ones have 1 to 4 kB
+MAX_RECORDS = 100_000  # of an archive: one for each tensor; published ones have below 10,000
+MAX_PICKLE = 8 << 20  # bytes of the pickle, which has names and shapes; published ones have below 1 MB
+MAX_OPCODES = 2_000_000  # of the pickle, about 30 for each tensor
+# All that a checkpoint's pickle names: tensors of the types that torch has always had, and tables of them.
+_GLOBALS = {
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch Size",
+}
+_STORAGE = re.compile(r"torch (Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage")
+
+
+class Cfg(BaseModel):
+    """What counts in a published cfg.json, which has many other keys."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    dataset_name: Text = ""
+    vit_enc_model_size: Text
+    vit_dec_model_size: Text
+    num_classes: Annotated[int, Field(ge=0, le=MAX_CLASSES)]
+    cond_generator: bool
+    epochs: Annotated[float, Field(ge=0, le=MAX_EPOCHS)] | None = None
+    noise_sigma_max_angle: float | None = None
+    image_size: int
+    patch_size: int
+    token_channels: int
+    in_context_size: int
+    pixel_head_type: Text
+    halve_model_size: bool
+    spherify_model: bool
+    vit_enc_latent_mlp_mixer_depth: int
+    vit_dec_latent_mlp_mixer_depth: int
+    affine_latent_mlp_mixer: bool
+
+
+class State(BaseModel):
+    """What counts in a checkpoint; `model` and `ema_model` hold tensors by name."""
+
+    model_config = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
+
+    model: dict[str, Tensor]
+    ema_model: dict[str, Tensor] | None = None
+    epoch: Count = 0
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The ckpt/ep####.pth with the highest number in a published folder."""
+    named = [(re.fullmatch(r"ep([0-9]+)\.pth", p.name), p) for p in (Path(folder) / "ckpt").glob("ep*.pth")]
+    found = {int(match[1]): p for match, p in named if match}
+    if not found:
+        raise FileError(f"{folder} has a cfg.json but no checkpoint ckpt/ep####.pth.")
+    return found[max(found)]
+
+
+def read_published(folder: Path, checkpoint: Path | None = None) -> Package:
+    """Read a checkpoint folder in the layout of the published models (cfg.json, ckpt/ep####.pth).
+
+    Nothing in the pickle is executed: it is read with weights_only. Mixer scalars come as 0-d and as (1,); the header
+    remembers which, so that `write_published` gives back what was read.
+
+    The weights to use are copied into memory. Raw ones beside them stay mapped, since a file may hold two sets of
+    weights and an optimiser's state, of which most readers want one: they go with the file, should that be cut.
+
+    Raises:
+        FileError: something is missing or damaged, or it is a Sphere Encoder 2.
+    """
+    folder = Path(folder)
+    cfg = _read_cfg(folder / "cfg.json", folder)
+    recipe = _recipe_of_cfg(cfg, folder)
+    path = checkpoint or newest_checkpoint(folder)
+    state = _read_state(path)
+    for tensors in (state.model, state.ema_model or {}):
+        if any(name.startswith(_SECOND_TENSORS) for name in tensors):
+            raise _second(folder)
+        if sum(t.numel() * t.element_size() for t in tensors.values()) > path.stat().st_size:
+            raise FileError(f"{path} is not a readable checkpoint: its tensors are larger than the file.")
+        check_types(tensors, str(path))
+    averaged = state.ema_model
+    weights = {name: tensor.clone() for name, tensor in (averaged or state.model).items()}
+    check_weights(weights, str(path))
+    sets = {"model": state.model, "ema_model": averaged or {}}
+    scalars = {key: sorted(name for name, t in tensors.items() if t.dim() == 0) for key, tensors in sets.items()}
+    data = str(cfg.get("dataset_name", ""))
+    header = {
+        "format": FORMAT,
+        "architecture": ARCHITECTURE,
+        "recipe": recipe.to_table(),
+        "weights": "ema" if averaged else "raw",
+        "class_names": list(names_of(data, recipe.model.classes)),
+        "channels": "rgb",
+        "data": data or "unknown",
+        "licence": "unknown",
+        "published": {"cfg": cfg, "epoch": state.epoch, "scalars": scalars},
+    }
+    return Package(header, _at_least_1d(weights), _at_least_1d(state.model) if averaged else None)
+
+
+def write_published(folder: Path, package: Package) -> None:
+    """Write a model in the layout of the published checkpoints: `folder`/cfg.json and `folder`/ckpt/ep####.pth."""
+    folder, recipe = Path(folder), package.recipe
+    published = package.header.get("published", {})
+    cfg = {**published.get("cfg", {}), **_cfg_of_recipe(recipe)}
+    for key in ("vit_enc_model_size", "vit_dec_model_size", "num_classes", "dataset_name"):
+        cfg[key] = published.get("cfg", {}).get(key, cfg[key])
+    scalars = published.get("scalars", {})
+    sets = {"model": package.raw or package.weights}
+    if package.header.get("weights") == "ema":
+        sets["ema_model"] = package.weights
+    state: dict[str, Any] = {
+        key: {n: t.reshape(()) if n in scalars.get(key, ()) else t for n, t in tensors.items()}
+        for key, tensors in sets.items()
+    }
+    state["epoch"] = published.get("epoch", 0)
+    with replacing(folder / "ckpt" / f"ep{state['epoch']:04d}.pth") as temporary:
+        torch.save(state, held := io.BytesIO())  # in memory first: on a full disk torch's own writer fails badly
+        temporary.write_bytes(held.getbuffer())
+    write_text(folder / "cfg.json", json.dumps(cfg, indent=2) + "\n")
+
+
+def _read_state(path: Path) -> State:
+    """What a checkpoint holds, mapped, its pickle looked through."""
+    with opened(path) as file:
+        try:
+            _check_pickle(_pickle_in(file))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except FileError:
+            raise
+        except Exception as error:  # noqa: BLE001 torch's reader of pickles raises any kind at one that is damaged
+            reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            raise FileError(f"{path} is not a readable checkpoint: {reason}.") from None
+    try:
+        return State.model_validate(state)
+    except ValidationError as error:
+        raise FileError(
+            f"{path} is not a checkpoint in the published layout: {listed(describe(error, State), 3, '; ')}."
+        ) from None
+
+
+def _pickle_in(file: BufferedReader) -> bytes:
+    """The pickle of a checkpoint, an archive that holds everything as it is: nothing unpacks to more than its bytes."""
+    size = file.seek(0, 2)
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile:
+        raise ValueError("it is not an archive, as torch writes them since version 1.6") from None
+    records = archive.infolist()
+    names = {record.filename.lower() for record in records}
+    pickles = [record for record in records if record.filename.lower().endswith("/data.pkl")]
+    if len(records) > MAX_RECORDS or len(names) < len(records) or len(pickles) != 1:
+        raise ValueError("its archive is not one of a checkpoint")
+    if any(
+        record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size for record in records
+    ):
+        raise ValueError("its archive is compressed, as torch never writes them")
+    if sum(record.file_size for record in records) > size or pickles[0].file_size > MAX_PICKLE:
+        raise ValueError("its archive promises more than a checkpoint has")
+    return archive.read(pickles[0])
+
+
+def _check_pickle(content: bytes) -> None:
+    """Refuse what names more than tensors, or more bytes than there are; nothing is made of it."""
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        named = argument if opcode.name == "GLOBAL" else ""
+        known = not named or named in _GLOBALS or _STORAGE.fullmatch(named)
+        if not known or opcode.name in ("STACK_GLOBAL", "INST", "OBJ"):
+            raise ValueError("it is damaged, or holds more than tensors, which is never executed here")
+        if number >= MAX_OPCODES:
+            raise ValueError("its pickle is longer than any checkpoint's")
+
+
+def _at_least_1d(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.reshape(1) if t.dim() == 0 else t for name, t in tensors.items()}
+
+
+def _read_cfg(path: Path, folder: Path) -> dict[str, Any]:
+    try:
+        text = read_bytes(path, MAX_CFG)
+    except OSError as error:
+        raise FileError(f"Cannot read {path}: {error.strerror}.") from None
+    cfg = parse_table(text, str(path))
+    if _SECOND_KEYS & cfg.keys():
+        raise _second(folder)
+    try:
+        Cfg.model_validate(cfg)
+    except ValidationError as error:
+        raise FileError(
+            f"{path} does not say what its networks are: {listed(describe(error, Cfg), 3, '; ')}."
+        ) from None
+    return cfg
+
+
+def _second(folder: Path) -> FileError:
+    return FileError(f"{folder} is a Sphere Encoder 2 checkpoint, which this version does not read yet.")
+
+
+def _size_of(name: str) -> str:
+    """Our name of a published size name."""
+    size = name.lower().removeprefix("reference-")
+    if size not in SIZES:
+        raise FileError(f"The checkpoint's cfg.json names a size {quoted(name)}; known are {', '.join(SIZES)}.")
+    return size
+
+
+def _recipe_of_cfg(cfg: dict[str, Any], folder: Path) -> Recipe:
+    model = {ours: cfg[theirs] for ours, theirs in _PUBLISHED_KEYS.items()}
+    model["size"], decoder = _size_of(cfg["vit_enc_model_size"]), _size_of(cfg["vit_dec_model_size"])
+    if decoder != model["size"]:
+        model["decoder_size"] = decoder
+    model["num_classes"] = cfg["num_classes"] if cfg["cond_generator"] else 0
+    name = re.sub(r"[^a-z0-9._-]+", "-", Path(folder).resolve().name.lower()).strip("-._")[:MAX_NAME] or "published"
+    table: dict[str, Any] = {"name": name, "model": model, "run": {"length_epochs": cfg.get("epochs") or 1}}
+    if cfg.get("noise_sigma_max_angle") is not None:
+        table["noise"] = {"angle_deg": cfg["noise_sigma_max_angle"]}
+    try:
+        return parse(table, str(folder / "cfg.json"))
+    except UsageError as error:
+        raise FileError(error.message) from None
+
+
+def _cfg_of_recipe(recipe: Recipe) -> dict[str, Any]:
+    spec = recipe.model
+    resolved = {**spec.model_dump(), "patch_size": spec.patch, "token_channels": spec.channels_per_token}
+    cfg = {theirs: resolved[ours] for ours, theirs in _PUBLISHED_KEYS.items()}
+    return {
+        "dataset_name": recipe.data.kind,
+        "vit_enc_model_size": spec.size,
+        "vit_dec_model_size": spec.decoder_size or spec.size,
+        "num_classes": spec.classes,
+        "cond_generator": spec.classes > 0,
+        "noise_sigma_max_angle": recipe.noise.angle_deg,
+        **cfg,
+    }

@@ -1,0 +1,220 @@
+"""Published checkpoint folders that are none: one sentence each, nothing executed, nothing allocated, no warning."""
+
+from __future__ import annotations
+
+import collections
+import io
+import json
+import os
+import pickle
+import resource
+import shutil
+import struct
+import time
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from spherectl.errors import FileError
+from spherectl.model import published
+from spherectl.model.published import read_published
+from spherectl.model.weights import instantiate, read_package
+
+pytestmark = pytest.mark.fast
+
+ANYTHING: list[Any] = [
+    None, True, -1, 10**6, 10**30, 1e-300, "", "x" * 100_000, "\x1b[31m", [], [1] * 1000, {}, {"a": {"b": 1}},
+]  # fmt: skip
+CFG = list(published.Cfg.model_fields)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, reference: Path) -> Path:
+    """A copy of the reference's folder."""
+    shutil.copytree(reference / "published-layout", tmp_path / "c", copy_function=shutil.copyfile)
+    return tmp_path / "c"
+
+
+def checkpoint(folder: Path) -> Path:
+    return folder / "ckpt" / "ep0007.pth"
+
+
+def state(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = torch.load(checkpoint(folder), weights_only=True)
+    return found
+
+
+def refused(folder: Path) -> str:
+    """The sentence, which comes soon, with little memory and without a warning."""
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(FileError) as caught:
+            instantiate(read_package(folder))
+    assert time.process_time() - began < 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kB
+    message = caught.value.message
+    assert message.isprintable()
+    assert len(message) < 400 + len(str(folder))
+    return message
+
+
+@pytest.mark.parametrize("key", CFG)
+def test_any_json_at_any_key_of_cfg(key: str, folder: Path) -> None:
+    cfg = json.loads((folder / "cfg.json").read_text())
+    checkpoint(folder).unlink()  # cfg.json alone is enough to refuse it
+    for value in ANYTHING:
+        (folder / "cfg.json").write_text(json.dumps({**cfg, key: value}))
+        refused(folder)
+    if key not in ("dataset_name", "epochs", "noise_sigma_max_angle"):
+        (folder / "cfg.json").write_text(json.dumps({k: v for k, v in cfg.items() if k != key}))
+        assert f"{key} is missing" in refused(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b"[" * 100_000, b"{", b"x" * (2 << 20)], ids=len)
+def test_a_cfg_that_is_none(content: bytes, folder: Path) -> None:
+    (folder / "cfg.json").write_bytes(content)
+    assert "cfg.json" in refused(folder)
+
+
+def test_cfg_and_checkpoint_are_regular_files(folder: Path) -> None:
+    checkpoint(folder).unlink()
+    os.mkfifo(checkpoint(folder))
+    assert "not a regular file" in refused(folder)
+    checkpoint(folder).unlink()
+    checkpoint(folder).mkdir()
+    assert "Cannot read" in refused(folder)
+    checkpoint(folder).rmdir()
+    (folder / "ckpt" / f"ep{'9' * 200}.pth").write_bytes(b"")
+    (folder / "ckpt" / "ep٣.pth").write_bytes(b"")
+    assert "not a readable checkpoint" in refused(folder)
+    (folder / "cfg.json").unlink()
+    os.mkfifo(folder / "cfg.json")
+    assert "not a regular file" in refused(folder)
+
+
+def archive(pickled: bytes, compression: int = zipfile.ZIP_STORED, **records: bytes) -> bytes:
+    """A checkpoint as torch lays it out, around a pickle."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", compression) as file:
+        for name, data in {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n", **records}.items():
+            file.writestr(f"archive/{name}", data)
+    return content.getvalue()
+
+
+def called(what: Callable[..., Any], *arguments: Any) -> bytes:
+    class Call:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return what, arguments
+
+    return pickle.dumps({"model": Call()}, protocol=2)
+
+
+PICKLES = {
+    "stack": b"\x80\x02.",
+    "memo": b"\x80\x02h\xff.",
+    "empty": b"",
+    "bytearray": b"\x80\x05\x96" + struct.pack("<Q", 8 << 30) + b".",
+    "long": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b".",
+    "called bytearray": called(bytearray, 8 << 30),
+    "called tensor": called(torch.Tensor, 1 << 33),
+    "called storage": called(torch.UntypedStorage, 8 << 30),
+    "counter": called(collections.Counter, "a"),
+    "command": called(os.system, "exit 1"),
+    "many": b"\x80\x02" + b"](" * 3_000_000 + b".",
+    "deep": b"\x80\x02" + b"]" * 100_000 + b"a" * 99_999 + b".",
+    "list": pickle.dumps([1, 2], protocol=2),
+    "number": pickle.dumps(7, protocol=2),
+    "no end": b"\x80\x02]",
+}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_pickles_that_are_no_checkpoint(name: str, folder: Path) -> None:
+    for content in (PICKLES[name], archive(PICKLES[name])):
+        checkpoint(folder).write_bytes(content)
+        assert "checkpoint" in refused(folder)
+
+
+def test_archives_that_promise_more_than_they_have(folder: Path) -> None:
+    good = pickle.dumps({"model": {}}, protocol=2)
+    checkpoint(folder).write_bytes(archive(good, zipfile.ZIP_DEFLATED, **{"data/0": bytes(20 << 20)}))
+    assert "compressed" in refused(folder)
+    whole = archive(good)
+    size, place = struct.pack("<I", len(good)), whole.index(b"PK\x01\x02")
+    checkpoint(folder).write_bytes(whole[:place] + whole[place:].replace(size * 2, struct.pack("<I", 1 << 31) * 2, 1))
+    assert "not a readable checkpoint" in refused(folder)
+    for damaged in (whole[:-10], whole[: len(whole) // 2], b"PK\x03\x04" + bytes(100)):
+        checkpoint(folder).write_bytes(damaged)
+        assert "not a readable checkpoint" in refused(folder)
+
+
+def test_tensors_that_claim_more_than_the_file(folder: Path) -> None:
+    """A stride of 0 shows the same four bytes as many terabytes."""
+    found = state(folder)
+    name = next(iter(found["model"]))
+    for tensor in (
+        torch.zeros(1).expand(1 << 40),
+        torch.sparse_coo_tensor([[0]], [1.0], (1 << 40,), check_invariants=False),
+    ):
+        for key in ("model", "ema_model"):
+            torch.save({**found, key: {**found[key], name: tensor}}, checkpoint(folder))
+            refused(folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": None}, {"model": []}, {"model": {"a": 1}}, {"model": {1: torch.zeros(1)}},
+        {"model": {}, "ema_model": {}},
+        {"model": {"a": {"b": torch.zeros(1)}}}, {"ema_model": 7}, {"ema_model": {"a": None}},
+        {"epoch": "7"}, {"epoch": -1}, {"epoch": 10**30}, {"epoch": torch.zeros(1)}, {"epoch": True}, {"epoch": 1.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_states_of_any_type(changes: dict[str, Any], folder: Path) -> None:
+    torch.save({**state(folder), **changes}, checkpoint(folder))
+    refused(folder)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64", "int8"])
+def test_types_that_no_model_has(dtype: str, folder: Path) -> None:
+    found = state(folder)
+    found["ema_model"] = {name: t.to(getattr(torch, dtype)) for name, t in found["ema_model"].items()}
+    torch.save(found, checkpoint(folder))
+    refused(folder)
+
+
+def test_weights_that_are_no_numbers_are_named(folder: Path) -> None:
+    found = state(folder)
+    name = sorted(found["ema_model"])[5]
+    found["ema_model"][name] = torch.full_like(found["ema_model"][name], torch.nan)
+    torch.save(found, checkpoint(folder))
+    assert name in refused(folder)
+
+
+def test_what_a_training_saves_besides_is_left_alone(folder: Path) -> None:
+    found, expected = state(folder), read_published(folder)
+    moments = {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}}
+    optimiser = {"state": moments, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.95), "fused": None, "params": [0]}]}
+    torch.save({**found, "optimizer": optimiser, "args": {"x": [None, True, (1, 2)], "n": "ü"}}, checkpoint(folder))
+    again = read_published(folder)
+    assert again.header == expected.header
+    assert all(torch.equal(again.weights[name], tensor) for name, tensor in expected.weights.items())
+
+
+def test_a_second_sphere_encoder_is_told_by_its_cfg_or_its_tensors(folder: Path) -> None:
+    cfg, found = json.loads((folder / "cfg.json").read_text()), state(folder)
+    said = f"{folder} is a Sphere Encoder 2 checkpoint, which this version does not read yet."
+    for key in ("use_angle_condition", "load_pretrained_encoder", "use_qk_norm"):
+        (folder / "cfg.json").write_text(json.dumps({**cfg, key: True}))
+        assert refused(folder) == said
+    (folder / "cfg.json").write_text(json.dumps(cfg))
+    for name in ("decoder.alpha_embedder.mlp.0.weight", "encoder.encoder.embeddings.cls_token"):
+        torch.save({**found, "model": {**found["model"], name: torch.zeros(1)}}, checkpoint(folder))
+        assert refused(folder) == said
