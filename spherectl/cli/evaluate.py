@@ -161,6 +161,7 @@ def evaluate(
     from spherectl.evaluation.protocol import METRICS, Plan
     from spherectl.evaluation.reference import save_statistics
     from spherectl.evaluation.run import evaluate as measure
+    from spherectl.places import check_writable
     from spherectl.processes import joined
     from spherectl.settings import load_settings
 
@@ -182,8 +183,10 @@ def evaluate(
         raise UsageError("--bootstrap 1: one resample has no spread; expected 0 for no intervals, or 2 and more.")
     if save_stats is not None and save_stats.suffix != ".npz":
         raise UsageError(f"--save-stats {save_stats}: expected a name that ends in .npz.")
-    if out is not None and out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out}: expected a folder, and there is a file of that name.")
+    if save_stats is not None:
+        check_writable(save_stats)
+    if out is not None:
+        check_writable(out, folder=True)
     settings = load_settings()
     if threads:
         torch.set_num_threads(threads)

@@ -177,7 +177,7 @@ def test_a_mistake_is_one_sentence(arguments: tuple[str, ...], sentence: str, ev
 @pytest.mark.fast
 def test_a_file_in_the_reports_place_and_damaged_statistics_lose_nothing(evaluate: Run, work: Path) -> None:
     (work / "report").write_text("mine")
-    assert "there is a file of that name" in evaluate("--out", "report").stderr
+    assert "Cannot write report: it is a file, not a folder." in evaluate("--out", "report").stderr
     assert (work / "report").read_text() == "mine"
     (work / "stats.npz").write_bytes(b"PK\x03\x04 nothing")
     result = evaluate("--reference", "stats.npz")
@@ -218,3 +218,17 @@ def test_torchrun_gives_the_same_report_once(cli: Cli, tmp_path: Path, fashion_e
             expected = value if isinstance(value, str) else pytest.approx(value, rel=1e-9)
             assert theirs["scores"][name] == expected, name
     assert one["reconstructions"][0]["psnr"] == pytest.approx(two["reconstructions"][0]["psnr"], rel=1e-9)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "option", [("--out", "/proc/report"), ("--out", "file/report"), ("--save-stats", "/proc/stats.npz")]
+)
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_computed(
+    option: tuple[str, str], evaluate: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (work / "file").write_text("")
+    monkeypatch.setattr("spherectl.api.load_found", lambda *_, **__: pytest.fail("a model was loaded"))
+    result = evaluate(*option)
+    assert result.exit_code in (1, 2)
+    assert f"Cannot write {option[1]}" in result.stderr
