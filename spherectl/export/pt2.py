@@ -5,6 +5,7 @@ Each file is run in a fresh process that cannot import spherectl, and compared w
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -84,9 +85,11 @@ def _write(model: Model, path: Path, part: Part) -> Exported:
 
 
 def _save(traced: Traced, path: Path, text: str) -> None:
+    held = io.BytesIO()  # in memory first: on a full disk torch's own writer ends the process
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the temporary name's suffix
-        torch.export.save(traced.program, path, extra_files={ABOUT: text})
+        warnings.simplefilter("ignore")  # of a place without a name
+        torch.export.save(traced.program, held, extra_files={ABOUT: text})
+    path.write_bytes(held.getbuffer())
 
 
 def run(path: Path, given: Sequence[Tensors], outputs: Sequence[str]) -> list[Tensors]:
@@ -99,11 +102,12 @@ def run(path: Path, given: Sequence[Tensors], outputs: Sequence[str]) -> list[Te
 
     Raises:
         SpherectlError: it does not run.
+        FileError: there is no room for its inputs.
     """
     with tempfile.TemporaryDirectory() as folder:
         sent, found = Path(folder) / "given.safetensors", Path(folder) / "found.safetensors"
         tensors = {f"{i}.{name}": t.clone() for i, inputs in enumerate(given) for name, t in inputs.items()}
-        safetensors.torch.save_file(tensors, sent)
+        sent.write_bytes(safetensors.torch.save(tensors))
         ended = subprocess.run(
             [sys.executable, "-I", "-c", RUN, str(path), str(sent), str(found), *outputs],
             capture_output=True,
