@@ -30,6 +30,8 @@ def toml_texts(draw: Any, base: Any, most: int = 2) -> bytes:
 
 def plain(tree: Any) -> Any:
     """What TOML can hold: no null, no halves of surrogates."""
+    if tree is None:
+        return ""
     if isinstance(tree, dict):
         return {plain(key): plain(value) for key, value in tree.items() if value is not None}
     if isinstance(tree, list):

@@ -53,17 +53,24 @@ TEXTS = [
         "T-shirt/top",
     ),
 ]
+MANY = 3_000  # entries of a list that has too many
 DEEP = (70, 1_000, 100_000)
 
 texts = st.one_of(st.sampled_from(TEXTS), st.text(max_size=12))
 scalars = st.one_of(st.none(), st.booleans(), st.sampled_from(NUMBERS), texts)
-values = st.recursive(
+
+
+def is_short(item: Any) -> bool:
+    """Whether thousands of it are no more than a large file."""
+    return len(json.dumps(item)) < 500
+
+
+nested = st.recursive(
     scalars,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3), inner.map(lambda item: [item] * 300)
-    ),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
     max_leaves=6,
 )
+values = st.one_of(nested, nested, nested, scalars.filter(is_short).map(lambda item: [item] * MANY))
 jobs = st.sampled_from(
     ["replace", "replace", "replace", "replace", "remove", "add", "wrap", "swap", "double", "rename"]
 )
@@ -100,8 +107,8 @@ def mutated(draw: Any, base: Any, most: int = 2, inner: Any = values) -> Any:
             parent[key] = draw(st.sampled_from([[parent[key]], {"a": parent[key]}, [[parent[key]]]]))
         elif job == "swap":
             parent[key] = copy.deepcopy(looked_up(tree, draw(st.sampled_from(places))))
-        elif job == "double" and isinstance(parent, list):
-            parent.extend(copy.deepcopy(parent[key]) for _ in range(draw(st.sampled_from([1, 3000]))))
+        elif job == "double" and isinstance(parent, list) and len(parent) < MANY and is_short(parent[key]):
+            parent.extend(copy.deepcopy(parent[key]) for _ in range(draw(st.sampled_from([1, MANY]))))
         elif job in {"add", "rename"} and isinstance(parent, dict):
             moved = parent.pop(key) if job == "rename" else draw(inner)
             parent[draw(texts)] = moved
