@@ -146,10 +146,15 @@ def fetch(
     with console.progress(f"fetching {name}", parcel.bytes, "B") as bar:
         path = parcels.fetch_parcel(parcel, settings, bar, trust=trust, accept=agreed)
     if path.is_dir():
-        from spherectl.model.conversion import converted
+        from spherectl.model.conversion import NoModelError, converted
+        from spherectl.zoo.notes import remove
 
         console.say(f"{name}: converting the checkpoint into one file")
-        path = converted(path, settings)
+        try:
+            path = converted(path, settings)
+        except NoModelError:  # nothing of it stays, nor what was noted of it
+            remove(parcel.place, settings, forget=True)
+            raise
     revision = f", commit {parcel.revision[:12]}" if parcel.revision else ""
     console.say(f"{name}: licence {parcel.licence}{revision}")
     console.show_file(path)

@@ -1,13 +1,14 @@
-"""Fetching the published sets through torchvision, which knows their addresses and verifies their MD5 sums.
+"""Fetching the published sets, of which torchvision knows the addresses and MD5 sums, and how they are unpacked.
 
-A set is fetched into a folder beside its final place and renamed, so that a killed download never looks like a set.
+Their files come as all others do (`spherectl.transfer`: limits, attempts, proxies); torchvision would write what comes
+until the disk is full. A set is fetched into a folder beside its final place and renamed, so that a killed download
+never looks like a set.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Literal, NamedTuple
 
 from spherectl.data.emoji import fetch_emoji
 from spherectl.errors import FileError, SpherectlError
+from spherectl.fetch import download
 
 Fetched = Literal["fashion-mnist", "emoji", "cifar10", "flowers102"]
 
@@ -30,23 +32,39 @@ class _Source(NamedTuple):
     fetch: Callable[[Path], object]
 
 
+def _bring(url: str, md5: str, into: Path) -> None:
+    """One file with that MD5 sum, put where torchvision looks for it before it would fetch it."""
+    from torchvision.datasets.utils import check_integrity
+
+    file = into / url.rpartition("/")[2]
+    into.mkdir(parents=True, exist_ok=True)
+    download(url, file, Path(file.name))
+    if not check_integrity(file, md5):
+        raise SpherectlError(f"Cannot fetch {file.name}: what comes from {url} has not the published MD5 sum.")
+
+
 def _fetch_fashion_mnist(into: Path) -> None:
     from torchvision.datasets import FashionMNIST
 
+    for name, md5 in FashionMNIST.resources:
+        _bring(f"{FashionMNIST.mirrors[0]}{name}", md5, into / "FashionMNIST" / "raw")
     FashionMNIST(into, download=True)
 
 
 def _fetch_cifar10(into: Path) -> None:
     # Not torchvision.datasets.CIFAR10: that is the pickled version.
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import extract_archive
 
-    download_and_extract_archive(CIFAR10_URL, str(into), md5=CIFAR10_MD5, remove_finished=True)
+    _bring(CIFAR10_URL, CIFAR10_MD5, into)
+    extract_archive(str(into / CIFAR10_URL.rpartition("/")[2]), remove_finished=True)
 
 
 def _fetch_flowers102(into: Path) -> None:
     from torchvision.datasets import Flowers102
 
-    # Having fetched the files it reads the labels, for which it needs scipy; our own reader says so if that is missing.
+    for name, md5 in Flowers102._file_dict.values():  # noqa: SLF001 - torchvision has no public name for it
+        _bring(f"{Flowers102._download_url_prefix}{name}", md5, into / "flowers-102")  # noqa: SLF001
+    # Having found the files it reads the labels, for which it needs scipy; our own reader says so if that is missing.
     with contextlib.suppress(ModuleNotFoundError):
         Flowers102(into, download=True)
     (into / "flowers-102" / "102flowers.tgz").unlink(missing_ok=True)
@@ -116,15 +134,11 @@ def fetch_set(
 
 
 def _fetch_quietly(source: _Source, into: Path, by_hand: str) -> None:
-    import http.client
-    import urllib.error
-
     try:
         # torchvision draws bars of its own; narration is the command line's.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             source.fetch(into)
-    # RuntimeError: torchvision gave up on every mirror, or the MD5 sum differs; its last line has the reason.
-    except (urllib.error.URLError, http.client.HTTPException, RuntimeError, ConnectionError, TimeoutError) as error:
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        reason = re.sub(r"urlopen error |\[Errno -?\d+\] ", "", lines[-1]).strip(" <>.")
-        raise SpherectlError(f"Cannot fetch {source.title} from {source.site}: {reason}.", by_hand) from None
+    except FileError:
+        raise
+    except SpherectlError as error:
+        raise SpherectlError(error.message, by_hand) from None

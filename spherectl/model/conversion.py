@@ -23,13 +23,18 @@ from spherectl.zoo.entries import MODEL_SUFFIX
 from spherectl.zoo.notes import load_note, save_note
 
 
+class NoModelError(FileError):
+    """What was fetched is no model, or another one than was said."""
+
+
 def converted(path: Path, settings: Settings) -> Path:
     """The model file made of a published folder in the cache; any other path as it is.
 
     The folder is removed then. In a cache that cannot be written it is used as it is.
 
     Raises:
-        FileError: the folder does not hold what its cfg.json, or the zoo, says.
+        NoModelError: the folder does not hold what its cfg.json, or the zoo, says.
+        FileError: the file cannot be written.
     """
     zoo = settings.cache / "zoo"
     if not path.is_relative_to(zoo) or path.suffix == MODEL_SUFFIX or not os.access(path.parent, os.W_OK):
@@ -40,7 +45,12 @@ def converted(path: Path, settings: Settings) -> Path:
     target = path.with_name(f"{path.name}{MODEL_SUFFIX}")
     with FileLock(target.with_name(f".{target.name}.lock")):
         if path.is_dir():  # else another process has done it
-            write_package(target, _checked(path, load_note(place, settings)))
+            note = load_note(place, settings)
+            try:
+                package = _checked(path, note)
+            except FileError as error:
+                raise NoModelError(error.message, error.hint) from None
+            write_package(target, package)
             save_note(place, settings, converted={"sha256": file_hash(target), "bytes": target.stat().st_size})
             shutil.rmtree(path)
     return target

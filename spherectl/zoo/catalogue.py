@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 import urllib.parse
 from pathlib import Path
 
 from spherectl.errors import FileError, SpherectlError
 from spherectl.fetch import RefusedError, check_relative, check_url, fetch_text, refuse_archive
-from spherectl.files import is_regular, read_text, write_text
+from spherectl.files import read_text, write_text
 from spherectl.settings import Settings, load_settings, origin, packaged
 from spherectl.zoo.entries import MAX_INDEX, Entry, check_index, parse_index, read_index
 
@@ -37,10 +38,8 @@ def index(settings: Settings | None = None, *, refresh: bool = False) -> dict[st
     settings = settings or load_settings()
     entries: dict[str, Entry] = {}
     for place in (packaged("zoo") / "index.toml", *settings.zoo_index):
-        if isinstance(place, Path) and not is_regular(place):
-            raise FileError(
-                f"There is no zoo index {place}, or it is not a file.", f"It is named in {origin('zoo_index')}."
-            )
+        if isinstance(place, Path) and not os.path.lexists(place):
+            raise FileError(f"There is no zoo index {place}.", f"It is named in {origin('zoo_index')}.")
         found = read_index(place) if isinstance(place, Path) else _read_remote(place, settings, refresh)
         for entry in found:
             if entry.name in entries:

@@ -315,3 +315,19 @@ def test_an_index_that_is_not_there_names_its_setting(monkeypatch, tmp_path):
     assert result.stderr == (
         f"error: There is no zoo index {tmp_path / 'index.toml'}.\nhint: It is named in SPHERECTL_ZOO_INDEX.\n"
     )
+
+
+def test_a_fetched_checkpoint_that_is_none_is_not_kept(cli, tmp_path, reference):
+    """Nor is its hash: else the right file, when it comes, would be the changed one."""
+    with hosting() as host:
+        config = (reference / "published-layout" / "cfg.json").read_bytes()
+        host.files |= {"far/cfg.json": config, "far/ckpt/ep0001.pth": b"\x80\x02."}
+        files = '[{path = "cfg.json"}, {path = "ckpt/ep0001.pth"}]'
+        (tmp_path / "index.toml").write_text(
+            '[[entry]]\nname = "far"\nkind = "model"\nlicence = "MIT"\nsummary = "x"\nchannels = "rgb"\n'
+            f'image_size = 256\nclasses = 0\npublished = "{host.url}far/"\nfiles = {files}\n'
+        )
+        env = {"SPHERECTL_ZOO_INDEX": str(tmp_path / "index.toml"), "SPHERECTL_CACHE": str(tmp_path / "cache")}
+        ended = cli("zoo", "fetch", "far", "--trust", env=env)
+    assert (ended.returncode, "ep0001.pth" in ended.stderr) == (1, True)
+    assert not [path for path in (tmp_path / "cache" / "zoo").rglob("*") if not path.name.startswith(".")]

@@ -1,9 +1,10 @@
-"""CIFAR-10 and Flowers-102 fetched from a server on this machine by torchvision's own code, and opened."""
+"""CIFAR-10 and Flowers-102 fetched from a server on this machine, unpacked by torchvision's own code, and opened."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import tarfile
 from pathlib import Path
 
@@ -12,10 +13,12 @@ import pytest
 import torch
 from torchvision.datasets import Flowers102
 
+from spherectl import transfer
 from spherectl.data import download
 from spherectl.data.datasets import open_dataset
 from spherectl.errors import SpherectlError
 from spherectl.recipe import DataSpec
+from tests.serving import speaking
 
 pytestmark = pytest.mark.fast
 
@@ -62,7 +65,9 @@ def test_cifar10(server, cifar10, data_folder):
 
 def test_another_file_under_cifar10s_address_is_refused(server, cifar10, data_folder):
     write_archive(server.folder / "cifar-10-binary.tar.gz", {"other": b""})
-    with pytest.raises(SpherectlError, match="Cannot fetch CIFAR-10"):
+    with pytest.raises(
+        SpherectlError, match=r"Cannot fetch cifar-10-binary\.tar\.gz: what comes from .* has not the published MD5 sum"
+    ):
         open_dataset(DataSpec(kind="cifar10"), 32)
     assert not (data_folder / "cifar-10-batches-bin").exists()
 
@@ -85,3 +90,14 @@ def test_flowers102(server, data_folder, monkeypatch, picture_bytes):
     assert train.gather([0, 2])[:, 0, 0, 0].tolist() == [20, 60]
     assert test.gather([0, 1])[:, 0, 0, 0].tolist() == [20, 60]
     assert not list(data_folder.rglob("*.tgz"))
+
+
+def test_an_endless_answer_is_one_sentence(data_folder, monkeypatch):
+    """And nothing of it stays."""
+    monkeypatch.setattr(transfer, "MAX_FILE", 1 << 20)
+    endless = itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(bytes(1 << 16)))
+    with speaking(lambda *_: endless) as speaker:
+        monkeypatch.setattr(download, "CIFAR10_URL", f"{speaker.url}cifar-10-binary.tar.gz")
+        with pytest.raises(SpherectlError, match="has more than 1,048,576 bytes"):
+            open_dataset(DataSpec(kind="cifar10"), 32)
+    assert [path for path in data_folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []
