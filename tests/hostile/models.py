@@ -93,7 +93,6 @@ def sizes(draw: Any) -> Attempt:
 
 DTYPES = [
     torch.complex64,
-    torch.complex128,
     torch.int64,
     torch.int8,
     torch.uint8,

@@ -96,7 +96,11 @@ def search(
                 if time.monotonic() - began < seconds + 30:
                     _one(attempt, harness, found, keep, told)
 
-            _run(kinds[kind], check, few, seed + turn)
+            try:
+                _run(kinds[kind], check, few, seed + turn)
+            except Exception as error:  # noqa: BLE001 - a mistake of the generator, which ends its turn alone
+                found.groups[kind, "generator", type(error).__name__] = Group(1, "", f"{error!r:.300}")
+                told(f"{kind} | generator | {error!r:.300}")
             turn += 1
     found.seconds = time.monotonic() - began
     return found
