@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 from torch import Tensor
 
@@ -83,12 +84,12 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
     return -10 * (a.double() - b.double()).square().mean((1, 2, 3)).log10()
 
 
-def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> None:
+def save_png(path: Path, image: Tensor | Image, provenance: dict[str, Any] | None) -> None:
     """Write a picture as PNG; the same picture and provenance give the same bytes.
 
     Args:
         path: written whole or not at all.
-        image: uint8 (3, H, W), on any device.
+        image: uint8 (3, H, W), on any device, or Pillow's RGB.
         provenance: what decides the pixels, JSON-able. It is stored under the key "spherectl", beside the software's
             name and version and the IPTC mark for generated media. None: the file holds pixels and nothing else.
 
@@ -96,7 +97,7 @@ def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> No
         UsageError: not a uint8 (3, H, W) tensor.
         FileError: the place cannot be written.
     """
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+    if isinstance(image, Tensor) and (image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3):
         raise UsageError(
             f"A PNG is made from uint8 of shape (3, H, W), got {image.dtype} of shape {tuple(image.shape)}."
         )
@@ -105,7 +106,7 @@ def save_png(path: Path, image: Tensor, provenance: dict[str, Any] | None) -> No
         text.add_text(_KEY, json.dumps(provenance, sort_keys=True, separators=(",", ":"), allow_nan=False))
         text.add_text("Software", f"spherectl {spherectl.__version__}")
         text.add_itxt(XMP_KEY, XMP)
-    picture = as_picture(image)
+    picture = as_picture(image) if isinstance(image, Tensor) else image
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG", pnginfo=text)
 

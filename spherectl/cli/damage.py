@@ -126,7 +126,7 @@ def _known(mask: Path, fitted: Fitted, model: Model) -> Tensor:
     if picture.size != fitted.original.size:
         sizes = [f"{width} x {height}" for width, height in (picture.size, fitted.original.size)]
         raise UsageError(f"The mask has {sizes[0]} pixels and the picture {sizes[1]}; expected the same size.")
-    known = (fit(picture, model.recipe).pixels[:1] <= CERTAIN).float()[None]
+    known = (fit(picture.convert("RGB"), model.recipe).pixels[:1] <= CERTAIN).float()[None]
     left, top, right, bottom = fitted.inner
     share = float(known[..., top:bottom, left:right].mean())
     if share in (0.0, 1.0):
@@ -138,7 +138,7 @@ def _known(mask: Path, fitted: Fitted, model: Model) -> Tensor:
 
 
 def holes(mask: Path) -> Image:
-    """A mask's picture in black, where a pixel is known, and white; what is transparent is known."""
+    """A mask's picture ("L") in black, where a pixel is known, and white; what is transparent is known."""
     from spherectl.data.decode import load_image
 
-    return load_image(mask, over="black").convert("L").point(lambda level: 255 * (level >= 128)).convert("RGB")
+    return load_image(mask, over="black").convert("L").point(lambda level: 255 * (level >= 128))

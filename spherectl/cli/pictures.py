@@ -22,6 +22,7 @@ from spherectl.files import is_folder, is_there
 from spherectl.shown import MAX_LISTED, listed, printable, shortened
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from spherectl.api import Model
@@ -242,15 +243,15 @@ def check_out(out: Path | None) -> None:
 
 
 def write(
-    out: Path | None, stem: str, results: Iterable[tuple[str, Tensor]], sheet: Tensor, about: dict[str, Any] | None
+    out: Path | None, stem: str, results: Iterable[tuple[str, Image]], sheet: Tensor, about: dict[str, Any] | None
 ) -> list[Path]:
     """Write what a command made of a picture.
 
     Args:
         out: NAME.png, checked by `check_out`; None: a new name made of `stem`.
         stem: of the new name.
-        results: what follows NAME, as in "-bag" (the empty string is NAME.png itself), and uint8 (3, H, W); written as
-            they come, since those of a photo are large.
+        results: what follows NAME, as in "-bag" (the empty string is NAME.png itself), and the image; written as they
+            come, since those of a photo are large.
         sheet: uint8 (3, H, W) of all steps, written to NAME-steps.png.
         about: provenance.
 
@@ -261,8 +262,9 @@ def write(
     from spherectl.images import save_png
 
     written: list[Path] = []
+    every: Iterable[tuple[str, Image | Tensor]] = itertools.chain(results, [(STEPS, sheet)])
     with asked_or_claimed(out, shortened(stem, MAX_STEM)) as target:
-        for suffix, pixels in itertools.chain(results, [(STEPS, sheet)]):
+        for suffix, pixels in every:
             written.append(target.with_stem(target.stem + suffix))
             save_png(written[-1], pixels, about)
         if target not in written and out is None:

@@ -12,6 +12,7 @@ from spherectl.cli.damage import By, Task
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
     from spherectl.api import Model
@@ -143,7 +144,6 @@ def restore(
     damage.check_options(task, {name for name, value in given.items() if value is not None}, degrade=degrade)
     pictures.check_out(out)
 
-    from spherectl.data.transforms import as_tensor
     from spherectl.editing.measurements import measured
     from spherectl.editing.restoration import SIGMAS, settings
     from spherectl.editing.restoration import restore as restored
@@ -188,7 +188,7 @@ def restore(
     kept = {"": after[-1]}
     if keep_rounds:
         kept |= {f"-round-{number}": made for number, made in enumerate(after, start=1)}
-    missing_at = None if mask is None else as_tensor(damage.holes(mask))[0] > 0
+    missing_at = None if mask is None else damage.holes(mask)
     results = (
         (suffix, _placed(task, fitted, made, missing_at, 1 if degrade else times)) for suffix, made in kept.items()
     )
@@ -237,7 +237,7 @@ def _judged(
     return found
 
 
-def _placed(task: Task, fitted: Fitted, made: Tensor, missing: Tensor | None, times: int) -> Tensor:
+def _placed(task: Task, fitted: Fitted, made: Tensor, missing: Image | None, times: int) -> Image:
     """A result at the picture's size and in its place; the pixels that are not missing are the picture's own."""
     from spherectl.data.transforms import to_uint8
     from spherectl.editing.pictures import put_back, resized

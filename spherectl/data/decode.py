@@ -7,6 +7,7 @@ the size is looked at before a pixel is decoded.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import importlib.util
 import io
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, _imaging
 from PIL.JpegImagePlugin import JpegImageFile
 
 from spherectl.data.names import is_hidden
@@ -42,21 +43,26 @@ OTHER_SUFFIXES = (
     *([] if _AVIF else [".avif"]),
 )
 
-# Photos of phones reach 108 megapixels, of medium format cameras 102; decoding takes up to 12 bytes for each.
-MAX_PIXELS = 120_000_000
+# Photos of phones reach 108 megapixels, of medium format cameras 102; editing one takes 12 bytes a pixel.
+MAX_PIXELS = 110_000_000
 
 # 100 megapixels of 16-bit colour without compression are 600 MB.
 MAX_BYTES = 640 << 20
 
 # WebP and AVIF are read whole by their decoders, copied, and take up to 16 bytes a pixel.
 MAX_WHOLE_BYTES = 128 << 20
-MAX_WHOLE_PIXELS = 80_000_000
+MAX_WHOLE_PIXELS = 64_000_000
 
-# Of one thread, to decode one file: 120 megapixels take 3 s. Files can be made whose headers alone would take hours.
+# Of one thread, to decode one file: 110 megapixels take 3 s. Files can be made whose headers alone would take hours.
 MAX_CPU_S = 10.0
 
 # A strip longer than this fills the memory when its short side is enlarged, and shows nothing once it is cropped.
 MAX_ASPECT = 100
+
+# libtiff writes its errors to stderr; Pillow raises one of its own beside. Where libtiff is no library of its own, or
+# Pillow has none, it stays as it is.
+with contextlib.suppress(AttributeError, OSError, TypeError):
+    ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
 
 _AT_ONCE = 1 << 22  # pixels whose mode is changed together, so that copies stay small
 _PIECE = 2048  # bytes of a JPEG decoded between two looks at the clock; 100 of them can ask for 0.1 s of work

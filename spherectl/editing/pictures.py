@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-import torch
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from spherectl.data.transforms import adm_crop, as_picture, as_tensor, fit_pad, to_grey
+from spherectl.data.transforms import adm_crop, as_picture, fit_pad, to_grey
 from spherectl.recipe import Recipe
 
 GREY_LEVELS = 16
@@ -55,26 +53,23 @@ def fit(picture: Image.Image, recipe: Recipe, size: int | None = None) -> Fitted
     return Fitted(to_grey(pixels) if recipe.data.channels == "grey" else pixels, picture, box, inner)
 
 
-def put_back(pixels: Tensor, fitted: Fitted, where: Tensor | None = None) -> Tensor:
+def put_back(pixels: Tensor, fitted: Fitted, where: Image.Image | None = None) -> Image.Image:
     """What a model made of a picture at the picture's size and in its place; around it the picture stays as it is.
 
     Args:
         pixels: uint8 (3, S, S).
         fitted: from `fit`.
-        where: bool (H, W), of the original's size: only there is anything put; None: everywhere.
+        where: black and white ("L"), of the original's size: only where it is white is anything put; None: everywhere.
 
     Returns:
-        uint8 (3, H, W), of the original's size; of a photo in few copies, its pixels lie as Pillow's do.
+        RGB, of the original's size. Not a tensor: a photo's takes three copies of it.
     """
-    whole = torch.from_numpy(np.array(fitted.original)).permute(2, 0, 1)  # (H, W, 3) -> (3, H, W)
-    left, top, right, bottom = fitted.box
-    place = whole[:, top:bottom, left:right]
-    made = resized(pixels, fitted)
-    place.copy_(made if where is None else made.where(where[top:bottom, left:right], place))
+    whole = fitted.original.copy()
+    whole.paste(resized(pixels, fitted), fitted.box, None if where is None else where.crop(fitted.box))
     return whole
 
 
-def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Tensor:
+def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Image.Image:
     """The same without what is around it, as large as what the model saw of the picture.
 
     Args:
@@ -83,12 +78,12 @@ def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Tensor:
         scale: so many times larger.
 
     Returns:
-        uint8 (3, scale h, scale w).
+        RGB, of scale w x scale h pixels.
     """
     left, top, right, bottom = (scale * place for place in fitted.inner)
     seen = as_picture(pixels[:, top:bottom, left:right])
     size = (scale * (fitted.box[2] - fitted.box[0]), scale * (fitted.box[3] - fitted.box[1]))
-    return as_tensor(seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC))
+    return seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC)
 
 
 def is_colourful(picture: Image.Image) -> bool:
