@@ -23,6 +23,7 @@ from spherectl.classes import known_class_names
 from spherectl.data.names import Split
 from spherectl.errors import FileError, SpherectlError
 from spherectl.files import is_folder, is_there, open_regular, read_bytes
+from spherectl.shown import listed
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -37,8 +38,8 @@ _CIFAR10_FILES = {"train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)), "t
 _CIFAR10_ROW = 1 + 3 * 32 * 32  # a label, then the red, green and blue planes
 _FLOWERS102_IMAGES = 8189
 
-# Of an idx file: twenty times Fashion-MNIST's.
-MAX_IDX_BYTES, MAX_IDX_DIMENSIONS = 1 << 30, 4
+# Of an idx file: Fashion-MNIST's have 47 MB, those of EMNIST, the largest such set, 547 MB.
+MAX_IDX_BYTES, MAX_IDX_DIMENSIONS = 600 << 20, 4
 # Of a CIFAR-10 file; the published ones have 10,000.
 MAX_CIFAR10_ROWS = 20_000
 # Of a table of Flowers-102, packed or not; the published ones have 502 and 14,989 bytes, 65,512 if they are unpacked.
@@ -79,8 +80,8 @@ def _read_idx(content: BufferedReader | gzip.GzipFile, path: Path) -> Bytes:
     expected = math.prod(shape)
     if len(shape) > MAX_IDX_DIMENSIONS or expected > MAX_IDX_BYTES:
         raise FileError(
-            f"{path}: its header promises {len(shape)} dimensions, more than {MAX_IDX_DIMENSIONS}, or more than "
-            f"{MAX_IDX_BYTES:,} bytes."
+            f"{path}: its header says {listed(shape, MAX_IDX_DIMENSIONS, ' x ')} bytes; expected at most "
+            f"{MAX_IDX_DIMENSIONS} dimensions and {MAX_IDX_BYTES:,} bytes."
         )
     pixels = np.empty(expected, np.uint8)  # its pages are taken as they are filled
     got = 0

@@ -34,7 +34,7 @@ from spherectl.files import is_folder, is_regular, is_there, read_text
 from spherectl.shown import shortened
 
 CLASS_FILES = ("classes.txt", "class_names.json")
-MAX_SHARDS = 1_000_000  # a pattern of more is a slip of the keyboard; LAION's five billion images are in 231,349
+MAX_SHARDS = 300_000  # a pattern of more is a slip of the keyboard; LAION's five billion images are in 231,349
 MAX_PATTERN_BYTES = 256 << 20  # of all the names together
 
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -128,10 +128,11 @@ def find_shards(root: Path, split: Split) -> list[Path]:
         )
     text = str(root)
     if _BRACES.search(text):
-        paths = [Path(one) for one in expand_braces(text)]
-        missing = [path for path in paths if not is_regular(path)]
+        names = expand_braces(text)
+        missing = [name for name in names if not is_regular(name)]
         if missing:
-            raise UsageError(f"{len(missing):,} of the {len(paths):,} shards {root} are not there, as {missing[0]}.")
+            raise UsageError(f"{len(missing):,} of the {len(names):,} shards {root} are not there, as {missing[0]}.")
+        paths = [Path(name) for name in names]
     else:
         paths = [root] if is_there(root) else [Path(one) for one in sorted(glob.glob(text))]  # noqa: PTH207
         if not paths:
@@ -139,7 +140,7 @@ def find_shards(root: Path, split: Split) -> list[Path]:
     for path in paths:
         if is_compressed(path.name):
             raise compressed(str(path))
-    return sorted(paths)
+    return sorted(paths, key=lambda path: path.parts)  # as paths are compared, but taken apart once
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -53,7 +53,7 @@ class Tally:
         if self._count > tolerated(self._n) * (last - epoch + 1):
             raise FileError(
                 f"{self._count} pictures of one epoch of {self._n:,} cannot be read, which is over 1%: {self._some()}.",
-                "Repair or remove them, then run the same command again.",
+                "Repair them or put others under their names, then run the same command again.",
             )
 
     def _some(self) -> str:

@@ -136,7 +136,8 @@ class Run:
         data = Data(**pictures.identity())
         if known is not None:
             before = self._read_info() or Info(parent=parent)
-            if before.data is not None and (changes := data.changes(before.data)):
+            changes = data.changes(before.data) if before.data is not None else ""
+            if before.data is not None and changes and not self._repaired(data, before.data):
                 raise UsageError(
                     f"The data is not what {self.path} began with: {changes}.",
                     "Restore it to go on with that run, or give --run another folder.",
@@ -164,6 +165,10 @@ class Run:
         write_text(self.info, json.dumps(info, indent=2, sort_keys=True) + "\n")
         if known != recipe:  # last, as it is what claims the folder; again where it goes on in another way
             write_text(self.recipe, recipe.to_toml())
+
+    def _repaired(self, data: Data, before: Data) -> bool:
+        """Whether a set may differ by repaired images alone: some could not be read, and as many are there."""
+        return self.unreadable.exists() and data.model_copy(update={"listing": before.listing}) == before
 
     def images_seen(self) -> int:
         """Images of the newest checkpoint; 0 without one."""

@@ -72,8 +72,8 @@ def promised(*shape: int) -> bytes:
     ("content", "reason"),
     [
         (promised(60_000, 28, 28), "47040000 bytes, 0 are there"),
-        (promised(1 << 31, 28, 28), "more than 1,073,741,824 bytes"),
-        (promised(*[2] * 255), "255 dimensions, more than 4"),
+        (promised(1 << 31, 28, 28), "2147483648 x 28 x 28 bytes; expected at most 4 dimensions and 629,145,600 bytes"),
+        (promised(*[2] * 255), "2 x 2 x 2 x 2 and 251 more bytes; expected at most 4 dimensions"),
         (promised(3, 4) + bytes(12) + bytes(1 << 27), "= 12 bytes, more are there"),
         (promised(28) + bytes(1 << 27), "= 28 bytes, more are there"),
     ],
