@@ -8,13 +8,14 @@ would be three of every five drawings.
 from __future__ import annotations
 
 import hashlib
-import json
 import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spherectl.documents import parse_json
 from spherectl.errors import FileError
 from spherectl.fetch import fetch_url
+from spherectl.shown import quoted
 
 # Unicode's groups, by the names that class folders have. "Component", five swatches of skin and hair, is no group here.
 GROUPS: dict[str, str] = {
@@ -29,7 +30,10 @@ GROUPS: dict[str, str] = {
     "Flags": "flags",
 }
 
+MAX_LIST = 64 << 20  # bytes of the list of emoji; it has 2 million
 HELD_OUT = 26 / 256  # of the drawings, which are the test set
+
+_KEYS = ("category", "image", "unified")  # of an emoji in the list
 
 # Code points that change how a thing is shown, not which: joiner, presentation, the two genders, facing right.
 _MODIFIERS = {"200D", "FE0F", "2640", "2642", "27A1"}
@@ -134,9 +138,12 @@ def _read(archive: Path, package: Package) -> tuple[list[dict[str, Any]], dict[s
             if content is None:
                 continue
             if member.name == "package/emoji.json":
-                emoji = json.loads(content.read())
+                emoji = parse_json(content.read(), most_bytes=MAX_LIST)
             elif member.name.startswith(f"package/img/{package.vendor}/64/"):
                 drawings[member.name.rpartition("/")[2]] = content.read()
     if emoji is None or not drawings:
         raise ValueError(f"it has no emoji.json, or no drawings by {package.vendor}")
+    for one in emoji if isinstance(emoji, list) else [emoji]:
+        if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in _KEYS):
+            raise ValueError(f"expected a list of emoji with {' and '.join(_KEYS)}, got {quoted(one)}")
     return emoji, drawings

@@ -101,6 +101,12 @@ def test_an_archive_that_is_no_such_package_is_one_sentence(tmp_path):
     archive = write_tar(tmp_path / "other.tgz", {"package/readme": b""}, "w:gz")
     with pytest.raises(FileError, match=r"no emoji\.json"):
         emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
+    other = b'[{"category": 1, "image": "a", "unified": "b"}]'
+    for text in (b"7", b"[7]", b'[{"category": "Flags"}]', other, b"[" * 9999):
+        members = {"package/emoji.json": text, "package/img/google/64/a.png": b""}
+        write_tar(archive, members, "w:gz")
+        with pytest.raises(FileError, match=r"Cannot read .*other\.tgz"):
+            emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
     archive.write_bytes(b"no archive")
     with pytest.raises(FileError, match=r"Cannot read .*other\.tgz"):
         emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
