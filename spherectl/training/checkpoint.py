@@ -17,23 +17,31 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-import safetensors
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
+from spherectl import headers
+from spherectl.documents import parse_table
 from spherectl.errors import FileError
-from spherectl.files import sync_folder, write_text
-from spherectl.model.weights import read_header, save_file
+from spherectl.files import read_bytes, sync_folder, write_text
+from spherectl.headers import MAX_DIMENSIONS, Count, Header, TensorInfo, contents, header_of
+from spherectl.model.weights import read_rows, save_file
 from spherectl.processes import Processes, local
+from spherectl.shown import listed, quoted
+from spherectl.tables import describe
 from spherectl.training.ema import EMA
 
 ARCHITECTURE = "training-state"
 FORMAT = 2
 MOMENTS = ("exp_avg", "exp_avg_sq")
 INDEX = "checkpoint.json"
+MAX_INDEX = 64 << 10  # bytes of it; ours has 200
+MAX_SHARDS = 99_999  # processes; the names have five digits
 
 
 @dataclass
@@ -54,6 +62,28 @@ class Counts:
     wall_s: float = 0.0
     loss_scale: float = 1.0
     good_steps: int = 0
+
+
+class Index(BaseModel):
+    """checkpoint.json: the counts, and how many shards there are."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    format: int
+    architecture: str
+    shards: Annotated[int, Field(ge=1, le=MAX_SHARDS)]
+    step: Count = 0
+    updates: Count = 0
+    images_seen: Count = 0
+    wall_s: Annotated[float, Field(ge=0, le=1e12)] = 0.0
+    loss_scale: Annotated[float, Field(gt=0)] = 1.0
+    good_steps: Count = 0
+
+
+class ShardHeader(Header):
+    """What a shard says of itself: by name the first row that it has, and the shape of the whole."""
+
+    rows: dict[str, Annotated[list[Count], Field(min_length=1, max_length=1 + MAX_DIMENSIONS)]]
 
 
 class Piece(NamedTuple):
@@ -193,13 +223,37 @@ class Reader:
     def __init__(self, path: Path, counts: Counts) -> None:
         self.path, self.counts = path, counts
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._held: dict[str, list[tuple[int, Any]]] = {}  # by name: first row, and the open file that has it
+        self._held: dict[str, list[tuple[int, TensorInfo, BufferedReader, Path]]] = {}  # by name: first row, and where
 
-    def add(self, file: Any, rows: dict[str, list[int]]) -> None:
-        """Take an open shard in: by name the first row that it has, and the shape of the whole."""
+    def add(self, file: BufferedReader, shard: Path) -> None:
+        """Take an open shard in.
+
+        Raises:
+            FileError: it is damaged.
+        """
+        found = contents(file, shard)
+        rows = header_of(found, shard, ShardHeader)["rows"]
         for name, (start, *shape) in rows.items():
-            self.shapes[name] = tuple(shape)
-            self._held.setdefault(name, []).append((start, file))
+            info, whole = found.tensors.get(name), self.shapes.setdefault(name, tuple(shape))
+            held = info.shape[:1] if info else ()
+            if info is None or tuple(shape) != whole or info.shape[1:] != whole[1:] or len(info.shape) != len(whole):
+                raise FileError(f"{shard} does not hold the rows of {quoted(name)} that it announces.")
+            if held and start + held[0] > whole[0]:
+                raise FileError(f"{shard} holds more rows of {quoted(name)} than there are.")
+            self._held.setdefault(name, []).append((start, info, file, shard))
+
+    def check(self) -> None:
+        """Refuse a checkpoint that lacks rows.
+
+        Raises:
+            FileError: it does.
+        """
+        for name, shape in self.shapes.items():
+            row = 0
+            for first, info, *_ in sorted(self._held[name], key=lambda one: one[0]) if shape else ():
+                row = row + info.shape[0] if first == row else -1  # which no later one begins at
+            if shape and row != shape[0]:
+                raise FileError(f"{self.path} lacks rows of {quoted(name)}.")
 
     def read(self, name: str, start: int = 0, rows: int | None = None) -> Tensor:
         """Rows `start` to `start + rows` of a tensor; by default all.
@@ -207,42 +261,66 @@ class Reader:
         Raises:
             FileError: the checkpoint does not have them.
         """
-        shape = self.shapes[name]
+        shape, held = self.shapes[name], sorted(self._held[name], key=lambda one: one[0])
+        if not shape:
+            return read_rows(held[0][2], held[0][1], held[0][3])
         stop = start + (shape[0] - start if rows is None else rows)
         parts = []
-        for first, file in sorted(self._held[name], key=lambda one: one[0]):
-            held = file.get_slice(name)
-            last = first + held.get_shape()[0]
-            low, high = max(start, first), min(stop, last)
+        for first, info, file, shard in held:
+            low, high = max(start, first), min(stop, first + info.shape[0])
             if low < high:
-                parts.append(held[low - first : high - first])
+                parts.append(read_rows(file, info, shard, low - first, high - low))
         if sum(map(len, parts)) != stop - start:
-            raise FileError(f"{self.path} lacks rows of {name}.", "Remove it to go on from the one before.")
+            raise FileError(f"{self.path} lacks rows of {quoted(name)}.", how_to_go_on(self.path))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Reader]:
-    """Open a checkpoint for reading; tensors are mapped, not read.
+    """Open a checkpoint for reading; tensors are read when they are asked for.
 
     Raises:
-        FileError: it is damaged, or of another kind.
+        FileError: it is damaged, or of another kind; the hint names the newest one that is whole.
     """
-    again = "Remove it to go on from the one before."
-    try:
-        about = json.loads((path / INDEX).read_text(encoding="utf-8"))
-        if about.pop("architecture") != ARCHITECTURE or about.pop("format") != FORMAT:
-            raise FileError(f"{path} is not a checkpoint of this version.", again)
-        shards = sorted(path.glob(f"shard-*-of-{about.pop('shards'):05d}.safetensors"))
-        counts = Counts(**about)
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FileError(f"{path / INDEX} is not what it should be.", again) from None
     with contextlib.ExitStack() as stack:
-        reader = Reader(path, counts)
-        for shard in shards:
-            rows = read_header(shard).get("rows", {})
-            reader.add(stack.enter_context(safetensors.safe_open(shard, "pt")), rows)
+        try:
+            reader = _reader(path, stack)
+        except FileError as error:
+            raise FileError(f"The checkpoint {path.name} is damaged. {error.message}", how_to_go_on(path)) from None
         yield reader
+
+
+def how_to_go_on(path: Path) -> str:
+    """What to do about a damaged checkpoint: which one a training goes on from without it."""
+    for other in reversed(checkpoints(path.parent)):
+        if other == path:
+            continue
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileError):
+            _reader(other, stack)
+            newer = [one for one in checkpoints(path.parent) if one > other]
+            return f"{other} is whole: remove {listed(newer)}, and the training goes on from there."
+    return "No other checkpoint of this run is whole: begin a new run."
+
+
+def _reader(path: Path, stack: contextlib.ExitStack) -> Reader:
+    """A checkpoint's files, open until the stack is left, and held against its index."""
+    try:
+        table = parse_table(read_bytes(path / INDEX, MAX_INDEX), str(path / INDEX))
+        index = Index.model_validate(table)
+    except OSError as error:
+        raise FileError(f"Cannot read {path / INDEX}: {error.strerror}.") from None
+    except ValidationError as error:
+        raise FileError(f"{path / INDEX}: {listed(describe(error, Index), 3, '; ')}.") from None
+    if (index.architecture, index.format) != (ARCHITECTURE, FORMAT):
+        raise FileError(f"{path} is not a checkpoint of this version.")
+    shards = sorted(path.glob(f"shard-*-of-{index.shards:05d}.safetensors"))
+    if len(shards) != index.shards:
+        raise FileError(f"{path} has {len(shards):,} of its {index.shards:,} shards.")
+    reader = Reader(path, Counts(**index.model_dump(exclude={"architecture", "format", "shards"})))
+    for shard in shards:
+        reader.add(stack.enter_context(headers.opened(shard)), shard)
+    reader.check()
+    return reader
 
 
 def load(path: Path, model: nn.Module, ema: EMA, optimiser: torch.optim.Optimizer) -> Counts:
@@ -254,9 +332,7 @@ def load(path: Path, model: nn.Module, ema: EMA, optimiser: torch.optim.Optimize
     with opened(path) as reader, torch.no_grad():
         pieces = state(model, ema, optimiser)
         if {name: piece.shape for name, piece in pieces.items()} != reader.shapes:
-            raise FileError(
-                f"{path} is not a checkpoint of this run's model.", "Remove it to go on from the one before."
-            )
+            raise FileError(f"{path} is not a checkpoint of this run's model.", "Begin a new run.")
         for name, piece in pieces.items():
             if piece.tensor.numel():
                 piece.tensor.copy_(reader.read(name, piece.start, len(piece.tensor)))

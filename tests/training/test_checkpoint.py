@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -79,21 +81,48 @@ def test_whole_tensors_are_dealt_so_that_all_write_about_as_much() -> None:
     assert min(loads) >= 40
 
 
-def test_a_checkpoint_that_lacks_something_is_refused(tmp_path: Path) -> None:
-    path = written(tmp_path / "shard", sharded(2))
-    next(path.glob("shard-00001*")).unlink()
-    with checkpoint.opened(path) as reader, pytest.raises(FileError, match=r"lacks rows of model\.a"):
-        reader.read("model.a")
-    path = written(tmp_path / "cut", sharded(2))
+def damage(path: Path, how: str) -> None:
+    """Damage a checkpoint of two shards."""
     shard = next(path.glob("shard-00001*"))
-    shard.write_bytes(shard.read_bytes()[:-8])
-    with pytest.raises(FileError, match="not a whole safetensors file"), checkpoint.opened(path):
+    match how:
+        case "shard":
+            shard.unlink()
+        case "cut":
+            shard.write_bytes(shard.read_bytes()[:-8])
+        case "pipe":
+            shard.unlink()
+            os.mkfifo(shard)
+        case "rows":  # as many shards, one of them twice
+            shutil.copy(next(path.glob("shard-00000*")), shard)
+        case text:
+            (path / checkpoint.INDEX).write_text(text)
+
+
+INDEX = {"architecture": "training-state", "format": 2, "shards": 2}
+DAMAGES = ["shard", "cut", "pipe", "rows", "{", "[]", "", "[" * 10_000, json.dumps({**INDEX, "format": 1})]
+DAMAGES += [
+    json.dumps({**INDEX, key: value})
+    for key in (*INDEX, "step", "updates", "images_seen", "wall_s", "loss_scale", "good_steps", "unknown")
+    for value in (None, "x", [], {"a": 1}, -1, 10**30, True)
+    if (key, value) != ("loss_scale", 10**30)
+]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_checkpoint_names_the_newest_whole_one(how: str, tmp_path: Path) -> None:
+    oldest, whole, broken, newest = (written(tmp_path, sharded(2), images) for images in (8, 16, 24, 32))
+    damage(newest, how)
+    damage(broken, "cut")
+    with pytest.raises(FileError) as caught, checkpoint.opened(newest):
         pass
-    path = written(tmp_path / "index", sharded(2))
-    for text in ("{", "[]", json.dumps({"architecture": "training-state", "format": 1, "shards": 2})):
-        (path / checkpoint.INDEX).write_text(text)
-        with pytest.raises(FileError, match=r"not what it should be|not a checkpoint of this version"):
-            checkpoint.opened(path).__enter__()
+    assert caught.value.message.startswith("The checkpoint 000000000032 is damaged. ")
+    assert len(caught.value.message) < 300 + 2 * len(str(newest))
+    assert caught.value.hint == f"{whole} is whole: remove {broken}, {newest}, and the training goes on from there."
+    for path in (oldest, whole):
+        shutil.rmtree(path)
+    with pytest.raises(FileError) as caught, checkpoint.opened(newest):
+        pass
+    assert caught.value.hint == "No other checkpoint of this run is whole: begin a new run."
 
 
 def test_only_what_is_whole_is_found_and_the_rest_is_swept(tmp_path: Path) -> None:
