@@ -11,6 +11,7 @@ import ctypes
 import functools
 import importlib.util
 import io
+import logging
 import struct
 import time
 import warnings
@@ -58,6 +59,9 @@ MAX_CPU_S = 10.0
 
 # A strip longer than this fills the memory when its short side is enlarged, and shows nothing once it is cropped.
 MAX_ASPECT = 100
+
+# Pillow's own log reaches stderr where nobody listens to it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # libtiff writes its errors to stderr; Pillow raises one of its own beside. Where libtiff is no library of its own, or
 # Pillow has none, it stays as it is.

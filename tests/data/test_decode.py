@@ -8,6 +8,8 @@ import mmap
 import os
 import socket
 import struct
+import subprocess
+import sys
 import time
 import zlib
 
@@ -423,6 +425,18 @@ def test_libraries_say_nothing_of_damaged_files(tmp_path, compression, capfd):
             errors += 1
     assert errors
     assert capfd.readouterr() == ("", "")
+
+
+def test_pillow_logs_nothing_to_the_terminal(tmp_path):
+    """In a process of its own, where no test listens: the log's last resort is stderr."""
+    values = {256: 8, 257: 8, 258: 8, 259: 1, 262: 2, 273: 8, 277: 25_604, 279: 9}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    path = tmp_path / "samples.tif"
+    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + bytes(4))
+    code = "import sys\nfrom spherectl.data.decode import *\n"
+    code += "try: load_image(sys.argv[1])\nexcept PictureError: print('no')"
+    ended = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("no\n", "")
 
 
 def test_files_of_too_many_bytes_are_not_read(tmp_path):
