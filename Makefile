@@ -16,13 +16,14 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 SOURCES := pyproject.toml constraints.txt
 
-.PHONY: help sample test soak bench bench-losses format clean
+.PHONY: help sample test test-plain soak bench bench-losses format clean
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make sample   draw samples.png with the embedded model, or with the newest of your runs"
 	@echo "make test     lint, types, fast and slow tests"
+	@echo "make test-plain  the fast tests without the project's own kernels, which few processors can run"
 	@echo "make soak     the long tests"
 	@echo "make bench    measure speed on this machine: a quarter of an hour, best on one that does nothing else"
 	@echo "make bench-losses  train twice, plainly and fast, and compare the losses: half an hour"
@@ -40,6 +41,9 @@ test: $(INSTALLED_DEV)
 	$(BIN)/mypy
 	$(BIN)/pytest -m "fast or slow" --numprocesses $(JOBS) --dist loadfile
 	@seconds=$$(($$(date +%s) - $(START))); echo "make test took $$((seconds / 60)) min $$((seconds % 60)) s in all"
+
+test-plain: $(INSTALLED_DEV)
+	SPHERECTL_KERNELS=0 $(BIN)/pytest -m fast --numprocesses $(JOBS) --dist loadfile
 
 soak: $(INSTALLED_DEV)
 	$(BIN)/pytest -m soak

@@ -128,10 +128,12 @@ def replacing(path: Path) -> Iterator[Path]:
     the process's umask gives to new files.
 
     Raises:
-        FileError: the folder cannot be written, or the disk is full.
+        FileError: the folder cannot be written, the disk is full, or `path` is a pipe or a device, which stays.
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise _unreadable(errno.EINVAL, NOT_REGULAR, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".tmp{path.suffix}")
         os.close(handle)
@@ -221,7 +223,9 @@ def _read_at(file: BufferedReader, place: int, size: int = 1 << 20) -> bytes:
 
 def _cannot_write(path: Path, error: OSError) -> FileError:
     reason = error.strerror or str(error)
-    return FileError(f"Cannot write {path}: {reason}.", "Under that name all is as it was; choose another place or make room.")
+    return FileError(
+        f"Cannot write {path}: {reason}.", "Under that name all is as it was; choose another place or make room."
+    )
 
 
 def _umask() -> int:

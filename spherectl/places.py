@@ -69,7 +69,9 @@ def check_writable(out: Path, *, folder: bool = False) -> None:
         if not existing.is_dir():
             raise UsageError(f"Cannot write {out}: {existing} is a file, not a folder.")
         # Asking for permissions is not enough: a superuser has them all, also where nothing can be written.
-        with tempfile.TemporaryFile(dir=existing) as file:
+        # The name is as long as that which `files.replacing` will write to.
+        prefix, suffix = (".", ".tmp") if folder else (f".{out.name}.", f".tmp{out.suffix}")
+        with tempfile.NamedTemporaryFile(dir=existing, prefix=prefix, suffix=suffix) as file:
             file.write(b" ")  # a file-size limit or a full disk shows here
             file.flush()
     except OSError as error:

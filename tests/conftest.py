@@ -28,6 +28,9 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Who waits for other threads sleeps: spinning takes a shared core from those who work.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# The one setting of whoever runs the tests that is kept: `make test-plain` switches the kernels off for all of them.
+KEPT = "SPHERECTL_KERNELS"
+
 # Variables that decide where programs keep things, all replaced by folders of the test's own.
 HOMES = {
     "HOME": "home",
@@ -98,8 +101,13 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings, caches or models of whoever runs it."""
     for name, place in _surroundings(tmp_path).items():
         monkeypatch.setenv(name, place)
-    for name in [name for name in os.environ if name.startswith("SPHERECTL_")]:
+    for name in [name for name in os.environ if _is_setting(name)]:
         monkeypatch.delenv(name)
+
+
+def _is_setting(name: str) -> bool:
+    """Whether a variable is one of our settings that no test sees."""
+    return name.startswith("SPHERECTL_") and name != KEPT
 
 
 @pytest.fixture
@@ -181,8 +189,8 @@ class Cli:
         )
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
-        """The process's variables: this one's without SPHERECTL_*, plain output, 120 columns, folders of its own."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("SPHERECTL_")}
+        """The process's variables: without settings but `KEPT`, plain output, 120 columns, folders of its own."""
+        kept = {name: value for name, value in os.environ.items() if not _is_setting(name)}
         kept.pop("FORCE_COLOR", None)
         plain = {
             "COLUMNS": "120",

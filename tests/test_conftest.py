@@ -85,10 +85,12 @@ def test_the_command_line_sees_none_of_this_machines_settings(
     make_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SPHERECTL_MODEL", "somebody's")
+    monkeypatch.setenv("SPHERECTL_KERNELS", "0")  # the one that a run of the tests may be told
     monkeypatch.setenv("FORCE_COLOR", "1")
     environment = make_cli(tmp_path).environment({"SPHERECTL_DATA": "given"})
     assert {name: value for name, value in environment.items() if name.startswith("SPHERECTL_")} == {
-        "SPHERECTL_DATA": "given"
+        "SPHERECTL_DATA": "given",
+        "SPHERECTL_KERNELS": "0",
     }
     assert "FORCE_COLOR" not in environment
     homes = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TORCH_HOME")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from spherectl.errors import FileError, UsageError
+from spherectl.files import replacing
 from spherectl.places import MAX_NAME, MAX_PARTS, check_writable, place
 
 pytestmark = pytest.mark.fast
@@ -51,6 +52,21 @@ def test_pipes_sockets_and_devices_are_not_replaced(here):
                 with pytest.raises(UsageError, match="a pipe or a device"):
                     check_writable(Path(name), folder=folder)
     assert sorted(path.name for path in here.iterdir()) == ["pipe.png", "socket.png"]
+
+
+def test_a_name_without_room_for_a_temporary_one_is_found_before_anything_is_computed(here):
+    check_writable(Path("a" * 200 + ".png"))
+    with pytest.raises(FileError, match="File name too long"):
+        check_writable(Path("a" * 250 + ".png"))
+    assert list(here.iterdir()) == []
+
+
+def test_nothing_but_a_file_is_ever_replaced(here):
+    os.mkfifo("pipe")
+    with pytest.raises(FileError, match="it is not a regular file"), replacing(Path("pipe")):
+        pass
+    assert Path("pipe").is_fifo()
+    assert [path.name for path in here.iterdir()] == ["pipe"]
 
 
 def test_a_file_is_no_folder_and_a_folder_no_file(here):

@@ -13,6 +13,7 @@ import typer
 
 from spherectl.cli import console, options
 from spherectl.errors import UsageError
+from spherectl.places import check_writable
 
 if TYPE_CHECKING:
     from spherectl.export.check import Difference
@@ -275,3 +276,4 @@ def _check_place(name: FormatName, form: Format, out: Path | None) -> None:
         raise UsageError(f"--format {name} is one file whose name ends in {form.suffix}; got {out}.")
     if not form.suffix and (out.is_file() or out.suffix in (".onnx", ".pt2", ".pth", ".safetensors")):
         raise UsageError(f"--format {name} writes several files into a folder; got {out}.")
+    check_writable(out, folder=not form.suffix)

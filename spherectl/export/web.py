@@ -5,7 +5,6 @@ The page itself lies in page/ beside this file: plain HTML, CSS and JavaScript, 
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from importlib.resources import files
@@ -22,6 +21,7 @@ from spherectl.export.graphs import Part
 from spherectl.export.onnx import OnnxFile, export_onnx
 from spherectl.files import replacing, write_text
 from spherectl.images import XMP, XMP_KEY
+from spherectl.shown import json_text
 
 PARTS: tuple[Part, ...] = ("decoder", "encoder")  # a round is both, so its file would be all weights once more
 RUNTIME = "onnxruntime-web/ort-wasm-simd-threaded.wasm"
@@ -59,7 +59,7 @@ def export_web(model: Model, folder: Path, precision: Precision | None = None) -
         "runtime_bytes": (folder / RUNTIME).stat().st_size,
         "files": {one.path.name: one.path.stat().st_size for one in written},
     }
-    write_text(folder / "model.json", json.dumps(table, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "model.json", json_text(table) + "\n")
     return written
 
 

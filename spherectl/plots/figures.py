@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from spherectl.errors import UsageError
 from spherectl.files import replacing
+from spherectl.places import check_writable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,10 +35,12 @@ def check_target(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
     """Refuse a figure's name before anything is read or drawn.
 
     Raises:
-        UsageError: its suffix is none that can be written, or matplotlib is not installed.
+        UsageError: its suffix is none that can be written, the name is taken, or matplotlib is not installed.
+        FileError: no file can be made there.
     """
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"Expected a name that ends in {', '.join(suffixes[:-1])} or {suffixes[-1]}, got {path}.")
+    check_writable(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise UsageError(
             "Figures need the package matplotlib, which is not installed.",

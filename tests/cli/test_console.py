@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
 
 from spherectl.cli import console
+from spherectl.errors import UsageError
 
 pytestmark = pytest.mark.fast
 
@@ -119,3 +122,70 @@ def test_json_is_one_document_in_order(capsys):
 def test_too_little_memory_is_a_sentence(error, capsys):
     assert console.report(error, debug=False) == 1
     assert "error: There is not enough memory for this." in capsys.readouterr().err
+
+
+HOSTILE = "a\x1b[31mred\x1b]0;title\x07\u202e\x9b\udcff"
+VISIBLE = "a\\x1b[31mred\\x1b]0;title\\x07\\u202e\\x9b\\xff"
+
+
+@pytest.mark.parametrize(
+    "speak",
+    [
+        console.say,
+        console.show,
+        lambda text: console.show_file(Path(text)),
+        console.show_document,
+        console.show_markdown,
+        lambda text: console.show_rows([{"name": text}]),
+        lambda text: console.say_rows([{text: "x"}]),
+        lambda text: console.report(ValueError(text), debug=False),
+        lambda text: console.report(UsageError(text, text), debug=True),
+        lambda text: console.report(OSError(2, "No such file", text), debug=False),
+        lambda text: console.report(typer.BadParameter(text), debug=False),
+    ],
+)
+def test_no_control_character_reaches_a_terminal(speak, capsys):
+    speak(HOSTILE)
+    said = "".join(capsys.readouterr())
+    assert VISIBLE in said
+    assert said.replace("\n", "").isprintable()
+
+
+def test_json_gives_back_what_it_was_given(capsys):
+    console.show_json({HOSTILE: HOSTILE})
+    out = capsys.readouterr().out
+    assert out.replace("\n", "").isprintable()
+    assert json.loads(out) == {HOSTILE: HOSTILE}
+
+
+def test_bars_and_their_notes_are_printable(terminal):
+    with console.progress(f"drawing {HOSTILE}", 10, "images") as bar:
+        bar.appear()
+        bar(4, note=HOSTILE)
+    assert "\x1b[31m" not in terminal.getvalue()
+    assert "title\x07" not in terminal.getvalue()
+
+
+@pytest.mark.parametrize("error", [ValueError("x" * 10**7), typer.BadParameter("x " * 10**6), OSError(2, "y " * 10**6)])
+def test_a_message_of_megabytes_is_short(error, capsys):
+    console.report(error, debug=False)
+    assert len(capsys.readouterr().err) < 600
+
+
+def test_a_cell_of_megabytes_is_cut(capsys):
+    console.show_rows([{"name": "x" * 10**7}])
+    assert len(capsys.readouterr().out) < 1000
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("PytorchStreamWriter failed: No space left on device"), "error: No space left on device."),
+        (RuntimeError("I/O error: File too large (os error 27)"), "error: File too large."),
+        (RuntimeError("can't start new thread"), "error: The system starts no more threads."),
+        (RuntimeError("std::bad_alloc"), "error: There is not enough memory for this."),
+    ],
+)
+def test_what_the_world_lacks_is_a_sentence_whoever_says_it(error, words, capsys):
+    assert console.report(error, debug=False) == 1
+    assert words in capsys.readouterr().err

@@ -87,7 +87,7 @@ def test_a_run_that_is_going_on_is_drawn_up_to_its_last_whole_line(
         (["none"], 2, ["There is no run folder 'none'.", "Those in runs: tiny."]),
         (["tiny", "runs"], 1, ["runs has no metrics yet."]),
         (["tiny", "--out", "a.jpg"], 2, ["ends in .png, .svg or .pdf, got a.jpg."]),
-        (["tiny", "--out", "file/a.png"], 1, ["Cannot write file/a.png"]),
+        (["tiny", "--out", "file/a.png"], 2, ["Cannot write file/a.png"]),
         (["tiny", "--x", "days"], 2, ["'days'"]),
         (["tiny", "--smooth", "0"], 2, ["--smooth", "greater than or equal to 1"]),
         ([], 2, ["Missing argument 'RUN...'"]),

@@ -133,10 +133,13 @@ const walk = latest(at("walk-said"), async () => {
   return `${Math.round(100 * t)}% of the way, ${milliseconds(ms)}`;
 });
 
+/** A word as a shell reads it, quoted where it has to be; control characters are none of a name that can be typed. */
+const shellWord = (word) => (/^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
+
 function showCommand(seed, label, steps, guidance) {
-  const words = ["spherectl sample", `--model ${about.name}`];
+  const words = ["spherectl sample", `--model ${shellWord(about.name)}`];
   if (about.classes) words.push(`--class ${label === about.classes ? "none" : label}`, `--guidance ${guidance}`);
-  words.push(`--steps ${steps}`, `--seed ${seed}`, "--count 1", "--dtype float32");
+  words.push(`--steps ${steps}`, `--seed ${shellWord(seed)}`, "--count 1", "--dtype float32");
   at("command").replaceChildren(...words.flatMap((word) => {
     const together = document.createElement("span"); // lines break between options alone
     together.textContent = word;
