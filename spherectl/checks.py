@@ -18,6 +18,7 @@ T = TypeVar("T")
 
 MAX_SEED = 2**64 - 1  # a seed is two words of 32 bits in `model.seeding`
 MAX_COUNT = 10_000_000  # images of one run; ImageNet has 1.3 million
+MAX_INDEX = 2**32 - 1  # number of an image, one word of the counter of `model.seeding`
 MAX_BATCH = 8_192  # images computed together; larger ones gain nothing on any device that was measured
 MAX_STEPS = 1_000  # passes of the decoder; images stop changing after a few
 MAX_THREADS = 1_024  # of one process; more than any machine's cores

@@ -14,6 +14,7 @@ import typer
 from spherectl.cli import console, options
 from spherectl.cli.models import find
 from spherectl.errors import UsageError
+from spherectl.shown import listed, shortened
 
 if TYPE_CHECKING:
     from spherectl.api import Model
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from spherectl.recipe import Recipe
 
 T = TypeVar("T")
+
+MAX_VALUES = 100  # of one option, each a row of the report
 
 
 class Quantise(StrEnum):
@@ -78,7 +81,8 @@ def evaluate(
         ),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=2, help="Samples of each row; the paper has 50,000.")
+        int,
+        typer.Option("--count", "-n", min=2, max=options.MAX_COUNT, help="Samples of each row; the paper has 50,000."),
     ] = 2000,
     metrics: Annotated[
         str | None,
@@ -113,10 +117,14 @@ def evaluate(
         Quantise, typer.Option("--quantise", help="How samples become bytes; the published numbers use floor.")
     ] = Quantise.ROUND,
     reconstructions: Annotated[
-        int, typer.Option("--reconstructions", min=2, help="Real pictures to reconstruct, at most.")
+        int,
+        typer.Option("--reconstructions", min=2, max=options.MAX_COUNT, help="Real pictures to reconstruct, at most."),
     ] = 2000,
     bootstrap: Annotated[
-        int, typer.Option("--bootstrap", min=0, help="Resamples behind the 95% intervals; 0: none.")
+        int,
+        typer.Option(
+            "--bootstrap", min=0, max=options.MAX_RESAMPLES, help="Resamples behind the 95% intervals; 0: none."
+        ),
     ] = 200,
     save_stats: Annotated[
         Path | None,
@@ -166,11 +174,11 @@ def evaluate(
     from spherectl.settings import load_settings
 
     plan = Plan(
-        steps=_numbers("--steps", steps, int),
-        guidance=_numbers("--guidance", guidance, float) if guidance else (None,),
+        steps=_numbers("--steps", steps, int, most=options.MAX_STEPS),
+        guidance=_numbers("--guidance", guidance, float, most=options.MAX_GUIDANCE) if guidance else (None,),
         noise=_words("--noise", noise, ("shared", "fresh")) if noise else (None,),
         strength=_words("--strength", strength, ("constant", "decaying")) if strength else (None,),
-        noise_deg=_numbers("--noise-deg", noise_deg, float, at_least=0) if noise_deg else (None,),
+        noise_deg=_numbers("--noise-deg", noise_deg, float, at_least=0, most=90) if noise_deg else (None,),
         count=count,
         seed=seed,
         batch=batch,
@@ -259,6 +267,7 @@ def _open_real(
     """The reference, and the splits of the model's data set as far as they are at hand."""
     from spherectl.evaluation.protocol import Real
     from spherectl.evaluation.reference import of_pictures, read_statistics
+    from spherectl.files import expanded
 
     size = recipe.model.image_size
 
@@ -276,7 +285,7 @@ def _open_real(
             raise pictures
         compared: Literal["train", "test"] = "train" if against == "train" else "test"
         return Real(describe(pictures, against), found.get("train"), found.get("test"), compared)
-    path = Path(against).expanduser()
+    path = expanded(against)
     if path.is_dir():
         folder = _open_folder(path, recipe)
         return Real(describe(folder, ""), found.get("train"), found.get("test"))
@@ -284,7 +293,7 @@ def _open_real(
         raise UsageError(
             f"--reference {against}: expected train, test, a folder of pictures, or statistics in an .npz file."
         )
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"--reference {against}: there is no such file.")
     reference = read_statistics(path, extractor, size) if processes.is_first else None
     return Real(reference, found.get("train"), found.get("test"))
@@ -319,14 +328,17 @@ def _open_folder(path: Path, recipe: Recipe) -> PictureSet:
     return open_dataset(spec, recipe.model.image_size, root=path, evaluation=True)
 
 
-def _numbers(option: str, text: str, kind: Callable[[str], T], at_least: int = 1) -> tuple[T, ...]:
-    """A list of numbers from 1, or from what else is the least."""
+def _numbers(option: str, text: str, kind: Callable[[str], T], *, at_least: int = 1, most: float) -> tuple[T, ...]:
+    """A list of numbers from 1, or from what else is the least, to the most there may be."""
     try:
         numbers = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
     except ValueError:
         numbers = ()
-    if not numbers or any(not at_least <= number < float("inf") for number in numbers):  # type: ignore[operator]
-        raise UsageError(f"{option} {text}: expected numbers from {at_least} with commas between.")
+    if not 1 <= len(numbers) <= MAX_VALUES or any(not at_least <= number <= most for number in numbers):  # type: ignore[operator]
+        raise UsageError(
+            f"{option} {shortened(text)}: expected numbers from {at_least} to {most:g} with commas between, "
+            f"at most {MAX_VALUES}."
+        )
     return numbers
 
 
@@ -335,5 +347,5 @@ def _words(option: str, text: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
     words = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     unknown = [word for word in words if word not in known]
     if unknown:
-        raise UsageError(f"{option} {text}: {', '.join(unknown) or 'nothing'} is none of {', '.join(known)}.")
+        raise UsageError(f"{option} {shortened(text)}: {listed(unknown) or 'nothing'} is none of {', '.join(known)}.")
     return words

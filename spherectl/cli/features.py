@@ -34,7 +34,10 @@ def train(
     ] = None,
     data: Data = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", min=1, help="Passes over the data.", show_default="the network's own")
+        int | None,
+        typer.Option(
+            "--epochs", min=1, max=options.MAX_STEPS, help="Passes over the data.", show_default="the network's own"
+        ),
     ] = None,
 ) -> None:
     """Train a feature network on its data set and measure it on the test images.

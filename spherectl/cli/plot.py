@@ -94,11 +94,19 @@ def samples(
             show_default="1,4 of a Sphere Encoder; 10,50 of a diffusion model",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples in a row; classes in turn.")] = 10,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, max=options.MAX_FRAMES, help="Samples in a row; classes in turn.")
+    ] = 10,
     solver: Annotated[SolverName, typer.Option("--solver", help="Of a diffusion model.")] = SolverName.DDIM,
     guidance: Annotated[
         float | None,
-        typer.Option("--guidance", min=1, help="Of a Sphere Encoder; 1 is none.", show_default="the model's own"),
+        typer.Option(
+            "--guidance",
+            min=1,
+            max=options.MAX_GUIDANCE,
+            help="Of a Sphere Encoder; 1 is none.",
+            show_default="the model's own",
+        ),
     ] = None,
     seed: options.Seed = 0,
     device: options.Device = None,

@@ -41,9 +41,17 @@ def uniformity(
         str | None, typer.Option("--vae", metavar="MODEL", help="A VAE's file or run, for the panel of its means.")
     ] = None,
     data: options.Data = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=20, help="Real pictures, at most.")] = 1000,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=20, max=options.MAX_COUNT, help="Real pictures, at most.")
+    ] = 1000,
     draws: Annotated[
-        int, typer.Option("--draws", min=19, help="Sets of uniform points that the numbers are compared with.")
+        int,
+        typer.Option(
+            "--draws",
+            min=19,
+            max=options.MAX_RESAMPLES,
+            help="Sets of uniform points that the numbers are compared with.",
+        ),
     ] = 99,
     seed: options.Seed = 0,
     device: options.Device = None,
@@ -111,8 +119,12 @@ def posterior_hole(
         ),
     ] = None,
     data: options.Data = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=2, help="Pictures of each column.")] = 1000,
-    rows: Annotated[int, typer.Option("--rows", min=1, help="Pictures of each column that are shown.")] = 8,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=2, max=options.MAX_COUNT, help="Pictures of each column.")
+    ] = 1000,
+    rows: Annotated[
+        int, typer.Option("--rows", min=1, max=options.MAX_FRAMES, help="Pictures of each column that are shown.")
+    ] = 8,
     features: Annotated[
         str | None,
         typer.Option(
@@ -123,7 +135,10 @@ def posterior_hole(
         ),
     ] = None,
     bootstrap: Annotated[
-        int, typer.Option("--bootstrap", min=0, help="Resamples behind the 95% intervals; 0: none.")
+        int,
+        typer.Option(
+            "--bootstrap", min=0, max=options.MAX_RESAMPLES, help="Resamples behind the 95% intervals; 0: none."
+        ),
     ] = 200,
     seed: options.Seed = 0,
     device: options.Device = None,

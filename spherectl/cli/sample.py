@@ -77,12 +77,23 @@ def sample(
             show_default="all in turn",
         ),
     ] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Images in all, spread evenly over classes.")] = 16,
+    count: Annotated[
+        int,
+        typer.Option("--count", "-n", min=1, max=options.MAX_COUNT, help="Images in all, spread evenly over classes."),
+    ] = 16,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, help="Passes of the decoder.", show_default=THE_MODELS)
+        int | None,
+        typer.Option("--steps", min=1, max=options.MAX_STEPS, help="Passes of the decoder.", show_default=THE_MODELS),
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option("--guidance", min=1.0, help="Guidance scale; 1 is off.", show_default=THE_MODELS)
+        float | None,
+        typer.Option(
+            "--guidance",
+            min=1.0,
+            max=options.MAX_GUIDANCE,
+            help="Guidance scale; 1 is off.",
+            show_default=THE_MODELS,
+        ),
     ] = None,
     guide: Annotated[
         Guide | None, typer.Option("--guide", help="What guidance acts on.", show_default=THE_MODELS)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from spherectl.checks import check_choice
 from spherectl.errors import UsageError
 
 # How far rounding may push a float out of [0, 1] before it counts as a mistake.
@@ -37,6 +38,9 @@ def to_uint8(images: Tensor, rule: Literal["round", "floor"] = "round") -> Tenso
     Raises:
         UsageError: a value is out of range or not a number.
     """
+    check_choice(rule, ("round", "floor"), "rule")
+    if not images.is_floating_point():
+        raise UsageError(f"Images are floats in [0, 1]; these are {images.dtype}.")
     values = images if images.dtype == torch.float64 else images.float()
     if values.numel():
         low, high = (bound.item() for bound in values.aminmax())

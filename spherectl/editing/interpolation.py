@@ -10,8 +10,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from spherectl.errors import UsageError
+from spherectl.checks import check_whole
 from spherectl.model.geometry import slerp, spherify
+
+MAX_FRAMES = 10_000  # of one path: five minutes of film
 
 
 def path(a: Tensor, b: Tensor, frames: int, *, spherical: bool = True) -> Tensor:
@@ -26,10 +28,9 @@ def path(a: Tensor, b: Tensor, frames: int, *, spherical: bool = True) -> Tensor
         (F, N, d) of RMS 1; the first is a and the last b, bit for bit.
 
     Raises:
-        UsageError: fewer than two frames.
+        UsageError: fewer than two frames, or more than `MAX_FRAMES`.
     """
-    if frames < 2:
-        raise UsageError(f"A path needs at least 2 frames, got {frames}.")
+    frames = check_whole(frames, "frames", 2, MAX_FRAMES)
     t = torch.linspace(0, 1, frames, dtype=a.dtype, device=a.device)
     return torch.stack([_between(a, b, float(one), spherical) for one in t])
 

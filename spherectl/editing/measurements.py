@@ -11,6 +11,7 @@ Letters: B pictures, H height, W width, s scale, l the weight lambda.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
@@ -18,11 +19,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from spherectl.checks import MAX_INDEX, check_number, check_seed, check_whole
 from spherectl.data.transforms import to_grey
 from spherectl.errors import UsageError
 from spherectl.model import seeding
 
 LEVELS = 255  # in which noise is told
+MAX_BLUR_PX = 256.0  # standard deviation; three of them are more than any model's image
+MAX_SIGMA = 1e6  # of noise, in levels
 
 
 class Measurement(ABC):
@@ -170,7 +174,12 @@ def _replicated(small: Tensor, scale: int) -> Tensor:
 
 
 def gaussian_kernel(sigma: float) -> Tensor:
-    """(h, h) of a Gaussian of standard deviation `sigma` in pixels, cut at three of them, with the sum 1."""
+    """(h, h) of a Gaussian of standard deviation `sigma` in pixels, cut at three of them, with the sum 1.
+
+    Raises:
+        UsageError: the deviation is not above 0, or larger than `MAX_BLUR_PX`.
+    """
+    sigma = check_number(sigma, "sigma", math.ulp(0.0), MAX_BLUR_PX)
     reach = max(1, round(3 * sigma))
     line = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma).square())
     kernel = line[:, None] * line[None]
@@ -205,6 +214,8 @@ def random_mask(count: int, size: int, missing: float, seed: int = 0, first_inde
         seed: of the draw.
         first_index: number of the first picture; with the seed it decides a picture's mask.
     """
+    count, first_index = check_whole(count, "count", 1), check_whole(first_index, "first_index", 0, MAX_INDEX)
+    missing, seed = check_number(missing, "missing", 0, 1), check_seed(seed)
     numbers = torch.arange(first_index, first_index + count)
     drawn = seeding.uniform(seed, seeding.MEASUREMENT, numbers, size * size)
     return (drawn >= missing).float().reshape(count, 1, size, size)
@@ -230,6 +241,8 @@ def measured(
         seed: of the noise.
         first_index: number of the first picture; with the seed it decides a picture's noise.
     """
+    sigma, seed = check_number(sigma, "sigma", 0, MAX_SIGMA), check_seed(seed)
+    first_index = check_whole(first_index, "first_index", 0, MAX_INDEX)
     y = measurement.apply(images)
     if sigma == 0:
         return y

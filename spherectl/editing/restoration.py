@@ -18,12 +18,15 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from spherectl.api import Model
-from spherectl.editing.measurements import Measurement
+from spherectl.checks import MAX_STEPS, check_choice, check_number, check_whole
+from spherectl.editing.measurements import MAX_SIGMA, Measurement
 from spherectl.editing.rounds import Classes, rounds
-from spherectl.errors import UsageError
+from spherectl.recipe import MAX_WEIGHT
 
 Task = Literal["inpaint", "denoise", "upscale", "deblur"]
 TASKS: tuple[Task, ...] = get_args(Task)
+
+MIN_WEIGHT = 1e-30  # a float32 that is not 0
 
 # Noise of a measurement, of 255 levels, for which a task's lambda is meant.
 SIGMAS: dict[Task, float] = {"inpaint": 0.0, "denoise": 50.0, "upscale": 0.0, "deblur": 2.0}
@@ -46,9 +49,11 @@ def settings(model: Model, task: Task, sigma: float | None = None) -> dict[str, 
         task: one of `TASKS`.
         sigma: noise of the measurement, of 255 levels; lambda goes with its square. None: that of `SIGMAS`.
     """
+    task = check_choice(task, TASKS, "task")
     own: dict[str, Any] = model.header.get("editing", {}).get("restore", {}).get(task, {})
     chosen = DEFAULTS[task] | own
     if sigma is not None and SIGMAS[task]:
+        sigma = check_number(sigma, "sigma", 0, MAX_SIGMA)
         chosen["lambda"] *= (sigma / SIGMAS[task]) ** 2
     return chosen
 
@@ -84,8 +89,7 @@ def restore(
     Raises:
         UsageError: an argument is out of range.
     """
-    if count < 1 or weight <= 0:
-        raise UsageError(f"Expected at least 1 round and a weight above 0; got {count} and {weight:g}.")
+    count, weight = check_whole(count, "count", 1, MAX_STEPS), check_number(weight, "weight", MIN_WEIGHT, MAX_WEIGHT)
     x = measurement.start(y).clamp(0, 1)
     for k in range(1, count + 1):
         turned = rounds(

@@ -9,14 +9,14 @@ Letters: B pictures, H height, W width, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from spherectl.api import Model
+from spherectl.checks import MAX_GUIDANCE, MAX_INDEX, MAX_STEPS, check_choice, check_number, check_seed, check_whole
 from spherectl.editing.stitching import stitch
-from spherectl.errors import UsageError
 from spherectl.model import sampler, seeding
 from spherectl.model.geometry import perturb, spherify, strength
 from spherectl.model.sampler import Guide
@@ -63,11 +63,13 @@ def rounds(
     Raises:
         UsageError: an argument is out of range; before anything is computed.
     """
-    if count < 1 or not 0 <= noise_deg < 90 or guidance < 1:
-        raise UsageError(
-            f"Expected at least 1 round, noise from 0 to below 90 degrees and guidance of 1 or more; got {count}, "
-            f"{noise_deg:g} and {guidance:g}."
-        )
+    count = check_whole(count, "count", 1, MAX_STEPS)
+    noise_deg = check_number(noise_deg, "noise_deg", 0, below=90)
+    guidance = check_number(guidance, "guidance", 1, MAX_GUIDANCE)
+    noise, guide = check_choice(noise, ("shared", "fresh"), "noise"), check_choice(guide, get_args(Guide), "guide")
+    seed = check_seed(seed)
+    first_index = check_whole(first_index, "first_index", 0, MAX_INDEX)
+    first_round = check_whole(first_round, "first_round", 1, MAX_STEPS)
     model.check_guidance(guidance)
     model.check_images(images)
     y = model.labels(classes, len(images))
@@ -119,6 +121,7 @@ def decode(model: Model, latents: Tensor, classes: Classes = None, *, steps: int
         classes: one for each; None: the null class.
         steps: 1 decodes; each further one is a round of encoding and decoding without noise.
     """
+    steps = check_whole(steps, "steps", 1, MAX_STEPS)
     images = model.decode(latents, classes).cpu()
     if steps > 1:
         *_, images = rounds(model, images, classes, count=steps - 1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from spherectl.errors import UsageError
+from spherectl.shown import quoted
 
 Layout = Literal["left-right", "top-bottom", "diagonal", "anti-diagonal"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
@@ -33,7 +34,9 @@ def layout_mask(layout: Layout, size: int) -> Tensor:
         case "anti-diagonal":
             first = rows + columns < size
         case _:
-            raise UsageError(f"There is no layout {layout!r}.", f"Those there are: {', '.join(LAYOUTS)}, or --mask.")
+            raise UsageError(
+                f"There is no layout {quoted(layout)}.", f"Those there are: {', '.join(LAYOUTS)}, or --mask."
+            )
     return first.float()
 
 

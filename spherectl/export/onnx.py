@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from spherectl.api import Model
+from spherectl.checks import check_choice
 from spherectl.errors import UsageError
 from spherectl.export import check
 from spherectl.export.about import about
-from spherectl.export.check import Difference, Precision, Tensors
+from spherectl.export.check import PRECISIONS, Difference, Precision, Tensors
 from spherectl.export.graphs import PARTS, Part, Traced, trace
 from spherectl.files import replacing
 from spherectl.model.weights import HEADER_KEY
@@ -82,6 +83,8 @@ def export_onnx(
         UsageError: a package is missing, the model was loaded in less than float32, or a graph is too large for a file.
         SpherectlError: a graph differs too much from the model (`check.demand`); its file is not written.
     """
+    precision = check_choice(precision, PRECISIONS, "precision")
+    parts = [check_choice(part, PARTS, "parts") for part in parts]
     check_packages()
     for part in parts:
         _check_size(model, part)

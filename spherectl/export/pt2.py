@@ -18,6 +18,7 @@ import safetensors.torch
 import torch
 
 from spherectl.api import Model
+from spherectl.checks import check_choice
 from spherectl.errors import SpherectlError
 from spherectl.export import check
 from spherectl.export.about import Exported, about
@@ -67,6 +68,7 @@ def export_pt2(model: Model, folder: Path, parts: Sequence[Part] = PARTS) -> lis
         UsageError: the model was loaded in less than float32.
         SpherectlError: a program does not run without spherectl, or differs too much from the model; not written.
     """
+    parts = [check_choice(part, PARTS, "parts") for part in parts]
     return [_write(model, Path(folder) / f"{part}.pt2", part) for part in parts]
 
 

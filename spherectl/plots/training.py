@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spherectl.errors import FileError, UsageError
+from spherectl.files import expanded, open_regular
 from spherectl.plots.figures import COLOURS, STYLE, check_target, save
+from spherectl.shown import listed, printable, quoted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,6 +30,12 @@ Numbers = NDArray[np.float64]
 Axis = Literal["images", "hours", "steps"]
 
 METRICS = "metrics.jsonl"
+
+# Of a run's metrics, which may be a stranger's.
+MAX_LINE = 100_000  # bytes; ours have about 500
+MAX_LINES = 20_000_000  # one is written every step
+MAX_KEYS = 100  # ours have about 20
+MAX_NUMBER = 1e100  # squares and sums of larger ones are none
 
 DASHES = ("-", "--", ":")  # one after another, where there are more runs than colours
 
@@ -86,12 +94,12 @@ def find_run(text: str, runs: Path) -> Path:
     Raises:
         UsageError: there is no such folder.
     """
-    for folder in (Path(text).expanduser(), runs / text):
+    for folder in (expanded(text), runs / text):
         if folder.is_dir():
             return folder
     known = sorted(path.parent.name for path in runs.glob(f"*/{METRICS}"))
-    hint = f"Those in {runs}: {', '.join(known)}." if known else f"There is none in {runs} either; train one first."
-    raise UsageError(f"There is no run folder {text!r}.", hint)
+    hint = f"Those in {runs}: {listed(known)}." if known else f"There is none in {runs} either; train one first."
+    raise UsageError(f"There is no run folder {quoted(text)}.", hint)
 
 
 def read_curves(folders: Sequence[Path]) -> list[Curves]:
@@ -118,12 +126,14 @@ def read_metrics(run: Path) -> dict[str, Numbers]:
     columns: dict[str, array[float]] = {}
     count = 0
     try:
-        with path.open("rb") as file:
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
+        with open_regular(path) as file:
+            while (line := file.readline(MAX_LINE)).endswith(b"\n"):
+                if count == MAX_LINES:
+                    raise FileError(f"{path} has more than {MAX_LINES:,} lines, which no training writes.")
                 _append(columns, count, line, path)
                 count += 1
+            if len(line) == MAX_LINE:
+                raise FileError(f"{path}: line {count + 1:,} has more than {MAX_LINE:,} bytes; the file is damaged.")
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -155,9 +165,7 @@ def plot_training(runs: Sequence[Curves], path: Path, *, x: Axis = "images", smo
     window = smooth or max(1, round(max(map(len, runs)) / SMOOTHED_SHARE))
     panels = [panel for panel in PANELS if any(np.any(_finite(run, panel.key)) for run in runs)]
     if not panels:
-        raise FileError(
-            f"There is nothing to draw in {', '.join(run.name for run in runs)}: no line has a loss or rate."
-        )
+        raise FileError(f"There is nothing to draw in {listed(run.name for run in runs)}: no line has a loss or rate.")
     wide = _columns(len(panels))
     high = -(-len(panels) // wide)
     legend_rows = -(-len(runs) // wide)
@@ -166,7 +174,7 @@ def plot_training(runs: Sequence[Curves], path: Path, *, x: Axis = "images", smo
         figure = Figure(figsize=size, layout="constrained")
         for place, panel in enumerate(panels):
             strong = _draw(figure.add_subplot(high, wide, place + 1), panel, runs, x, window)
-        names = [run.name for run in runs]
+        names = [printable(run.name) for run in runs]
         figure.legend(strong, names, loc="outside upper center", ncols=min(wide, len(runs)), frameon=False)
         figure.supxlabel(_along(x, window), fontsize="medium")
         save(figure, path)
@@ -193,15 +201,27 @@ def thinned(values: Numbers, most: int) -> NDArray[np.intp]:
 def _append(columns: dict[str, array[float]], count: int, line: bytes, path: Path) -> None:
     """Add one line to the columns, which hold `count`."""
     try:
-        values: dict[str, Any] = json.loads(line)
-        values["step"]
-        for key, value in values.items():
-            column = columns.setdefault(key, array("d"))
-            if len(column) < count:
-                _pad(column, count)
-            column.append(math.nan if value is None else value)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise FileError(f"{path}: line {count + 1} is no line of metrics; the file is damaged.") from None
+        values = json.loads(line)  # which takes NaN too, as a training may write it
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict) or not all(map(_is_number, values.values())):
+        values = {}
+    if values.get("step") is None or len(columns.keys() | values.keys()) > MAX_KEYS:
+        raise FileError(f"{path}: line {count + 1:,} is no line of metrics; the file is damaged.")
+    for key, value in values.items():
+        column = columns.setdefault(key, array("d"))
+        if len(column) < count:
+            _pad(column, count)
+        column.append(math.nan if value is None else value)
+
+
+def _is_number(value: Any) -> bool:
+    if value is None:
+        return True
+    # An int may be larger than any float, so that it is compared before it becomes one.
+    return type(value) in (int, float) and (
+        abs(value) < MAX_NUMBER or value in (math.inf, -math.inf) or value != value  # noqa: PLR0124
+    )
 
 
 def _pad(column: array[float], count: int) -> None:

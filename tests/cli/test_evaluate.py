@@ -147,11 +147,14 @@ def test_a_folder_of_pictures_is_a_reference(evaluate: Run, work: Path, fashion_
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--steps", "0"), "--steps 0: expected numbers from 1 with commas between"),
+        (("--steps", "0"), "--steps 0: expected numbers from 1 to 1000 with commas between"),
         (("--steps", "1,two"), "--steps 1,two: expected numbers"),
         (("--guidance", "0.5"), "--guidance 0.5: expected numbers from 1"),
+        (("--steps", "1000000000"), "--steps 1000000000: expected numbers from 1 to 1000"),
+        (("--guidance", "1e400"), "--guidance 1e400: expected numbers from 1 to 1000"),
+        (("--steps", ",".join(map(str, range(1, 200)))), "at most 100"),
         (("--guidance", "nan"), "--guidance nan: expected numbers from 1"),
-        (("--noise-deg", "-1"), "--noise-deg -1: expected numbers from 0 with commas between"),
+        (("--noise-deg", "-1"), "--noise-deg -1: expected numbers from 0 to 90 with commas between"),
         (("--noise-deg", "60,90"), "sample.noise_deg: expected less than 90"),
         (("--noise", "loud"), "--noise loud: loud is none of shared, fresh"),
         (("--strength", "shared"), "--strength shared: shared is none of constant, decaying"),

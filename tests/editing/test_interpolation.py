@@ -75,7 +75,7 @@ def test_shares_of_a_square_are_bilinear() -> None:
 
 def test_mistakes_are_told(garments: Model, pictures: Tensor) -> None:
     a, b = garments.encode(pictures[:2])
-    with pytest.raises(UsageError, match="at least 2 frames, got 1"):
+    with pytest.raises(UsageError, match="frames: expected a whole number from 2 to 10000, got 1"):
         path(a, b, 1)
     with pytest.raises(UsageError, match=r"weights of shape \(2, 11\), got \(2, 10\)"):
         garments.decode(torch.stack((a, b)), torch.zeros(2, 10))

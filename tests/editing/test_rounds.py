@@ -63,10 +63,16 @@ def test_an_angle_of_nothing_is_the_reconstruction_and_more_noise_changes_more(
 
 
 def test_mistakes_are_told_before_anything_is_computed(garments: Model, pictures: Tensor) -> None:
-    with pytest.raises(UsageError, match="at least 1 round"):
+    with pytest.raises(UsageError, match="count: expected a whole number from 1"):
         rounds(garments, pictures, count=0)
-    with pytest.raises(UsageError, match=r"noise from 0 to below 90 degrees .* got 1, 90"):
+    with pytest.raises(UsageError, match="noise_deg: expected a finite number from 0 below 90, got 90"):
         rounds(garments, pictures, count=1, noise_deg=90)
+    for wrong in (float("inf"), float("nan"), 0.5, "2", True):
+        with pytest.raises(UsageError, match="guidance: expected a finite number from 1 to 1000"):
+            rounds(garments, pictures, count=1, guidance=wrong)
+    for name, wrong in {"noise": "loud", "guide": "dog", "seed": -1, "first_index": 2**32, "first_round": 0}.items():
+        with pytest.raises(UsageError, match=f"{name}: expected"):
+            rounds(garments, pictures, count=1, **{name: wrong})
     with pytest.raises(UsageError, match="shoes"):
         rounds(garments, pictures, ["shoes"] * 4, count=1)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import os
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -104,10 +105,26 @@ def test_keys_that_come_later_or_are_null_are_no_numbers_before(run: Callable[..
     np.testing.assert_array_equal(read_metrics(folder)["new"], [math.nan, 5, math.nan, math.nan])
 
 
-@pytest.mark.parametrize("wrong", ["no json", "[1]", "3", '{"loss": 1}', '{"step": 2, "loss": "small"}'])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *("no json", "[1]", "3", '{"loss": 1}', '{"step": 2, "loss": "small"}', '{"step": true}', '{"step": [2]}'),
+        *('{"step": 2, "loss": 1' + "0" * 400 + "}", "[" * 50_000, '{"step": 1e300}', '{"step": null}'),
+        json.dumps({"step": 1} | {f"key{number}": 1 for number in range(200)}),
+    ],
+)
 def test_a_damaged_line_is_a_sentence(run: Callable[..., Path], wrong: str) -> None:
     with pytest.raises(FileError, match=r"metrics\.jsonl: line 3 is no line of metrics"):
         read_metrics(run("a", lines(2), f"{wrong}\n" + json.dumps(lines(1)[0]) + "\n"))
+
+
+def test_a_line_of_megabytes_and_a_pipe_are_a_sentence(run: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="line 3 has more than 100,000 bytes"):
+        read_metrics(run("long", lines(2), '{"step": ' + " " * 10**6))
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe" / "metrics.jsonl")
+    with pytest.raises(FileError, match="not a regular file"):
+        read_metrics(tmp_path / "pipe")
 
 
 def test_a_run_without_metrics_is_a_sentence(run: Callable[..., Path], tmp_path: Path) -> None:
