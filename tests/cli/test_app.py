@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from spherectl import __version__, zoo
-from spherectl.cli.app import app
+from spherectl.cli.app import Command, app
 from spherectl.errors import FileError, TrainingError, UsageError
 
 RUNNER = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"})
@@ -236,3 +236,41 @@ def test_shells_get_a_script(cli, shell):
     ended = cli(env={"_SPHERECTL_COMPLETE": f"source_{shell}"})
     assert ended.returncode == 0
     assert "_SPHERECTL_COMPLETE" in ended.stdout
+
+
+@pytest.mark.fast
+def test_every_command_takes_paths_in_the_one_way():
+    leaves = [one for _, one in commands(typer.main.get_command(app)) if not hasattr(one, "commands")]
+    assert leaves
+    assert {type(command) for command in leaves} == {Command}
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["sample", "--out", ""], "--out is empty."),
+        (["sample", "--out="], "--out is empty."),
+        (["export", "--format", "onnx", "--out", ""], "--out is empty."),
+        (["train", "debug", "--run", ""], "--run is empty."),
+        (["edit", ""], "The path is empty."),
+        (["edit", "~nobody-has-this-name/a.png"], "there is no home folder of that user"),
+        (["sample", "--like", "a" * 300], "--like: expected names of at most 255 bytes"),
+        (["sample", "--out", "half \ud800"], "surrogates not allowed"),
+        (["zoo", "add", "a/" * 300, "--index", "b"], "The path: expected names"),
+        (["sample", "--threads", "1" + "0" * 12], "less than or equal to 1024"),
+        (["sample", "--batch", "9" * 5000], "--batch"),
+        (["sample", "\x1b[31mred"], "\\x1b[31mred"),
+        (["sample", *["x" * 1000] * 1000], "xxx...xxx"),
+    ],
+)
+def test_what_nobody_can_mean_is_one_short_printable_sentence(arguments, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert len(result.stderr) < 700
+    assert result.stderr.replace("\n", "").isprintable()
+    assert "Unexpected error" not in result.stderr
+    assert sorted(tmp_path.iterdir()) == before
