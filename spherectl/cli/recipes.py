@@ -56,13 +56,14 @@ def show(name: Recipe) -> None:
     Example: spherectl recipes show folder32 > mine.toml
     """
     from spherectl.errors import FileError
+    from spherectl.files import read_text
     from spherectl.zoo import find_recipe
 
     path = find_recipe(name)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"Cannot read the recipe {path}: {error}.") from None
+        text = read_text(path)
+    except OSError as error:
+        raise FileError(f"Cannot read the recipe {path}: {error.strerror}.") from None
     console.show_document(text)
 
 
