@@ -155,7 +155,7 @@ def test_a_folder_of_pictures_is_a_reference(evaluate: Run, work: Path, fashion_
         (("--steps", ",".join(map(str, range(1, 200)))), "at most 100"),
         (("--guidance", "nan"), "--guidance nan: expected numbers from 1"),
         (("--noise-deg", "-1"), "--noise-deg -1: expected numbers from 0 to 90 with commas between"),
-        (("--noise-deg", "60,90"), "sample.noise_deg: expected less than 90"),
+        (("--noise-deg", "60,90"), "sample.noise_deg: expected a finite number from 0 below 90"),
         (("--noise", "loud"), "--noise loud: loud is none of shared, fresh"),
         (("--strength", "shared"), "--strength shared: shared is none of constant, decaying"),
         (("--metrics", "fid,fdi"), "--metrics fid,fdi: fdi is none of fid, kid, is, prc, acc, rfid"),
