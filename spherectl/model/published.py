@@ -179,7 +179,8 @@ def _read_state(path: Path) -> State:
         except FileError:
             raise
         except Exception as error:  # noqa: BLE001 torch's reader of pickles raises any kind at one that is damaged
-            reason = str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__
+            said = str(getattr(error, "strerror", None) or error).strip()
+            reason = said.splitlines()[0].rstrip(".") if said else type(error).__name__
             raise FileError(f"{path} is not a readable checkpoint: {reason}.") from None
     try:
         return State.model_validate(state)

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -204,7 +205,8 @@ class Harness:
             yield fault("library warning", found[0])
         if found := RAW.search(err):
             yield fault("raw text", err[max(0, found.start() - 100) : found.end() + 100])
-        if any(len(line) > MAX_SENTENCE for line in err.splitlines()):
+        # Several mistakes are told together, with semicolons between.
+        if any(len(part) > MAX_SENTENCE for line in err.splitlines() for part in line.split("; ")):
             yield fault("long message", f"{max(map(len, err.splitlines()))} characters: {error[:200]}")
         if answer["code"] in {1, 2}:
             sentences = sum(line.startswith("error:") for line in err.splitlines())
@@ -214,9 +216,11 @@ class Harness:
             yield fault("wrong success", f"{out[:100]!r} {err[:100]!r}")
         if answer["started"]:
             yield fault("starts a program", "; ".join(answer["started"]))
-        yield from (
-            fault("leaves a file", name) for name in _left(before, _listing(box), failed=answer["code"] != 0)[:3]
-        )
+        left = _left(before, _listing(box), failed=answer["code"] != 0)
+        # A training that is stopped by a bad image goes on in its folder once that is mended.
+        runs = ["work/runs", *(f"work/{run}" for word, run in pairwise(attempt.argv) if word == "--run")]
+        others = [name for name in left if not name.startswith(tuple(runs))]
+        yield from (fault("leaves a file", name) for name in others[:3])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer, or how it died."""
@@ -315,10 +319,8 @@ def _left(before: dict[str, Any], after: dict[str, Any], *, failed: bool) -> lis
     """What a command must not leave: after a failure anything new or changed; after success what is temporary."""
     changed = [name for name, told in after.items() if name not in before or before[name] != told]
     gone = [f"{name} is gone" for name in before if name not in after]
-    if failed:
-        return [
-            name for name in changed if not name.startswith("home/cache")
-        ] + gone  # what was fetched or computed well stays
+    if failed:  # what was fetched or computed well before stays in the cache
+        return [name for name in changed if not name.startswith("home/cache")] + gone
     return [name for name in changed if re.search(r"\.tmp|\.part|\.new|/\.[^/]*$|^tmp/", name) and "lock" not in name]
 
 

@@ -33,13 +33,14 @@ class Found:
     """What a search found.
 
     Attributes:
-        inputs: how many were tried, by kind.
+        by_kind: how many were tried of each kind.
+        ends: how many ended with each exit code; "None": were killed.
         groups: faults by (kind, promise, place).
     """
 
     seconds: float = 0.0
     by_kind: Counter[str] = field(default_factory=Counter)
-    ends: Counter[int] = field(default_factory=Counter)
+    ends: Counter[str] = field(default_factory=Counter)
     faults: int = 0
     groups: dict[tuple[str, str, str], Group] = field(default_factory=dict)
 
@@ -58,6 +59,7 @@ class Found:
             "inputs": self.inputs,
             "faults": self.faults,
             "by_kind": dict(self.by_kind),
+            "exit_codes": dict(self.ends),
             "seconds": round(self.seconds),
             "groups": rows,
         }
@@ -122,6 +124,7 @@ def _one(attempt: Attempt, harness: Harness, found: Found, keep: Path | None, to
     place = keep / f"{found.inputs:06d}" if keep else None
     faults = harness.run(attempt, place)
     found.by_kind[attempt.kind] += 1
+    found.ends[str(harness.code)] += 1
     found.faults += bool(faults)
     for fault in faults:
         key = (attempt.kind, fault.promise, fault.where or re.sub(r"\d+|/\S+|'[^']*'", "_", fault.seen)[:60])

@@ -30,6 +30,7 @@ PROGRAMS = (
     "os.startfile",
     "pickle.find_class",
 )
+OF_PYTHON = ("uname",)  # by `platform`, for the name of the processor
 SPARE = 6 << 30  # bytes of address space beside what the imports took: who asks for more is told no, the machine lives
 MAX_FILE = 1 << 30  # bytes of one file written
 
@@ -54,7 +55,7 @@ ends: list[dict[str, str]] = []
 
 def watch(event: str, arguments: tuple[Any, ...]) -> None:
     """An audit hook: remember the programs that are started, and classes that a pickle asks for."""
-    if event in PROGRAMS:
+    if event in PROGRAMS and arguments[0] not in OF_PYTHON:
         started.append(f"{event} {arguments[0]!r}"[:200])
     if event == "open" and len(arguments) > 2 and isinstance(arguments[2], int) and arguments[2] & WRITES:
         guard(arguments[0], event)

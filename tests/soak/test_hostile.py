@@ -28,6 +28,9 @@ def test_hostile_inputs_of_every_kind(tmp_path: Path, record: Callable[..., None
     found = search(KINDS, scratch=tmp_path, count=1_000_000, seed=seed, seconds=SECONDS)
     told = found.to_json()
     record(
-        "hostile", seed=seed, kinds=len(KINDS), **{key: told[key] for key in ("inputs", "faults", "groups", "seconds")}
+        "hostile",
+        seed=seed,
+        kinds=len(KINDS),
+        **{key: told[key] for key in ("inputs", "faults", "groups", "exit_codes", "seconds")},
     )
     assert not found.groups, json.dumps(told["groups"], indent=1)
