@@ -50,14 +50,19 @@ MAX_CFG = 1 << 20  # bytes of cfg.json; published ones have 1 to 4 kB
 MAX_RECORDS = 100_000  # of an archive: one for each tensor; published ones have below 10,000
 MAX_PICKLE = 8 << 20  # bytes of the pickle, which has names and shapes; published ones have below 1 MB
 MAX_OPCODES = 2_000_000  # of the pickle, about 30 for each tensor
-# All that a checkpoint's pickle names: tensors of the types that torch has always had, and tables of them.
+# All that a checkpoint's pickle names: tensors of the types that torch has always had, tables of them, and small values
+# that a training may keep beside them. Torch's own list is longer, and has a bytearray of any announced size on it.
 _GLOBALS = {
+    "_codecs encode",
     "collections OrderedDict",
     "torch._utils _rebuild_tensor_v2",
     "torch._utils _rebuild_parameter",
     "torch Size",
+    "torch device",
 }
-_STORAGE = re.compile(r"torch (Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage")
+_TYPES = re.compile(
+    r"torch ((Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage|b?float\d+|u?int\d+|bool)"
+)
 
 
 class Cfg(BaseModel):
@@ -215,7 +220,7 @@ def _check_pickle(content: bytes) -> None:
     """Refuse what names more than tensors, or more bytes than there are; nothing is made of it."""
     for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         named = argument if opcode.name == "GLOBAL" else ""
-        known = not named or named in _GLOBALS or _STORAGE.fullmatch(named)
+        known = not named or named in _GLOBALS or _TYPES.fullmatch(named)
         if not known or opcode.name in ("STACK_GLOBAL", "INST", "OBJ"):
             raise ValueError("it is damaged, or holds more than tensors, which is never executed here")
         if number >= MAX_OPCODES:

@@ -202,7 +202,8 @@ def test_what_a_training_saves_besides_is_left_alone(folder: Path) -> None:
     found, expected = state(folder), read_published(folder)
     moments = {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}}
     optimiser = {"state": moments, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.95), "fused": None, "params": [0]}]}
-    torch.save({**found, "optimizer": optimiser, "args": {"x": [None, True, (1, 2)], "n": "ü"}}, checkpoint(folder))
+    said = {"x": [None, True, (1, 2)], "n": "ü", "on": torch.device("cpu"), "b": b"\xff", "t": torch.bfloat16}
+    torch.save({**found, "optimizer": optimiser, "args": said}, checkpoint(folder))
     again = read_published(folder)
     assert again.header == expected.header
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in expected.weights.items())
