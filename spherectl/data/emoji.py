@@ -130,7 +130,7 @@ def is_held_out(unified: str) -> bool:
 
 def _read(archive: Path, package: Package) -> tuple[list[dict[str, Any]], dict[str, bytes]]:
     """The list of emoji, and the drawings' files by name."""
-    emoji: list[dict[str, Any]] | None = None
+    emoji: Any = None
     drawings: dict[str, bytes] = {}
     with tarfile.open(archive, "r|gz") as tar:  # in one pass: seeking would decompress it again
         for member in tar:
