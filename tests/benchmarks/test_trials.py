@@ -187,6 +187,14 @@ def test_the_committed_table_is_gone_on_with(recipe: Recipe, pictures: PictureSe
 
 
 @pytest.mark.fast
+def test_trials_in_another_precision_are_refused_by_name(recipe: Recipe, pictures: PictureSet) -> None:
+    """On a processor with other kernels "auto" is another precision, whose losses and speeds do not compare."""
+    other = shortened(recipe.replace(run={"dtype": "float64"}), 60_000, pictures)
+    with pytest.raises(UsageError, match=r"differ from these in base\.run\.dtype"):
+        begin(ROOT / "docs", {"base": table_of(other), "count": 2000})
+
+
+@pytest.mark.fast
 def test_the_recipe_has_what_the_trials_brought_together() -> None:
     now = recipes.load(zoo.find_recipe("fashion-mnist"))
     drawn = ["sample.noise_deg", "sample.strength"]
