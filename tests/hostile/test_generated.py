@@ -11,10 +11,7 @@ from hypothesis import strategies as st
 from tests.hostile.harness import Attempt, Harness
 from tests.hostile.kinds import KINDS
 
-pytestmark = [
-    pytest.mark.fast,
-    pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is read as Linux tells it"),
-]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is read as Linux tells it")
 
 OF_A_KIND = 10
 ALWAYS_THE_SAME = settings(
@@ -27,7 +24,11 @@ ALWAYS_THE_SAME = settings(
 )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+SLOW = {"statistics", "feature network", "run folder"}  # evaluations, trainings and plots
+MARKED = [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else pytest.mark.fast) for kind in KINDS]
+
+
+@pytest.mark.parametrize("kind", MARKED)
 def test_no_promise_is_broken(kind: str, harness: Harness) -> None:
     @ALWAYS_THE_SAME
     @given(KINDS[kind])
@@ -37,6 +38,7 @@ def test_no_promise_is_broken(kind: str, harness: Harness) -> None:
     check()
 
 
+@pytest.mark.fast
 def test_every_attempt_says_its_kind() -> None:
     """The names in findings are those that `--kind` takes."""
 
