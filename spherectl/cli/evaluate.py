@@ -225,6 +225,8 @@ def evaluate(
         files: list[Path] = []
         if out is not None:
             files = reports.write(out, report, command)
+        for note in report.notes:
+            console.say(f"note: {note}")
         if as_json:
             console.show_json(reports.as_json(report, command))
             return
@@ -234,7 +236,7 @@ def evaluate(
 
 
 def _show(report: Report) -> None:
-    """The tables on stdout, the notes on stderr."""
+    """The tables on stdout."""
     from spherectl.evaluation import report as reports
 
     for line in reports.protocol_lines(report):
@@ -253,8 +255,6 @@ def _show(report: Report) -> None:
     for name, copies in report.memorisation.items():
         console.show("")
         console.show(f"{name}: {copies.sentence()}")
-    for note in report.notes:
-        console.say(f"note: {note}")
 
 
 def _open_real(
@@ -265,9 +265,10 @@ def _open_real(
     processes: Processes,
 ) -> Real:
     """The reference, and the splits of the model's data set as far as they are at hand."""
+    from spherectl.evaluation.pictures import note_on_fit
     from spherectl.evaluation.protocol import Real
     from spherectl.evaluation.reference import of_pictures, read_statistics
-    from spherectl.files import expanded
+    from spherectl.files import expanded, is_folder, is_there
 
     size = recipe.model.image_size
 
@@ -286,14 +287,15 @@ def _open_real(
         compared: Literal["train", "test"] = "train" if against == "train" else "test"
         return Real(describe(pictures, against), found.get("train"), found.get("test"), compared)
     path = expanded(against)
-    if path.is_dir():
+    if is_folder(path):
         folder = _open_folder(path, recipe)
-        return Real(describe(folder, ""), found.get("train"), found.get("test"))
+        note = note_on_fit(folder)
+        return Real(describe(folder, ""), found.get("train"), found.get("test"), notes=(note,) if note else ())
     if path.suffix != ".npz":
         raise UsageError(
             f"--reference {against}: expected train, test, a folder of pictures, or statistics in an .npz file."
         )
-    if not path.exists():
+    if not is_there(path):
         raise UsageError(f"--reference {against}: there is no such file.")
     reference = read_statistics(path, extractor, size) if processes.is_first else None
     return Real(reference, found.get("train"), found.get("test"))

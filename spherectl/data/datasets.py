@@ -9,7 +9,7 @@ from __future__ import annotations
 import urllib.parse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TypedDict
 
 import torch
 
@@ -20,7 +20,7 @@ from spherectl.data.emoji import find_emoji
 from spherectl.data.folders import Listing, holds_pictures, list_pictures
 from spherectl.data.lists import find_list, read_lists
 from spherectl.data.names import Split, pack_names, split_of
-from spherectl.data.pictures import FolderPictures, MemoryPictures, PictureSet, ShardPictures
+from spherectl.data.pictures import Fit, FolderPictures, MemoryPictures, PictureSet, ShardPictures
 from spherectl.data.remote import is_url, open_index
 from spherectl.data.shards import open_shards
 from spherectl.data.streamed import RemotePictures
@@ -49,6 +49,10 @@ LICENCES: dict[DataKind, str] = {
 }
 
 
+# What a recipe's fit is where nothing is trained.
+_EVALUATION: dict[str, Fit] = {"crop": "adm", "pad": "pad or adm"}
+
+
 def open_dataset(
     data: DataSpec,
     image_size: int,
@@ -70,7 +74,8 @@ def open_dataset(
         image_size: side of the model's images, in pixels.
         root: overrides data.root; for shards also a pattern, or the https address of an index.
         split: "train", or "test" for pictures held out from it. Flowers-102 trains on all pictures, as in the paper.
-        evaluation: crop as evaluation and editing do (`adm_crop`), where the recipe crops.
+        evaluation: fit as evaluation and editing do: `adm_crop`, where the recipe crops or an image is too large for
+            the recipe to pad.
         download: whether a missing set may be fetched.
         progress: called with a sentence before a download, and before shards are indexed.
 
@@ -81,7 +86,7 @@ def open_dataset(
     """
     given = str(root) if root is not None else data.root
     place = _place(data.kind, given) if given is not None and not is_url(given) else None
-    fit: Literal["crop", "pad", "adm"] = "adm" if evaluation and data.fit == "crop" else data.fit
+    fit: Fit = _EVALUATION.get(data.fit, data.fit) if evaluation else data.fit
     common = _Common(licence=LICENCES[data.kind], image_size=image_size, fit=fit, grey=data.channels == "grey")
     if given is not None and is_url(given):
         return _open_remote(data.kind, given, split, evaluation, common)
@@ -134,7 +139,7 @@ class _Common(TypedDict):
 
     licence: str
     image_size: int
-    fit: Literal["crop", "pad", "adm"]
+    fit: Fit
     grey: bool
 
 

@@ -23,13 +23,14 @@ from spherectl.data.decode import PictureError, cannot_read, decode_image, load_
 from spherectl.data.folders import Listing
 from spherectl.data.shards import ShardIndex
 from spherectl.data.tars import read_member
-from spherectl.data.transforms import adm_crop, as_picture, fit_crop, fit_pad, pad_to, to_grey
+from spherectl.data.transforms import adm_crop, as_picture, fit_crop, fit_pad, pad_or_adm, pad_to, to_grey
 from spherectl.data.unreadable import tolerated
 from spherectl.errors import FileError, UsageError
 from spherectl.fetch import file_hash
 
-# How a decoded picture becomes uint8 (3, S, S). "adm" is the evaluation's crop.
-_FITS = {"crop": fit_crop, "pad": fit_pad, "adm": adm_crop}
+# How a decoded picture becomes uint8 (3, S, S). "adm" is the evaluation's crop, also of what is too large to be padded.
+Fit = Literal["crop", "pad", "adm", "pad or adm"]
+_FITS = {"crop": fit_crop, "pad": fit_pad, "adm": adm_crop, "pad or adm": pad_or_adm}
 
 # Files whose sizes an identity looks at: a second's work on a local disk, of larger sets as many spread over all.
 MAX_SIZED = 200_000
@@ -65,7 +66,7 @@ class PictureSet(Dataset[Tensor], ABC):
     labels: Tensor
     licence: str
     image_size: int
-    fit: Literal["crop", "pad", "adm"] = "crop"
+    fit: Fit = "crop"
     grey: bool = False
     in_memory: ClassVar[bool]
 
@@ -127,7 +128,8 @@ class PictureSet(Dataset[Tensor], ABC):
         Raises:
             FileError: a file cannot be read.
         """
-        digest = hashlib.sha256(f"{self.image_size} {self.fit} {self.grey} {len(self)}\n".encode())
+        fit = self.fit.removesuffix(" or adm")  # what both take becomes the same images
+        digest = hashlib.sha256(f"{self.image_size} {fit} {self.grey} {len(self)}\n".encode())
         for content in self._contents():
             digest.update(content)
         return digest.hexdigest()
@@ -172,7 +174,8 @@ class MemoryPictures(PictureSet):
         pixels = self.pixels[indices]  # (B, H, W) or (B, 3, H, W)
         if pixels.ndim == 3:
             pixels = pixels[:, None].expand(-1, 3, -1, -1)  # (B, 3, H, W)
-        if self.fit == "pad":
+        fits = max(pixels.shape[-2:]) <= self.image_size
+        if self.fit == "pad" or (self.fit == "pad or adm" and fits):
             return pad_to(pixels, self.image_size).contiguous()
         if pixels.shape[-2:] == (self.image_size, self.image_size):
             return pixels.contiguous()

@@ -115,3 +115,8 @@ def adm_crop(picture: Image.Image, size: int) -> Tensor:
     resized = picture.resize(shape, Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in resized.size)
     return as_tensor(resized.crop((left, top, left + size, top + size)))
+
+
+def pad_or_adm(picture: Image.Image, size: int) -> Tensor:
+    """Evaluation's geometry for models whose training pads: `fit_pad` where the picture fits, else `adm_crop`."""
+    return fit_pad(picture, size) if max(picture.size) <= size else adm_crop(picture, size)

@@ -11,12 +11,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import FolderPictures, PictureSet
+from spherectl.data.decode import PictureError
 from spherectl.evaluation.extractors import Extractor
 from spherectl.model import seeding
 from spherectl.processes import Processes, Progress
 
 BATCH = 64
+MAX_LOOKED_AT = 1_000  # images of a folder, spread over all, until one has another size than the model's
 
 
 class Pictures(Protocol):
@@ -99,6 +101,31 @@ def extract(
     shared = processes or Processes()
     found = shared.gather(len(pictures), batch, lambda numbers: extractor(pictures.gather(numbers)), progress)
     return Features(found["embedding"], found.get("logits")) if shared.is_first else None
+
+
+def note_on_fit(pictures: PictureSet) -> str | None:
+    """How images of a folder or list become as large as the model's; None where they are so already.
+
+    Of published sets, which are always fitted in the one way, there is nothing to say.
+    """
+    if not isinstance(pictures, FolderPictures):
+        return None
+    side, numbers = pictures.image_size, range(0, len(pictures), -(-len(pictures) // MAX_LOOKED_AT))
+    if all(_size(pictures, number) in (None, (side, side)) for number in numbers):
+        return None
+    small = "laid on black where they fit, else " if pictures.fit == "pad or adm" else ""
+    return (
+        f"Images of {pictures.name} that are not {side} x {side} px are {small}resized and cropped to their centre, "
+        "as editing does (ADM's crop)."
+    )
+
+
+def _size(pictures: FolderPictures, number: int) -> tuple[int, int] | None:
+    """Width and height; None where it cannot be read, which is told once it is needed."""
+    try:
+        return pictures.load(number).size
+    except PictureError:
+        return None
 
 
 def real_draw(pictures: PictureSet, count: int, seed: int) -> Part:

@@ -87,12 +87,14 @@ class Real:
         reference: what samples are compared with; None on all processes but the first.
         train, test: the splits of the models' data set.
         compared: which of them the reference is; None: neither.
+        notes: what to know of these pictures, in sentences.
     """
 
     reference: Reference | None
     train: PictureSet | None = None
     test: PictureSet | None = None
     compared: Literal["train", "test"] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> PictureSet | None:

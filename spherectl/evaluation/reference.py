@@ -184,7 +184,10 @@ def read_statistics(path: Path, extractor: Extractor, image_size: int) -> Refere
     arrays = read_npz(path, STATISTICS, AGAIN)
     mean, covariance = arrays.get("mu"), arrays.get("sigma")
     if mean is None or covariance is None:
-        raise FileError(f"{path} holds no statistics: expected the arrays mu and sigma, as --save-stats writes them.")
+        raise FileError(
+            f"{path} holds no statistics: expected the arrays mu and sigma, as --save-stats writes them.",
+            "Give images as a folder.",
+        )
     if covariance.shape != (len(mean), len(mean)):
         raise FileError(
             f"Expected mu of shape (D,) and sigma (D, D) in {path}, got {mean.shape} and {covariance.shape}."
@@ -206,7 +209,8 @@ def read_statistics(path: Path, extractor: Extractor, image_size: int) -> Refere
         )
     if about.image_size not in (None, image_size):
         raise UsageError(
-            f"{path} holds statistics of pictures of {about.image_size} px; the samples have {image_size} px."
+            f"{path} holds statistics of pictures of {about.image_size} px; the samples have {image_size} px.",
+            f"Give the folder of those images, which are then brought to {image_size} px, or statistics made so.",
         )
     name = path.name if about.name is None else about.name
     return Reference(name, mean, covariance, None, about.features, about.image_size, about.count)

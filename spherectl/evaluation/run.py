@@ -131,7 +131,7 @@ class _Evaluation:
             reconstructions=reconstructions,
             uniformity=latents,
             memorisation={name: found for name, (found, _) in copies.items()},
-            notes=[*self.notes, *self._cautions()],
+            notes=[*self.real.notes, *self.notes, *self._cautions()],
             grids=[each.grid for each in scored],
             neighbours={name: picture for name, (_, picture) in copies.items()},
         )

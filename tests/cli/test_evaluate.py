@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from typer.testing import Result
 
+from spherectl import api
 from spherectl.data.datasets import open_dataset
+from spherectl.data.transforms import adm_crop, as_picture
+from spherectl.editing.pictures import fit
+from spherectl.errors import UsageError
 from spherectl.images import read_provenance
 from spherectl.recipe import DataSpec
 from tests.conftest import Cli
@@ -141,6 +146,48 @@ def test_a_folder_of_pictures_is_a_reference(evaluate: Run, work: Path, fashion_
     for name in ("frechet_distance", "kid", "precision", "recall"):
         ours, same = (one["rows"][0]["scores"][name] for one in (by_folder, by_set))
         assert ours == pytest.approx(same, rel=1e-9), name
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("sizes", "noted"),
+    [([(64, 48), (300, 31)], True), ([(20, 9), (64, 40), (32, 32), (33, 31)], True), ([(32, 32)], False)],
+)
+def test_a_reference_of_other_sizes_is_fitted_as_editing_does_and_said_so(
+    sizes: list[tuple[int, int]], noted: bool, evaluate: Run, work: Path
+) -> None:
+    """Against a folder of the same images fitted by hand, which is read as it is."""
+    generator = np.random.default_rng(0)
+    recipe = api.load("fashion-mnist", device="cpu").recipe
+    (work / "real").mkdir()
+    (work / "by-hand").mkdir()
+    for number in range(12):
+        width, height = sizes[number % len(sizes)]
+        image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        image.save(work / "real" / f"{number:02d}.png")
+        as_picture(fit(image, recipe).pixels).save(work / "by-hand" / f"{number:02d}.png")
+    common = ("--steps", "1", "--metrics", "fid,kid", "--json")
+    found, expected = (evaluate(*common, "--reference", name) for name in ("real", "by-hand"))
+    assert found.exit_code == expected.exit_code == 0, found.stderr
+    scores = [json.loads(one.stdout)["rows"][0]["scores"] for one in (found, expected)]
+    for name in ("frechet_distance", "kid"):
+        assert scores[0][name] == pytest.approx(scores[1][name], rel=1e-9)
+    note = "Images of real that are not 32 x 32 px are laid on black where they fit, else resized and cropped"
+    assert any(one.startswith(note) for one in json.loads(found.stdout)["notes"]) == noted
+    assert (f"note: {note}" in found.stderr) == noted
+    assert "px are" not in expected.stderr
+
+
+@pytest.mark.fast
+def test_a_data_set_of_other_sizes_is_fitted_too(work: Path) -> None:
+    """A model whose training pads takes larger images where nothing is trained, without an option."""
+    pixels = torch.randint(0, 256, (12, 3, 40, 50), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    write_pngs(work / "real", pixels)
+    spec = DataSpec(kind="folder", fit="pad", flip=False)
+    with pytest.raises(UsageError, match="never shrinks"):
+        open_dataset(spec, 32, root=work / "real").gather([0])
+    fitted = open_dataset(spec, 32, root=work / "real", evaluation=True)
+    assert torch.equal(fitted.gather([3])[0], adm_crop(as_picture(pixels[3]), 32))
 
 
 @pytest.mark.fast

@@ -148,8 +148,9 @@ def test_statistics_of_another_network_or_size_are_refused(real: Reference, scor
         UsageError, match=r"of the features of fashion-scorer; those of another .*--features|comparable"
     ):
         read_statistics(path, dataclasses.replace(scorer, name="another"), 32)
-    with pytest.raises(UsageError, match="of pictures of 32 px; the samples have 64 px"):
+    with pytest.raises(UsageError, match="of pictures of 32 px; the samples have 64 px") as caught:
         read_statistics(path, dataclasses.replace(scorer, image_size=None), 64)
+    assert "Give the folder of those images, which are then brought to 64 px" in caught.value.hint
     np.savez(tmp_path / "wide.npz", mu=np.zeros(2048), sigma=np.eye(2048))
     with pytest.raises(UsageError, match="statistics of 2048 features; fashion-scorer has 128"):
         read_statistics(tmp_path / "wide.npz", scorer, 32)
