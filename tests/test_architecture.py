@@ -22,7 +22,9 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["shown", "errors", "checks", "documents", "timing", "files", "places", "tables", "settings", "recipe",
+    ["shown", "errors", "checks", "documents", "timing", "files", "places", "tables", "settings",
+     *("recipe.limits", "recipe.model", "recipe.data", "recipe.noise", "recipe.loss", "recipe.optim", "recipe.run"),
+     *("recipe.sample", "recipe.whole", "recipe.files", "recipe"),
      "addresses", "answers", "connections", "transfer",
      "fetch", "headers", "classes",
      *("zoo.entries", "zoo.catalogue", "zoo.notes", "zoo.hub", "zoo.parcels", "zoo.finding", "zoo", "zoo.additions")],
@@ -33,7 +35,7 @@ FLOORS = [
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
         "model.devices",
         *("model.sampler", "model.compiled", "model.objective", "model.vae", "model.diffusion", "model.kinds"),
-        *("model.package", "model.published", "model.weights", "model.conversion"),
+        *("model.package", "model.pickles", "model.published", "model.weights", "model.conversion"),
     ],
     # Pictures, and frozen networks that look at them.
     [

@@ -1,4 +1,4 @@
-"""spherectl/recipe.py against closed forms, hand-made tables, and the sentences a person should read."""
+"""spherectl/recipe/ against closed forms, hand-made tables, and the sentences a person should read."""
 
 from __future__ import annotations
 
