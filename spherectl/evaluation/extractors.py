@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +29,8 @@ from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.features.store import find_feature_network, fingerprint, load_feature_network, read_feature_header
 from spherectl.fetch import Progress, fetch_url
+from spherectl.files import expanded, is_there
+from spherectl.model.pickles import read_tensors
 from spherectl.settings import load_settings
 
 INCEPTION = "inception"
@@ -116,16 +117,16 @@ class Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
     def __init__(
         self, name: str, features_list: list[str], feature_extractor_weights_path: Path, **options: Any
     ) -> None:
+        hint = f"Download {URL_INCEPTION_V3} again."
+        state = read_tensors(feature_extractor_weights_path, hint)
+        # torch-fidelity unpickles the file it is given, so it gets one that was written here a moment ago.
+        torch.save(state, safe := io.BytesIO())
+        safe.seek(0)
         try:
-            state = torch.load(feature_extractor_weights_path, map_location="cpu", weights_only=True)
-            # torch-fidelity unpickles the file it is given, so it gets one that was written here a moment ago.
-            torch.save(state, safe := io.BytesIO())
-            safe.seek(0)
             super().__init__(name, features_list, feature_extractor_weights_path=safe, **checked(**options))
-        except (OSError, RuntimeError, EOFError, ValueError, AttributeError, TypeError, pickle.UnpicklingError):
+        except RuntimeError:  # names or shapes of another network
             raise FileError(
-                f"{feature_extractor_weights_path} does not hold the weights of torch-fidelity's Inception-v3.",
-                f"Download {URL_INCEPTION_V3} again.",
+                f"{feature_extractor_weights_path} does not hold the weights of torch-fidelity's Inception-v3.", hint
             ) from None
         self.to(memory_format=torch.channels_last)
 
@@ -242,8 +243,8 @@ def open_extractor(features: str, device: torch.device | str = "cpu", progress: 
     where = torch.device(device)
     kind, _, path = features.partition(":")
     if kind == INCEPTION:
-        file = Path(path).expanduser() if path else _inception_file(progress)
-        if not file.is_file():
+        file = expanded(path) if path else _inception_file(progress)
+        if not is_there(file):
             raise UsageError(f"Expected Inception's weights at {file}; there is no such file.", _inception_hint())
         inception = Inception("inception-v3-compat", ["2048", "logits_unbiased"], file)
         return Extractor(INCEPTION, inception.to(where), "2048", "logits_unbiased", _digest(inception), where)

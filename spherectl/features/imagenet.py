@@ -11,9 +11,8 @@ Letters: B batch, C channels, H and W picture sides, h and w feature sides.
 from __future__ import annotations
 
 import importlib.util
-import pickle
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import normalise_channels
 from spherectl.fetch import Progress, fetch_url
+from spherectl.model.pickles import read_tensors
 
 
 class Source(NamedTuple):
@@ -149,7 +149,7 @@ def lpips_features(vgg16: Path, heads: list[Tensor]) -> LpipsFeatures:
 
     with torch.device("meta"):  # no memory and no time for weights that the file replaces
         trunk = build(weights=None).features
-    whole = _read_weights(vgg16)  # its classifier, nine tenths of it, is dropped
+    whole = read_tensors(vgg16, _AGAIN)  # its classifier, nine tenths of it, is dropped
     prefix = "features."
     _fill(trunk, {k.removeprefix(prefix): v for k, v in whole.items() if k.startswith(prefix)}, vgg16)
     return LpipsFeatures(trunk, heads).eval().requires_grad_(False)
@@ -165,7 +165,7 @@ def convnext_logits(weights: Path) -> ConvNextLogits:
 
     with torch.device("meta"):
         network = convnext_small(weights=None)
-    _fill(network, _read_weights(weights), weights)
+    _fill(network, read_tensors(weights, _AGAIN), weights)
     return ConvNextLogits(network).eval().requires_grad_(False)
 
 
@@ -182,7 +182,8 @@ def lpips_heads() -> list[Tensor]:
             "which is not installed.",
             "Install it with spherectl's extra: pip install 'spherectl[perceptual]'.",
         )
-    state = _read_weights(Path(next(iter(found.submodule_search_locations))) / "weights" / "v0.1" / "vgg.pth")
+    path = Path(next(iter(found.submodule_search_locations))) / "weights" / "v0.1" / "vgg.pth"
+    state = read_tensors(path, _AGAIN)
     return [state[f"lin{index}.model.1.weight"].flatten() for index in range(len(_VGG_STAGE_ENDS))]
 
 
@@ -191,19 +192,8 @@ def _fetch(source: Source, progress: Progress | None) -> Path:
     return fetch_url(source.url, source.sha256, f"torchvision/{source.url.rpartition('/')[2]}", progress)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """A state dict; nothing in the pickle is executed."""
-    try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):
-        raise FileError(f"{path} is not a readable file of weights.", _AGAIN) from None
-    if not isinstance(state, dict):
-        raise FileError(f"{path} holds no state dict.", _AGAIN)
-    return state
-
-
 def _fill(module: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     try:
-        module.load_state_dict(state, assign=True)
+        module.load_state_dict({name: tensor.float() for name, tensor in state.items()}, assign=True)
     except RuntimeError:
         raise FileError(f"{path} holds other weights than {type(module).__name__} needs.", _AGAIN) from None

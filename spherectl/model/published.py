@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-import pickletools
 import re
 import warnings
-import zipfile
-from io import BufferedReader
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +22,7 @@ from spherectl.errors import FileError, UsageError
 from spherectl.files import read_bytes, replacing, write_text
 from spherectl.headers import ARCHITECTURE, FORMAT, Count, Text, opened
 from spherectl.model.package import Package, check_types, check_weights
+from spherectl.model.pickles import check_archive, reason_of
 from spherectl.recipe import MAX_CLASSES, MAX_EPOCHS, MAX_NAME, SIZES, Recipe, parse
 from spherectl.shown import listed, quoted
 from spherectl.tables import describe
@@ -47,22 +45,6 @@ _SECOND_KEYS = {"use_angle_condition", "load_pretrained_encoder", "use_qk_norm"}
 _SECOND_TENSORS = ("decoder.alpha_embedder.", "encoder.encoder.")
 
 MAX_CFG = 1 << 20  # bytes of cfg.json; published ones have 1 to 4 kB
-MAX_RECORDS = 100_000  # of an archive: one for each tensor; published ones have below 10,000
-MAX_PICKLE = 8 << 20  # bytes of the pickle, which has names and shapes; published ones have below 1 MB
-MAX_OPCODES = 2_000_000  # of the pickle, about 30 for each tensor
-# All that a checkpoint's pickle names: tensors of the types that torch has always had, tables of them, and small values
-# that a training may keep beside them. Torch's own list is longer, and has a bytearray of any announced size on it.
-_GLOBALS = {
-    "_codecs encode",
-    "collections OrderedDict",
-    "torch._utils _rebuild_tensor_v2",
-    "torch._utils _rebuild_parameter",
-    "torch Size",
-    "torch device",
-}
-_TYPES = re.compile(
-    r"torch ((Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage|b?float\d+|u?int\d+|bool)"
-)
 
 
 class Cfg(BaseModel):
@@ -177,54 +159,18 @@ def _read_state(path: Path) -> State:
     """What a checkpoint holds, mapped, its pickle looked through."""
     with opened(path) as file:
         try:
-            _check_pickle(_pickle_in(file))
+            check_archive(file)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except FileError:
-            raise
         except Exception as error:  # noqa: BLE001 torch's reader of pickles raises any kind at one that is damaged
-            said = str(getattr(error, "strerror", None) or error).strip()
-            reason = said.splitlines()[0].rstrip(".") if said else type(error).__name__
-            raise FileError(f"{path} is not a readable checkpoint: {reason}.") from None
+            raise FileError(f"{path} is not a readable checkpoint: {reason_of(error)}.") from None
     try:
         return State.model_validate(state)
     except ValidationError as error:
         raise FileError(
             f"{path} is not a checkpoint in the published layout: {listed(describe(error, State), 3, '; ')}."
         ) from None
-
-
-def _pickle_in(file: BufferedReader) -> bytes:
-    """The pickle of a checkpoint, an archive that holds everything as it is: nothing unpacks to more than its bytes."""
-    size = file.seek(0, 2)
-    try:
-        archive = zipfile.ZipFile(file)
-    except zipfile.BadZipFile:
-        raise ValueError("it is not an archive, as torch writes them since version 1.6") from None
-    records = archive.infolist()
-    names = {record.filename.lower() for record in records}
-    pickles = [record for record in records if record.filename.lower().endswith("/data.pkl")]
-    if len(records) > MAX_RECORDS or len(names) < len(records) or len(pickles) != 1:
-        raise ValueError("its archive is not one of a checkpoint")
-    if any(
-        record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size for record in records
-    ):
-        raise ValueError("its archive is compressed, as torch never writes them")
-    if sum(record.file_size for record in records) > size or pickles[0].file_size > MAX_PICKLE:
-        raise ValueError("its archive promises more than a checkpoint has")
-    return archive.read(pickles[0])
-
-
-def _check_pickle(content: bytes) -> None:
-    """Refuse what names more than tensors, or more bytes than there are; nothing is made of it."""
-    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
-        named = argument if opcode.name == "GLOBAL" else ""
-        known = not named or named in _GLOBALS or _TYPES.fullmatch(named)
-        if not known or opcode.name in ("STACK_GLOBAL", "INST", "OBJ"):
-            raise ValueError("it is damaged, or holds more than tensors, which is never executed here")
-        if number >= MAX_OPCODES:
-            raise ValueError("its pickle is longer than any checkpoint's")
 
 
 def _at_least_1d(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

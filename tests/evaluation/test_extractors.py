@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,20 +69,33 @@ def test_pictures_of_another_size_are_refused(scorer: Extractor) -> None:
 
 def test_inceptions_weights_are_not_unpickled(tmp_path: Path) -> None:
     torch.save({"weight": Malicious(tmp_path / "mark")}, tmp_path / "evil.pth")
-    with pytest.raises(FileError, match="does not hold the weights"):
+    with pytest.raises(FileError, match="holds more than tensors, which is never executed here"):
         open_extractor(f"inception:{tmp_path / 'evil.pth'}")
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize("content", ["other", "cut", "text"])
+@pytest.mark.parametrize("content", ["other", "cut", "text", "pipe", "folder"])
 def test_a_file_that_is_not_inceptions_is_refused(tmp_path: Path, inception_file: Path, content: str) -> None:
     path = tmp_path / "weights.pth"
     if content == "other":
         torch.save({"fc.weight": torch.zeros(3)}, path)
+    elif content == "pipe":
+        os.mkfifo(path)
+    elif content == "folder":
+        path.mkdir()
     else:
         path.write_bytes(inception_file.read_bytes()[:100_000] if content == "cut" else b"not weights")
-    with pytest.raises(FileError, match="does not hold the weights of torch-fidelity's Inception-v3"):
+    sentences = "not hold the weights of torch-fidelity's Inception-v3|not a readable file of weights|Cannot read"
+    with pytest.raises(FileError, match=sentences):
         open_extractor(f"inception:{path}")
+
+
+def test_inceptions_weights_are_read_in_the_layout_of_old_torch(tmp_path: Path, inception_file: Path) -> None:
+    """Published files of weights may be older than torch's archives."""
+    state = torch.load(inception_file, weights_only=True)
+    torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old, new = (open_extractor(f"inception:{path}") for path in (tmp_path / "old.pth", inception_file))
+    assert old.digest == new.digest
 
 
 def test_a_missing_file_and_an_unknown_name_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,143 @@
+"""torch's files of tensors, looked through before torch reads them: nothing in them is executed, or larger than they.
+
+torch writes an archive since version 1.6, and before that several pickles with the tensors' bytes behind them, as files
+of weights that were published earlier still are.
+"""
+
+from __future__ import annotations
+
+import io
+import pickletools
+import re
+import warnings
+import zipfile
+from io import BufferedReader
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spherectl.errors import FileError
+from spherectl.headers import opened
+from spherectl.model.package import check_finite
+from spherectl.shown import shortened
+
+MAX_RECORDS = 100_000  # of an archive: one for each tensor; published ones have below 10,000
+MAX_PICKLE = 8 << 20  # bytes of pickles, which have names and shapes; published ones have below 1 MB
+MAX_OPCODES = 2_000_000  # of a pickle, about 30 for each tensor
+
+# All that a pickle of tensors names: tensors of the types that torch has always had, tables of them, and small values
+# that a training may keep beside them. Torch's own list is longer, and has a bytearray of any announced size on it.
+_GLOBALS = {
+    "_codecs encode",
+    "collections OrderedDict",
+    "torch._utils _rebuild_tensor",
+    "torch._utils _rebuild_tensor_v2",
+    "torch._utils _rebuild_parameter",
+    "torch Size",
+    "torch device",
+}
+_TYPES = re.compile(
+    r"torch(\.cuda)? (Float|Half|BFloat16|Double|Long|Int|Short|Char|Byte|Bool)Storage"
+    r"|torch (b?float\d+|u?int\d+|bool)"
+)
+# A file that is no archive: its number, its version, the writer's system, the object, the names of its storages.
+_LEGACY = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")
+_LEGACY_PICKLES, _LEGACY_OBJECT = 5, 3
+
+
+def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
+    """The tensors of a state dict, by name, on the CPU.
+
+    Args:
+        path: a file of weights as torch writes it, now or before version 1.6.
+        hint: of every error about what is in it.
+
+    Raises:
+        FileError: missing, no regular file, damaged, or holds anything else, or numbers that are not finite.
+    """
+    with opened(path) as file:
+        size = file.seek(0, 2)
+        try:
+            file.seek(0)
+            if file.read(4) == b"PK\x03\x04":
+                check_archive(file)
+            else:
+                _check_legacy(file, size)
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # noqa: BLE001 torch's reader of pickles raises any kind at one that is damaged
+            raise FileError(f"{path} is not a readable file of weights: {reason_of(error)}.", hint) from None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
+    ):
+        raise FileError(f"{path} holds no state dict: expected tensors by name.", hint)
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
+        raise FileError(f"{path} is not a readable file of weights: its tensors are larger than the file.", hint)
+    check_finite(state, str(path))
+    return state
+
+
+def check_archive(file: BufferedReader) -> None:
+    """Refuse an archive whose pickle names more than tensors, or that unpacks to more than its bytes.
+
+    Args:
+        file: opened for reading; its place afterwards is any.
+
+    Raises:
+        ValueError, zipfile.BadZipFile, OSError: it is damaged, or another archive than torch writes.
+    """
+    size = file.seek(0, 2)
+    try:
+        archive = zipfile.ZipFile(file)
+    except zipfile.BadZipFile:
+        raise ValueError("it is not an archive, as torch writes them since version 1.6") from None
+    records = archive.infolist()
+    names = {record.filename.lower() for record in records}
+    pickles = [record for record in records if record.filename.lower().endswith("/data.pkl")]
+    if len(records) > MAX_RECORDS or len(names) < len(records) or len(pickles) != 1:
+        raise ValueError("its archive is not one of a checkpoint")
+    if any(
+        record.compress_type != zipfile.ZIP_STORED or record.file_size != record.compress_size for record in records
+    ):
+        raise ValueError("its archive is compressed, as torch never writes them")
+    if sum(record.file_size for record in records) > size or pickles[0].file_size > MAX_PICKLE:
+        raise ValueError("its archive promises more than a checkpoint has")
+    _check_pickle(io.BytesIO(archive.read(pickles[0])))
+
+
+def reason_of(error: Exception) -> str:
+    """What torch says of a damaged file, as the end of a sentence."""
+    said = str(getattr(error, "strerror", None) or error).strip()
+    return shortened(said.splitlines()[0].rstrip(".")) if said else type(error).__name__
+
+
+def _check_legacy(file: BufferedReader, size: int) -> None:
+    """Refuse what is no file of before version 1.6, or counts more than `size` of anything."""
+    file.seek(0)
+    pickles = io.BytesIO(file.read(MAX_PICKLE))
+    if _LEGACY not in pickles.getvalue()[:32]:
+        raise ValueError("torch did not write it")
+    for number in range(_LEGACY_PICKLES):
+        _check_pickle(pickles, size if number == _LEGACY_OBJECT else None)
+
+
+def _check_pickle(content: io.BytesIO, most: int | None = None) -> None:
+    """Refuse what names more than tensors, or more bytes than there are; nothing is made of it.
+
+    Args:
+        content: from which one pickle is read.
+        most: of each whole number in it, as torch makes room for so many numbers before it reads them from a file that
+            is no archive; None: any.
+    """
+    for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
+        named = argument if opcode.name == "GLOBAL" else ""
+        known = not named or named in _GLOBALS or _TYPES.fullmatch(named)
+        if not known or opcode.name in ("STACK_GLOBAL", "INST", "OBJ"):
+            raise ValueError("it is damaged, or holds more than tensors, which is never executed here")
+        if most is not None and isinstance(argument, int) and argument > most:
+            raise ValueError("it names more numbers than it has")
+        if number >= MAX_OPCODES:
+            raise ValueError("its pickle is longer than any checkpoint's")
