@@ -8,20 +8,51 @@ Letters: B batch; a latent has the shape `latent_shape`, whatever its axes are.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from spherectl import api
 from spherectl.baselines import Vae
+from spherectl.documents import parse_table
 from spherectl.errors import FileError, UsageError
+from spherectl.files import expanded, is_there, read_bytes
+from spherectl.headers import safetensors_header
 from spherectl.model import sampler
 from spherectl.model.geometry import spherify
 from spherectl.settings import load_settings
+from spherectl.shown import listed, shortened
+from spherectl.tables import describe
 
 DIFFUSERS = "diffusers:"  # before the path of a published VAE
+
+MAX_CONFIG = 1 << 20  # bytes of config.json; published ones have below 1 kB
+MAX_BLOCKS = 8  # each halves the image; published ones have 4
+MAX_LAYERS = 16  # of a block; published ones have 2
+MAX_CHANNELS = 4_096  # of a block; published ones have at most 512
+
+Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+Blocks = Annotated[list[Annotated[str, Field(max_length=100)]], Field(min_length=1, max_length=MAX_BLOCKS)]
+
+
+class Config(BaseModel):
+    """What decides the size of an AutoencoderKL in its config.json; diffusers reads the rest."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=MAX_BLOCKS)]
+    down_block_types: Blocks
+    up_block_types: Blocks
+    latent_channels: Channels
+    layers_per_block: Annotated[int, Field(ge=1, le=MAX_LAYERS)] = 1
+    norm_num_groups: Channels = 32
+    in_channels: Annotated[int, Field(ge=3, le=3)] = 3
+    out_channels: Annotated[int, Field(ge=3, le=3)] = 3
+    quantization_config: None = None  # it would have diffusers import other packages
 
 
 class Autoencoder(Protocol):
@@ -121,15 +152,17 @@ class PublishedVae:
                 "A published VAE needs the package diffusers, which is not installed.",
                 "Install it with spherectl's extra: pip install 'spherectl[diffusers]'.",
             ) from None
-        folder = "vae" if (Path(path) / "vae" / "config.json").is_file() else None
+        place = expanded(path)
+        inner = "vae" if is_there(place / "vae" / "config.json") else None
+        if is_there(place):
+            _check_published(AutoencoderKL, place / (inner or ""))
         try:
             # Safetensors alone: nothing is unpickled.
-            options = {"use_safetensors": True, "local_files_only": load_settings().offline}
-            loaded: Any = AutoencoderKL.from_pretrained(path, subfolder=folder, **options)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0].rstrip(".")
-            raise FileError(f"Cannot read a VAE of diffusers at {path}: {reason}.") from None
-        self.name, self._device = Path(path).name, device
+            options = {"use_safetensors": True, "local_files_only": is_there(place) or load_settings().offline}
+            loaded: Any = AutoencoderKL.from_pretrained(str(place), subfolder=inner, **options)
+        except Exception as error:  # noqa: BLE001 diffusers raises whatever it trips over
+            raise _unreadable(path, error) from None
+        self.name, self._device = place.name, device
         self._network = loaded.to(device).eval().requires_grad_(False)
         config = loaded.config
         factor = 2 ** (len(config.block_out_channels) - 1)
@@ -156,3 +189,42 @@ class PublishedVae:
     def decode(self, latents: Tensor, labels: Tensor | None) -> Tensor:  # noqa: ARG002 - has none
         """Of the decoder."""
         return sampler.to_unit(self._network.decode(latents.to(self._device)).sample).cpu()
+
+
+def _check_published(kind: Any, folder: Path) -> None:
+    """Hold what a folder's config.json says against its weights, before diffusers makes a network of it.
+
+    Args:
+        kind: diffusers' AutoencoderKL.
+        folder: with config.json and its weights.
+
+    Raises:
+        FileError: one is missing or damaged, or they do not belong together.
+    """
+    path = folder / "config.json"
+    try:
+        table = parse_table(read_bytes(path, MAX_CONFIG), str(path))
+        Config.model_validate(table)
+    except OSError as error:
+        raise FileError(f"Cannot read a VAE of diffusers at {folder}: {path.name}: {error.strerror}.") from None
+    except ValidationError as error:
+        told = listed(describe(error, Config), 3, "; ")
+        raise FileError(f"Cannot read a VAE of diffusers at {folder}: {path.name}: {told}.") from None
+    weights = folder / "diffusion_pytorch_model.safetensors"
+    if is_there(f"{weights}.index.json"):
+        raise FileError(f"Cannot read a VAE of diffusers at {folder}: expected its weights in one file.")
+    tensors = safetensors_header(weights).tensors
+    try:
+        with torch.device("meta"):  # no memory, whatever its sizes are
+            network = kind.from_config(table)
+        expected = sum(tensor.numel() for tensor in network.state_dict().values())
+    except Exception as error:  # noqa: BLE001 as above
+        raise _unreadable(folder, error) from None
+    # Not name by name: diffusers renames those of its first versions.
+    if expected != sum(math.prod(info.shape) for info in tensors.values()):
+        raise FileError(f"Cannot read a VAE of diffusers at {folder}: its weights are not those of its config.json.")
+
+
+def _unreadable(path: str | Path, error: Exception) -> FileError:
+    reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    return FileError(f"Cannot read a VAE of diffusers at {path}: {shortened(reason)}.")

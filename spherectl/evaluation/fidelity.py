@@ -21,6 +21,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from spherectl.checks import check_choice
 from spherectl.errors import UsageError
 from spherectl.evaluation.extractors import Extractor, checked, open_extractor
 from spherectl.evaluation.pictures import Features, Held, Pictures, extract
@@ -93,8 +94,11 @@ def fidelity(
         labels: (n,) classes of the samples, for "acc".
 
     Raises:
-        UsageError: too few pictures, pictures the network was not made for, or a metric that cannot be had.
+        UsageError: too few pictures, pictures the network was not made for, or a metric that there is not or that
+            cannot be had.
     """
+    for metric in metrics:
+        check_choice(metric, METRICS, "metrics")
     extractor = open_extractor(features) if isinstance(features, str) else features
     drawn = extract(_pictures(samples), extractor)
     if not isinstance(reference, Reference):

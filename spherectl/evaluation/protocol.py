@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from spherectl import api
+from spherectl.checks import MAX_BATCH, check_choice, check_seed, check_whole
 from spherectl.data.datasets import PictureSet
 from spherectl.evaluation.bootstrap import Difference
 from spherectl.evaluation.extractors import Extractor
@@ -45,6 +46,9 @@ class Plan:
         metrics: what to measure; None: the usual ones, as far as the reference and the network give them.
         resamples: of the bootstrap; 0: no intervals.
         reconstructions: real pictures to reconstruct, at most.
+
+    Raises:
+        UsageError: a number is out of range, or there is no such rule or metric.
     """
 
     steps: tuple[int | None, ...] = (None,)
@@ -59,6 +63,17 @@ class Plan:
     metrics: Collection[Metric] | None = None
     resamples: int = 200
     reconstructions: int = 2_000
+
+    def __post_init__(self) -> None:
+        """Check what is not part of a row's settings, which `settings` checks."""
+        check_whole(self.count, "count", 2)
+        check_seed(self.seed)
+        check_whole(self.batch, "batch", 1, MAX_BATCH)
+        check_choice(self.quantise, get_args(Quantise), "quantise")
+        check_whole(self.resamples, "resamples")
+        check_whole(self.reconstructions, "reconstructions", 2)
+        for metric in self.metrics or ():
+            check_choice(metric, METRICS, "metrics")
 
     @property
     def wanted(self) -> tuple[Metric, ...]:

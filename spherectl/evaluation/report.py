@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import html
+import itertools
 import math
 import re
 from pathlib import Path
@@ -20,8 +21,10 @@ from spherectl.evaluation.uniformity import UniformityByClass
 from spherectl.files import write_text
 from spherectl.images import grid, save_png
 from spherectl.provenance import describe
+from spherectl.shown import json_text, printable, shortened
 
 FORMAT = 1
+MAX_SLUG = 150  # characters of a picture's name; file systems take 255
 
 Rows = list[dict[str, str]]
 
@@ -219,8 +222,7 @@ def write(folder: Path, report: Report, command: str) -> list[Path]:
     """
     pictures = _write_pictures(folder, report)
     written = [folder / "report.json", folder / "report.md", *pictures.values()]
-    document = json.dumps(as_json(report, command), indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(written[0], document + "\n")
+    write_text(written[0], json_text(as_json(report, command)) + "\n")
     write_text(written[1], _markdown(report, command, {title: path.name for title, path in pictures.items()}))
     return written
 
@@ -235,45 +237,65 @@ def _write_pictures(folder: Path, report: Report) -> dict[str, Path]:
             numbers = {"seed": plan.seed, "batch": plan.batch, "count": plan.count, "columns": one.columns}
             indices = torch.arange(len(one.pixels))
             about = describe(one.model, one.settings, indices=indices, labels=one.labels, **numbers)
-        path = folder / f"{_slug(one.name)}.png"
+        path = _free(folder, _slug(one.name), pictures)
         save_png(path, grid(one.pixels, one.columns), about)
         pictures[one.name] = path
     for name, picture in report.neighbours.items():
         title = f"{name}: samples, nearest training images in pixels, nearest in features"
-        pictures[title] = folder / f"{_slug(name)}-neighbours.png"
+        pictures[title] = _free(folder, f"{_slug(name)}-neighbours", pictures)
         save_png(pictures[title], picture, None)
     return pictures
 
 
+def _free(folder: Path, name: str, taken: dict[str, Path]) -> Path:
+    """A file of that name, numbered where it is another picture's: names that differ may have the same slug."""
+    paths = {path.name.casefold() for path in taken.values()}
+    names = itertools.chain([f"{name}.png"], (f"{name}-{number}.png" for number in itertools.count(2)))
+    return folder / next(one for one in names if one.casefold() not in paths)
+
+
 def _markdown(report: Report, command: str, pictures: dict[str, str]) -> str:
-    lines = ["# Evaluation", "", f"    {command}", ""]
-    lines += [f"- {line}" for line in protocol_lines(report)]
+    lines = ["# Evaluation", "", f"    {printable(command)}", ""]
+    lines += [f"- {_literal(line)}" for line in protocol_lines(report)]
     lines += [f"- {name} {version}" for name, version in versions().items()]
     lines += ["", "## Samples", "", *markdown_table(score_rows(report))]
     if report.accuracy_real is not None:
-        lines += ["", f"{report.extractor.name} is right about {report.accuracy_real:.1%} of real test images."]
+        lines += [
+            "",
+            f"{_literal(report.extractor.name)} is right about {report.accuracy_real:.1%} of real test images.",
+        ]
     if report.comparisons:
         lines += ["", "## Differences", "", *markdown_table(comparison_rows(report))]
     if report.reconstructions:
         lines += ["", "## Reconstructions", "", *markdown_table(reconstruction_rows(report))]
     for name, latents in report.uniformity.items():
-        lines += ["", f"## Uniformity of the latents of {name}", "", *markdown_table(uniformity_rows(latents))]
+        lines += [
+            "",
+            f"## Uniformity of the latents of {_literal(name)}",
+            "",
+            *markdown_table(uniformity_rows(latents)),
+        ]
     for name, copies in report.memorisation.items():
-        lines += ["", f"## Near-copies among the samples of {name}", "", copies.sentence()]
+        lines += ["", f"## Near-copies among the samples of {_literal(name)}", "", copies.sentence()]
     if report.notes:
-        lines += ["", "## Notes", "", *(f"- {note}" for note in report.notes)]
+        lines += ["", "## Notes", "", *(f"- {_literal(note)}" for note in report.notes)]
     if pictures:
         lines += ["", "## Pictures"]
         for title, file in pictures.items():
-            lines += ["", f"{title}:", "", f"![{title}]({file})"]
+            lines += ["", f"{_literal(title)}:", "", f"![{_literal(title)}]({file})"]
     return "\n".join(lines) + "\n"
 
 
 def markdown_table(rows: Rows) -> list[str]:
     """Rows with the same keys as lines of a Markdown table."""
     names = list(rows[0])
-    body = [[cell.replace("|", "\\|") for cell in row.values()] for row in rows]
+    body = [[_literal(cell) for cell in row.values()] for row in rows]
     return [f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *body)]
+
+
+def _literal(text: str) -> str:
+    """Text with names of strangers in it, as Markdown that shows it: no HTML, link, image, cell or line of its own."""
+    return re.sub(r"([\\\[\]|])", r"\\\1", html.escape(printable(text), quote=False))
 
 
 def _reference(report: Report) -> Reference:
@@ -304,4 +326,4 @@ def _plain(value: Any) -> Any:
 
 
 def _slug(label: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-.") or "samples"
+    return shortened(re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-."), MAX_SLUG) or "samples"

@@ -197,3 +197,10 @@ def test_too_few_pictures_are_refused(excerpt: tuple[PictureSet, PictureSet], sc
         fidelity(few[:1], excerpt[1], scorer)
     with pytest.raises(UsageError, match="more than 3 images"):
         fidelity(few, excerpt[1], scorer, metrics=["prc"])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("metrics", [["fdi"], "fid", ["fid", None]])
+def test_a_metric_that_there_is_not_is_refused(metrics: Any) -> None:
+    with pytest.raises(UsageError, match="metrics"):
+        fidelity(torch.zeros(2, 3, 32, 32), torch.zeros(2, 3, 32, 32), "fashion-scorer", metrics=metrics)

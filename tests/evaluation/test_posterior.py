@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +172,51 @@ def test_a_published_vae_that_does_not_fit_is_a_sentence(published: Path, tmp_pa
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileError, match="Cannot read a VAE of diffusers at"):
         PublishedVae(str(tmp_path), 32, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"block_out_channels": [4096] * 8},
+        {"block_out_channels": [10**9, 16]},
+        {"block_out_channels": [8, 32]},
+        {"block_out_channels": [8, 16.5]},
+        {"layers_per_block": 10**9},
+        {"layers_per_block": True},
+        {"latent_channels": -4},
+        {"norm_num_groups": 0},
+        {"norm_num_groups": 3},
+        {"down_block_types": ["os.system"] * 2},
+        {"act_fn": "none"},
+        {"in_channels": 4},
+        {"quantization_config": {"quant_method": "bitsandbytes"}},
+    ],
+    ids=str,
+)
+def test_a_published_vae_whose_config_is_not_of_its_weights(
+    changes: dict[str, Any], published: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(published / "vae", tmp_path / "vae")
+    config = tmp_path / "vae" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    with pytest.raises(FileError, match="Cannot read a VAE of diffusers at") as caught:
+        PublishedVae(str(tmp_path), 32, torch.device("cpu"))
+    assert len(caught.value.message) < 400 + 2 * len(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "diffusion_pytorch_model.safetensors"])
+@pytest.mark.parametrize("what", ["missing", "pipe", "cut", "deep"])
+def test_a_published_vae_with_a_damaged_file(name: str, what: str, published: Path, tmp_path: Path) -> None:
+    shutil.copytree(published / "vae", tmp_path / "vae")
+    path = tmp_path / "vae" / name
+    content = path.read_bytes()
+    path.unlink()
+    match what:
+        case "pipe":
+            os.mkfifo(path)
+        case "cut":
+            path.write_bytes(content[:100])
+        case "deep":
+            path.write_bytes(b'{"a": ' + b"[" * 100_000)
+    with pytest.raises(FileError):
+        PublishedVae(str(tmp_path / "vae"), 32, torch.device("cpu"))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,3 +236,38 @@ def test_inceptions_report_says_fid(
     text = reports.write(tmp_path, make_report(**{**measured, "extractor": extractor}), "c")[1].read_text()
     assert "| FID |" in text
     assert "features: inception;" in text
+
+
+def test_names_of_strangers_are_shown_as_they_are(tmp_path: Path) -> None:
+    """A name is Markdown's text alone: no HTML, link, image, line or cell comes of it, and no control character."""
+    name = "<script>x</script> ![a](http://b/c) \\[d](http://e) | f\n# g \x1b[31m \udcff"
+    reference = SimpleNamespace(name=name, count=2, image_size=32)
+    extractor = SimpleNamespace(name=name, is_inception=False, digest="")
+    report = make_report(extractor=extractor, notes=[name], real=SimpleNamespace(reference=reference))
+    report = dataclasses.replace(
+        report,
+        rows=[dataclasses.replace(row, model=name) for row in report.rows],
+        reconstructions=[Reconstruction(name, name, 50, 0.2)],
+        comparisons=[Comparison(name, name, "kid", Difference(-0.01, -0.02, 0.001))],
+        neighbours={
+            name + "\n": torch.zeros(3, 4, 4, dtype=torch.uint8),
+            name: torch.zeros(3, 4, 4, dtype=torch.uint8),
+        },
+    )
+    files = reports.write(tmp_path / name[:6], report, f"spherectl evaluate '{name}'")
+    assert len({file.name for file in files}) == len(files) == 4
+    assert all(file.is_file() for file in files)
+    shown = "\n".join(line for line in files[1].read_text().splitlines() if not line.startswith("    "))
+    for active in ("<script", "\\\\[", "![a]", "\x1b", "\n# g", " | f"):
+        assert (active in shown) == (active == "\\\\["), active
+    assert not re.search(r"(?<!\\)(\\\\)*\[[ad](?<!\\)(\\\\)*\]\(http", shown)
+    document = files[0].read_text()
+    assert "\x1b" not in document
+    assert json.loads(document)["reference"]["name"] == name
+
+
+def test_a_pictures_name_is_as_long_as_file_systems_take(tmp_path: Path) -> None:
+    pictures = {"x" * 4_000 + str(number): torch.zeros(3, 4, 4, dtype=torch.uint8) for number in range(2)}
+    files = reports._write_pictures(tmp_path, make_report(neighbours=pictures))
+    assert len({file.name for file in files.values()}) == 2
+    assert max(len(file.name) for file in files.values()) < 255

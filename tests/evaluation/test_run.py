@@ -428,3 +428,25 @@ def compare(one: Any, other: Any, place: str = "") -> None:
         assert one == pytest.approx(other, rel=1e-6 if end else 1e-9, abs=1e-12), place
     else:
         assert one == other, place
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        ({"metrics": ["fdi"]}, "metrics"),
+        ({"metrics": "fid"}, "metrics"),
+        ({"quantise": "ceil"}, "quantise"),
+        ({"count": 1}, "count: expected a whole number from 2"),
+        ({"count": True}, "count"),
+        ({"count": 10**9}, "count"),
+        ({"seed": -1}, "seed"),
+        ({"batch": 0}, "batch"),
+        ({"resamples": -1}, "resamples"),
+        ({"reconstructions": 2.5}, "reconstructions"),
+    ],
+    ids=str,
+)
+def test_a_plan_that_nobody_can_carry_out(asked: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        Plan(**asked)
