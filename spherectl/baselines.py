@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from spherectl import zoo
+from spherectl.checks import check_choice
 from spherectl.classes import names_of
 from spherectl.errors import UsageError
 from spherectl.fetch import file_hash
@@ -133,9 +134,11 @@ def load_baseline(model: str | Path, kind: str | None = None, *, device: str = "
         device: auto, cpu, cuda, cuda:1, mps.
 
     Raises:
-        UsageError: no such model, or it is no such baseline.
+        UsageError: no such model or kind, or it is no such baseline.
         FileError: it cannot be read.
     """
+    if kind is not None:
+        check_choice(kind, WRAPPERS, "kind")
     found = zoo.find_model(str(model), load_settings())
     is_file = found.path.is_file()
     architecture = str(weights.read_header(found.path).get("architecture")) if is_file else weights.ARCHITECTURE

@@ -220,3 +220,8 @@ def test_a_published_vae_with_a_damaged_file(name: str, what: str, published: Pa
             path.write_bytes(b'{"a": ' + b"[" * 100_000)
     with pytest.raises(FileError):
         PublishedVae(str(tmp_path / "vae"), 32, torch.device("cpu"))
+
+
+def test_a_kind_of_baseline_that_there_is_not() -> None:
+    with pytest.raises(UsageError, match="kind"):
+        load_baseline("fashion-mnist", "gan")  # type: ignore[call-overload]
