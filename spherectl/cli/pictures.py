@@ -155,7 +155,7 @@ def read(path: Path, model: Model, told: set[str] | None = None, size: int | Non
         if told is None or kind not in told:
             console.say(f"{path}: {note}{'' if told is None else '; so with others'}")
     if told is not None:
-        told |= notes.keys()
+        told.update(notes)
     return fit(picture, model.recipe, size)
 
 

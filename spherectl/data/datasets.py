@@ -118,9 +118,11 @@ def _place(kind: DataKind, given: str) -> Path:
     """A place on this machine that may be looked at.
 
     Raises:
-        UsageError: no file can have this name, or there is no such user.
+        UsageError: it is empty, no file can have this name, or there is no such user.
         FileError: it may not be looked at.
     """
+    if not given:
+        raise UsageError("The place of the data is empty.", "Write . for the folder you are in.")
     place = expanded(given)
     try:
         if not (kind == "shards" and "{" in given):  # the shards of a pattern are looked at one by one

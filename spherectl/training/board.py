@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ SCALARS_EVERY = 10  # steps
 
 class Board:
     """Where a training shows itself. Made by `opened`.
+
+    A training does not end because it can no longer be shown: where the files cannot be written (a full disk, a folder
+    that was removed), nothing more is.
 
     Args:
         writer: TensorBoard's; None: nothing is shown.
@@ -41,7 +45,7 @@ class Board:
             return
         for name, value in line.items():
             if name != "step":
-                self._writer.add_scalar(name, value, step)
+                self._show("add_scalar", name, value, step)
 
     def pictures(self, name: str, image: Tensor, step: int) -> None:
         """A picture, such as a grid.
@@ -53,7 +57,14 @@ class Board:
         """
         if self._writer is not None:
             pixels = image if image.dtype == torch.uint8 else to_uint8(image)
-            self._writer.add_image(name, pixels.cpu(), step)
+            self._show("add_image", name, pixels.cpu(), step)
+
+    def _show(self, what: str, *arguments: Any) -> None:
+        if self._writer is not None:
+            try:
+                getattr(self._writer, what)(*arguments)
+            except OSError:
+                self._writer = None
 
 
 @contextlib.contextmanager
@@ -77,5 +88,25 @@ def opened(folder: Path, *, step: int, last_step: int) -> Iterator[Board]:
         writer = SummaryWriter(folder, purge_step=step + 1)
     except OSError as error:
         raise FileError(f"Cannot write {folder}: {error.strerror or error}.", "Make room, or remove it.") from None
-    with writer:
-        yield Board(writer, last_step)
+    with _quiet_threads():
+        try:
+            yield Board(writer, last_step)
+        finally:
+            with contextlib.suppress(OSError):
+                writer.close()
+
+
+@contextlib.contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """What a thread of TensorBoard's raises is not printed: the next call to the writer raises it again."""
+    earlier = threading.excepthook
+
+    def told(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and type(args.thread).__module__.startswith("tensorboard.")):
+            earlier(args)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = earlier

@@ -253,6 +253,8 @@ def test_every_command_takes_paths_in_the_one_way():
         (["sample", "--out="], "--out is empty."),
         (["export", "--format", "onnx", "--out", ""], "--out is empty."),
         (["train", "debug", "--run", ""], "--run is empty."),
+        (["train", "folder32", "--data", "", "--dry-run"], "The place of the data is empty."),
+        (["train", "debug", "--data", ""], "The place of the data is empty."),
         (["edit", ""], "The path is empty."),
         (["edit", "~nobody-has-this-name/a.png"], "there is no home folder of that user"),
         (["sample", "--like", "a" * 300], "--like: expected names of at most 255 bytes"),

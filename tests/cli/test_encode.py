@@ -57,3 +57,16 @@ def test_a_thousand_pictures_are_encoded_in_constant_memory(
     latents = read_tensors(Path("l.safetensors"))["latents"]
     assert len(latents) == len(read_header(Path("l.safetensors"))["files"]) == PICTURES
     assert (latents - latents[:1]).abs().max() < 1e-4
+
+
+@pytest.mark.fast
+def test_what_is_not_seen_of_many_pictures_is_said_once(
+    command: Callable[..., Result], work: Path, run_here: Path
+) -> None:
+    Path("many").mkdir()
+    for number in range(3):
+        Image.new("RGB", (32, 32), (250, 40 * number, 3)).save(f"many/{number}.png")
+    result = command("encode", "many", "--out", "l.safetensors", "--model", "fashion-mnist")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("its colours are left out") == 1
+    assert "many/0.png: its colours are left out" in result.stderr

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
+import time
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -93,6 +95,25 @@ def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pyt
         board.scalars({"step": 10, "loss": 1.0})
         board.pictures("samples", ramp, 10)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_training_goes_on_where_its_board_can_no_longer_be_written(
+    tmp_path: Path, ramp: Tensor, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The folder is removed under it; TensorBoard's own thread would print a traceback, and the next call raise it."""
+    pytest.importorskip("tensorboard")
+    folder = tmp_path / "board"
+    steps = 0
+    with opened(folder, step=0, last_step=10_000) as board:
+        shutil.rmtree(folder)
+        for step in range(10, 1000, 10):
+            board.scalars({"step": step, "loss": 1.0})
+            board.pictures("samples", ramp, step)
+            time.sleep(0.001)  # TensorBoard's thread writes meanwhile
+            steps += 1
+    assert steps == 99
+    assert not folder.exists()
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_goes_wrong_in_the_training_leaves_the_board(tmp_path: Path) -> None:
