@@ -11,6 +11,7 @@ import json
 import re
 import reprlib
 from collections.abc import Iterable
+from enum import Enum
 from typing import Any
 
 MAX_VALUE = 200  # characters of one value or word
@@ -88,12 +89,14 @@ _short = _Short()
 
 
 def quoted(value: Any) -> str:
-    """A value as in Python's source, `repr`, cut where it is long and safe to print.
+    """A value as in Python's source, `repr`, cut where it is long and safe to print; a choice of an Enum by its value.
 
     Example:
         >>> len(quoted("a" * 500))
         200
     """
+    if isinstance(value, Enum):
+        value = value.value
     return printable(shortened(_short.repr(value), MAX_VALUE + 2))
 
 

@@ -7,6 +7,7 @@ import reprlib
 import pytest
 
 from spherectl import documents, shown
+from spherectl.cli.options import DeviceName
 from spherectl.documents import MAX_DEPTH, parse_json, parse_table, parse_toml
 from spherectl.errors import FileError, UsageError
 from spherectl.shown import MAX_SENTENCE, MAX_VALUE, json_text, listed, printable, quoted, sentence, shortened
@@ -69,6 +70,10 @@ def test_no_value_is_quoted_at_length(value):
 @pytest.mark.parametrize("value", ["a'b", 7, -1.5, None, True, [1, "x"], {"a": [1]}])
 def test_a_short_value_is_quoted_as_in_python(value):
     assert quoted(value) == repr(value) == reprlib.repr(value)
+
+
+def test_a_choice_is_quoted_as_it_is_typed():
+    assert quoted(DeviceName.CUDA) == "'cuda'"
 
 
 def test_a_list_is_cut_at_ten():
