@@ -148,6 +148,7 @@ _EXPECTED = {
     "string_pattern_mismatch": "lower-case letters, digits, '.', '_' or '-', with a letter or digit first",
     "string_too_long": "at most {max_length:,} characters",
     "string_too_short": "at least {min_length:,} characters",
+    "string_unicode": "text in UTF-8",
     "string_type": 'text in "quotes"',
     "too_long": "{max_length:,} values",
     "tuple_type": "a list",

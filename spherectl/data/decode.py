@@ -35,7 +35,10 @@ _AVIF = importlib.util.find_spec("PIL._avif") is not None
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF", *(["AVIF"] if _AVIF else []))
 
 # The same as suffixes, lower case.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", *([".avif"] if _AVIF else []))
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff"),
+    *([".avif"] if _AVIF else []),
+)
 
 # Suffixes of images that are not read; that a folder has some is worth a word.
 OTHER_SUFFIXES = (

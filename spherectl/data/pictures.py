@@ -27,6 +27,7 @@ from spherectl.data.transforms import adm_crop, as_picture, fit_crop, fit_pad, p
 from spherectl.data.unreadable import tolerated
 from spherectl.errors import FileError, UsageError
 from spherectl.fetch import file_hash
+from spherectl.files import open_regular
 
 # How a decoded picture becomes uint8 (3, S, S). "adm" is the evaluation's crop, also of what is too large to be padded.
 Fit = Literal["crop", "pad", "adm", "pad or adm"]
@@ -34,6 +35,9 @@ _FITS = {"crop": fit_crop, "pad": fit_pad, "adm": adm_crop, "pad or adm": pad_or
 
 # Files whose sizes an identity looks at: a second's work on a local disk, of larger sets as many spread over all.
 MAX_SIZED = 200_000
+# Files whose beginnings it reads, and how many bytes: so many that a set of other images is told from it, so few that a
+# disk of a network has them in seconds.
+MAX_SAMPLED, MAX_BEGINNING = 256, 1 << 16
 
 
 class Read(NamedTuple):
@@ -137,9 +141,10 @@ class PictureSet(Dataset[Tensor], ABC):
     def identity(self) -> dict[str, Any]:
         """What a resumed training compares: {"images": n, "class_names": [...], "listing": 64 hexadecimal digits}.
 
-        The listing is a SHA-256 of the names relative to the set, the labels and the sizes in bytes (of sets in memory:
-        of the pixels), and does not depend on where the set lies. Not noticed: an image replaced by one of the same
-        name and size; of more than `MAX_SIZED` files, one whose size was not looked at.
+        The listing is a SHA-256 of the names relative to the set, the labels, the sizes in bytes and the beginnings of
+        `MAX_SAMPLED` files spread over the set (of sets in memory: of the pixels), and does not depend on where the set
+        lies. Not noticed: another image of the same name and size that is none of those; of more than `MAX_SIZED`
+        files, one whose size was not looked at.
         """
         digest = hashlib.sha256(self.labels.contiguous().numpy().tobytes())
         for part in self._listing():
@@ -248,8 +253,10 @@ class FolderPictures(DecodedPictures):
 
     def _listing(self) -> Iterator[bytes]:
         yield self.listing.names.tobytes()
-        sizes = (_size(self.listing.path(index)) for index in range(0, len(self), -(-len(self) // MAX_SIZED)))
+        sizes = (_size(self.listing.path(index)) for index in _spread(len(self), MAX_SIZED))
         yield np.fromiter(sizes, np.int64).tobytes()
+        for index in _spread(len(self), MAX_SAMPLED):
+            yield _beginning(self.listing.path(index))
 
     def _contents(self) -> Iterator[bytes]:
         for index in range(len(self)):
@@ -277,8 +284,12 @@ class ShardPictures(DecodedPictures):
     def _listing(self) -> Iterator[bytes]:
         yield "\n".join(path.name for path in self.index.paths).encode(errors="surrogateescape")
         yield self.index.shard.tobytes()
-        for part in (self.index.pictures.names, self.index.pictures.offsets, self.index.pictures.sizes):
+        pictures = self.index.pictures
+        for part in (pictures.names, pictures.offsets, pictures.sizes):
             yield part.tobytes()
+        for index in _spread(len(self), MAX_SAMPLED):
+            path, size = self.index.paths[self.index.shard[index]], int(pictures.sizes[index])
+            yield _beginning(path, int(pictures.offsets[index]), min(size, MAX_BEGINNING))
 
     def _content(self, index: int) -> bytes:
         path, pictures = self.index.paths[self.index.shard[index]], self.index.pictures
@@ -290,6 +301,21 @@ class ShardPictures(DecodedPictures):
     def _contents(self) -> Iterator[bytes]:
         for index in range(len(self)):
             yield hashlib.sha256(self._content(index)).digest()
+
+
+def _spread(n: int, most: int) -> range:
+    """At most so many of n numbers, evenly spread."""
+    return range(0, n, -(-n // most))
+
+
+def _beginning(file: Path, start: int = 0, most: int = MAX_BEGINNING) -> bytes:
+    """The first bytes of a file from a place on; none where it cannot be read, which is told when it is needed."""
+    try:
+        with open_regular(file) as opened:
+            opened.seek(start)
+            return opened.read(most)
+    except OSError:
+        return b""
 
 
 def _size(file: Path) -> int:

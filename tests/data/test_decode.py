@@ -300,7 +300,7 @@ def test_photos_of_phones_with_a_second_image_inside(tmp_path):
 
 
 def test_which_files_of_a_folder_are_images():
-    shown = ["a.png", "b.JPG", "c.jpeg", "d.jfif", "e.webp", "f.bmp", "g.gif", "h.tif", "i.TIFF"]
+    shown = ["a.png", "b.JPG", "c.jpeg", "d.jfif", "d.jpe", "e.webp", "f.bmp", "g.gif", "h.tif", "i.TIFF"]
     assert [name for name in shown if not is_image_name(name)] == []
     other = [".a.png", "._0.png", ".png", "a.png.tmp", "png", "a.txt", "Thumbs.db"]
     assert [name for name in other if is_image_name(name) or is_other_image_name(name)] == []

@@ -44,7 +44,7 @@ def test_a_folder_is_the_same_wherever_it_lies(root, tmp_path, monkeypatch):
     assert identity(Path("../set")) == before
 
 
-@pytest.mark.parametrize("change", ["added", "removed", "renamed", "replaced"])
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "replaced", "swapped"])
 def test_a_folder_with_other_pictures_is_another(root, change):
     before = identity(root)
     match change:
@@ -56,11 +56,18 @@ def test_a_folder_with_other_pictures_is_another(root, change):
             (root / "a").rename(root / "z")
         case "replaced":
             Image.effect_noise((8, 8), 99).save(root / "a/1.png")
+        case "swapped":  # two images of one name and size
+            for name, colour in (("a/1.bmp", "red"), ("b/1.bmp", "blue")):
+                Image.new("RGB", (8, 8), colour).save(root / name)
+            before = identity(root)
+            for name, colour in (("a/1.bmp", "blue"), ("b/1.bmp", "red")):
+                Image.new("RGB", (8, 8), colour).save(root / name)
     assert identity(root)["listing"] != before["listing"]
 
 
-def test_of_very_many_files_some_sizes_are_looked_at(root, monkeypatch):
+def test_of_very_many_files_some_are_looked_at(root, monkeypatch):
     monkeypatch.setattr(module, "MAX_SIZED", 2)
+    monkeypatch.setattr(module, "MAX_SAMPLED", 2)
     before = identity(root)
     Image.effect_noise((8, 8), 99).save(root / "a/2.png")  # the second of three: not one of two looked at
     assert identity(root) == before
