@@ -75,9 +75,15 @@ def check_seed(value: object, name: str = "seed") -> int:
 
 
 def check_number(
-    value: object, name: str, low: float = -math.inf, high: float = math.inf, *, below: float = math.inf
+    value: object,
+    name: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    above: float = -math.inf,
+    below: float = math.inf,
 ) -> float:
-    """A finite number of at least `low`, at most `high` and less than `below`.
+    """A finite number of at least `low` and at most `high`, more than `above` and less than `below`.
 
     Raises:
         UsageError: it is none, not finite, or out of range.
@@ -86,8 +92,9 @@ def check_number(
     if not isinstance(value, bool | str | bytes):
         with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):  # the last: torch's, for several
             number = float(value)  # type: ignore[arg-type]
-    if not (math.isfinite(number) and low <= number <= high and number < below):
+    if not (math.isfinite(number) and low <= number <= high and above < number < below):
         bounds = [f"from {low:g}"] if low > -math.inf else []
+        bounds += [f"above {above:g}"] if above > -math.inf else []
         bounds += [f"to {high:g}"] if high < math.inf else []
         bounds += [f"below {below:g}"] if below < math.inf else []
         raise UsageError(f"{' '.join([f'{name}: expected a finite number', *bounds])}, got {quoted(value)}.")

@@ -200,6 +200,9 @@ def _fetch_document(url: str, kept: Path, parse: Callable[[str, str], T]) -> T:
     _refuse_offline(url)
     text = fetch_text(url, str(kept))
     found = parse(text, url)
+    if not is_regular(kept):  # a pipe, which is not replaced
+        with contextlib.suppress(OSError):
+            kept.unlink()
     write_text(kept, text)
     return found
 

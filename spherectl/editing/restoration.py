@@ -26,7 +26,7 @@ from spherectl.recipe import MAX_WEIGHT
 Task = Literal["inpaint", "denoise", "upscale", "deblur"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
-MIN_WEIGHT = 1e-30  # a float32 that is not 0
+MIN_WEIGHT = 1e-30  # a float32 that is not 0; what is smaller counts as this
 
 # Noise of a measurement, of 255 levels, for which a task's lambda is meant.
 SIGMAS: dict[Task, float] = {"inpaint": 0.0, "denoise": 50.0, "upscale": 0.0, "deblur": 2.0}
@@ -89,7 +89,8 @@ def restore(
     Raises:
         UsageError: an argument is out of range.
     """
-    count, weight = check_whole(count, "count", 1, MAX_STEPS), check_number(weight, "weight", MIN_WEIGHT, MAX_WEIGHT)
+    count = check_whole(count, "count", 1, MAX_STEPS)
+    weight = max(check_number(weight, "weight", high=MAX_WEIGHT, above=0), MIN_WEIGHT)
     x = measurement.start(y).clamp(0, 1)
     for k in range(1, count + 1):
         turned = rounds(

@@ -137,7 +137,7 @@ class Run:
         if known is not None:
             before = self._read_info() or Info(parent=parent)
             changes = data.changes(before.data) if before.data is not None else ""
-            if before.data is not None and changes and not self._repaired(data, before.data):
+            if before.data is not None and changes and self.images_seen() and not self._repaired(data, before.data):
                 raise UsageError(
                     f"The data is not what {self.path} began with: {changes}.",
                     "Restore it to go on with that run, or give --run another folder.",

@@ -216,7 +216,10 @@ def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) 
         (("edit", "a.png", "--reconstruct", "--swap"), "--layout, --mask and --swap are for --harmonize"),
         (("edit", "a.png", "b.png", "--harmonize", "--layout", "round"), "There is no layout 'round'"),
         (("edit", "a.png", "--to-class", "shoes"), "none is called 'shoes'"),
-        (("edit", "a.png", "--to-class", "bag", "--noise-deg", 95), "below 90 degrees"),
+        (
+            ("edit", "a.png", "--to-class", "bag", "--noise-deg", 95),
+            "noise_deg: expected a finite number from 0 below 90, got 95.0",
+        ),
         (("edit", "a.png", "--reconstruct", "-o", "x.jpg"), "ends in .png"),
         (("encode", "nothing*.png", "--out", "l.safetensors"), "There is no picture nothing*.png"),
         (("encode", "a.png", "--out", "l.npz"), "written to a .safetensors file"),

@@ -70,13 +70,22 @@ def test_the_same_data_at_another_place_goes_on(run: Run) -> None:
         (made("abc", 9), "9 images instead of 6; new classes: c"),
     ],
 )
-def test_other_data_is_refused_in_words_and_changes_nothing(run: Run, now: PictureSet, said: str) -> None:
+def test_other_data_is_refused_in_words_and_changes_nothing(
+    run: Run, now: PictureSet, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Run, "images_seen", lambda _: 4)
     before = run.recipe.read_bytes(), run.info.read_bytes()
     with pytest.raises(UsageError) as caught:
         claim(run, now)
     assert caught.value.message == f"The data is not what {run.path} began with: {said}."
     assert caught.value.hint == "Restore it to go on with that run, or give --run another folder."
     assert (run.recipe.read_bytes(), run.info.read_bytes()) == before
+
+
+def test_a_run_that_has_saved_nothing_takes_other_data(run: Run) -> None:
+    """Its first image could not be read, and was repaired or left out: there is nothing that the others would mix with."""
+    claim(run, made(count=4))
+    assert json.loads(run.info.read_text())["data"]["images"] == 4
 
 
 def test_a_run_of_an_earlier_version_goes_on_where_its_data_lay_and_then_knows_it(run: Run) -> None:
