@@ -83,7 +83,7 @@ def test_other_data_is_refused_in_words_and_changes_nothing(
 
 
 def test_a_run_that_has_saved_nothing_takes_other_data(run: Run) -> None:
-    """Its first image could not be read, and was repaired or left out: there is nothing that the others would mix with."""
+    """Its first image could not be read, and was repaired or left out: no others have been trained on."""
     claim(run, made(count=4))
     assert json.loads(run.info.read_text())["data"]["images"] == 4
 
