@@ -79,7 +79,7 @@ FLOORS = [
     [
         "cli",
         *("cli.streams", "cli.console", "cli.options"),
-        *("cli.models", "cli.train", "cli.pictures", "cli.encode", "cli.remake", "cli.sample"),
+        *("cli.models", "cli.pictures", "cli.train", "cli.encode", "cli.remake", "cli.sample"),
         *("cli.edit", "cli.damage", "cli.restore", "cli.interpolate", "cli.evaluate", "cli.plot_latents", "cli.plot"),
         "cli.export",
         *("cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spherectl.api import Model
+    from spherectl.data.pictures import PictureSet
     from spherectl.editing.pictures import Fitted
 
 STEPS = "-steps"  # of the sheet
@@ -33,6 +34,7 @@ MAX_STEM = 100  # characters of a picture's name in that of a result
 MAX_SUFFIX = 40  # characters of a class's name in that of a file
 _NO_NAME = re.compile(r'[/\\:*?"<>|]+')  # what the name of a file may not have, here or on Windows
 
+MAX_LOOKED_THROUGH = 100_000  # images of a training set whose folder is listed once more for what is left out
 FAR_DB = 15.0  # a reconstruction below this shows that the model knows nothing of the kind
 
 
@@ -68,9 +70,7 @@ def find(given: Iterable[str]) -> Given:
         path = place(text)
         if is_folder(path):
             here, others = _below(path)
-            if others:
-                kinds = listed(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
-                console.say(f"{text}: {kinds} left out; images are {' '.join(SUFFIXES)}")
+            _tell_left_out(text, others)
             if not here:
                 raise UsageError(f"The folder {text} holds no images ({' '.join(SUFFIXES)}).")
         else:
@@ -80,6 +80,23 @@ def find(given: Iterable[str]) -> Given:
                 raise UsageError(f"There is no picture {text}.")
         files += here
     return Given(files, named)
+
+
+def tell_left_out(pictures: PictureSet) -> None:
+    """Say which kinds of images in a training set's folder are not read; of very large sets it takes too long."""
+    from spherectl.data.pictures import FolderPictures
+
+    if isinstance(pictures, FolderPictures) and len(pictures) <= MAX_LOOKED_THROUGH:
+        folder = pictures.listing.folder
+        _tell_left_out(str(folder), _below(folder)[1])
+
+
+def _tell_left_out(folder: str, others: Counter[str]) -> None:
+    from spherectl.data.decode import SUFFIXES
+
+    if others:
+        kinds = listed(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
+        console.say(f"{folder}: {kinds} left out; images are {' '.join(SUFFIXES)}")
 
 
 def places(given: Iterable[Path]) -> list[Path]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spherectl.cli import console, models, options
+from spherectl.cli import pictures as images
 from spherectl.errors import SpherectlError, UsageError
 
 if TYPE_CHECKING:
@@ -117,6 +118,8 @@ def train(
             start, parent = _start(from_, resolved, settings)
         folder = run or settings.runs / resolved.name
         console.say(f"data: {pictures.name}, {len(pictures):,} pictures, {len(pictures.class_names) or 'no'} classes")
+        if processes.is_first:
+            images.tell_left_out(pictures)
         together = f", {processes.world} processes ({resolved.run.parallel})" if processes.world > 1 else ""
         console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}{together}")
         with _stop_signals() as stopped, console.progress(resolved.name, resolved.run.length_images, "images") as bar:
@@ -250,6 +253,7 @@ def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
         about = f"not here; {count:,} pictures as published" if count else "not here"
     else:
         known, resolved = True, resolve(recipe, pictures, where)
+        images.tell_left_out(pictures)
         about = f"{len(pictures):,} pictures of {pictures.name}, {len(pictures.class_names) or 'no'} classes"
         if pictures.shard_counts:
             about += "; in shards fetched over HTTP, by which order and resume go"

@@ -455,6 +455,16 @@ def test_a_broken_picture_is_named_and_once_repaired_the_run_goes_on(command, fa
 
 
 @pytest.mark.fast
+def test_images_of_kinds_that_are_not_read_are_counted(command, class_folder):
+    folder = class_folder(2, pictures=4)
+    for name in ("class-0000/a.heic", "class-0001/b.HEIC", "class-0001/c.svg", "class-0001/._d.svg", "notes.txt"):
+        (folder / name).touch()
+    result = command("train", "folder32", "--data", folder, "--set", "model.size=nano", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert f"{folder}: 2 .heic, 1 .svg left out; images are .png .jpg" in " ".join(result.stderr.split())
+
+
+@pytest.mark.fast
 @pytest.mark.parametrize("run", ["file", "file/below", "/proc/spherectl/run"])
 def test_a_run_folder_that_cannot_be_made_is_a_sentence(debug, fails, work, run):
     """/proc stands for read-only folders: it refuses a superuser too."""
