@@ -219,7 +219,10 @@ class Harness:
         left = _left(before, _listing(box), failed=answer["code"] != 0)
         # A training that is stopped by a bad image goes on in its folder once that is mended.
         runs = ["work/runs", *(f"work/{run}" for word, run in pairwise(attempt.argv) if word == "--run")]
-        others = [name for name in left if not name.startswith(tuple(runs))]
+        # A result may be asked for under a hidden name, and the sheet of its steps lies beside it.
+        outs = [Path(word).stem for option, word in pairwise(attempt.argv) if option in {"--out", "-o"}]
+        named = tuple(stem for stem in outs if stem.startswith(".") and answer["code"] == 0)
+        others = [name for name in left if not name.startswith(tuple(runs)) and not Path(name).name.startswith(named)]
         yield from (fault("leaves a file", name) for name in others[:3])
 
     def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
