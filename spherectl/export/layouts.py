@@ -22,6 +22,7 @@ from spherectl.export.graphs import Part
 from spherectl.files import replacing, sync_folder
 from spherectl.model import weights
 from spherectl.model.weights import Package
+from spherectl.shown import listed
 
 Kept = Literal["float32", "float16", "bfloat16"]
 KEPT: tuple[Kept, ...] = ("float32", "float16", "bfloat16")
@@ -47,6 +48,11 @@ def export_safetensors(
     is_raw = weights_kind == "raw" or package.header.get("weights", "raw") == "raw"
     model = Model(weights.instantiate(package, weights_kind), package.header, name=name, device=CPU)
     tensors = {key: t.to(getattr(torch, dtype)) for key, t in model.network.state_dict().items()}
+    if infinite := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise SpherectlError(
+            f"{path.name} differs too much from the model: in {dtype} {listed(infinite, 3)} would be infinite.",
+            "Use bfloat16 or float32.",
+        )
     header = {**package.header, "weights": "raw" if is_raw else "ema"}
     with replacing(path) as temporary:
         weights.write_package(temporary, Package(header, tensors))
