@@ -65,9 +65,7 @@ def test_a_type_that_cannot_hold_the_weights_is_refused(package: Package, tmp_pa
     """float16 ends at 65,504: one weight above it is infinite."""
     tensors = {name: tensor.clone() for name, tensor in package.weights.items()}
     tensors["decoder.ffn.linear.weight"][0, 0] = 1e5
-    with pytest.raises(
-        SpherectlError, match=r"too much .* in float16 decoder\.ffn\.linear\.weight would be infinite"
-    ):
+    with pytest.raises(SpherectlError, match=r"too much .* in float16 decoder\.ffn\.linear\.weight would be infinite"):
         export_safetensors(Package(package.header, tensors), tmp_path / "slim.safetensors", "float16")
     assert list(tmp_path.iterdir()) == []
 
