@@ -268,7 +268,7 @@ def _set_axes(axes: Axes, panel: Panel, drawn: Sequence[Numbers], x: Axis) -> No
     axes.xaxis.set_major_locator(MaxNLocator(5))
     if x != "hours":  # of which 4m would be read as minutes
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    if panel.scale == "log":
+    if panel.scale == "log" and np.any(np.concatenate(drawn) > 0):  # else there is nothing that a logarithm shows
         _set_log(axes, drawn)
     elif np.all(np.concatenate(drawn) >= 0):
         axes.set_ylim(bottom=0)

@@ -127,6 +127,13 @@ def test_a_line_of_megabytes_and_a_pipe_are_a_sentence(run: Callable[..., Path],
         read_metrics(tmp_path / "pipe")
 
 
+def test_losses_that_are_not_positive_are_drawn_all_the_same(run: Callable[..., Path], tmp_path: Path) -> None:
+    """A logarithmic axis has no place for them."""
+    metrics = [line | {key: -1.0 for key in line if key.startswith("loss")} for line in lines(4)]
+    plot_training(read_curves([run("a", metrics)]), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
 def test_a_run_without_metrics_is_a_sentence(run: Callable[..., Path], tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
     for folder in (tmp_path / "new", run("empty", []), run("cut", [], '{"step": 1')):
