@@ -10,7 +10,6 @@ import functools
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,8 +29,9 @@ from spherectl.checks import (
     check_whole,
 )
 from spherectl.classes import names_of, parse_classes
-from spherectl.errors import FileError, UsageError
-from spherectl.files import file_hash, open_regular
+from spherectl.errors import UsageError
+from spherectl.files import file_hash
+from spherectl.headers import opened
 from spherectl.model import compiled, sampler, seeding, weights
 from spherectl.model.conversion import converted
 from spherectl.model.devices import (
@@ -135,7 +135,7 @@ class Model:
         self.class_names: tuple[str, ...] = tuple(named)
         self.watch: Stopwatch | None = None
         # Held open, so that the hash is of what was loaded, even if a training writes a newer model under its name.
-        self._file = _opened(_model_file(file)) if file else None
+        self._file = opened(_model_file(file)) if file else None
         self._sha256: str | None = None
         if self._file is not None:
             weakref.finalize(self, self._file.close)
@@ -480,13 +480,6 @@ def _class_number(one: object) -> int:
     if number is None or abs(number) >= 2**63:
         raise UsageError(f"Expected a class number or name, got {quoted(one)}.")
     return number
-
-
-def _opened(path: Path) -> BufferedReader:
-    try:
-        return open_regular(path)
-    except OSError as error:
-        raise FileError(f"Cannot read {path}: {error.strerror}.") from None
 
 
 def model_hash(path: Path) -> str:
