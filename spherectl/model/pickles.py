@@ -56,28 +56,43 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
     Raises:
         FileError: missing, no regular file, damaged, or holds anything else, or numbers that are not finite.
     """
-    with opened(path) as file:
-        size = file.seek(0, 2)
-        try:
-            file.seek(0)
-            if file.read(4) == b"PK\x03\x04":
-                check_archive(file)
-            else:
-                _check_legacy(file, size)
-            file.seek(0)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # noqa: BLE001 torch's reader of pickles raises any kind at one that is damaged
-            raise FileError(f"{path} is not a readable file of weights: {reason_of(error)}.", hint) from None
+    state = load(path, "file of weights", hint)
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()
     ):
         raise FileError(f"{path} holds no state dict: expected tensors by name.", hint)
-    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > size:
+    if sum(tensor.numel() * tensor.element_size() for tensor in state.values()) > path.stat().st_size:
         raise FileError(f"{path} is not a readable file of weights: its tensors are larger than the file.", hint)
     check_finite(state, str(path))
     return state
+
+
+def load(path: Path, what: str, hint: str = "", *, mapped: bool = False) -> object:
+    """What torch reads from a file of its own, on the CPU, its pickle looked through before.
+
+    Args:
+        path: a file as torch writes it, now or before version 1.6.
+        what: what errors call such a file, such as "checkpoint".
+        hint: of every error about what is in it.
+        mapped: tensors lie in the file's own pages, where it is an archive: they go with the file, should that be cut.
+
+    Raises:
+        FileError: missing, no regular file, damaged, or its pickle names more than tensors and small values.
+    """
+    with opened(path) as file:
+        try:
+            if archive := file.read(4) == b"PK\x03\x04":
+                check_archive(file)
+            else:
+                _check_legacy(file)
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                if mapped and archive:
+                    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # noqa: BLE001 torch's reader of pickles raises any kind at one that is damaged
+            raise FileError(f"{path} is not a readable {what}: {reason_of(error)}.", hint) from None
 
 
 def check_archive(file: BufferedReader) -> None:
@@ -114,8 +129,9 @@ def reason_of(error: Exception) -> str:
     return shortened(said.splitlines()[0].rstrip(".")) if said else type(error).__name__
 
 
-def _check_legacy(file: BufferedReader, size: int) -> None:
-    """Refuse what is no file of before version 1.6, or counts more than `size` of anything."""
+def _check_legacy(file: BufferedReader) -> None:
+    """Refuse what is no file of before version 1.6, or counts more of anything than it has bytes."""
+    size = file.seek(0, 2)
     file.seek(0)
     pickles = io.BytesIO(file.read(MAX_PICKLE))
     if _LEGACY not in pickles.getvalue()[:32]:

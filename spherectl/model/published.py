@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +19,9 @@ from spherectl.classes import names_of
 from spherectl.documents import parse_table
 from spherectl.errors import FileError, UsageError
 from spherectl.files import read_bytes, replacing, write_text
-from spherectl.headers import ARCHITECTURE, FORMAT, Count, Text, opened
+from spherectl.headers import ARCHITECTURE, FORMAT, Count, Text
+from spherectl.model import pickles
 from spherectl.model.package import Package, check_types, check_weights
-from spherectl.model.pickles import check_archive, reason_of
 from spherectl.recipe import MAX_CLASSES, MAX_EPOCHS, MAX_NAME, SIZES, Recipe, parse
 from spherectl.shown import listed, quoted
 from spherectl.tables import describe
@@ -157,14 +156,7 @@ def write_published(folder: Path, package: Package) -> None:
 
 def _read_state(path: Path) -> State:
     """What a checkpoint holds, mapped, its pickle looked through."""
-    with opened(path) as file:
-        try:
-            check_archive(file)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # noqa: BLE001 torch's reader of pickles raises any kind at one that is damaged
-            raise FileError(f"{path} is not a readable checkpoint: {reason_of(error)}.") from None
+    state = pickles.load(path, "checkpoint", mapped=True)
     try:
         return State.model_validate(state)
     except ValidationError as error:
