@@ -1,4 +1,4 @@
-# The README's commands, from a fresh checkout on: `make sample` draws pictures, `make test` checks everything.
+# The README's commands, from a fresh checkout on: `make sample` draws images, `make test` checks everything.
 # Both build .venv where it is missing, and again when pyproject.toml or constraints.txt changed.
 
 PYTHON ?= python3
@@ -33,7 +33,7 @@ help:
 
 sample: $(INSTALLED)
 	@$(BIN)/spherectl sample --count 40 --out samples.png
-	@echo "The picture is $(CURDIR)/samples.png"
+	@echo "The image is $(CURDIR)/samples.png"
 
 test: $(INSTALLED_DEV)
 	$(BIN)/ruff check .

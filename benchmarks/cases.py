@@ -22,7 +22,7 @@ from benchmarks.timing import (
     rounded,
     training_turn,
 )
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.model import kernels
 from spherectl.model.devices import has_fast_bfloat16
 from spherectl.recipe import Recipe
@@ -109,7 +109,7 @@ def pass_groups(subject: Subject) -> Iterator[Group]:
         yield Group(subject.name, name, TOGETHER, cases)
 
 
-def training_groups(recipe: Recipe, pictures: PictureSet) -> Iterator[Group]:
+def training_groups(recipe: Recipe, dataset: ImageSet) -> Iterator[Group]:
     """A training step with the recipe's perceptual part and without."""
     ways = dict(TRAINING)
     if not has_fast_bfloat16(CPU):
@@ -117,10 +117,10 @@ def training_groups(recipe: Recipe, pictures: PictureSet) -> Iterator[Group]:
     if not kernels.available():
         del ways[KERNELS]
     for name, asked in ((STEP, recipe), (STEP_PLAIN, recipe.replace(loss=NO_PERCEPTUAL))):
-        gflop = asked.run.batch_size * training_gflop(asked, pictures)
+        gflop = asked.run.batch_size * training_gflop(asked, dataset)
         group, began = Group(recipe.name, name, asked.run.batch_size, []), time.perf_counter()
         for path, (dtype, attention) in ways.items():
-            step = training_turn(asked.replace(run={"dtype": dtype}, model={"attention": attention}), pictures)
+            step = training_turn(asked.replace(run={"dtype": dtype}, model={"attention": attention}), dataset)
             case = Case(path, partial(step, time.perf_counter), gflop, None)
             case.memory_mb = peak_memory_mb(case.measure)  # a run is long, and needs no other to be warm
             group.cases.append(case)
@@ -129,10 +129,10 @@ def training_groups(recipe: Recipe, pictures: PictureSet) -> Iterator[Group]:
         yield group
 
 
-def training_gflop(recipe: Recipe, pictures: PictureSet) -> float:
+def training_gflop(recipe: Recipe, dataset: ImageSet) -> float:
     """Products of a training step for each image, counted on the plain float32 path."""
     small = {"dtype": "float32", "batch_size": COUNTED_BATCH}
-    step = training_turn(recipe.replace(run=small, model={"attention": "sdpa"}), pictures)
+    step = training_turn(recipe.replace(run=small, model={"attention": "sdpa"}), dataset)
     with counting() as counter:
         return step(counter.get_total_flops) / 1e9 / COUNTED_BATCH
 

@@ -17,7 +17,7 @@ from benchmarks.tables import Columns, Row, put_between, table
 from benchmarks.timing import rounded
 from spherectl import recipe as recipes
 from spherectl import zoo
-from spherectl.cli.train import PUBLISHED_PICTURES
+from spherectl.cli.train import PUBLISHED_IMAGES
 from spherectl.errors import UsageError
 from spherectl.model.sphere import build, parameter_count
 from spherectl.training.flops import perceptual_gflop, step_gflop
@@ -65,7 +65,7 @@ def costs(rows: list[Row]) -> str:
 def _days(row: Row) -> Row:
     hours = row["gpu_hours_at_40"]
     return {
-        "steps": math.ceil(row["epochs"] * row["pictures"] / 256),
+        "steps": math.ceil(row["epochs"] * row["images"] / 256),
         "days_on_8": rounded(hours / 8 / 24),
         "days_on_64": rounded(hours / 64 / 24),
     }
@@ -76,11 +76,11 @@ def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         recipe = recipes.load(zoo.find_recipe(name))
-        pictures, epochs = PUBLISHED_PICTURES[recipe.data.kind], recipe.run.length_epochs
+        shown, epochs = PUBLISHED_IMAGES[recipe.data.kind], recipe.run.length_epochs
         if epochs is None:
             raise UsageError(f"The recipe {name} gives its length in images; the paper's give epochs.")
         own, perceptual = step_gflop(recipe.model), perceptual_gflop(recipe)
-        images = round(epochs * pictures)
+        images = round(epochs * shown)
         exaflop = images * (own + perceptual) / 1e9
         with torch.device("meta"):
             parameters = parameter_count(build(recipe.model))
@@ -88,7 +88,7 @@ def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
             "recipe": name,
             "parameters": parameters,
             "epochs": epochs,
-            "pictures": pictures,
+            "images": shown,
             "gflop_an_image": rounded(own),
             "perceptual_gflop_an_image": rounded(perceptual),
             "exaflop": rounded(exaflop),

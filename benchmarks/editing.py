@@ -24,7 +24,7 @@ from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Columns, Row, counted, put_between, table
 from benchmarks.timing import machine, rounded, tell
 from spherectl import api
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.editing.rounds import harmonise, rounds
 from spherectl.editing.stitching import layout_mask, stitch
@@ -46,7 +46,7 @@ SILHOUETTE = 0.1  # a pixel brighter than that is part of the garment
 SEED = 0
 
 SEAMS: Columns = {
-    "what": "pictures",
+    "what": "images",
     "seam": "gradient at the seam",
     "frechet": "Frechet distance",
     "psnr_db": "PSNR of the halves, dB",
@@ -55,7 +55,7 @@ CHANGES: Columns = {
     "noise_deg": "noise, degrees",
     "guidance": "guidance",
     "accuracy": "new class",
-    "iou": "IoU with the picture",
+    "iou": "IoU with the image",
 }
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     """Measure, and write both files."""
     parser = argparse.ArgumentParser(prog="benchmarks.editing", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="fashion-mnist", help="default %(default)s")
-    parser.add_argument("--count", type=int, default=200, help="pairs, and pictures; default %(default)s")
+    parser.add_argument("--count", type=int, default=200, help="pairs, and images; default %(default)s")
     parser.add_argument("--data", type=Path, help="the data set, where it is not in its usual place")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder; default docs")
     given = parser.parse_args()
@@ -100,13 +100,13 @@ def measure(given: Namespace) -> dict[str, Any]:
 
 @torch.no_grad()
 def harmonising(
-    model: api.Model, test: PictureSet, pairs: Tensor, extractor: Extractor, reference: Reference
+    model: api.Model, test: ImageSet, pairs: Tensor, extractor: Extractor, reference: Reference
 ) -> dict[str, Any]:
     """Stitched pairs after each round, beside what they are compared with.
 
     Args:
         model, extractor: that draws, that scores.
-        test: real pictures.
+        test: real images.
         pairs: (2, n) numbers of them.
         reference: of all of them.
     """
@@ -117,36 +117,36 @@ def harmonising(
     real_seams = torch.cat([seam(one) for one in own])
     low, high = real_seams.quantile(torch.tensor([0.25, 0.75])).tolist()
 
-    def row(what: str, pictures: Tensor) -> Row:
-        distance = frechet(extractor(to_uint8(pictures))["embedding"], reference, extractor)
+    def row(what: str, dataset: Tensor) -> Row:
+        distance = frechet(extractor(to_uint8(dataset))["embedding"], reference, extractor)
         return {
             "what": what,
-            "seam": rounded(seam(pictures).median().item()),
+            "seam": rounded(seam(dataset).median().item()),
             "frechet": rounded(distance),
-            "psnr_db": rounded(psnr(pictures, stitched).mean().item()),
+            "psnr_db": rounded(psnr(dataset, stitched).mean().item()),
         }
 
     rows = [
         row("stitched", stitched),
         row(f"blended over {FEATHER} pixels", stitch(a, b, feathered(mask, FEATHER))),
-        row("the pictures' own reconstructions, stitched", stitch(*own, mask)),
+        row("the images' own reconstructions, stitched", stitch(*own, mask)),
     ]
     for angle in NOISES_DEG:
         tell(f"harmonising with {angle:g} degrees")
         _, *after = harmonise(model, a, b, mask, count=ROUNDS, noise_deg=angle, seed=SEED)
-        for number, pictures in enumerate(after, start=1):
+        for number, dataset in enumerate(after, start=1):
             noise = f", {angle:g}° of noise" if angle else ""
-            rows.append(row(f"{counted(number, 'round')}{noise}", pictures))
+            rows.append(row(f"{counted(number, 'round')}{noise}", dataset))
     for width in BANDS:
         tell(f"harmonising within {width} pixels")
-        for number, pictures in enumerate(confined(model, a, b, mask, width), start=1):
+        for number, dataset in enumerate(confined(model, a, b, mask, width), start=1):
             what = f"{counted(number, 'round')}, {BAND_DEG:g}° of noise, within {width} pixels"
-            rows.append(row(what, pictures))
+            rows.append(row(what, dataset))
     return {"seam_band": [rounded(low), rounded(high)], "rows": rows}
 
 
 def confined(model: api.Model, a: Tensor, b: Tensor, mask: Tensor, width: int) -> Iterator[Tensor]:
-    """Rounds that see the whole picture and change only a band about the seam: its edges fade into the sources.
+    """Rounds that see the whole image and change only a band about the seam: its edges fade into the sources.
 
     Args:
         model: that draws.
@@ -156,17 +156,17 @@ def confined(model: api.Model, a: Tensor, b: Tensor, mask: Tensor, width: int) -
     """
     ramp = feathered(mask, width)
     kept, stitched = (2 * ramp - 1).abs(), stitch(a, b, mask)
-    pictures = stitch(a, b, ramp)
+    dataset = stitch(a, b, ramp)
     for number in range(1, BAND_ROUNDS + 1):
-        (drawn,) = rounds(model, pictures, count=1, noise_deg=BAND_DEG, seed=SEED, first_round=number)
-        pictures = stitch(stitched, drawn, kept)
-        yield pictures
+        (drawn,) = rounds(model, dataset, count=1, noise_deg=BAND_DEG, seed=SEED, first_round=number)
+        dataset = stitch(stitched, drawn, kept)
+        yield dataset
 
 
-def seam(pictures: Tensor) -> Tensor:
+def seam(dataset: Tensor) -> Tensor:
     """Mean absolute step across the middle column: (B, 3, H, W) to (B,)."""
-    middle = pictures.shape[-1] // 2
-    return (pictures[..., middle] - pictures[..., middle - 1]).abs().mean((1, 2))
+    middle = dataset.shape[-1] // 2
+    return (dataset[..., middle] - dataset[..., middle - 1]).abs().mean((1, 2))
 
 
 def feathered(mask: Tensor, width: int) -> Tensor:
@@ -176,15 +176,15 @@ def feathered(mask: Tensor, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def changing(model: api.Model, test: PictureSet, numbers: Tensor, extractor: Extractor) -> dict[str, Any]:
+def changing(model: api.Model, test: ImageSet, numbers: Tensor, extractor: Extractor) -> dict[str, Any]:
     """The frontier: how often the new class is seen, against how much of the old silhouette is left.
 
     Args:
         model, extractor: that draws, that scores.
-        test: real pictures.
+        test: real images.
         numbers: (n,) of those that are changed, each to another class.
     """
-    pictures, own = to_float(test.gather(numbers)), test.labels[numbers]
+    dataset, own = to_float(test.gather(numbers)), test.labels[numbers]
     generator = torch.Generator().manual_seed(SEED)
     classes = len(test.class_names)
     target = (own + torch.randint(1, classes, own.shape, generator=generator)) % classes
@@ -193,35 +193,35 @@ def changing(model: api.Model, test: PictureSet, numbers: Tensor, extractor: Ext
     for angle in ANGLES_DEG:
         tell(f"changing classes with {angle:g} degrees")
         for scale in GUIDANCES:
-            *_, drawn = rounds(model, pictures, target, count=CLASS_ROUNDS, noise_deg=angle, guidance=scale, seed=SEED)
+            *_, drawn = rounds(model, dataset, target, count=CLASS_ROUNDS, noise_deg=angle, guidance=scale, seed=SEED)
             rows.append({
                 "noise_deg": angle,
                 "guidance": scale,
                 "accuracy": rounded(accuracy(drawn, target, extractor)),
-                "iou": rounded(iou(drawn, pictures).mean().item()),
+                "iou": rounded(iou(drawn, dataset).mean().item()),
             })  # fmt: skip
     return {
         "rounds": CLASS_ROUNDS,
         "accuracy_real": rounded(accuracy(to_float(test.gather(numbers)), own, extractor)),
-        "iou_of_random_pictures": rounded(iou(others, pictures).mean().item()),
+        "iou_of_random_images": rounded(iou(others, dataset).mean().item()),
         "rows": rows,
     }
 
 
-def accuracy(pictures: Tensor, labels: Tensor, extractor: Extractor) -> float:
-    """Share of pictures that the network gives these labels."""
-    found = extractor(to_uint8(pictures))["logits"].argmax(1)
+def accuracy(dataset: Tensor, labels: Tensor, extractor: Extractor) -> float:
+    """Share of images that the network gives these labels."""
+    found = extractor(to_uint8(dataset))["logits"].argmax(1)
     return float((found == labels).double().mean())
 
 
 def iou(one: Tensor, other: Tensor) -> Tensor:
     """Intersection over union of silhouettes: (B, 3, H, W) in [0, 1] twice to (B,)."""
-    first, second = (pictures.mean(1) > SILHOUETTE for pictures in (one, other))
+    first, second = (dataset.mean(1) > SILHOUETTE for dataset in (one, other))
     return (first & second).sum((1, 2)) / (first | second).sum((1, 2)).clamp(min=1)
 
 
 def _one_of(labels: Tensor, label: int, generator: torch.Generator) -> Tensor:
-    """Number of a random picture of a class."""
+    """Number of a random image of a class."""
     here = (labels == label).nonzero()[:, 0]
     return here[torch.randint(len(here), (), generator=generator)]
 
@@ -237,7 +237,7 @@ def with_tables(text: str, results: dict[str, Any]) -> str:
         text = put_between(text, begin, end, f"\n{rows}\n\n")
     low, high = results["harmonise"]["seam_band"]
     facts = {"seam-band": f"{low} to {high}", "class-real": f"{results['classes']['accuracy_real']:.0%}"}
-    facts["iou-random"] = results["classes"]["iou_of_random_pictures"]
+    facts["iou-random"] = results["classes"]["iou_of_random_images"]
     for name, fact in facts.items():
         text = re.sub(rf"(?<=<!-- {name} -->)[^<]*(?=<!-- -->)", str(fact), text)
     return text

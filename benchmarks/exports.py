@@ -49,7 +49,7 @@ COLUMNS: Columns = {
 TEXT = """
 {date}, {machine}, load {load} before; threads in use: {threads}; {versions}.
 Timed in turn in one process, {visits} visits; median, lowest and highest of calls. The ratio is torch's time over
-another's; torch is the plain float32 model, without spherectl's kernels. PSNR is that of pictures.{random}
+another's; torch is the plain float32 model, without spherectl's kernels. PSNR is that of images.{random}
 
 {rows}
 

@@ -9,8 +9,8 @@ from benchmarks.tables import (
     DRAWN,
     EQUALITY,
     GROWTH,
+    IMAGES,
     PEAKS,
-    PICTURES,
     STEPPED,
     Columns,
     Row,
@@ -90,7 +90,7 @@ on {date}. The loss is the mean over the last {last:,} steps; the two differ by 
 """
 
 QUALITY = """
-{images:,} pictures of {model}, the same seeds in float32 and in the fast ways. PSNR is that of each picture before
+{images:,} images of {model}, the same seeds in float32 and in the fast ways. PSNR is that of each image before
 it is rounded to levels.
 
 {scores}
@@ -100,11 +100,11 @@ it is rounded to levels.
 
 SCORED = """\
 Frechet distances are to the test set, by the zoo's {scorer}; the change is relative, and the interval is half the
-width of the {covered:g} % bootstrap interval of the float32 distance ({resamples} resamples of its pictures)."""
+width of the {covered:g} % bootstrap interval of the float32 distance ({resamples} resamples of its images)."""
 UNSCORED = "Fashion-MNIST was not on the machine, so there are no Frechet distances."
 
 INVARIANCE = """
-Bytes of {images} pictures ({what}) that differ between all computed together and each alone:
+Bytes of {images} images ({what}) that differ between all computed together and each alone:
 
 {rows}
 """
@@ -128,7 +128,7 @@ CLUSTER = """
 ## What the paper's recipes need on a cluster
 
 Arithmetic, and no measurement on a GPU: the products of one training step for each image, counted from the networks'
-shapes, times the images of the whole recipe; of the perceptual part, VGG16 and ConvNeXt-Small. Pictures are those of
+shapes, times the images of the whole recipe; of the perceptual part, VGG16 and ConvNeXt-Small. Images are those of
 each training set; for Animal Faces those of AFHQ's first version. GPU-hours are those of one {gpu} at a share of its
 dense bfloat16 peak of {gpu_tflops} TFLOP/s (source: {source}).
 
@@ -201,9 +201,9 @@ def _quality(results: Row) -> str:
     if not results.get("quality"):
         return ""
     quality, invariance = results["quality"], results["invariance"]
-    text = "\n## The same pictures\n"
+    text = "\n## The same images\n"
     if rows := quality["rows"]:
-        columns = {key: head for key, head in PICTURES.items() if key in rows[0]}
+        columns = {key: head for key, head in IMAGES.items() if key in rows[0]}
         scores = UNSCORED if quality["scorer"] is None else SCORED.format(**quality)
         shown = {key: quality[key] for key in ("images", "model")}
         text += QUALITY.format(**shown, scores=scores, rows=table(rows, columns))
@@ -229,7 +229,7 @@ def _cluster(results: Row) -> str:
     columns: Columns = {
         "recipe": "recipe",
         "parameters": "parameters",
-        "pictures": "pictures",
+        "images": "images",
         "epochs": "epochs",
         "gflop_an_image": "GFLOP an image",
         "perceptual_gflop_an_image": "perceptual",

@@ -1,4 +1,4 @@
-"""How much the fast ways change the pictures: against float32 on the same seeds, and by a scorer."""
+"""How much the fast ways change the images: against float32 on the same seeds, and by a scorer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.subjects import BASELINE, PLAIN, SEED, Subject, draw, guidance, what
 from benchmarks.timing import rounded
 from spherectl import api
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_uint8
 from spherectl.evaluation.bootstrap import interval
+from spherectl.evaluation.embeddings import Features
 from spherectl.evaluation.extractors import open_extractor
-from spherectl.evaluation.pictures import Features
 from spherectl.evaluation.posterior import frechet_replicates
 from spherectl.features.independence import check_independent
 from spherectl.images import psnr
@@ -29,13 +29,13 @@ COVERED = 0.95  # of the bootstrap interval
 LOW = 0.01  # quantile of PSNR
 
 
-def differences(subject: Subject, count: int, test: PictureSet | None) -> list[dict[str, Any]]:
+def differences(subject: Subject, count: int, test: ImageSet | None) -> list[dict[str, Any]]:
     """The fast ways against the baseline: same seeds, classes in turn.
 
     Args:
         subject: a trained model.
         count: images at each number of steps.
-        test: pictures to score against, of the model's classes; None: no scores.
+        test: images to score against, of the model's classes; None: no scores.
     """
     rows = []
     scorer = None if test is None else Scorer(subject.baseline, test)
@@ -78,11 +78,11 @@ class Scorer:
     """Frechet distances to a test set, by a network that is not the model's own loss.
 
     Args:
-        model: whose pictures are scored.
+        model: whose images are scored.
         test: the set.
     """
 
-    def __init__(self, model: api.Model, test: PictureSet) -> None:
+    def __init__(self, model: api.Model, test: ImageSet) -> None:
         check_independent(model.recipe, SCORER)
         self._extractor = open_extractor(SCORER)
         self._reference = reference_of(test, self._extractor)

@@ -2,7 +2,7 @@
 
 docs/reproduction.json has the losses of that training as means over windows of images, with the standard errors of
 these means: the scatter of single steps about a straight line through the window, over the root of their number. The
-same recipe from the same seed sees the same pictures, noise and classes in the same order, so what is left between two
+same recipe from the same seed sees the same images, noise and classes in the same order, so what is left between two
 trainings is rounding, and its growth.
 """
 

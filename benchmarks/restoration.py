@@ -1,4 +1,4 @@
-"""What restoring does to pictures of a model's own kind, beside scikit-image; and the search for its settings.
+"""What restoring does to images of a model's own kind, beside scikit-image; and the search for its settings.
 
 The settings are chosen on training images; what they reach is measured on test images. Writes docs/restoration.json, in
 which other models stay as they are, and the tables between the marks of docs/restoration.md.
@@ -26,7 +26,7 @@ from benchmarks.speed import ROOT, command_line
 from benchmarks.tables import Columns, Row, counted, put_between, table
 from benchmarks.timing import machine, rounded, tell
 from spherectl import api
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.editing.measurements import Measurement, measured, misfit
 from spherectl.editing.restoration import restore
@@ -38,11 +38,11 @@ from spherectl.images import psnr
 
 SEED = 0
 MARGIN_DB = 2.0  # of PSNR that a setting may lie below the baseline
-MOST_WORSE = 0.2  # share of the pictures whose PSNR it may leave below that of what the rounds begin with
+MOST_WORSE = 0.2  # share of the images whose PSNR it may leave below that of what the rounds begin with
 
 RESULTS: Columns = {
     "task": "task",
-    "what": "pictures",
+    "what": "images",
     "psnr_db": "PSNR, dB",
     "frechet": "Frechet distance",
     "misfit": "misfit, of 255",
@@ -56,7 +56,7 @@ SWEEP: Columns = {"task": "task", "noise_deg": "noise, degrees", "lambda": "lamb
 
 @dataclass(frozen=True)
 class Subject:
-    """Pictures with one kind of damage, and what they are scored by.
+    """Images with one kind of damage, and what they are scored by.
 
     Attributes:
         case: the damage.
@@ -64,7 +64,7 @@ class Subject:
         how: A.
         y: the measurements.
         extractor: the scoring network.
-        reference: of real pictures.
+        reference: of real images.
         grey: whether the three channels are one.
     """
 
@@ -86,23 +86,23 @@ class Subject:
         """Its PSNR: (B,), in dB."""
         return psnr(self.start, self.truth)
 
-    def row(self, pictures: Tensor, **about: object) -> Row:
+    def row(self, dataset: Tensor, **about: object) -> Row:
         """The scores of what was made of the measurements: (B, 3, H, W) in [0, 1]."""
-        distance = frechet(self.extractor(to_uint8(pictures))["embedding"], self.reference, self.extractor)
-        reached = psnr(pictures, self.truth)
+        distance = frechet(self.extractor(to_uint8(dataset))["embedding"], self.reference, self.extractor)
+        reached = psnr(dataset, self.truth)
         return {
             "task": self.case.task,
             **about,
             "psnr_db": rounded(reached.mean().item()),
             "frechet": rounded(distance),
-            "misfit": rounded(misfit(self.how, pictures, self.y).mean().item()),
+            "misfit": rounded(misfit(self.how, dataset, self.y).mean().item()),
             "worse": rounded((reached < self.start_psnr).double().mean().item()),
         }
 
     def baseline(self, parameter: float, what: str) -> Row:
         """The scores of the baseline."""
-        pictures = self.case.compared(self.how, self.y, parameter, grey=self.grey)
-        return self.row(pictures, what=what, parameter=parameter)
+        dataset = self.case.compared(self.how, self.y, parameter, grey=self.grey)
+        return self.row(dataset, what=what, parameter=parameter)
 
     def restored(self, model: api.Model, angle_deg: float, weight: float, counts: tuple[int, ...]) -> list[Row]:
         """The scores after each of some numbers of rounds."""
@@ -116,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.restoration", description=__doc__.partition("\n")[0])
     parser.add_argument("--model", default="fashion-mnist", help="default %(default)s")
     parser.add_argument("--scorer", default=SCORER, help="network that scores; default %(default)s")
-    parser.add_argument("--count", type=int, default=200, help="pictures, of each part; default %(default)s")
+    parser.add_argument("--count", type=int, default=200, help="images, of each part; default %(default)s")
     parser.add_argument("--data", type=Path, help="the data set, where it is not in its usual place")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder; default docs")
     given = parser.parse_args()
@@ -145,10 +145,10 @@ def measure(given: Namespace) -> tuple[str, dict[str, Any]]:
     about |= {"model_sha256": model.sha256, "scorer": given.scorer, "scikit_image": skimage.__version__}
     parts = {}
     for seed, split in enumerate(("train", "test")):
-        pictures = open_dataset(model.recipe.data, model.recipe.model.image_size, split=split, root=given.data)
+        dataset = open_dataset(model.recipe.data, model.recipe.model.image_size, split=split, root=given.data)
         tell(f"features of {split}ing images" if split == "train" else "features of test images")
-        reference = reference_of(pictures, extractor, split)
-        parts[split] = [subject(case, pictures, given.count, seed, extractor, reference) for case in CASES]
+        reference = reference_of(dataset, extractor, split)
+        parts[split] = [subject(case, dataset, given.count, seed, extractor, reference) for case in CASES]
     tasks = {}
     for tried, final in zip(parts["train"], parts["test"], strict=True):
         found = search(model, tried)
@@ -157,11 +157,11 @@ def measure(given: Namespace) -> tuple[str, dict[str, Any]]:
 
 
 def subject(
-    case: Case, pictures: PictureSet, count: int, seed: int, extractor: Extractor, reference: Reference
+    case: Case, dataset: ImageSet, count: int, seed: int, extractor: Extractor, reference: Reference
 ) -> Subject:
-    """Pictures of a set, drawn at random, and damaged."""
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(SEED))
-    truth = to_float(pictures.gather(order[:count]))
+    """Images of a set, drawn at random, and damaged."""
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(SEED))
+    truth = to_float(dataset.gather(order[:count]))
     how = case.measurement(len(truth), truth.shape[-1], seed)
     grey = bool((truth == truth[:, :1]).all())
     y = measured(truth, how, sigma=case.sigma, grey=grey, seed=seed)
@@ -188,7 +188,7 @@ def search(model: api.Model, tried: Subject) -> dict[str, Any]:
 
 
 def choose(rows: list[Row], floor_db: float) -> Row:
-    """The lowest Frechet distance among rows of at least this PSNR that make few pictures worse.
+    """The lowest Frechet distance among rows of at least this PSNR that make few images worse.
 
     Of equal ones that of fewer rounds; where there is none, the row of the highest PSNR.
     """

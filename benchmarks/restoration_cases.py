@@ -1,6 +1,6 @@
 """The damages of `benchmarks.restoration`, what each is compared with, and the settings that are tried.
 
-Letters: B pictures, C channels, H height, W width.
+Letters: B images, C channels, H height, W width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from spherectl.cli.damage import BLUR, MISSING, SCALE
+from spherectl.cli.degradation import BLUR, MISSING, SCALE
 from spherectl.editing.measurements import Blurred, Masked, Measurement, Pooled, gaussian_kernel, random_mask
 from spherectl.editing.restoration import SIGMAS, Task
 
@@ -31,7 +31,7 @@ class Case:
         task: its name.
         damage: in words.
         baseline: the function of scikit-image that it is compared with.
-        by: that function of one picture's measurement (H, W, C), its mask (H, W) and a parameter.
+        by: that function of one image's measurement (H, W, C), its mask (H, W) and a parameter.
         parameters: of the baseline, tried on training images; one alone where it has none.
         angles_deg: by which rounds turn the latent, tried.
         weights: lambda, tried.
@@ -51,7 +51,7 @@ class Case:
         return SIGMAS[self.task]
 
     def measurement(self, count: int, size: int, seed: int) -> Measurement:
-        """A of `count` pictures; each has missing pixels of its own."""
+        """A of `count` images; each has missing pixels of its own."""
         match self.task:
             case "inpaint":
                 return Masked(random_mask(count, size, MISSING, seed))
@@ -85,14 +85,14 @@ def biharmonic(image: Array, known: Array, _: float) -> Array:
 
 
 def total_variation(image: Array, _: Array, weight: float) -> Array:
-    """The nearest picture of small total variation."""
+    """The nearest image of small total variation."""
     from skimage.restoration import denoise_tv_chambolle
 
     return np.asarray(denoise_tv_chambolle(image, weight=weight, channel_axis=-1))
 
 
 def bicubic(image: Array, _: Array, order: float) -> Array:
-    """Cubic splines through the small picture."""
+    """Cubic splines through the small image."""
     from skimage.transform import resize
 
     height, width, channels = image.shape

@@ -22,14 +22,14 @@ from benchmarks.subjects import BASELINE, INT8, KERNELS, PLAIN, Subject
 from benchmarks.timing import TURN_S, Group, machine, rounded, tell, time_in_turns
 from spherectl import recipe as recipes
 from spherectl import zoo
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.files import write_text
 from spherectl.model import kernels
 from spherectl.training.run import versions
 
 ROOT = Path(__file__).resolve().parents[1]
-EXCERPT = ROOT / "tests" / "data" / "fashion-excerpt"  # what the pictures show does not change the speed
+EXCERPT = ROOT / "tests" / "data" / "fashion-excerpt"  # what the images show does not change the speed
 FORMAT = 2  # of the JSON
 EQUALITY = "training_equality"
 JUDGED, JUDGED_IMAGES = "base", 8  # where the baseline itself must come near the peak
@@ -96,7 +96,7 @@ def measure(given: Namespace) -> dict[str, Any]:
 
     # Nothing here is timed in turn, so it comes before the models that are.
     trained = _trained([name for name in given.models if name not in subjects.RANDOM])
-    pictures = _compared(trained, given.images)
+    dataset = _compared(trained, given.images)
     further = _further(trained) if given.growth else {}
 
     tell("each case once, for its memory")
@@ -131,24 +131,24 @@ def measure(given: Namespace) -> dict[str, Any]:
         "peaks": cases.peak_rows(kinds["machine"]),
         "models": [_model_row(subject, rows) for subject in chosen],
         "cases": rows,
-        **pictures,
+        **dataset,
         **further,
         "left_out": _left_out(chosen, rows),
     }
 
 
 def _trained(names: list[str]) -> Subject | None:
-    """The model that has learned something: pictures are compared with it, and what is small is timed with it."""
+    """The model that has learned something: images are compared with it, and what is small is timed with it."""
     if len(names) > 1:
         raise UsageError(f"Expected one trained model at most, got {', '.join(names)}.")
     return subjects.embedded(names[0]) if names else None
 
 
 def _compared(trained: Subject | None, images: int) -> dict[str, Any]:
-    """The pictures of the fast ways beside those of float32."""
+    """The images of the fast ways beside those of float32."""
     if trained is None:
         return {}
-    tell(f"drawing {images} pictures in each way, to compare them")
+    tell(f"drawing {images} images in each way, to compare them")
     test = _test_set(trained)
     rows = quality.differences(trained, images, test)
     scored = {"scorer": scoring.SCORER, "resamples": quality.RESAMPLES, "covered": 100 * quality.COVERED}
@@ -156,7 +156,7 @@ def _compared(trained: Subject | None, images: int) -> dict[str, Any]:
     return {"quality": {**about, "rows": rows}, "invariance": quality.invariance(trained)}
 
 
-def _test_set(trained: Subject) -> PictureSet | None:
+def _test_set(trained: Subject) -> ImageSet | None:
     """Fashion-MNIST's test images where they are on the machine and the model has their classes."""
     model = trained.baseline.recipe
     try:

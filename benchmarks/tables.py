@@ -30,7 +30,7 @@ PEAKS: Columns = {
     "lowest": "lowest",
     "highest": "highest",
 }
-PICTURES: Columns = {
+IMAGES: Columns = {
     "what": "draw",
     "path": "path",
     "median_psnr_db": "median PSNR, dB",

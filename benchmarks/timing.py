@@ -23,10 +23,10 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.recipe import Recipe
-from spherectl.training.gauges import peak_resident_bytes
 from spherectl.training.loop import train
+from spherectl.training.monitor import peak_resident_bytes
 from spherectl.training.plan import resolve
 
 CPU = torch.device("cpu")
@@ -120,20 +120,20 @@ def measured_once(call: Callable[[], Any], turns: int = 3) -> float:
     return statistics.median(turn() for _ in range(turns))
 
 
-def training_turn(recipe: Recipe, pictures: PictureSet) -> Callable[[Callable[[], float]], float]:
-    """Steps as `spherectl train` does them: pictures, losses, gradients, weights, average, line of metrics.
+def training_turn(recipe: Recipe, dataset: ImageSet) -> Callable[[Callable[[], float]], float]:
+    """Steps as `spherectl train` does them: images, losses, gradients, weights, average, line of metrics.
 
     Returns:
         A function of a gauge: by how much the gauge grows in a step, over a short run of which the first step does not
         count, nor what comes after the last.
     """
     length = RUN_STEPS * recipe.run.batch_size
-    resolved = resolve(recipe.replace(run={"length_images": length}), pictures, CPU)
+    resolved = resolve(recipe.replace(run={"length_images": length}), dataset, CPU)
 
     def growth(gauge: Callable[[], float]) -> float:
         seen: list[float] = []
         with tempfile.TemporaryDirectory() as folder:
-            train(resolved, pictures, Path(folder) / "run", device=CPU, on_step=lambda _: seen.append(gauge()))
+            train(resolved, dataset, Path(folder) / "run", device=CPU, on_step=lambda _: seen.append(gauge()))
         return (seen[-1] - seen[0]) / (len(seen) - 1)
 
     return growth

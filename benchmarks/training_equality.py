@@ -21,7 +21,7 @@ from benchmarks.subjects import BASELINE, KERNELS
 from benchmarks.timing import CPU, rounded
 from spherectl import recipe as recipes
 from spherectl import zoo
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.model import kernels
 from spherectl.recipe import Recipe
@@ -67,9 +67,9 @@ def compare(given: Namespace, work: Path) -> dict[str, Any]:
     if not kernels.available():
         raise UsageError(f"There is no fast way to compare with: the kernels are {kernels.explain()}.")
     recipe = recipes.load(zoo.find_recipe(given.recipe))
-    pictures = open_dataset(recipe.data, recipe.model.image_size, root=given.data)
+    images = open_dataset(recipe.data, recipe.model.image_size, root=given.data)
     rows = [
-        {"path": path, **summary(losses(recipe, pictures, path, given.steps, work / folder), given.last)}
+        {"path": path, **summary(losses(recipe, images, path, given.steps, work / folder), given.last)}
         for path, folder in FOLDERS.items()
     ]
     exact, fast = (row["mean_loss"] for row in rows)
@@ -85,12 +85,12 @@ def compare(given: Namespace, work: Path) -> dict[str, Any]:
     }
 
 
-def losses(recipe: Recipe, pictures: PictureSet, path: str, steps: int, folder: Path) -> list[dict[str, float]]:
+def losses(recipe: Recipe, images: ImageSet, path: str, steps: int, folder: Path) -> list[dict[str, float]]:
     """The lines of metrics of a training in one way, done as far as they are missing.
 
     Args:
         recipe: not resolved.
-        pictures: its data.
+        images: its data.
         path: a key of `TRAINING`.
         steps: length of the training.
         folder: of the run.
@@ -99,7 +99,7 @@ def losses(recipe: Recipe, pictures: PictureSet, path: str, steps: int, folder: 
     length, batch = steps * recipe.run.batch_size, recipe.run.batch_size
     run = {"dtype": dtype, "length_images": length, "sample_images": length, "default": False}
     run["checkpoint_images"] = CHECKPOINT_STEPS * batch
-    resolved = resolve(recipe.replace(run=run, model={"attention": attention}), pictures, CPU)
+    resolved = resolve(recipe.replace(run=run, model={"attention": attention}), images, CPU)
     told = 0.0
 
     def tell(line: dict[str, float]) -> None:
@@ -108,7 +108,7 @@ def losses(recipe: Recipe, pictures: PictureSet, path: str, steps: int, folder: 
             told = time.monotonic()
             print(f"{path}: step {line['step']:.0f} of {steps}, loss {line['loss']:.4f}", file=sys.stderr, flush=True)
 
-    outcome = train(resolved, pictures, folder, device=CPU, on_step=tell)
+    outcome = train(resolved, images, folder, device=CPU, on_step=tell)
     return read_lines(outcome.run.metrics)
 
 

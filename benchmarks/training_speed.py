@@ -1,4 +1,4 @@
-"""Training beside that of an earlier commit, and what waiting for pictures and saving cost it.
+"""Training beside that of an earlier commit, and what waiting for images and saving cost it.
 
 Both trees run `spherectl train` in turn, each run a process of its own, so that a ratio is of the same hour. Writes
 docs/training-speed.json.
@@ -29,7 +29,7 @@ from spherectl.errors import SpherectlError, UsageError
 from spherectl.files import write_text
 from spherectl.training.run import Run, versions
 
-WARM = 5  # first steps of a run, which are not counted: threads, caches and pictures on their way
+WARM = 5  # first steps of a run, which are not counted: threads, caches and images on their way
 SAVE_STEPS = 5
 
 

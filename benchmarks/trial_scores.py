@@ -15,12 +15,12 @@ from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.tables import Row
 from benchmarks.timing import rounded
 from spherectl import api
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.evaluation.autoencoders import SphereAutoencoder
+from spherectl.evaluation.embeddings import real_draw
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import Scores
-from spherectl.evaluation.pictures import real_draw
 from spherectl.evaluation.projection import latents
 from spherectl.evaluation.protocol import Plan, Real
 from spherectl.evaluation.run import evaluate
@@ -34,12 +34,12 @@ BATCH = 100
 
 
 @torch.no_grad()
-def scores(model: api.Model, pictures: PictureSet, test: PictureSet, count: int) -> tuple[Row, Row]:
+def scores(model: api.Model, images: ImageSet, test: ImageSet, count: int) -> tuple[Row, Row]:
     """What a model is worth.
 
     Args:
         model: of a finished trial.
-        pictures, test: the real images, those to train with and those to compare with.
+        images, test: the real images, those to train with and those to compare with.
         count: samples at each number of steps; at most as many real images are noised, and looked at as latents.
 
     Returns:
@@ -58,11 +58,11 @@ def scores(model: api.Model, pictures: PictureSet, test: PictureSet, count: int)
         resamples=0,
         reconstructions=len(test),
     )
-    report = evaluate([model], plan, Real(reference, pictures, test, "test"), extractor)
+    report = evaluate([model], plan, Real(reference, images, test, "test"), extractor)
     assert report is not None
     assert report.floor is not None
     floor = cast("float", report.floor.scores.frechet_distance)
-    lost = frechet(extractor(noised_images(model, pictures, count))["embedding"], reference, extractor)
+    lost = frechet(extractor(noised_images(model, images, count))["embedding"], reference, extractor)
     directions, labels = latent_directions(model, test, count)
 
     row: Row = {"parameters": parameter_count(model.network), "latent_size": directions.shape[1]}
@@ -99,11 +99,11 @@ def _of(samples: Scores, floor: float) -> Row:
 
 
 # D(f(v + sigma_max e), y), v = f(E(x, y))
-def noised_images(model: api.Model, pictures: PictureSet, count: int) -> Tensor:
+def noised_images(model: api.Model, images: ImageSet, count: int) -> Tensor:
     """Images, `count` at most, turned by the largest usual angle of training and decoded: uint8 (n, 3, H, W)."""
-    draw, decoded = real_draw(pictures, count, SEED), []
+    draw, decoded = real_draw(images, count, SEED), []
     for numbers in torch.arange(len(draw)).split(BATCH):
-        labels = pictures.labels[draw.indices[numbers]]
+        labels = images.labels[draw.indices[numbers]]
         v = model.encode(to_float(draw.gather(numbers)), labels)  # (B, N, d)
         noise = seeding.noise(SEED, seeding.ROUND, numbers, model.network.latent_shape)  # (B, N, d)
         turned = perturb(v, model.recipe.noise.sigma_max, noise.to(v.device))  # (B, N, d)
@@ -111,10 +111,10 @@ def noised_images(model: api.Model, pictures: PictureSet, count: int) -> Tensor:
     return torch.cat(decoded)
 
 
-def latent_directions(model: api.Model, pictures: PictureSet, count: int) -> tuple[Tensor, Tensor]:
+def latent_directions(model: api.Model, images: ImageSet, count: int) -> tuple[Tensor, Tensor]:
     """Latents of `count` images at most, (n, L) of length 1, and their labels (n,)."""
-    draw = real_draw(pictures, count, SEED)
-    labels = pictures.labels[draw.indices]
+    draw = real_draw(images, count, SEED)
+    labels = images.labels[draw.indices]
     return F.normalize(latents(SphereAutoencoder(model), draw, labels), dim=1), labels
 
 

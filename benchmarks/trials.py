@@ -28,7 +28,7 @@ from benchmarks.timing import CPU, machine, rounded, tell
 from benchmarks.trial_scores import scores
 from spherectl import api, zoo
 from spherectl import recipe as recipes
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import FileError, SpherectlError, TrainingError, UsageError
 from spherectl.files import write_text
 from spherectl.recipe import SIZES, Recipe, Size
@@ -203,22 +203,22 @@ def run(given: Namespace) -> list[str]:
     chosen = choose(given.names)
     SIZES.update(SHAPES)
     recipe = begun_with(recipes.load(zoo.find_recipe(given.recipe)))
-    pictures, test = (
+    dataset, test = (
         open_dataset(recipe.data, recipe.model.image_size, root=given.data, split=split) for split in ("train", "test")
     )
     failed = []
     with Run(given.work).locked():
-        results = begin(given.out, {"base": table_of(shortened(recipe, given.images, pictures)), "count": given.count})
+        results = begin(given.out, {"base": table_of(shortened(recipe, given.images, dataset)), "count": given.count})
         for trial in missing(chosen, results["trials"]):
-            changed = shortened(trial.apply(recipe), given.images, pictures)
+            changed = shortened(trial.apply(recipe), given.images, dataset)
             try:
-                outcome = trained(trial.name, changed, pictures, given.work / trial.name)
+                outcome = trained(trial.name, changed, dataset, given.work / trial.name)
             except TrainingError as error:
                 tell(f"{trial.name}: {error}")
                 failed.append(trial.name)
                 continue
             tell(f"{trial.name}: scoring")
-            about, row = scores(api.load(outcome.run.path), pictures, test, given.count)
+            about, row = scores(api.load(outcome.run.path), dataset, test, given.count)
             results |= about | {"command": command_line("trials"), "machine": machine(), "versions": versions()}
             results |= {"date": datetime.now(UTC).date().isoformat()}
             results["trials"] = placed(results["trials"], asdict(trial) | row | pace(outcome.run))
@@ -251,10 +251,10 @@ def missing(chosen: Iterable[Trial], rows: list[Row]) -> list[Trial]:
     return [trial for trial in chosen if (trial.name, trial.changes) not in done]
 
 
-def shortened(recipe: Recipe, images: int, pictures: PictureSet) -> Recipe:
+def shortened(recipe: Recipe, images: int, dataset: ImageSet) -> Recipe:
     """The recipe of one trial, resolved: so many images, a rate that falls over them all, checkpoints often."""
     run = {"length_images": images, "sample_images": images, "checkpoint_images": CHECKPOINT_IMAGES, "default": False}
-    return resolve(recipe.replace(run=run, optim={"decay_images": None}), pictures, CPU)
+    return resolve(recipe.replace(run=run, optim={"decay_images": None}), dataset, CPU)
 
 
 def table_of(recipe: Recipe) -> dict[str, Any]:
@@ -299,7 +299,7 @@ def _complete(about: dict[str, Any]) -> dict[str, Any]:
     return flatten({**about, "base": recipes.parse(about["base"], "the base").to_table()})
 
 
-def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path, device: torch.device = CPU) -> Outcome:
+def trained(name: str, recipe: Recipe, dataset: ImageSet, folder: Path, device: torch.device = CPU) -> Outcome:
     """The training, from where it was stopped; each step's CPU time goes to cpu.jsonl in its folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "cpu.jsonl").open("a", encoding="utf-8", buffering=1) as file:
@@ -313,7 +313,7 @@ def trained(name: str, recipe: Recipe, pictures: PictureSet, folder: Path, devic
                 told = time.monotonic()
                 tell(f"{name}: {line['images_seen']:,.0f} of {recipe.run.length_images:,}, loss {line['loss']:.4f}")
 
-        return train(recipe, pictures, folder, device=device, on_step=count)
+        return train(recipe, dataset, folder, device=device, on_step=count)
 
 
 def pace(run: Run) -> Row:

@@ -59,7 +59,7 @@ def __dir__() -> list[str]:
     return sorted(set(globals()) | set(__all__))
 
 
-@functools.cache  # every picture asks for it, and the metadata is parsed each time
+@functools.cache  # every image asks for it, and the metadata is parsed each time
 def _version() -> str:
     """The installed distribution's version; "0+unknown" for a source tree that was never installed."""
     from importlib.metadata import PackageNotFoundError, version

@@ -31,7 +31,6 @@ from spherectl.checks import (
 from spherectl.classes import names_of, parse_classes
 from spherectl.errors import UsageError
 from spherectl.files import file_hash
-from spherectl.headers import opened
 from spherectl.model import compiled, sampler, seeding, weights
 from spherectl.model.conversion import converted
 from spherectl.model.devices import (
@@ -48,6 +47,7 @@ from spherectl.model.objective import Draws, Losses, LossWeights, draw, objectiv
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import Recipe, SampleSpec
+from spherectl.safetensors_header import opened
 from spherectl.settings import load_settings
 from spherectl.shown import quoted
 from spherectl.timing import Stopwatch
@@ -241,7 +241,7 @@ class Model:
             raise UsageError(f"{self.name} is unconditional: guidance needs classes.", "Leave --guidance at 1.")
 
     def check_images(self, images: Tensor) -> None:
-        """Refuse what is not pictures of the model's size.
+        """Refuse what is not images of the model's size.
 
         Raises:
             UsageError: not floats in [0, 1] of shape (B, 3, H, W).

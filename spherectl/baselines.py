@@ -105,7 +105,7 @@ class DiffusionModel(Baseline):
         """Images by their numbers (B,), on the CPU; raises as `diffusion.generate`."""
         side = self.recipe.model.image_size
         grey = self.recipe.data.channels == "grey"
-        noise = diffusion.picture_noise(seed, seeding.INITIAL, indices, side, grey=grey).to(self.device)
+        noise = diffusion.image_noise(seed, seeding.INITIAL, indices, side, grey=grey).to(self.device)
         labels = self.labels(classes, len(indices))
         return diffusion.generate(self.network.denoiser, noise, labels, steps=steps, solver=solver).cpu()
 

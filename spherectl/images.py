@@ -1,8 +1,8 @@
-"""Pictures out: grids and strips, PNG files that say how they were made, arrays for the ADM evaluation suite.
+"""Images out: grids and strips, PNG files that say how they were made, arrays for the ADM evaluation suite.
 
-Beside them, how far two pictures are apart.
+Beside them, how far two images are apart.
 
-Letters: B pictures, H height, W width.
+Letters: B images, H height, W width.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 
 import spherectl
 from spherectl.data.decode import open_image
-from spherectl.data.transforms import as_picture, to_uint8
+from spherectl.data.transforms import as_image, to_uint8
 from spherectl.documents import parse_table
 from spherectl.errors import UsageError
 from spherectl.files import replacing
@@ -47,18 +47,18 @@ XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 def grid(images: Tensor, columns: int | None = None, padding: int = 2) -> Tensor:
-    """Pictures row by row on white.
+    """Images row by row on white.
 
     Args:
         images: (B, 3, H, W), floats in [0, 1] or uint8.
-        columns: pictures a row; by default nearly a square, with full rows where B allows it (10 is 2 rows of 5).
+        columns: images a row; by default nearly a square, with full rows where B allows it (10 is 2 rows of 5).
         padding: white pixels between neighbours; none around the whole.
 
     Returns:
         uint8 (3, rows (H + padding) - padding, columns (W + padding) - padding). Unused places are white.
 
     Raises:
-        UsageError: no pictures, or values out of range.
+        UsageError: no images, or values out of range.
     """
     if images.ndim != 4 or len(images) == 0:
         raise UsageError(f"A grid needs images of shape (B, 3, H, W) with B > 0, got {tuple(images.shape)}.")
@@ -68,14 +68,14 @@ def grid(images: Tensor, columns: int | None = None, padding: int = 2) -> Tensor
     rows = -(-count // columns)
     shape = (channels, rows * (height + padding) - padding, columns * (width + padding) - padding)
     sheet = torch.full(shape, _WHITE, dtype=torch.uint8, device=pixels.device)
-    for i, picture in enumerate(pixels):
+    for i, pil_image in enumerate(pixels):
         top, left = (i // columns) * (height + padding), (i % columns) * (width + padding)
-        sheet[:, top : top + height, left : left + width] = picture
+        sheet[:, top : top + height, left : left + width] = pil_image
     return sheet
 
 
 def strip(images: Tensor, padding: int = 2) -> Tensor:
-    """Pictures (B, 3, H, W) in [0, 1] as a grid of one row: uint8 (3, H, B (W + padding) - padding)."""
+    """Images (B, 3, H, W) in [0, 1] as a grid of one row: uint8 (3, H, B (W + padding) - padding)."""
     return grid(images, columns=len(images), padding=padding)
 
 
@@ -85,7 +85,7 @@ def psnr(a: Tensor, b: Tensor) -> Tensor:
 
 
 def save_png(path: Path, image: Tensor | Image, provenance: dict[str, Any] | None) -> None:
-    """Write a picture as PNG; the same picture and provenance give the same bytes.
+    """Write an image as PNG; the same image and provenance give the same bytes.
 
     Args:
         path: written whole or not at all.
@@ -106,9 +106,9 @@ def save_png(path: Path, image: Tensor | Image, provenance: dict[str, Any] | Non
         text.add_text(_KEY, json.dumps(provenance, sort_keys=True, separators=(",", ":"), allow_nan=False))
         text.add_text("Software", f"spherectl {spherectl.__version__}")
         text.add_itxt(XMP_KEY, XMP)
-    picture = as_picture(image) if isinstance(image, Tensor) else image
+    pil_image = as_image(image) if isinstance(image, Tensor) else image
     with replacing(path) as temporary:
-        picture.save(temporary, format="PNG", pnginfo=text)
+        pil_image.save(temporary, format="PNG", pnginfo=text)
 
 
 def save_animation(path: Path, frames: Tensor, fps: float) -> None:
@@ -117,12 +117,12 @@ def save_animation(path: Path, frames: Tensor, fps: float) -> None:
     Args:
         path: ends in .webp or .gif; written whole or not at all.
         frames: uint8 (F, 3, H, W).
-        fps: pictures a second.
+        fps: images a second.
 
     Raises:
         FileError: the place cannot be written.
     """
-    there = [as_picture(frame) for frame in frames]
+    there = [as_image(frame) for frame in frames]
     first, *others = [*there, *there[-2:0:-1]]
     options = {"save_all": True, "append_images": others, "duration": round(1000 / fps), "loop": 0}
     kind = path.suffix[1:].lower()
@@ -131,7 +131,7 @@ def save_animation(path: Path, frames: Tensor, fps: float) -> None:
 
 
 def read_provenance(path: Path) -> dict[str, Any] | None:
-    """What `save_png` stored about a picture, or None where the image carries nothing of ours.
+    """What `save_png` stored about an image, or None where the image carries nothing of ours.
 
     Returns:
         A table no deeper than `documents.MAX_DEPTH`, of whatever a stranger may have put there.
@@ -139,25 +139,25 @@ def read_provenance(path: Path) -> dict[str, Any] | None:
     Raises:
         FileError: the file is missing, no image, damaged, or its provenance is not the JSON table that we write.
     """
-    with open_image(path) as picture:
-        text = picture.text.get(_KEY) if isinstance(picture, PngImageFile) else None
+    with open_image(path) as pil_image:
+        text = pil_image.text.get(_KEY) if isinstance(pil_image, PngImageFile) else None
     if text is None:
         return None
     return parse_table(text, f"What {path} says of how it was made", most_bytes=MAX_PROVENANCE)
 
 
 def save_npz(path: Path, count: int, batches: Iterable[tuple[Tensor, Tensor | None]]) -> None:
-    """Write pictures as the ADM evaluation suite reads them: arr_0 uint8 (n, H, W, 3), arr_1 int64 (n,) if given.
+    """Write images as the ADM evaluation suite reads them: arr_0 uint8 (n, H, W, 3), arr_1 int64 (n,) if given.
 
     They are written as they come: 50,000 of 256 px are 10 GB.
 
     Args:
         path: written whole or not at all.
-        count: n, pictures in all.
+        count: n, images in all.
         batches: uint8 (B, 3, H, W), all of one size, with (B,) class numbers or None.
 
     Raises:
-        UsageError: not such pictures, not so many, or labels that are not one a picture.
+        UsageError: not such images, not so many, or labels that are not one an image.
         FileError: the place cannot be written.
     """
     size: tuple[int, ...] = ()
@@ -174,16 +174,16 @@ def save_npz(path: Path, count: int, batches: Iterable[tuple[Tensor, Tensor | No
                     np.lib.format.write_array_header_1_0(file, header)
                 array = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (B, H, W, 3)
                 if array.shape[1:] != size:
-                    raise UsageError(f"Expected pictures of shape {size}, as the first, got {array.shape[1:]}.")
+                    raise UsageError(f"Expected images of shape {size}, as the first, got {array.shape[1:]}.")
                 file.write(array.data)
                 written += len(array)
                 labels += [] if chosen is None else [chosen.long().cpu()]
         if written != count:
-            raise UsageError(f"Expected {count} pictures, got {written}.")
+            raise UsageError(f"Expected {count} images, got {written}.")
         if labels:
             together = torch.cat(labels)  # (n,)
             if together.shape != (count,):
-                raise UsageError(f"Expected {count} labels, one a picture, got shape {tuple(together.shape)}.")
+                raise UsageError(f"Expected {count} labels, one an image, got shape {tuple(together.shape)}.")
             with archive.open("arr_1.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, together.numpy(), allow_pickle=False)
 

@@ -1,4 +1,4 @@
-"""Where drawn pictures go: a grid, a folder of separate files, arrays; a place checked before anything is drawn.
+"""Where drawn images go: a grid, a folder of separate files, arrays; a place checked before anything is drawn.
 
 Nothing is overwritten but what was named: a name made here is claimed first, so that two commands never share one.
 """
@@ -25,9 +25,9 @@ from spherectl.images import grid, save_npz, save_png
 from spherectl.places import check_writable
 
 ONE_ROW = 20  # so many classes still stand side by side in a grid
-PARALLEL_PICTURES = 2  # threads that compress PNGs beside the sampling
+PARALLEL_IMAGES = 2  # threads that compress PNGs beside the sampling
 
-# Provenance of pictures of those numbers (n,) and labels (n,) or None, in a grid of so many columns.
+# Provenance of images of those numbers (n,) and labels (n,) or None, in a grid of so many columns.
 About = Callable[[Tensor, Tensor | None, int | None], dict[str, Any]]
 
 # Suffixes that mean a file of another kind, rather than a folder whose name has a dot in it.
@@ -64,7 +64,7 @@ def check_target(out: Path) -> None:
 
 @dataclass(frozen=True)
 class Drawn:
-    """All pictures of a run: bytes, a quarter of what they are as floats.
+    """All images of a run: bytes, a quarter of what they are as floats.
 
     Attributes:
         pixels: uint8 (n, 3, H, W).
@@ -85,7 +85,7 @@ def collect(batches: Iterable[Generated]) -> Drawn:
     return Drawn(torch.cat(pixels), torch.cat(known) if known else None, torch.cat(indices))
 
 
-def write_pictures(target: Path, batches: Iterable[Generated], count: int, about: About | None) -> int:
+def write_images(target: Path, batches: Iterable[Generated], count: int, about: About | None) -> int:
     """Write finished batches by the target's kind: one grid, one file of arrays, or a PNG each in a folder.
 
     A folder and arrays take the memory of two batches, however many there are.
@@ -93,7 +93,7 @@ def write_pictures(target: Path, batches: Iterable[Generated], count: int, about
     Args:
         target: checked by `check_target`, or claimed.
         batches: at least one.
-        count: pictures in all.
+        count: images in all.
         about: None leaves provenance out.
 
     Returns:
@@ -115,13 +115,13 @@ def write_pictures(target: Path, batches: Iterable[Generated], count: int, about
 def write_named(
     out: Path | None, stem: str, batches: Iterable[Generated], count: int, about: About | None
 ) -> tuple[Path, int]:
-    """`write_pictures` to the place that was asked for, or as one grid under a new name made of `stem`.
+    """`write_images` to the place that was asked for, or as one grid under a new name made of `stem`.
 
     Returns:
         Where they are, and how many files were written.
     """
     if out is not None:
-        return out, write_pictures(out, batches, count, about)
+        return out, write_images(out, batches, count, about)
     drawn = collect(batches)  # first, so that the claim on the name is short
     with claimed(stem) as target:
         write_grid(target, drawn, about)
@@ -129,7 +129,7 @@ def write_named(
 
 
 def write_grid(target: Path, drawn: Drawn, about: About | None) -> None:
-    """Write pictures as one grid, classes side by side where they are few; arguments as for `write_pictures`."""
+    """Write images as one grid, classes side by side where they are few; arguments as for `write_images`."""
     columns = _columns(drawn.labels, len(drawn.pixels))
     save_png(target, grid(drawn.pixels, columns), about(drawn.indices, drawn.labels, columns) if about else None)
 
@@ -138,7 +138,7 @@ def _write_folder(folder: Path, batches: Iterable[Generated], about: About | Non
     """Separate files, compressed beside the sampling; holds two batches at a time."""
     files = 0
     jobs: list[Future[None]] = []
-    with ThreadPoolExecutor(PARALLEL_PICTURES) as pool:
+    with ThreadPoolExecutor(PARALLEL_IMAGES) as pool:
         for batch in batches:
             _wait_for(jobs)
             for row, image in enumerate(to_uint8(batch.images)):

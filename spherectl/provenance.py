@@ -1,4 +1,4 @@
-"""What decides the pixels of a generated picture, and how to make it again from that."""
+"""What decides the pixels of a generated image, and how to make it again from that."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spherectl.shown import listed, quoted, shortened
 
 FORMAT = 1
 
-# Pictures that are made again together, where an image does not depend on the others.
+# Images that are made again together, where an image does not depend on the others.
 REMAKE_BATCH = 64
 
 MAX_IMAGES = 65_536  # in one file: a grid of 256 x 256
@@ -39,7 +39,7 @@ Chunk = tuple[  # images computed together, place among them
 
 
 class Provenance(SampleSpec):
-    """The table that a picture carries; the keys of a model's [sample] table and these.
+    """The table that an image carries; the keys of a model's [sample] table and these.
 
     Attributes:
         format: of the table.
@@ -120,13 +120,13 @@ def describe(
     count: int,
     columns: int | None = None,
 ) -> dict[str, Any]:
-    """Provenance of one picture, or of a grid of several.
+    """Provenance of one image, or of a grid of several.
 
     Args:
         model: what drew it.
         settings: steps, guidance, noise.
         seed: of the run.
-        indices: (n,) image numbers; one for a single picture.
+        indices: (n,) image numbers; one for a single image.
         labels: (n,) classes or None.
         batch: images computed together, at most.
         count: images of the run, which may leave its last batch shorter.
@@ -158,12 +158,12 @@ def describe(
 
 
 def describe_edit(model: api.Model, edit: str, inputs: list[str], **settings: Any) -> dict[str, Any]:
-    """Provenance of a picture that was made of others.
+    """Provenance of an image that was made of others.
 
     Args:
         model: what drew it.
         edit: what was done, as in "harmonize".
-        inputs: SHA-256 of the pictures' files.
+        inputs: SHA-256 of the images' files.
         settings: what else decides the pixels, JSON-able; no paths.
 
     Returns:
@@ -194,7 +194,7 @@ def is_invariant(model: api.Model) -> bool:
 
 
 def _arithmetic(model: api.Model) -> dict[str, Any]:
-    """Device and attention, as in "cpu sdpa", and versions: what the same picture made elsewhere may differ by.
+    """Device and attention, as in "cpu sdpa", and versions: what the same image made elsewhere may differ by.
 
     A compiled model is told by a third word, "cuda sdpa compiled".
     """
@@ -211,19 +211,19 @@ def _arithmetic(model: api.Model) -> dict[str, Any]:
 
 
 def read(table: dict[str, Any]) -> Provenance:
-    """The provenance in a picture's file, checked: it comes from anywhere.
+    """The provenance in an image's file, checked: it comes from anywhere.
 
     Raises:
         FileError: of another format, incomplete, or not as `describe` writes it.
     """
     version = table.get("format")
     if type(version) is not int or version != FORMAT:
-        raise FileError(f"The picture's provenance is of format {quoted(version)}; this version reads {FORMAT}.")
+        raise FileError(f"The image's provenance is of format {quoted(version)}; this version reads {FORMAT}.")
     if "edit" in table:
         edit = table["edit"] if isinstance(table["edit"], str) else quoted(table["edit"])
         raise UsageError(
-            f"The picture was made of others ({shortened(edit)}), which its provenance names by hash alone.",
-            "Only pictures drawn from noise can be made again.",
+            f"The image was made of others ({shortened(edit)}), which its provenance names by hash alone.",
+            "Only images drawn from noise can be made again.",
         )
     try:
         return Provenance.model_validate_json(json.dumps(table))  # strict: as JSON, where lists are tuples
@@ -232,17 +232,17 @@ def read(table: dict[str, Any]) -> Provenance:
         about = listed(sorted({str(item["loc"][0]) for item in found if item["loc"]}))
         about = about or "index, class and chunk do not fit together"
         raise FileError(
-            f"The picture's provenance is not one that this version can follow: {about}.",
+            f"The image's provenance is not one that this version can follow: {about}.",
             "Was it changed, or made by a newer spherectl?",
         ) from None
 
 
 def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
-    """The pictures a provenance describes, computed in the same chunks where that matters.
+    """The images a provenance describes, computed in the same chunks where that matters.
 
     Args:
         model: the one that drew them.
-        made: from a picture's file, by `read`.
+        made: from an image's file, by `read`.
 
     Returns:
         (n, 3, H, W) float32 in [0, 1], and their own provenance: as it was, but for today's backend and versions.
@@ -252,16 +252,16 @@ def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
     """
     if made.model_sha256 != model.sha256:
         raise UsageError(
-            f"The picture was drawn by {made.model} ({made.model_sha256[:12]}), "
+            f"The image was drawn by {made.model} ({made.model_sha256[:12]}), "
             f"not by {model.name} ({model.sha256[:12]}).",
             "Name the model file, run or folder that drew it with --model.",
         )
     if (made.classes is None) != (model.num_classes == 0) or max(made.classes or [0]) > model.num_classes:
-        raise UsageError(f"The picture's provenance names classes that {model.name} does not have.")
+        raise UsageError(f"The image's provenance names classes that {model.name} does not have.")
     numbers, classes, side = made.indices, made.classes, model.recipe.model.image_size
     if len(numbers) * side**2 > MAX_PIXELS:
         raise UsageError(
-            f"The picture's provenance names {len(numbers):,} images of {side} px; "
+            f"The image's provenance names {len(numbers):,} images of {side} px; "
             f"at most {MAX_PIXELS:,} pixels are made again at once.",
             "Make them with `spherectl sample --seed` into a folder.",
         )

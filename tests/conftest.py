@@ -224,15 +224,15 @@ def reference() -> Path:
 
 @pytest.fixture(scope="session")
 def fashion_excerpt() -> Path:
-    """A few hundred pictures of Fashion-MNIST in its own format, for `--data`."""
+    """A few hundred images of Fashion-MNIST in its own format, for `--data`."""
     return ROOT / "tests" / "data" / "fashion-excerpt"
 
 
 @pytest.fixture(scope="session")
 def lively() -> Callable[[Recipe], Package]:
-    """`lively(recipe)`: fixed weights whose pictures depend on everything.
+    """`lively(recipe)`: fixed weights whose images depend on everything.
 
-    Start values do not: both networks begin at zero output, and after a few steps all pictures are still nearly the
+    Start values do not: both networks begin at zero output, and after a few steps all images are still nearly the
     same grey, so that no test of bits could fail. Here zeros are small normals instead, the pixel head and the class
     tables as large as trained ones.
     """
@@ -279,9 +279,9 @@ def tiny_run(
 
     folder = tmp_path_factory.mktemp("tiny") / "tiny"
     recipe = recipes.load(ROOT / "recipes" / "debug.toml", {"name": "tiny", "run": {"default": True}})
-    pictures = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
-    resolved = resolve(recipe, pictures, torch.device("cpu"))
-    train(resolved, pictures, folder, device=torch.device("cpu"), start=lively(resolved))
+    images = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+    resolved = resolve(recipe, images, torch.device("cpu"))
+    train(resolved, images, folder, device=torch.device("cpu"), start=lively(resolved))
     return folder
 
 
@@ -304,6 +304,6 @@ def tiny_baselines(tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Pa
     length = {"length_images": 24, "checkpoint_images": 24, "sample_images": 24}
     for kind, tables in changes.items():
         recipe = recipes.load(ROOT / "recipes" / "debug.toml", {"name": kind, "run": length, **tables})
-        pictures = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
-        train(resolve(recipe, pictures, cpu), pictures, folder / kind, device=cpu)
+        images = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+        train(resolve(recipe, images, cpu), images, folder / kind, device=cpu)
     return {kind: folder / kind for kind in changes}

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import spherectl
 from spherectl import api
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.formats import FASHION_MNIST_CLASSES
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, UsageError
@@ -44,13 +44,13 @@ def free(model: api.Model, lively) -> api.Model:
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> PictureSet:
+def dataset(fashion_excerpt: Path) -> ImageSet:
     return open_dataset(DataSpec(kind="fashion-mnist", fit="pad", channels="grey"), image_size=32, root=fashion_excerpt)
 
 
 @pytest.fixture(scope="module")
-def images(pictures: PictureSet) -> Tensor:
-    return to_float(pictures.gather(range(6)))
+def images(dataset: ImageSet) -> Tensor:
+    return to_float(dataset.gather(range(6)))
 
 
 # load
@@ -539,13 +539,13 @@ def conv_loss(encode: nn.Module, decode: nn.Module, images: Tensor, first: int) 
     return spherectl.objective(encode, decode, images, draws, sigma_max=5.67)
 
 
-def test_the_objective_trains_somebodys_own_networks(pictures):
+def test_the_objective_trains_somebodys_own_networks(dataset):
     torch.manual_seed(0)
     encode, decode = ConvEncoder(), ConvDecoder()
     optimiser = torch.optim.Adam([*encode.parameters(), *decode.parameters()], lr=1e-2)
     history = []
     for step in range(30):
-        losses = conv_loss(encode, decode, to_float(pictures.gather(range(32))), 32 * step)
+        losses = conv_loss(encode, decode, to_float(dataset.gather(range(32))), 32 * step)
         parts = losses.rec + losses.con + losses.latent
         assert losses.total.item() == pytest.approx(parts.item(), rel=1e-6)
         assert (float(losses.rec_perceptual), float(losses.con_perceptual)) == (0, 0)

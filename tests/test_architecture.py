@@ -26,8 +26,9 @@ FLOORS = [
      *("recipe.limits", "recipe.model", "recipe.data", "recipe.noise", "recipe.loss", "recipe.optim", "recipe.run"),
      *("recipe.sample", "recipe.whole", "recipe.files", "recipe"),
      "addresses", "answers", "connections", "transfer",
-     "fetch", "headers", "classes",
-     *("zoo.entries", "zoo.catalogue", "zoo.notes", "zoo.hub", "zoo.parcels", "zoo.finding", "zoo", "zoo.additions")],
+     "fetch", "safetensors_header", "classes",
+     *("zoo.entries", "zoo.catalogue", "zoo.receipts", "zoo.hub", "zoo.download", "zoo.finding"),
+        *("zoo", "zoo.additions")],
     # The networks and their mathematics.
     [
         "model",
@@ -37,13 +38,13 @@ FLOORS = [
         *("model.sampler", "model.compiled", "model.objective", "model.vae", "model.diffusion", "model.kinds"),
         *("model.package", "model.pickles", "model.published", "model.weights", "model.conversion"),
     ],
-    # Pictures, and frozen networks that look at them.
+    # Images, and frozen networks that look at them.
     [
         "arrays",
         "data",
         *("data.names", "data.decode", "data.formats", "data.indexes"),
         *("data.folders", "data.lists", "data.tars", "data.shards"),
-        *("data.transforms", "data.unreadable", "data.pictures", "data.remote", "data.streamed"),
+        *("data.transforms", "data.unreadable", "data.image_set", "data.remote", "data.streamed"),
         *("data.emoji", "data.download", "data.datasets", "data.workers", "data.order"),
         "features",
         *("features.networks", "features.store", "features.imagenet", "features.fit", "features.independence"),
@@ -53,24 +54,24 @@ FLOORS = [
     # What is done with a model.
     [
         "training",
-        *("training.perceptual", "training.flops", "training.gauges", "training.steps", "training.parallel"),
+        *("training.perceptual", "training.flops", "training.monitor", "training.steps", "training.parallel"),
         "training.gradient",
-        *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.board"),
+        *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.tensorboard"),
         "training.grey",
         *("api", "provenance", "output", "baselines"),
         *("training.previews", "training.kinds"),
-        *("training.plan", "training.cuda", "training.run", "training.publish", "training.start", "training.loop"),
+        *("training.plan", "training.cuda", "training.run", "training.publish", "training.finetune", "training.loop"),
         "editing",
         *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.measurements"),
-        *("editing.restoration", "editing.pictures", "editing.latents"),
+        *("editing.restoration", "editing.fitting", "editing.latents"),
         "evaluation",
-        *("evaluation.extractors", "evaluation.pictures", "evaluation.reference", "evaluation.fidelity"),
+        *("evaluation.extractors", "evaluation.embeddings", "evaluation.reference", "evaluation.fidelity"),
         *("evaluation.bootstrap", "evaluation.directions", "evaluation.spectrum"),
         *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
-        *("evaluation.protocol", "evaluation.rows", "evaluation.run", "evaluation.report"),
+        *("evaluation.protocol", "evaluation.scoring", "evaluation.run", "evaluation.report"),
         *("evaluation.autoencoders", "evaluation.posterior", "evaluation.projection"),
         "export",
-        *("export.graphs", "export.check", "export.about", "export.onnx", "export.pt2", "export.layouts"),
+        *("export.graphs", "export.check", "export.metadata", "export.onnx", "export.pt2", "export.layouts"),
         "export.web",
         "plots",
         *("plots.figures", "plots.training", "plots.posterior", "plots.uniformity", "plots.samples"),
@@ -79,8 +80,9 @@ FLOORS = [
     [
         "cli",
         *("cli.streams", "cli.console", "cli.options"),
-        *("cli.models", "cli.pictures", "cli.train", "cli.encode", "cli.remake", "cli.sample"),
-        *("cli.edit", "cli.damage", "cli.restore", "cli.interpolate", "cli.evaluate", "cli.plot_latents", "cli.plot"),
+        *("cli.models", "cli.image_files", "cli.train", "cli.encode", "cli.reproduce", "cli.sample"),
+        *("cli.edit", "cli.degradation", "cli.restore", "cli.interpolate", "cli.evaluate"),
+        *("cli.plot_latents", "cli.plot"),
         "cli.export",
         *("cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
         "cli.app",
@@ -94,7 +96,7 @@ DISTRIBUTIONS = {"PIL": "pillow"}
 
 HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests", "matplotlib"}
 
-# What a picture does not need; torch's compiler and all it brings take longer than everything of ours.
+# What an image does not need; torch's compiler and all it brings take longer than everything of ours.
 NOT_FOR_SAMPLING = {
     *("torchvision", "scipy", "pooch", "requests", "tensorboard", "torch_fidelity", "lpips", "xformers", "filelock"),
     *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes"),

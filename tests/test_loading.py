@@ -20,7 +20,7 @@ SAMPLE = ("-m", "spherectl", "sample", "--model", "fashion-mnist", "--count", "1
 
 
 @pytest.mark.slow
-def test_a_first_picture_takes_at_most_twice_the_import_of_torch(cli):
+def test_a_first_image_takes_at_most_twice_the_import_of_torch(cli):
     """The quickest of several starts each, taken in turns: what else the machine does slows both, so more are taken."""
 
     def seconds(*arguments: str) -> float:

@@ -1,4 +1,4 @@
-"""Where pictures go: three kinds of target that hold the same pictures, places refused, names that are free."""
+"""Where images go: three kinds of target that hold the same images, places refused, names that are free."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from spherectl.data.transforms import to_uint8
 from spherectl.errors import FileError, UsageError
 from spherectl.files import claimed
 from spherectl.images import read_provenance
-from spherectl.output import Kind, check_target, kind, write_pictures
+from spherectl.output import Kind, check_target, kind, write_images
 
 pytestmark = pytest.mark.fast
 
-# Seven pictures, each a ramp of its own, in batches of 3, 3 and 1, of three classes in turn.
+# Seven images, each a ramp of its own, in batches of 3, 3 and 1, of three classes in turn.
 RAMPS = (torch.arange(7 * 3 * 8 * 8).reshape(7, 3, 8, 8) % 251 / 255).float()
 LABELS = torch.tensor([4, 2, 9, 4, 2, 9, 4])
 
@@ -39,8 +39,8 @@ def about(indices: torch.Tensor, labels: torch.Tensor | None, columns: int | Non
 
 
 def pixels(path: Path) -> torch.Tensor:
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).permute(2, 0, 1)
+    with Image.open(path) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).permute(2, 0, 1)
 
 
 @pytest.fixture
@@ -61,8 +61,8 @@ def test_the_suffix_says_the_kind():
         assert kind(Path(name)) is expected, name
 
 
-def test_a_folder_holds_every_picture(here):
-    assert write_pictures(here / "folder", batches(), 7, about) == 7
+def test_a_folder_holds_every_image(here):
+    assert write_images(here / "folder", batches(), 7, about) == 7
     files = sorted((here / "folder").iterdir())
     assert files == [here / "folder" / f"{i:06d}.png" for i in range(7)]
     for i, path in enumerate(files):
@@ -71,7 +71,7 @@ def test_a_folder_holds_every_picture(here):
 
 
 def test_a_grid_has_a_column_a_class(here):
-    assert write_pictures(here / "a.png", batches(), 7, about) == 1
+    assert write_images(here / "a.png", batches(), 7, about) == 1
     sheet = pixels(here / "a.png")
     assert sheet.shape == (3, 3 * 10 - 2, 3 * 10 - 2)
     for i in range(7):
@@ -82,27 +82,27 @@ def test_a_grid_has_a_column_a_class(here):
 
 @pytest.mark.parametrize("labels", [None, torch.zeros(7, dtype=torch.int64), torch.arange(7)])
 def test_without_turns_of_classes_a_grid_is_nearly_square(here, labels):
-    write_pictures(here / "a.png", batches(labels), 7, about)
+    write_images(here / "a.png", batches(labels), 7, about)
     assert read_provenance(here / "a.png")["columns"] is None
     assert pixels(here / "a.png").shape == (3, 28, 28)
 
 
 def test_arrays_are_what_the_adm_suite_reads(here):
     """uint8 NHWC under arr_0, int64 labels under arr_1, if there are any; no pickle."""
-    write_pictures(here / "a.npz", batches(), 7, about)
+    write_images(here / "a.npz", batches(), 7, about)
     with np.load(here / "a.npz", allow_pickle=False) as arrays:
         assert sorted(arrays) == ["arr_0", "arr_1"]
         assert (arrays["arr_0"].dtype, arrays["arr_0"].shape) == (np.uint8, (7, 8, 8, 3))
         assert np.array_equal(arrays["arr_0"], to_uint8(RAMPS).permute(0, 2, 3, 1).numpy())
         assert (arrays["arr_1"].dtype, arrays["arr_1"].tolist()) == (np.int64, LABELS.tolist())
-    write_pictures(here / "b.npz", batches(None), 7, None)
+    write_images(here / "b.npz", batches(None), 7, None)
     with np.load(here / "b.npz", allow_pickle=False) as arrays:
         assert sorted(arrays) == ["arr_0"]
 
 
 def test_without_about_files_say_nothing(here):
-    write_pictures(here / "a.png", batches(), 7, None)
-    write_pictures(here / "folder", batches(), 7, None)
+    write_images(here / "a.png", batches(), 7, None)
+    write_images(here / "folder", batches(), 7, None)
     for path in (here / "a.png", *(here / "folder").iterdir()):
         assert read_provenance(path) is None
 
@@ -117,7 +117,7 @@ def test_a_folder_holds_no_more_than_two_batches_in_memory(here, monkeypatch):
         real(jobs)
 
     monkeypatch.setattr(output, "_wait_for", wait)
-    write_pictures(here / "folder", batches(), 7, None)
+    write_images(here / "folder", batches(), 7, None)
     assert open_jobs == [0, 3, 3, 1]
 
 
@@ -137,13 +137,13 @@ def test_drawn_floats_are_let_go(here, out):
             yield drawn
             del drawn
 
-    write_pictures(here / out, drawing(), 7, None)
+    write_images(here / out, drawing(), 7, None)
     assert alive[0] == 1
     assert max(alive) <= 2
 
 
 def test_a_disk_that_fills_up_leaves_whole_files_only(here, monkeypatch):
-    """The third picture does not fit: it is named, the two before it are whole, and nothing else is there."""
+    """The third image does not fit: it is named, the two before it are whole, and nothing else is there."""
     real, count = os.fsync, 0
 
     def full(handle: int) -> None:
@@ -153,16 +153,16 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(here, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(handle)
 
-    monkeypatch.setattr(output, "PARALLEL_PICTURES", 1)
+    monkeypatch.setattr(output, "PARALLEL_IMAGES", 1)
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(FileError, match=r"Cannot write .*/000002\.png: No space left on device\."):
-        write_pictures(here / "folder", batches(), 7, about)
+        write_images(here / "folder", batches(), 7, about)
     assert [path.name for path in sorted((here / "folder").iterdir())] == ["000000.png", "000001.png"]
     assert torch.equal(pixels(here / "folder" / "000001.png"), to_uint8(RAMPS[1]))
     for name in ("a.png", "a.npz"):
         (here / name).write_text("old")
         with pytest.raises(FileError, match="No space left"):
-            write_pictures(here / name, batches(), 7, about)
+            write_images(here / name, batches(), 7, about)
         assert (here / name).read_text() == "old"
     assert [path.name for path in sorted(here.iterdir())] == ["a.npz", "a.png", "folder"]
 
@@ -181,8 +181,8 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(here, monkeypatch):
         ("folder.png", UsageError, r"folder\.png is a folder"),
         ("file", UsageError, "is a file, not a folder"),
         ("file/grid.png", UsageError, "is a file, not a folder"),
-        ("file/below/pictures", UsageError, "is a file, not a folder"),
-        ("/proc/pictures", FileError, r"Cannot write /proc/pictures: no file can be made in /proc \("),
+        ("file/below/images", UsageError, "is a file, not a folder"),
+        ("/proc/images", FileError, r"Cannot write /proc/images: no file can be made in /proc \("),
         ("/proc/a/grid.png", FileError, r"Cannot write /proc/a/grid\.png"),
     ],
 )
@@ -198,7 +198,7 @@ def test_places_that_cannot_be_written_are_refused(here, out, error, said):
 
 
 @pytest.mark.parametrize(
-    "out", ["a.png", "new/folders/a.png", "folder", "taken.jpg", "v1.2", "new/pictures", ".", "a.npz"]
+    "out", ["a.png", "new/folders/a.png", "folder", "taken.jpg", "v1.2", "new/images", ".", "a.npz"]
 )
 def test_places_that_can_be_written_are_left_as_they_are(here, out):
     (here / "taken.jpg").mkdir()  # a folder, whatever its name looks like

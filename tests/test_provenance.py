@@ -1,4 +1,4 @@
-"""What a picture says of itself: complete, about nothing else, and enough to make it again."""
+"""What an image says of itself: complete, about nothing else, and enough to make it again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def half(tiny_run: Path) -> api.Model:
 
 @pytest.fixture
 def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a processor that cannot run them, where a bfloat16 picture may depend on its batch."""
+    """As on a processor that cannot run them, where a bfloat16 image may depend on its batch."""
     monkeypatch.setattr(kernels, "available", lambda: False)
 
 
@@ -52,7 +52,7 @@ def drawn(model: api.Model, count: int, batch: int, seed: int = 3, **settings: A
     return torch.cat([b.images for b in batches]), describe
 
 
-def test_a_single_picture_says_what_decides_it_and_no_more(model, tiny_run):
+def test_a_single_image_says_what_decides_it_and_no_more(model, tiny_run):
     _, describe = drawn(model, 12, 5, steps=4, guidance=1.5, guide="decoder", noise="fresh", strength="decaying")
     assert describe(11) == {
         "format": 1,
@@ -76,12 +76,12 @@ def test_a_single_picture_says_what_decides_it_and_no_more(model, tiny_run):
     assert str(tiny_run.parent) not in json.dumps(describe(11))
 
 
-def test_a_grid_lists_its_pictures(model):
+def test_a_grid_lists_its_images(model):
     _, describe = drawn(model, 12, 5)
     table = describe(0, 7, 11, columns=2)
     assert (table["index"], table["class"], table["columns"]) == ([0, 7, 11], [0, 7, 1], 2)
     assert "columns" not in describe(0, 7)
-    assert "columns" not in describe(0, columns=2)  # of one picture
+    assert "columns" not in describe(0, columns=2)  # of one image
 
 
 @pytest.mark.usefixtures("without_kernels")
@@ -110,7 +110,7 @@ def test_on_the_kernels_no_bit_depends_on_the_batch(tiny_run, precision):
 
 @pytest.mark.parametrize("which", ["model", "half"])
 @pytest.mark.parametrize("numbers", [(5,), (0, 1, 2, 3, 4, 5, 6), (6, 2, 3, 0), (1, 4)])
-def test_pictures_are_made_again_bit_for_bit(which, numbers, request):
+def test_images_are_made_again_bit_for_bit(which, numbers, request):
     model = request.getfixturevalue(which)
     images, describe = drawn(model, 7, 5, steps=4, guidance=1.5, noise="fresh")
     table = describe(*numbers)
@@ -119,7 +119,7 @@ def test_pictures_are_made_again_bit_for_bit(which, numbers, request):
     assert json.loads(json.dumps(about)) == table
 
 
-def test_more_pictures_than_are_remade_at_once_are_made_again_too(model, monkeypatch):
+def test_more_images_than_are_remade_at_once_are_made_again_too(model, monkeypatch):
     monkeypatch.setattr(provenance, "REMAKE_BATCH", 3)
     images, describe = drawn(model, 7, 64)
     again, _ = provenance.remake(model, provenance.read(describe(*range(7))))
@@ -128,7 +128,7 @@ def test_more_pictures_than_are_remade_at_once_are_made_again_too(model, monkeyp
 
 @pytest.mark.usefixtures("without_kernels")
 def test_places_of_a_chunk_that_nobody_asks_for_are_filled(half, monkeypatch):
-    """A picture is computed among as many others as when it was drawn, at the same place."""
+    """An image is computed among as many others as when it was drawn, at the same place."""
     seen = []
     real = api.sample_indices
 
@@ -142,14 +142,14 @@ def test_places_of_a_chunk_that_nobody_asks_for_are_filled(half, monkeypatch):
     assert seen == [([1, 1, 2, 1, 1], [1, 1, 2, 1, 1]), ([6, 6], [6, 6])]
 
 
-def test_what_remade_a_picture_is_said_of_the_new_one(model):
+def test_what_remade_a_image_is_said_of_the_new_one(model):
     _, describe = drawn(model, 2, 2)
     table = describe(1) | {"versions": {"spherectl": "0.0.1", "torch": "1.0"}, "backend": "cuda xformers"}
     _, about = provenance.remake(model, provenance.read(table))
     assert about == describe(1)
 
 
-def test_an_unconditional_picture_has_no_class(lively, model):
+def test_an_unconditional_image_has_no_class(lively, model):
     package = lively(model.recipe.replace(model={"num_classes": 0}))
     cpu = torch.device("cpu")
     network = weights.instantiate(package)
@@ -221,7 +221,7 @@ def test_a_class_that_the_model_cannot_have_is_refused(model):
     ],
 )
 def test_a_table_that_was_changed_is_a_sentence(model, change, named):
-    """A picture comes from anywhere: nothing in it may end in more than a sentence."""
+    """An image comes from anywhere: nothing in it may end in more than a sentence."""
     _, describe = drawn(model, 2, 2)
     with pytest.raises(FileError) as caught:
         provenance.read(describe(1) | change)
@@ -243,7 +243,7 @@ def test_a_table_that_lacks_a_key_is_a_sentence(model, key):
 
 
 def test_any_json_at_any_key_is_a_sentence_or_as_good_as_what_was_there(model):
-    """Each key of a picture's and of a grid's table with each type of JSON: nothing but our own errors."""
+    """Each key of an image's and of a grid's table with each type of JSON: nothing but our own errors."""
     _, describe = drawn(model, 4, 2)
     values = [None, True, False, 0, -1, 1.5, 2**63, 10**400, "", "x", "\ud800", [], [[]], [None], {}, {"a": {"b": []}}]
     for table in (describe(1), describe(0, 1, 2, columns=2)):
@@ -253,7 +253,7 @@ def test_any_json_at_any_key_is_a_sentence_or_as_good_as_what_was_there(model):
                     provenance.read(table | {key: value})
 
 
-def test_more_pixels_than_a_picture_has_are_refused_before_they_are_computed(model, monkeypatch):
+def test_more_pixels_than_a_image_has_are_refused_before_they_are_computed(model, monkeypatch):
     _, describe = drawn(model, 4, 2)
     monkeypatch.setattr(provenance, "MAX_PIXELS", 3 * 32**2)
     provenance.remake(model, provenance.read(describe(0, 1, 2)))

@@ -68,7 +68,7 @@ attention = "math"
 
 [data]
 kind = "cifar10"
-root = "C:\\\\pictures"
+root = "C:\\\\images"
 fit = "pad"
 flip = false
 channels = "grey"

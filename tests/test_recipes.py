@@ -86,7 +86,7 @@ def test_every_file_says_the_score_to_reach_and_its_units(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_recipe_can_be_resolved(path: Path) -> None:
-    """With 1000 pictures in as many classes as it wants; "auto" takes what there is."""
+    """With 1000 images in as many classes as it wants; "auto" takes what there is."""
     loaded = load(path)
     classes = loaded.model.num_classes
     resolved = loaded.resolve(images=1000, num_classes=7 if classes == "auto" else classes)
@@ -202,7 +202,7 @@ def test_fashion_mnist_latent() -> None:
 
 
 @pytest.mark.parametrize(("name", "px"), [("folder32", 32), ("folder256", 256)])
-def test_recipes_for_peoples_own_pictures_take_any_folder(name: str, px: int) -> None:
+def test_recipes_for_peoples_own_images_take_any_folder(name: str, px: int) -> None:
     """Classes or none, and lengths in images, so that neither depends on the folder's size."""
     r = recipe(name)
     assert (r.model.image_size, r.model.num_classes) == (px, "auto")

@@ -62,12 +62,12 @@ def test_an_empty_variable_is_as_good_as_none(config, monkeypatch):
 
 
 def test_home_is_expanded_wherever_a_path_comes_from(config, monkeypatch):
-    config('data = "~/pictures"\nzoo_index = ["~/zoo/index.toml"]\n')
+    config('data = "~/images"\nzoo_index = ["~/zoo/index.toml"]\n')
     monkeypatch.setenv("SPHERECTL_RUNS", "~/runs")
     found = load_settings()
     home = Path.home()
     assert (found.data, found.runs, found.zoo_index) == (
-        home / "pictures",
+        home / "images",
         home / "runs",
         (home / "zoo" / "index.toml",),
     )

@@ -91,7 +91,7 @@ def test_every_error_is_safe_to_show_and_short(kind):
 
 
 def test_a_sentence_keeps_words_of_usual_length():
-    text = "Cannot read /a/" + "b" * 150 + "/c.png: it is no picture."
+    text = "Cannot read /a/" + "b" * 150 + "/c.png: it is no image."
     assert sentence(text) == text
 
 

@@ -39,7 +39,7 @@ def test_the_script_starts_a_process_a_gpu_and_goes_on_after_75_alone(code: int,
         (tmp_path / name).chmod(0o755)
     variables = {"SLURM_JOB_ID": "40123", "SLURM_JOB_NODELIST": "node-[a-b]", "CODE": str(code)}
     ended = subprocess.run(
-        ["bash", SCRIPT, "imagenet256", "--data", "my pictures"],
+        ["bash", SCRIPT, "imagenet256", "--data", "my images"],
         cwd=tmp_path,
         env=os.environ | variables | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"},
         capture_output=True,
@@ -50,7 +50,7 @@ def test_the_script_starts_a_process_a_gpu_and_goes_on_after_75_alone(code: int,
     numbers = ["0 0 4", "1 1 4", "2 0 4", "3 1 4"]
     assert (tmp_path / "calls").read_text().splitlines() == [
         "scontrol show hostnames node-[a-b]",
-        *(f"{three} node-a:20123 train imagenet256 --data my pictures" for three in numbers),
+        *(f"{three} node-a:20123 train imagenet256 --data my images" for three in numbers),
         *(["scontrol requeue 40123"] if queued else []),
     ]
 

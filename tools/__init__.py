@@ -1,1 +1,1 @@
-"""What maintainers run: vendored files, pictures of the documentation, the browser of the tests."""
+"""What maintainers run: vendored files, images of the documentation, the browser of the tests."""

@@ -33,8 +33,8 @@ DRAW = """(async () => {{
 def draw(page: Page, **controls: float) -> tuple[Tensor, float]:
     """(3, H, W) bytes of a drawn image, and the milliseconds it took."""
     url, said = page.run(DRAW.format(controls=json.dumps(controls)))
-    picture = decode_image(base64.b64decode(url.partition(",")[2]), "the drawing")
-    return as_tensor(picture), float(said.split()[-2])
+    shown = decode_image(base64.b64decode(url.partition(",")[2]), "the drawing")
+    return as_tensor(shown), float(said.split()[-2])
 
 
 def main() -> None:

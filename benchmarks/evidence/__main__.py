@@ -2,7 +2,7 @@
 
 What has a result is left alone, and a training that was stopped goes on from its last checkpoint, so the same command
 is given again until nothing is missing. Each result is in the JSON as soon as it is there; the page is written from
-that alone, by --page too. Pictures need the trained models, and are drawn at the end.
+that alone, by --page too. Images need the trained models, and are drawn at the end.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.evidence import measures
-from benchmarks.evidence.figures import draw_pictures
+from benchmarks.evidence.figures import draw_images
 from benchmarks.evidence.judge import Judge, judge
 from benchmarks.evidence.page import page
 from benchmarks.speed import ROOT, command_line
@@ -27,7 +27,7 @@ from benchmarks.timing import machine, tell
 from benchmarks.trials import begin, pace, placed, table_of, trained
 from spherectl import recipe as recipes
 from spherectl import zoo
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import FileError, SpherectlError, TrainingError, UsageError
 from spherectl.features.independence import check_independent
 from spherectl.files import write_text
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="RUN", help="those to do; default all")
     parser.add_argument("--page", action="store_true", help="write the page from the JSON there is, and nothing else")
     parser.add_argument("--images", type=int, help="that each training sees; default the recipes' 60,000")
-    parser.add_argument("--count", type=int, default=2000, help="pictures of each score; default %(default)s")
+    parser.add_argument("--count", type=int, default=2000, help="images of each score; default %(default)s")
     parser.add_argument("--resamples", type=int, default=200, help="of the bootstrap; default %(default)s")
     parser.add_argument("--draws", type=int, default=99, help="of uniform points; default %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of all recipes")
@@ -86,7 +86,7 @@ def write_page(out: Path) -> list[str]:
 
 
 def run(given: Namespace) -> list[str]:
-    """Every chosen run that has no result yet, then the pictures; both files are written after each.
+    """Every chosen run that has no result yet, then the images; both files are written after each.
 
     Args:
         given: names, images, count, resamples, draws, set, device, threads, data, work, out.
@@ -126,8 +126,8 @@ def run(given: Namespace) -> list[str]:
             results["real"] = results.get("real") or {"scorer": by.extractor.name, **by.real()}
             results["runs"] = placed(results["runs"], row, RUNS)
             write(given.out, results)
-        if results["runs"] and (asked or not results.get("pictures")):
-            results["pictures"] = draw_pictures(results, given.work, by, given.out / "evidence", given.device)
+        if results["runs"] and (asked or not results.get("images")):
+            results["images"] = draw_images(results, given.work, by, given.out / "evidence", given.device)
             write(given.out, results)
     return failed
 
@@ -143,7 +143,7 @@ def load(name: str, given: Namespace) -> Recipe:
     return recipe
 
 
-def one(name: str, given: Namespace, train: PictureSet, by: Judge, device: torch.device) -> Row:
+def one(name: str, given: Namespace, train: ImageSet, by: Judge, device: torch.device) -> Row:
     """Train and measure one run."""
     recipe = resolve(load(name, given), train, device)
     folder = given.work / name

@@ -26,7 +26,7 @@ class Claim:
         found: the numbers that decide, in sentences.
         control: what they are compared with.
         table: in Markdown.
-        pictures: names of those that show it.
+        images: names of those that show it.
         commands: that show it again.
     """
 
@@ -35,7 +35,7 @@ class Claim:
     found: str
     control: str
     table: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     commands: tuple[str, ...]
 
 
@@ -47,7 +47,7 @@ def decided(verdicts: list[Verdict]) -> Outcome:
 
 
 SAMPLES: Columns = {
-    "what": "pictures",
+    "what": "images",
     "frechet": "Frechet distance",
     "interval": "95% interval",
     "right": "class right, %",

@@ -106,7 +106,7 @@ def _of_collapsed(swept: list[Row]) -> str:
         if collapsed(row)
     ]
     return (
-        f" Not chosen from, for collapse: {', '.join(gone)}. There the latents carry nothing, a class is one picture, "
+        f" Not chosen from, for collapse: {', '.join(gone)}. There the latents carry nothing, a class is one image, "
         "and prior, fitted posterior and reconstruction are alike: no hole, and no variety either, which the distance "
         "hardly sees."
         if gone

@@ -27,7 +27,7 @@ def one_step(results: dict[str, Any]) -> Claim:
     base, vae = find(results, "base"), best_vae(results)
     prior = vae["samples"][0]
     gone = [f"{row['name']}, {distance(row['samples'][0])}" for row in vaes(results) if collapsed(row)]
-    left_out = f" One that collapsed to one picture a class is no control for that ({'; '.join(gone)})." if gone else ""
+    left_out = f" One that collapsed to one image a class is no control for that ({'; '.join(gone)})." if gone else ""
     return Claim(
         "One step works",
         decided([compare(base, prior)]),

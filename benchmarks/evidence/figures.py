@@ -1,4 +1,4 @@
-"""The pictures of docs/evidence.md: some of trained models, some of the numbers of docs/evidence.json."""
+"""The images of docs/evidence.md: some of trained models, some of the numbers of docs/evidence.json."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from spherectl.plots.samples import sample_rows
 from spherectl.plots.uniformity import plot_uniformity, write_page
 from spherectl.zoo import MODEL_FILE
 
-ACROSS = 10  # pictures in a row
+ACROSS = 10  # images in a row
 ROWS = "rows"  # folder of each Sphere Encoder's four-step samples, from the same noise; kept, for models are not
 STRIPS, FRAMES = 4, 11
 POINTS = 1000
 
 
-def draw_pictures(results: dict[str, Any], work: Path, judge: Judge, out: Path, device: str) -> dict[str, str]:
+def draw_images(results: dict[str, Any], work: Path, judge: Judge, out: Path, device: str) -> dict[str, str]:
     """Draw all for which the models and the numbers are there; others that were drawn before stay.
 
     Args:
         results: of the JSON.
         work: run folders.
-        judge: of pictures.
+        judge: of images.
         out: folder; made if need be.
         device: where models draw.
 
     Returns:
-        File names by picture.
+        File names by image.
     """
     done = {row["name"] for row in results["runs"] if (work / row["name"] / MODEL_FILE).is_file()}
-    drawn: dict[str, str] = dict(results.get("pictures", {}))
+    drawn: dict[str, str] = dict(results.get("images", {}))
 
     def draw(name: str, make: Callable[[Path], None], *needed: str) -> None:
         if done.issuperset(needed):
@@ -110,7 +110,7 @@ def _hole(model: api.Model, vae: Vae, judge: Judge, target: Path) -> None:
 def _uniformity(model: api.Model, vae: Vae, judge: Judge, target: Path) -> None:
     found = clouds(model, vae, judge.test, count=min(POINTS, judge.count), draws=19, seed=SEED)
     plot_uniformity(found, judge.test.class_names, target)
-    about = f"{len(found[0].labels):,} test pictures, projected to three dimensions by one random Gaussian matrix."
+    about = f"{len(found[0].labels):,} test images, projected to three dimensions by one random Gaussian matrix."
     write_page(found, judge.test.class_names, target.with_suffix(".html"), about=about)
 
 

@@ -1,4 +1,4 @@
-"""One judge for pictures of any model: scores with bootstrap intervals, by a network that no loss has seen."""
+"""One judge for images of any model: scores with bootstrap intervals, by a network that no loss has seen."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from torch import Tensor
 from benchmarks.scoring import SCORER, reference_of
 from benchmarks.tables import Row
 from benchmarks.timing import rounded
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.evaluation.bootstrap import interval
+from spherectl.evaluation.embeddings import Features, Images, extract, real_draw
 from spherectl.evaluation.extractors import Extractor, open_extractor
 from spherectl.evaluation.fidelity import right, score
-from spherectl.evaluation.pictures import Features, Pictures, extract, real_draw
 from spherectl.evaluation.posterior import frechet_replicates
 from spherectl.evaluation.reference import Reference
 
@@ -25,31 +25,31 @@ BATCH = 100
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """What all pictures are held against.
+    """What all images are held against.
 
     Attributes:
         extractor: the network.
         reference: features of the test images.
         train, test: real images.
-        count: pictures of each row, at most.
+        count: images of each row, at most.
         resamples: of the bootstrap.
     """
 
     extractor: Extractor
     reference: Reference
-    train: PictureSet
-    test: PictureSet
+    train: ImageSet
+    test: ImageSet
     count: int
     resamples: int
 
-    def score(self, pictures: Pictures, labels: Tensor | None) -> Row:
-        """Frechet distance with its 95% interval, recall, and, where pictures have classes, % of them right."""
-        features = extract(pictures, self.extractor, batch=BATCH)
+    def score(self, images: Images, labels: Tensor | None) -> Row:
+        """Frechet distance with its 95% interval, recall, and, where images have classes, % of them right."""
+        features = extract(images, self.extractor, batch=BATCH)
         assert features is not None  # one process alone
         return self.score_features(features, labels)
 
     def score_features(self, features: Features, labels: Tensor | None) -> Row:
-        """`score` of pictures whose features are known."""
+        """`score` of images whose features are known."""
         found = score(features, self.reference, self.extractor, metrics=["fid", "prc"])
         distance = cast("float", found.frechet_distance)
         low, high = interval(distance, frechet_replicates(features, self.reference, self.resamples, SEED))
@@ -74,7 +74,7 @@ class Judge:
         return torch.cat([self.extractor(some)["logits"] for some in pixels.split(BATCH)]).softmax(1)
 
 
-def judge(train: PictureSet, test: PictureSet, count: int, resamples: int) -> Judge:
+def judge(train: ImageSet, test: ImageSet, count: int, resamples: int) -> Judge:
     """The judge of a data set."""
     extractor = open_extractor(SCORER)
     return Judge(extractor, reference_of(test, extractor), train, test, count, resamples)

@@ -1,6 +1,6 @@
 """What is measured of a trained model of each kind.
 
-Letters: n pictures, L entries of a latent, F frames of a path.
+Letters: n images, L entries of a latent, F frames of a path.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from spherectl.data.transforms import to_float, to_uint8
 from spherectl.editing.interpolation import class_weights, line_shares, path
 from spherectl.evaluation.autoencoders import Autoencoder, SphereAutoencoder, VaeAutoencoder
 from spherectl.evaluation.bootstrap import interval, mean_replicates, multiplicities
-from spherectl.evaluation.pictures import Part, real_draw
+from spherectl.evaluation.embeddings import Part, real_draw
 from spherectl.evaluation.posterior import posterior_hole
 from spherectl.evaluation.projection import DRAWS, latents, through_training
 from spherectl.evaluation.reconstruction import psnr
-from spherectl.evaluation.rows import Samples
+from spherectl.evaluation.scoring import Samples
 from spherectl.evaluation.uniformity import MOST, uniformity
 from spherectl.model import seeding
 from spherectl.model.diffusion import Solver
@@ -55,7 +55,7 @@ CROSSED = (0.1, 0.9)  # share of the second class between which a path is in tra
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
-    """Pictures that are drawn when they are gathered: those of `draw`, by their numbers."""
+    """Images that are drawn when they are gathered: those of `draw`, by their numbers."""
 
     count: int
     draw: Callable[[Tensor], Tensor]
@@ -73,7 +73,7 @@ def of_sphere(run: Path, judge: Judge, *, whole: bool, draws: int = DRAWS, devic
 
     Args:
         run: its folder.
-        judge: of pictures.
+        judge: of images.
         whole: the modes of noise, the guidance curve, the points of training and the interpolation too.
         draws: of uniform points.
         device: where to draw.
@@ -128,10 +128,10 @@ def _of_setting(model: api.Model, setting: dict[str, Any], judge: Judge) -> Row:
     return {"setting": setting, "networks": networks, **_timed(samples), **judge.score(samples, labels)}
 
 
-def _timed(pictures: Any) -> Row:
+def _timed(shown: Any) -> Row:
     """Milliseconds of an image, drawn a hundred at once."""
-    some = torch.arange(min(BATCH, len(pictures)))
-    return {"ms_per_image": rounded(1000 * measured_once(lambda: pictures.gather(some)) / len(some))}
+    some = torch.arange(min(BATCH, len(shown)))
+    return {"ms_per_image": rounded(1000 * measured_once(lambda: shown.gather(some)) / len(some))}
 
 
 def _of_latents(model: Autoencoder, judge: Judge, draws: int) -> Row:
@@ -160,7 +160,7 @@ def _first(draw: Part, most: int) -> Part:
 
 
 def _psnr(model: Autoencoder, draw: Part, labels: Tensor) -> float:
-    """Mean over pictures of what comes back of them, in bytes."""
+    """Mean over images of what comes back of them, in bytes."""
     values = []
     for numbers in torch.arange(len(draw)).split(BATCH):
         pixels = draw.gather(numbers)
@@ -200,8 +200,8 @@ def transitions(model: api.Model, judge: Judge) -> Row:
         weights = class_weights(labels, line_shares(FRAMES), classes)
         frames = model.decode(path(ends[2 * pair], ends[2 * pair + 1], FRAMES), weights).cpu()
         faded = torch.stack([torch.lerp(frames[0], frames[-1], float(t)) for t in shares])
-        for name, pictures in (("path", frames), ("crossfade", faded)):
-            both = judge.probabilities(to_uint8(pictures))[:, labels]  # (F, 2)
+        for name, shown in (("path", frames), ("crossfade", faded)):
+            both = judge.probabilities(to_uint8(shown))[:, labels]  # (F, 2)
             curves[name].append(both[:, 1] / both.sum(1).clamp(min=1e-12))
     widths = {name: torch.tensor([width(one) for one in some]).double() for name, some in curves.items()}
     less = widths["path"] - widths["crossfade"]

@@ -31,9 +31,9 @@ from [evidence.json](evidence.json), which has the same numbers. The same comman
 ## How
 
 Every model is trained by `spherectl train evidence/NAME` on {data}: {images:,} images seen, batch {batch}, one seed,
-the trunk of size {size}, a latent of {latent} numbers. All pictures are scored alike, by {scorer}, which no loss
-has seen: Frechet distances between {count:,} pictures, classes in turn, and the test images, lower being better.
-Intervals are 95% bootstrap intervals over {resamples} resamples of the pictures. Two distances are called lower or
+the trunk of size {size}, a latent of {latent} numbers. All images are scored alike, by {scorer}, which no loss
+has seen: Frechet distances between {count:,} images, classes in turn, and the test images, lower being better.
+Intervals are 95% bootstrap intervals over {resamples} resamples of the images. Two distances are called lower or
 higher only where their intervals lie apart. Real training images get {real}; that is what a perfect
 model would get. Samples are unguided, of averaged weights in float32, from the same noise, unless it is said.
 
@@ -59,7 +59,7 @@ SECTION = """\
 
 {found}
 
-{pictures}{control}
+{images}{control}
 
 {table}
 
@@ -115,7 +115,7 @@ def page(results: dict[str, Any]) -> str:
         scorer=real["scorer"],
         real=f"{real['frechet']:g} ({real['low']:g} to {real['high']:g})",
         runs=table(rows, columns),
-        claims="\n".join(_section(one, results.get("pictures", {})) for one in told).rstrip(),
+        claims="\n".join(_section(one, results.get("images", {})) for one in told).rstrip(),
         parameters=max(row["parameters"] for row in runs),
         timed=where(*(row for row in runs if row["name"] in TIMED)),
         machines=MACHINES if len({row["machine"]["processor"] for row in runs}) > 1 else "",
@@ -124,15 +124,15 @@ def page(results: dict[str, Any]) -> str:
     return text.rstrip() + "\n"
 
 
-def _section(claim: Claim, pictures: dict[str, str]) -> str:
-    shown = [f"![{ALTERNATIVES[name]}](evidence/{pictures[name]})" for name in claim.pictures if name in pictures]
-    if "uniformity" in claim.pictures and "uniformity" in pictures:
+def _section(claim: Claim, images: dict[str, str]) -> str:
+    shown = [f"![{ALTERNATIVES[name]}](evidence/{images[name]})" for name in claim.images if name in images]
+    if "uniformity" in claim.images and "uniformity" in images:
         shown.append("[The same to turn by hand](evidence/uniformity.html).")
     return SECTION.format(
         title=claim.title,
         found=_wrapped(f"**{VERDICTS[claim.outcome]}** {claim.found}"),
         control=_wrapped(f"Control: {claim.control[0].lower()}{claim.control[1:]}"),
-        pictures="".join(f"{one}\n\n" for one in shown),
+        images="".join(f"{one}\n\n" for one in shown),
         table=claim.table,
         commands=textwrap.indent("\n".join(claim.commands), "    "),
     )

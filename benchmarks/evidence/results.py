@@ -51,7 +51,7 @@ def collapsed(vae: Row) -> bool:
     """Whether a VAE's latents carry next to nothing.
 
     Its reconstructions are then no nearer to real images than samples of its prior, and those have next to no recall:
-    it draws one picture a class. A Frechet distance hardly sees that where classes differ more than images of one.
+    it draws one image a class. A Frechet distance hardly sees that where classes differ more than images of one.
     """
     hole = vae["hole"]
     return compare(hole["reconstruction"], hole["prior"]) != "lower" and float(vae["samples"][0]["recall"]) < NO_RECALL

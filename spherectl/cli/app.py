@@ -51,7 +51,7 @@ spherectl restore small.png --task upscale --scale 4
 spherectl evaluate --steps 1,2,4 --out report/
 spherectl export --format onnx --out graphs/
 spherectl plot training runs/fashion-mnist
-spherectl train folder32 --data my/pictures
+spherectl train folder32 --data my/images
 spherectl recipes show imagenet256
 spherectl doctor
 """

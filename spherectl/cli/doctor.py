@@ -168,14 +168,14 @@ def _settings(settings: Settings) -> Facts:
 
 
 def _data(settings: Settings) -> Facts:
-    """Where `train` would find each data set without --data; nothing is fetched and no picture is decoded."""
+    """Where `train` would find each data set without --data; nothing is fetched and no image is decoded."""
     from spherectl.data import formats
     from spherectl.data.datasets import SYSTEM_DATA
     from spherectl.data.emoji import find_emoji
-    from spherectl.data.folders import holds_pictures
+    from spherectl.data.folders import holds_images
 
     def find_folder(place: Path) -> Path | None:
-        return place if holds_pictures(place) else None
+        return place if holds_images(place) else None
 
     finders: dict[str, Callable[[Path], Path | None]] = {
         "fashion-mnist": formats.find_fashion_mnist,
@@ -194,8 +194,8 @@ def _data(settings: Settings) -> Facts:
 
 def _model(settings: Settings) -> Facts:
     from spherectl.zoo import find_model, hub
+    from spherectl.zoo.download import hub_place
     from spherectl.zoo.entries import cached_path
-    from spherectl.zoo.parcels import hub_place
 
     named = settings.model or ""
     if named.startswith(hub.PREFIX) and not cached_path(hub_place(hub.parse_name(named)), settings).exists():

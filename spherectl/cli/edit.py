@@ -1,4 +1,4 @@
-"""`spherectl edit`: harmonise two pictures, change a picture's class, reconstruct it."""
+"""`spherectl edit`: harmonise two images, change an image's class, reconstruct it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, models, options, pictures
+from spherectl.cli import console, image_files, models, options
 from spherectl.cli.sample import Guide, Noise
 from spherectl.errors import UsageError
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spherectl.api import Model
-    from spherectl.editing.pictures import Fitted
+    from spherectl.editing.fitting import Fitted
 
 STEPS = 4
 ANGLES_DEG = (0, 30, 60, 80)  # of noise, that --reconstruct goes through
 
 
 def edit(
-    images: Annotated[list[Path], typer.Argument(metavar="A [B]", help="One picture; two to harmonise.")],
+    images: Annotated[list[Path], typer.Argument(metavar="A [B]", help="One image; two to harmonise.")],
     harmonize: Annotated[
         bool, typer.Option("--harmonize", "--harmonise", help="Stitch A and B, and remove the seam.")
     ] = False,
@@ -77,7 +77,7 @@ def edit(
     provenance: options.Provenance = True,
     as_json: options.Json = False,
 ) -> None:
-    """Edit pictures of any size without training: a few rounds of encoding and decoding.
+    """Edit images of any size without training: a few rounds of encoding and decoding.
 
     Examples:
     spherectl edit a.png b.png --harmonize
@@ -90,21 +90,21 @@ def edit(
     if sum(chosen) != 1:
         raise UsageError("Expected one of --harmonize, --to-class and --reconstruct.", "See `spherectl edit --help`.")
     if len(images) != (2 if harmonize else 1):
-        wanted = "two pictures, A and B" if harmonize else "one picture"
+        wanted = "two images, A and B" if harmonize else "one image"
         raise UsageError(f"Expected {wanted}; got {len(images)}.")
     if not harmonize and (mask is not None or swap or layout != "left-right"):
         raise UsageError("--layout, --mask and --swap are for --harmonize.")
-    pictures.check_out(out)
-    images, mask = pictures.places(images), pictures.place_of(mask)
+    image_files.check_out(out)
+    images, mask = image_files.places(images), image_files.place_of(mask)
 
     from spherectl.editing.rounds import class_change
     from spherectl.settings import load_settings
 
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
-    fitted = pictures.read(images[0], loaded)
+    fitted = image_files.read(images[0], loaded)
     if harmonize:
         settled: dict[str, Any] = {"noise_deg": noise_deg or 0.0, "noise": noise.value, "seed": seed}
-        units = [pictures.unit(fitted), pictures.unit(pictures.read(images[1], loaded))]
+        units = [image_files.unit(fitted), image_files.unit(image_files.read(images[1], loaded))]
         rows = _harmonized(loaded, images, units, layout, mask, swap, steps or STEPS, settled)
         kind, names = "harmonize", [""]
         settled |= {"layout": layout if mask is None else "mask", "swap": swap, "steps": steps or STEPS}
@@ -126,7 +126,7 @@ def edit(
     told = ", ".join(f"{key} {value}" for key, value in settled.items())
     console.say(f"settings: {told}, {loaded.precision}")
     written = _write(loaded, images, fitted, rows, names, out, kind, settled if provenance else None)
-    pictures.tell(loaded, written, settled, as_json=as_json)
+    image_files.tell(loaded, written, settled, as_json=as_json)
 
 
 def _harmonized(
@@ -147,13 +147,13 @@ def _harmonized(
     size = model.recipe.model.image_size
     where = layout_mask(layout, size) if mask is None else _mask(mask, size)  # type: ignore[arg-type]
     a, b = units
-    pictures.warn_if_far(paths, [float(psnr(one, model.reconstruct(one).cpu())) for one in (a, b)], model)
+    image_files.warn_if_far(paths, [float(psnr(one, model.reconstruct(one).cpu())) for one in (a, b)], model)
     stitched, *after = harmonise(model, a, b, 1 - where if swap else where, count=steps, **noise)
     return [[a, b, stitched, *after]]
 
 
 def _mask(path: Path, size: int) -> Tensor:
-    """(S, S) in [0, 1] of a picture's luminance, fitted like a picture; what is transparent is black."""
+    """(S, S) in [0, 1] of an image's luminance, fitted like an image; what is transparent is black."""
     from spherectl.data.decode import load_image
     from spherectl.data.transforms import adm_crop, to_float, to_grey
 
@@ -163,7 +163,7 @@ def _mask(path: Path, size: int) -> Tensor:
 def _of_classes(
     model: Model, fitted: Fitted, asked: list[str], steps: int, settings: dict[str, Any]
 ) -> tuple[list[list[Tensor]], list[str]]:
-    """For each class the picture and the rounds; and the classes' names."""
+    """For each class the image and the rounds; and the classes' names."""
     from spherectl.classes import parse_classes
     from spherectl.editing.rounds import rounds
 
@@ -171,23 +171,23 @@ def _of_classes(
         raise UsageError(f"{model.name} is unconditional: it has no classes to change to.")
     labels = parse_classes(asked, model.class_names, model.num_classes, model.name)
     null = (*model.class_names, "none") if model.class_names else ()
-    x = pictures.unit(fitted)
+    x = image_files.unit(fitted)
     rows = [[x, *rounds(model, x, [label], count=steps, **settings)] for label in labels]
     return rows, [null[label] if null else str(label) for label in labels]
 
 
 def _reconstructed(model: Model, paths: list[Path], fitted: Fitted, seed: int) -> list[list[Tensor]]:
-    """The picture and its reconstructions through noise; the plain one first, whose PSNR is said."""
+    """The image and its reconstructions through noise; the plain one first, whose PSNR is said."""
     from spherectl.editing.rounds import through_noise
     from spherectl.images import psnr
 
-    x = pictures.unit(fitted)
+    x = image_files.unit(fitted)
     found = through_noise(model, x, ANGLES_DEG, seed=seed)
     values = [float(psnr(x, one)) for one in found]
     console.say(
         "PSNR " + ", ".join(f"{value:.2f} dB at {angle}°" for angle, value in zip(ANGLES_DEG, values, strict=True))
     )
-    pictures.warn_if_far(paths, values[:1], model)
+    image_files.warn_if_far(paths, values[:1], model)
     return [[x, *found]]
 
 
@@ -205,7 +205,7 @@ def _write(
     import torch
 
     from spherectl.data.transforms import to_uint8
-    from spherectl.editing.pictures import put_back, resized
+    from spherectl.editing.fitting import put_back, resized
     from spherectl.files import file_hash
     from spherectl.images import grid
     from spherectl.provenance import describe_edit
@@ -215,8 +215,8 @@ def _write(
         about = describe_edit(model, kind, [file_hash(path) for path in paths], **settings)
     last = 1 if kind == "reconstruct" else -1
     placed = resized if kind == "harmonize" else put_back  # around the seam there is nothing of A alone
-    told_apart = pictures.suffixes(names) if len(names) > 1 else [""]
+    told_apart = image_files.suffixes(names) if len(names) > 1 else [""]
     by_suffix = dict(zip(told_apart, rows, strict=True))
     results = ((suffix, placed(to_uint8(row[last][0]), fitted)) for suffix, row in by_suffix.items())
     sheet = grid(torch.cat([image for row in rows for image in row]), columns=len(rows[0]))
-    return pictures.write(out, f"{paths[0].stem}-{kind}", results, sheet, about)
+    return image_files.write(out, f"{paths[0].stem}-{kind}", results, sheet, about)

@@ -1,4 +1,4 @@
-"""`spherectl encode`: pictures to points on the sphere, in a file; and `sample --latents`, which is the way back."""
+"""`spherectl encode`: images to points on the sphere, in a file; and `sample --latents`, which is the way back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, models, options, pictures
+from spherectl.cli import console, image_files, models, options
 from spherectl.errors import UsageError
 from spherectl.shown import printable
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def encode(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Pictures, folders, or patterns.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGES...", help="Images, folders, or patterns.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="A .safetensors file; is replaced.")],
     class_: Annotated[
         str | None,
-        typer.Option("--class", metavar="CLASS", help="Of all pictures; none is the null class.", show_default="none"),
+        typer.Option("--class", metavar="CLASS", help="Of all images; none is the null class.", show_default="none"),
     ] = None,
     model: options.Model = None,
     batch: options.Batch = 64,
@@ -33,7 +33,7 @@ def encode(
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
-    """Encode pictures of any size: a point on the sphere each, beside their names and the model's hash.
+    """Encode images of any size: a point on the sphere each, beside their names and the model's hash.
 
     Of a folder, hidden files are no images, and those that cannot be read are left out with a word each.
 
@@ -52,12 +52,12 @@ def encode(
     if out.suffix != ".safetensors":
         raise UsageError(f"Latents are written to a .safetensors file; got {out}.")
     check_target(out.with_suffix(".npz"))
-    given = pictures.find(images)
+    given = image_files.find(images)
     files = given.files
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     labels = loaded.labels(None if class_ is None else [class_] * len(files), len(files))
 
-    readable = pictures.Readable(given, loaded)
+    readable = image_files.Readable(given, loaded)
 
     with console.progress("encoding", len(files), "images") as bar:
 
@@ -96,9 +96,9 @@ def decode(
     Args:
         file: from `encode`.
         model: that encoded them.
-        class_: to decode under: one for all, or one for each picture; None: those in the file.
+        class_: to decode under: one for all, or one for each image; None: those in the file.
         steps: None or 1 decodes; each further one is a round without noise.
-        batch: pictures at once.
+        batch: images at once.
         out: checked by `output.check_target`; None: a new name.
         as_json: tell the result as JSON.
         with_provenance: say in each PNG what it was made of.

@@ -18,7 +18,7 @@ from spherectl.shown import listed, shortened
 
 if TYPE_CHECKING:
     from spherectl.api import Model
-    from spherectl.data.datasets import PictureSet
+    from spherectl.data.datasets import ImageSet
     from spherectl.evaluation.extractors import Extractor
     from spherectl.evaluation.protocol import Real, Report
     from spherectl.evaluation.reference import Reference
@@ -108,7 +108,7 @@ def evaluate(
         typer.Option(
             "--reference",
             metavar="train|test|PATH",
-            help="What to compare with: a split of the model's data set, a folder of pictures, or statistics (.npz).",
+            help="What to compare with: a split of the model's data set, a folder of images, or statistics (.npz).",
             show_default="train, as in the paper; test for a scoring network",
         ),
     ] = None,
@@ -118,7 +118,7 @@ def evaluate(
     ] = Quantise.ROUND,
     reconstructions: Annotated[
         int,
-        typer.Option("--reconstructions", min=2, max=options.MAX_COUNT, help="Real pictures to reconstruct, at most."),
+        typer.Option("--reconstructions", min=2, max=options.MAX_COUNT, help="Real images to reconstruct, at most."),
     ] = 2000,
     bootstrap: Annotated[
         int,
@@ -150,7 +150,7 @@ def evaluate(
 ) -> None:
     """Measure models: FID, KID, Inception Score, precision, recall, reconstruction; several are compared.
 
-    Every row is drawn from the same seeds, and a row of real pictures says what a perfect model would get.
+    Every row is drawn from the same seeds, and a row of real images says what a perfect model would get.
 
     Examples:
     spherectl evaluate --steps 1,2,4 --out report/
@@ -251,7 +251,7 @@ def _show(report: Report) -> None:
     tables += [reports.uniformity_rows(found) for found in report.uniformity.values()]
     for rows in tables:
         console.show("")
-        console.show_rows(rows, right=tuple(set(rows[0]) - {"model", "noise", "class", "pictures", "of", "score"}))
+        console.show_rows(rows, right=tuple(set(rows[0]) - {"model", "noise", "class", "images", "of", "score"}))
     for name, copies in report.memorisation.items():
         console.show("")
         console.show(f"{name}: {copies.sentence()}")
@@ -265,27 +265,27 @@ def _open_real(
     processes: Processes,
 ) -> Real:
     """The reference, and the splits of the model's data set as far as they are at hand."""
-    from spherectl.evaluation.pictures import note_on_fit
+    from spherectl.evaluation.embeddings import note_on_fit
     from spherectl.evaluation.protocol import Real
-    from spherectl.evaluation.reference import of_pictures, read_statistics
+    from spherectl.evaluation.reference import of_images, read_statistics
     from spherectl.files import expanded, is_folder, is_there
 
     size = recipe.model.image_size
 
-    def describe(pictures: PictureSet, what: str) -> Reference | None:
+    def describe(images: ImageSet, what: str) -> Reference | None:
         with console.progress("features of the reference", unit="images") as bar:
-            return of_pictures(pictures, extractor, what=what, processes=processes, progress=bar)
+            return of_images(images, extractor, what=what, processes=processes, progress=bar)
 
     # What is not here is fetched where it was asked for, and done without where it was not.
     asked = against in ("train", "test")
     splits = {split: _open_split(recipe, root, split, processes, download=asked) for split in ("train", "test")}
     found = {split: one for split, one in splits.items() if not isinstance(one, UsageError)}
     if asked:
-        pictures = splits[against]
-        if isinstance(pictures, UsageError):
-            raise pictures
+        images = splits[against]
+        if isinstance(images, UsageError):
+            raise images
         compared: Literal["train", "test"] = "train" if against == "train" else "test"
-        return Real(describe(pictures, against), found.get("train"), found.get("test"), compared)
+        return Real(describe(images, against), found.get("train"), found.get("test"), compared)
     path = expanded(against)
     if is_folder(path):
         folder = _open_folder(path, recipe)
@@ -293,7 +293,7 @@ def _open_real(
         return Real(describe(folder, ""), found.get("train"), found.get("test"), notes=(note,) if note else ())
     if path.suffix != ".npz":
         raise UsageError(
-            f"--reference {against}: expected train, test, a folder of pictures, or statistics in an .npz file."
+            f"--reference {against}: expected train, test, a folder of images, or statistics in an .npz file."
         )
     if not is_there(path):
         raise UsageError(f"--reference {against}: there is no such file.")
@@ -303,7 +303,7 @@ def _open_real(
 
 def _open_split(
     recipe: Recipe, root: str | None, split: Literal["train", "test"], processes: Processes, *, download: bool
-) -> PictureSet | UsageError:
+) -> ImageSet | UsageError:
     """One split of the model's data set, or why there is none."""
     from spherectl.data.datasets import open_dataset
 
@@ -322,8 +322,8 @@ def _open_split(
         return error
 
 
-def _open_folder(path: Path, recipe: Recipe) -> PictureSet:
-    """Any folder of pictures, fitted as the model's evaluation fits its own."""
+def _open_folder(path: Path, recipe: Recipe) -> ImageSet:
+    """Any folder of images, fitted as the model's evaluation fits its own."""
     from spherectl.data.datasets import open_dataset
 
     spec = recipe.data.model_copy(update={"kind": "folder", "root": None})

@@ -48,7 +48,7 @@ def train(
     import dataclasses
 
     from spherectl.errors import UsageError
-    from spherectl.features.fit import PLANS, describe, fit, measure_accuracy, open_pictures
+    from spherectl.features.fit import PLANS, describe, fit, measure_accuracy, open_images
     from spherectl.features.store import save_feature_network
 
     if name not in PLANS:
@@ -57,12 +57,12 @@ def train(
     if out is None and target.exists():
         raise UsageError(f"{target} exists already.", f"Name it to replace it: --out {target}")
     plan = PLANS[name] if epochs is None else dataclasses.replace(PLANS[name], epochs=epochs)
-    pictures, tests = open_pictures(plan.data, "train", data), open_pictures(plan.data, "test", data)
+    images, tests = open_images(plan.data, "train", data), open_images(plan.data, "test", data)
     with console.progress(f"training {name}", unit="images") as progress:
-        fitted = fit(plan, pictures, progress)
+        fitted = fit(plan, images, progress)
     with console.progress("measuring", unit="images") as progress:
         accuracy = measure_accuracy(fitted.network, tests, progress=progress)
-    about = describe(name, plan, fitted, pictures, accuracy, len(tests))
+    about = describe(name, plan, fitted, images, accuracy, len(tests))
     save_feature_network(target, fitted.network, plan.kind, fitted.arguments, about)
     console.show(f"{target}: {accuracy:.2%} of {len(tests):,} test images, {fitted.minutes:.1f} minutes")
 
@@ -78,12 +78,12 @@ def check(
     Example: spherectl features check fashion-scorer
     """
     from spherectl.errors import FileError
-    from spherectl.features.fit import measure_accuracy, open_pictures
+    from spherectl.features.fit import measure_accuracy, open_images
     from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
 
     path = find_feature_network(name)
     header, network = read_feature_header(path), load_feature_network(path)
-    tests = open_pictures(header.get("data", ""), "test", data)
+    tests = open_images(header.get("data", ""), "test", data)
     with console.progress("measuring", unit="images") as progress:
         accuracy = measure_accuracy(network, tests, progress=progress)
     stated = header.get("accuracy")

@@ -1,4 +1,4 @@
-"""`spherectl interpolate`: between pictures, or between draws from noise; a strip, a grid or an animation."""
+"""`spherectl interpolate`: between images, or between draws from noise; a strip, a grid or an animation."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, models, options, pictures
+from spherectl.cli import console, image_files, models, options
 from spherectl.errors import UsageError
 from spherectl.shown import quoted
 
@@ -30,7 +30,7 @@ def interpolate(
     seeds: Annotated[
         str | None,
         typer.Option(
-            "--seeds", metavar="LIST", help="Draws from noise in place of pictures: two, or four.", show_default="0,1"
+            "--seeds", metavar="LIST", help="Draws from noise in place of images: two, or four.", show_default="0,1"
         ),
     ] = None,
     class_: Annotated[
@@ -39,7 +39,7 @@ def interpolate(
             "--class",
             metavar="CLASS",
             help="One for all, or one for each end.",
-            show_default="none for pictures; the first for seeds",
+            show_default="none for images; the first for seeds",
         ),
     ] = None,
     frames: Annotated[
@@ -62,9 +62,7 @@ def interpolate(
             help="1 decodes; each further step is a round without noise.",
         ),
     ] = 1,
-    fps: Annotated[
-        float, typer.Option("--fps", min=0.1, max=MAX_FPS, help="Pictures a second of an animation.")
-    ] = 10.0,
+    fps: Annotated[float, typer.Option("--fps", min=0.1, max=MAX_FPS, help="Images a second of an animation.")] = 10.0,
     model: options.Model = None,
     batch: options.Batch = 64,
     dtype: options.Dtype = options.DtypeName.AUTO,
@@ -84,16 +82,16 @@ def interpolate(
     provenance: options.Provenance = True,
     as_json: options.Json = False,
 ) -> None:
-    """Go from one picture to another on the sphere; classes, where the ends have different ones, are mixed alongside.
+    """Go from one image to another on the sphere; classes, where the ends have different ones, are mixed alongside.
 
     Examples:
     spherectl interpolate a.png b.png --frames 12
 
     spherectl interpolate --seeds 3,7 --class sneaker,bag --out walk.webp
     """
-    given = pictures.places(images or [])
+    given = image_files.places(images or [])
     if given and seeds is not None:
-        raise UsageError("Expected pictures or --seeds, not both.")
+        raise UsageError("Expected images or --seeds, not both.")
     numbers = [] if given else _numbers(seeds or "0,1")
     ends = len(given) or len(numbers)
     if ends not in (2, 4):
@@ -179,12 +177,12 @@ def _drawn(model: Model, seeds: list[int]) -> Tensor:
 
 
 def _encoded(model: Model, paths: list[Path], labels: list[int] | None) -> Tensor:
-    """Points of pictures, (m, N, d)."""
+    """Points of images, (m, N, d)."""
     import torch
 
     from spherectl.data.transforms import to_float
 
-    pixels = torch.stack([pictures.read(path, model).pixels for path in paths])
+    pixels = torch.stack([image_files.read(path, model).pixels for path in paths])
     return model.encode(to_float(pixels), None if labels is None else torch.tensor(labels)).cpu()
 
 

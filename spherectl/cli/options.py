@@ -82,7 +82,7 @@ Out = Annotated[  # default None
         show_default="a new name",
     ),
 ]
-Result = Annotated[  # default None; pictures.write
+Result = Annotated[  # default None; images.write
     Path | None,
     typer.Option(
         "--out",
@@ -115,7 +115,7 @@ Data = Annotated[  # default None; a string, since a Path would make one slash o
     typer.Option(
         "--data",
         metavar="PATH|URL",
-        help="Folder of pictures, data set, list or shards.",
+        help="Folder of images, data set, list or shards.",
         show_default="the recipe's, else the setting",
     ),
 ]

@@ -129,10 +129,10 @@ def samples(
     from spherectl.baselines import load_baseline
     from spherectl.errors import UsageError
     from spherectl.files import asked_or_claimed
-    from spherectl.headers import read_header
     from spherectl.images import save_png
     from spherectl.model.weights import BASELINES
     from spherectl.plots.samples import sample_rows, usual_steps
+    from spherectl.safetensors_header import read_header
     from spherectl.settings import load_settings
 
     if out is not None and out.suffix.lower() != ".png":
@@ -148,7 +148,7 @@ def samples(
     where = device or settings.device
     loaded = load_baseline(model, device=where) if is_baseline else api.load_found(found, device=where, dtype="float32")
     rows = [int(part) for part in asked] or usual_steps(loaded)
-    picture = sample_rows(loaded, rows, count, seed=seed, solver=solver.value, guidance=guidance)
+    image = sample_rows(loaded, rows, count, seed=seed, solver=solver.value, guidance=guidance)
     with asked_or_claimed(out, f"{loaded.name}-samples") as target:
-        save_png(target, picture, None)
+        save_png(target, image, None)
     console.show_file(target)

@@ -13,7 +13,7 @@ from spherectl.errors import UsageError
 if TYPE_CHECKING:
     from spherectl.api import Model as Loaded
     from spherectl.baselines import Vae
-    from spherectl.data.datasets import PictureSet
+    from spherectl.data.datasets import ImageSet
     from spherectl.evaluation.autoencoders import Autoencoder
     from spherectl.recipe import Recipe
     from spherectl.settings import Settings
@@ -42,7 +42,7 @@ def uniformity(
     ] = None,
     data: options.Data = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=20, max=options.MAX_COUNT, help="Real pictures, at most.")
+        int, typer.Option("--count", "-n", min=20, max=options.MAX_COUNT, help="Real images, at most.")
     ] = 1000,
     draws: Annotated[
         int,
@@ -80,20 +80,20 @@ def uniformity(
     found = models.find(model, settings)
     loaded = _load(found, settings, device, threads)
     other = None if vae is None else _load_vae(vae, loaded.recipe, device or settings.device)
-    pictures = _open(loaded.recipe, data, "test")
+    dataset = _open(loaded.recipe, data, "test")
     asked: dict[str, Any] = {"count": count, "draws": draws, "seed": seed}
-    clouds = projection.clouds(loaded, other, pictures, **asked)
+    clouds = projection.clouds(loaded, other, dataset, **asked)
     run = found.path.parent
-    training = projection.through_training(run, loaded, pictures, **asked) if (run / "checkpoints").is_dir() else []
+    training = projection.through_training(run, loaded, dataset, **asked) if (run / "checkpoints").is_dir() else []
     about = (
-        f"{min(count, len(pictures)):,} test pictures of {pictures.name}, projected to three dimensions by one random "
+        f"{min(count, len(dataset)):,} test images of {dataset.name}, projected to three dimensions by one random "
         f"Gaussian matrix (seed {seed}) and divided by their lengths. Expected values and p are from {draws} sets of "
         "truly uniform points of the same number and dimension."
     )
     with asked_or_claimed(out, f"{loaded.name}-uniformity") as target:
-        plots.plot_uniformity(clouds, pictures.class_names, target)
+        plots.plot_uniformity(clouds, dataset.class_names, target)
         page = target.with_suffix(".html")
-        plots.write_page(clouds, pictures.class_names, page, about=about, training=training)
+        plots.write_page(clouds, dataset.class_names, page, about=about, training=training)
     if as_json:
         panels = {cloud.title: plots.numbers(cloud.measured) for cloud in clouds if cloud.measured is not None}
         stages = {str(images): plots.numbers(measured) for images, measured in training}
@@ -120,10 +120,10 @@ def posterior_hole(
     ] = None,
     data: options.Data = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", min=2, max=options.MAX_COUNT, help="Pictures of each column.")
+        int, typer.Option("--count", "-n", min=2, max=options.MAX_COUNT, help="Images of each column.")
     ] = 1000,
     rows: Annotated[
-        int, typer.Option("--rows", min=1, max=options.MAX_FRAMES, help="Pictures of each column that are shown.")
+        int, typer.Option("--rows", min=1, max=options.MAX_FRAMES, help="Images of each column that are shown.")
     ] = 8,
     features: Annotated[
         str | None,
@@ -148,7 +148,7 @@ def posterior_hole(
 ) -> None:
     """Draw reconstructions beside samples of the prior and of a Gaussian fitted to the latents, for sphere and VAE.
 
-    The numbers are Frechet distances of each column to the test pictures; inputs are training pictures.
+    The numbers are Frechet distances of each column to the test images; inputs are training images.
 
     Examples:
     spherectl plot posterior-hole runs/evidence-base --vae runs/evidence-vae-kl-1e-2
@@ -159,7 +159,7 @@ def posterior_hole(
     from spherectl.evaluation.extractors import default_features, open_extractor
     from spherectl.evaluation.posterior import posterior_hole as measure
     from spherectl.evaluation.posterior import rows as rows_of
-    from spherectl.evaluation.reference import of_pictures
+    from spherectl.evaluation.reference import of_images
     from spherectl.features.independence import check_independent
     from spherectl.files import asked_or_claimed
     from spherectl.plots.figures import check_target
@@ -178,13 +178,13 @@ def posterior_hole(
         extractor = open_extractor(features or default_features(loaded.recipe.data.kind), loaded.device, bar)
     if extractor.scorer is not None:
         check_independent(loaded.recipe, extractor.scorer)
-    pictures, test = _open(loaded.recipe, data, "train"), _open(loaded.recipe, data, "test")
+    dataset, test = _open(loaded.recipe, data, "train"), _open(loaded.recipe, data, "test")
     with console.progress("features of the reference", unit="images") as bar:
-        reference = of_pictures(test, extractor, what="test", progress=bar)
+        reference = of_images(test, extractor, what="test", progress=bar)
     assert reference is not None  # one process alone
     with console.progress("drawing", unit="columns") as bar:
         holes = measure(
-            compared, pictures, reference, extractor, count=count, seed=seed, resamples=bootstrap, progress=bar
+            compared, dataset, reference, extractor, count=count, seed=seed, resamples=bootstrap, progress=bar
         )
     distance = "FID" if extractor.is_inception else "Frechet"
     with asked_or_claimed(out, f"{loaded.name}-posterior-hole") as target:
@@ -194,10 +194,10 @@ def posterior_hole(
         about = {"features": extractor.name, "reference": reference.name, "seed": seed, "figure": str(target)}
         console.show_json({**about, "rows": found})
         return
-    console.say(f"features: {extractor.name}; reference: {reference.name}; inputs: training pictures")
+    console.say(f"features: {extractor.name}; reference: {reference.name}; inputs: training images")
     head = "FID" if extractor.is_inception else "Frechet distance"
     told = [
-        {"model": row["model"], "pictures": row["pictures"], "count": f"{row['count']:,}", head: _distance(row)}
+        {"model": row["model"], "images": row["images"], "count": f"{row['count']:,}", head: _distance(row)}
         for row in found
     ]
     console.show_rows(told, right=("count",))
@@ -210,7 +210,7 @@ def _distance(row: dict[str, Any]) -> str:
 
 
 def _open_vae(vae: str, recipe: Recipe, device: str) -> Autoencoder:
-    """A VAE of ours, or a published one, for the pictures of a recipe."""
+    """A VAE of ours, or a published one, for the images of a recipe."""
     from spherectl.evaluation.autoencoders import DIFFUSERS, PublishedVae, VaeAutoencoder
     from spherectl.model.devices import choose_device
 
@@ -229,7 +229,7 @@ def _load_vae(vae: str, recipe: Recipe, device: str) -> Vae:
     """A VAE of ours.
 
     Raises:
-        UsageError: it is for pictures of another size than the recipe's.
+        UsageError: it is for images of another size than the recipe's.
     """
     from spherectl.baselines import load_baseline
 
@@ -240,7 +240,7 @@ def _load_vae(vae: str, recipe: Recipe, device: str) -> Vae:
     return loaded
 
 
-def _open(recipe: Recipe, root: str | None, split: Literal["train", "test"]) -> PictureSet:
+def _open(recipe: Recipe, root: str | None, split: Literal["train", "test"]) -> ImageSet:
     """One split of the model's data set."""
     from spherectl.data.datasets import open_dataset
 

@@ -1,4 +1,4 @@
-"""`spherectl restore`: fill in, denoise, enlarge or sharpen a picture, with the model as what pictures look like."""
+"""`spherectl restore`: fill in, denoise, enlarge or sharpen an image, with the model as what images look like."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, damage, models, options, pictures
-from spherectl.cli.damage import By, Task
+from spherectl.cli import console, degradation, image_files, models, options
+from spherectl.cli.degradation import By, Task
 from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spherectl.api import Model
+    from spherectl.editing.fitting import Fitted
     from spherectl.editing.measurements import Measurement
-    from spherectl.editing.pictures import Fitted
     from spherectl.editing.restoration import Task as Kind
 
 FAR = 3  # a result this many times farther from its measurement than noise would be has not explained it
 
 
 def restore(
-    image: Annotated[Path, typer.Argument(metavar="IMG", help="The damaged picture; with --degrade, a whole one.")],
+    image: Annotated[Path, typer.Argument(metavar="IMG", help="The damaged image; with --degrade, a whole one.")],
     task: Annotated[Task, typer.Option("--task", help="What is wrong with it.")],
     degrade: Annotated[
-        bool, typer.Option("--degrade", help="Damage the picture first, and say how near the result comes to it.")
+        bool, typer.Option("--degrade", help="Damage the image first, and say how near the result comes to it.")
     ] = False,
     mask: Annotated[
         Path | None,
@@ -64,12 +64,16 @@ def restore(
     blur: Annotated[
         float | None,
         typer.Option(
-            "--blur", min=0.1, max=damage.MAX_BLUR, help="deblur: a Gaussian of so many pixels.", show_default="1.5"
+            "--blur",
+            min=0.1,
+            max=degradation.MAX_BLUR,
+            help="deblur: a Gaussian of so many pixels.",
+            show_default="1.5",
         ),
     ] = None,
     kernel: Annotated[
         Path | None,
-        typer.Option("--kernel", metavar="PNG", help="deblur: what becomes of a single point, as a picture."),
+        typer.Option("--kernel", metavar="PNG", help="deblur: what becomes of a single point, as an image."),
     ] = None,
     rounds: Annotated[
         int | None,
@@ -95,8 +99,8 @@ def restore(
         typer.Option(
             "--lambda",
             min=0.0,
-            max=damage.MAX_LAMBDA,
-            help="Above 0: a large one trusts the model, a small one the picture.",
+            max=degradation.MAX_LAMBDA,
+            help="Above 0: a large one trusts the model, a small one the image.",
             show_default="the model's own, or the task's",
         ),
     ] = None,
@@ -104,7 +108,7 @@ def restore(
         bool, typer.Option("--keep-rounds", help="Write what each round made to NAME-round-1.png and so on.")
     ] = False,
     class_: Annotated[
-        str | None, typer.Option("--class", metavar="CLASS", help="Of the picture.", show_default="none")
+        str | None, typer.Option("--class", metavar="CLASS", help="Of the image.", show_default="none")
     ] = None,
     model: options.Model = None,
     seed: options.Seed = 0,
@@ -116,9 +120,9 @@ def restore(
     provenance: options.Provenance = True,
     as_json: options.Json = False,
 ) -> None:
-    """Restore a picture without training: its damage is known, and the model knows what pictures look like.
+    """Restore an image without training: its damage is known, and the model knows what images look like.
 
-    Noise and blur are meant at the model's own size, to which larger pictures are reduced.
+    Noise and blur are meant at the model's own size, to which larger images are reduced.
 
     Examples:
     spherectl restore torn.png --task inpaint --mask torn-mask.png
@@ -131,7 +135,7 @@ def restore(
 
     spherectl restore a.png --task inpaint --degrade --missing 0.5
     """
-    (image,), mask, kernel = pictures.places([image]), pictures.place_of(mask), pictures.place_of(kernel)
+    (image,), mask, kernel = image_files.places([image]), image_files.place_of(mask), image_files.place_of(kernel)
     given: dict[str, Any] = {
         "--mask": mask,
         "--missing": missing,
@@ -141,8 +145,8 @@ def restore(
         "--blur": blur,
         "--kernel": kernel,
     }
-    damage.check_options(task, {name for name, value in given.items() if value is not None}, degrade=degrade)
-    pictures.check_out(out)
+    degradation.check_options(task, {name for name, value in given.items() if value is not None}, degrade=degrade)
+    image_files.check_out(out)
 
     from spherectl.editing.measurements import measured
     from spherectl.editing.restoration import SIGMAS, settings
@@ -159,9 +163,9 @@ def restore(
         "seed": seed,
     }
     labels = loaded.labels(None if class_ is None else [class_], 1)
-    times = damage.times_larger(task, scale, loaded)
+    times = degradation.times_larger(task, scale, loaded)
     fitted = _fitted(image, loaded, 1 if degrade else times)
-    how, facts = damage.measurement(task, fitted, loaded, given, seed)
+    how, facts = degradation.measurement(task, fitted, loaded, given, seed)
     level = (sigma or SIGMAS[kind]) if task in (Task.DENOISE, Task.DEBLUR) else 0.0
     facts |= {"sigma": level} if level else {}
     facts |= {"lambda": chosen["weight"], "noise_deg": chosen["noise_deg"], "rounds": chosen["count"]}
@@ -171,7 +175,7 @@ def restore(
     )
     console.say(f"settings: task {task.value}, {told}, {loaded.precision}")
 
-    x = pictures.unit(fitted)
+    x = image_files.unit(fitted)
     if degrade:
         y = measured(x, how, sigma=level, grey=loaded.recipe.data.channels == "grey", seed=seed)
     else:
@@ -188,32 +192,32 @@ def restore(
     kept = {"": after[-1]}
     if keep_rounds:
         kept |= {f"-round-{number}": made for number, made in enumerate(after, start=1)}
-    missing_at = None if mask is None else damage.holes(mask)
+    missing_at = None if mask is None else degradation.holes(mask)
     results = (
         (suffix, _placed(task, fitted, made, missing_at, 1 if degrade else times)) for suffix, made in kept.items()
     )
     inputs = [path for path in (image, mask, kernel) if path is not None]
     about = _about(loaded, inputs, {"task": task.value, **facts}) if provenance else None
-    written = pictures.write(
+    written = image_files.write(
         out, f"{image.stem}-restored", results, _sheet(how, y, after, x if degrade else None), about
     )
-    pictures.tell(loaded, written, {"task": task.value, **facts, **found}, as_json=as_json)
+    image_files.tell(loaded, written, {"task": task.value, **facts, **found}, as_json=as_json)
 
 
 def _fitted(image: Path, model: Model, smaller: int) -> Fitted:
-    """The picture at the model's size, or so many times smaller, which is what will be enlarged.
+    """The image at the model's size, or so many times smaller, which is what will be enlarged.
 
     Raises:
         UsageError: it is larger than that.
     """
     size = model.recipe.model.image_size // smaller
-    fitted = pictures.read(image, model, size=size)
+    fitted = image_files.read(image, model, size=size)
     width, height = fitted.original.size
     if smaller > 1 and min(width, height) > size:
         raise UsageError(
             f"{image} has {width} x {height} pixels; {model.name} draws {model.recipe.model.image_size} px, so "
-            f"--scale {smaller} takes pictures of {size} px.",
-            "Choose a smaller --scale, or --degrade to see what it does to a picture that is made smaller first.",
+            f"--scale {smaller} takes images of {size} px.",
+            "Choose a smaller --scale, or --degrade to see what it does to an image that is made smaller first.",
         )
     return fitted
 
@@ -233,14 +237,14 @@ def _judged(
         text = f"PSNR {found['psnr_start_db']:.2f} dB at the start, {found['psnr_db']:.2f} dB restored; {text}"
     console.say(text)
     known = result if truth is None else truth
-    pictures.warn_if_far([image], [float(psnr(known, model.reconstruct(known).cpu()))], model)
+    image_files.warn_if_far([image], [float(psnr(known, model.reconstruct(known).cpu()))], model)
     return found
 
 
 def _placed(task: Task, fitted: Fitted, made: Tensor, missing: Image | None, times: int) -> Image:
-    """A result at the picture's size and in its place; the pixels that are not missing are the picture's own."""
+    """A result at the image's size and in its place; the pixels that are not missing are the image's own."""
     from spherectl.data.transforms import to_uint8
-    from spherectl.editing.pictures import put_back, resized
+    from spherectl.editing.fitting import put_back, resized
 
     pixels = to_uint8(made[0])
     if task is Task.UPSCALE and times > 1:

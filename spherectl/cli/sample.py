@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, models, options, remake
+from spherectl.cli import console, models, options, reproduce
 from spherectl.cli.encode import decode
 from spherectl.errors import UsageError
 from spherectl.timing import Stopwatch, process_age
@@ -122,7 +122,7 @@ def sample(
     threads: options.Threads = None,
     compile_: Annotated[
         bool,
-        typer.Option("--compile", help="Draw through torch.compile, on CUDA as CUDA graphs: for many pictures."),
+        typer.Option("--compile", help="Draw through torch.compile, on CUDA as CUDA graphs: for many images."),
     ] = False,
     out: Annotated[
         Path | None,
@@ -135,7 +135,7 @@ def sample(
         ),
     ] = None,
     like: Annotated[
-        Path | None, typer.Option("--like", metavar="PNG", help="Make this picture of ours again, from its provenance.")
+        Path | None, typer.Option("--like", metavar="PNG", help="Make this image of ours again, from its provenance.")
     ] = None,
     latents: Annotated[
         Path | None,
@@ -154,7 +154,7 @@ def sample(
     Examples:
     spherectl sample --count 40 --out grid.png
 
-    spherectl sample --class sneaker,bag --steps 1 --seed 7 --out pictures/
+    spherectl sample --class sneaker,bag --steps 1 --seed 7 --out images/
 
     spherectl sample --like grid.png --out again.png
     """
@@ -173,15 +173,15 @@ def sample(
     if threads:
         torch.set_num_threads(threads)
     if latents is not None:
-        _refuse_beside(ctx, "latents", *DECODING, why="draws pictures as they were encoded")
+        _refuse_beside(ctx, "latents", *DECODING, why="draws images as they were encoded")
         check_target(out or Path("decoded.png"))
         loaded = models.load(model, settings, dtype=dtype, weights=weights, device=device)
         how = {"class_": class_, "steps": steps, "batch": batch, "out": out, "as_json": as_json}
         decode(latents, loaded, **how, with_provenance=provenance)  # type: ignore[arg-type]
         return
     if like is not None:
-        _refuse_beside(ctx, "like", why="takes everything from the picture")
-        remake.remake(like, model, settings, device=where, out=out, as_json=as_json, with_provenance=provenance)
+        _refuse_beside(ctx, "like", why="takes everything from the image")
+        reproduce.remake(like, model, settings, device=where, out=out, as_json=as_json, with_provenance=provenance)
         return
     check_target(out or Path("samples.png"))
     changes: dict[str, Any] = {"steps": steps, "guidance": guidance, "guide": guide}

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, models, options
-from spherectl.cli import pictures as images
+from spherectl.cli import console, image_files, models, options
 from spherectl.errors import SpherectlError, UsageError
 
 if TYPE_CHECKING:
@@ -40,8 +39,8 @@ KIND_NETWORKS = {"sphere": "E and D", "vae": "E and D of a VAE", "diffusion": "o
 
 LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
-# Training pictures of the sets that are the same everywhere.
-PUBLISHED_PICTURES = {
+# Training images of the sets that are the same everywhere.
+PUBLISHED_IMAGES = {
     "imagenet": 1_281_167,
     "fashion-mnist": 60_000,
     "emoji": 3_432,
@@ -80,7 +79,7 @@ def train(
     Examples:
     spherectl train fashion-mnist
 
-    spherectl train folder32 --data my/pictures --set run.length_epochs=200
+    spherectl train folder32 --data my/images --set run.length_epochs=200
 
     spherectl train recipes/imagenet256.toml --smoke
 
@@ -113,19 +112,19 @@ def train(
         return
     with joined() as processes, console.only(processes.is_first):
         with processes.first_goes_first():
-            pictures = open_dataset(wanted.data, wanted.model.image_size, root=data, progress=console.say)
-            resolved = resolve(wanted, pictures, where)
+            dataset = open_dataset(wanted.data, wanted.model.image_size, root=data, progress=console.say)
+            resolved = resolve(wanted, dataset, where)
             start, parent = _start(from_, resolved, settings)
         folder = run or settings.runs / resolved.name
-        console.say(f"data: {pictures.name}, {len(pictures):,} pictures, {len(pictures.class_names) or 'no'} classes")
+        console.say(f"data: {dataset.name}, {len(dataset):,} images, {len(dataset.class_names) or 'no'} classes")
         if processes.is_first:
-            images.tell_left_out(pictures)
+            image_files.tell_left_out(dataset)
         together = f", {processes.world} processes ({resolved.run.parallel})" if processes.world > 1 else ""
         console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}{together}")
         with _stop_signals() as stopped, console.progress(resolved.name, resolved.run.length_images, "images") as bar:
             outcome = train_loop(
                 resolved,
-                pictures,
+                dataset,
                 folder,
                 device=where,
                 processes=processes,
@@ -185,7 +184,7 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     from spherectl.model.kinds import build
     from spherectl.model.sphere import parameter_count
     from spherectl.model.weights import ARCHITECTURE, BASELINES, read_package
-    from spherectl.training.start import fitting
+    from spherectl.training.finetune import fitting
 
     found = models.find(model, settings)
     kind = recipe.model.kind
@@ -208,9 +207,7 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
 def _tell_end(outcome: Outcome, kind: str, settings: Settings) -> None:
     path, seen = outcome.run.path, f"{outcome.images_seen:,} images"
     if outcome.run.unreadable.exists():
-        console.say(
-            f"some pictures could not be read, and others took their place: {outcome.run.unreadable} names them"
-        )
+        console.say(f"some images could not be read, and others took their place: {outcome.run.unreadable} names them")
     if not outcome.finished:
         console.say(f"saved at {seen} in {path}; go on with: {shlex.join(['spherectl', *sys.argv[1:]])}")
     elif outcome.steps_now == 0:
@@ -242,20 +239,20 @@ def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
     from spherectl.training.plan import plan, resolve, resolve_for
 
     try:
-        pictures = open_dataset(recipe.data, recipe.model.image_size, root=data, download=False)
+        dataset = open_dataset(recipe.data, recipe.model.image_size, root=data, download=False)
     except UsageError as error:
-        count = PUBLISHED_PICTURES.get(recipe.data.kind)
+        count = PUBLISHED_IMAGES.get(recipe.data.kind)
         known = count is not None or recipe.run.length_images is not None
         if data is not None or recipe.model.num_classes == "auto":
             raise
         console.say(error.message)
         resolved = resolve_for(recipe, count or 1, recipe.model.classes, where)
-        about = f"not here; {count:,} pictures as published" if count else "not here"
+        about = f"not here; {count:,} images as published" if count else "not here"
     else:
-        known, resolved = True, resolve(recipe, pictures, where)
-        images.tell_left_out(pictures)
-        about = f"{len(pictures):,} pictures of {pictures.name}, {len(pictures.class_names) or 'no'} classes"
-        if pictures.shard_counts:
+        known, resolved = True, resolve(recipe, dataset, where)
+        image_files.tell_left_out(dataset)
+        about = f"{len(dataset):,} images of {dataset.name}, {len(dataset.class_names) or 'no'} classes"
+        if dataset.shard_counts:
             about += "; in shards fetched over HTTP, by which order and resume go"
     size, spec = plan(resolved), resolved.model
     facts = {

@@ -13,7 +13,7 @@ from spherectl.cli import console, options
 if TYPE_CHECKING:
     from spherectl.settings import Settings
     from spherectl.zoo import Entry
-    from spherectl.zoo.parcels import Parcel
+    from spherectl.zoo.download import Parcel
 
 app = typer.Typer(no_args_is_help=True, help="Models and feature networks: list, show, fetch, verify, remove, add.")
 
@@ -42,7 +42,7 @@ def ls(
     """
     from spherectl.settings import load_settings
     from spherectl.zoo import index
-    from spherectl.zoo.notes import notes_of_the_hub
+    from spherectl.zoo.receipts import notes_of_the_hub
 
     settings = load_settings()
     entries = index(settings, refresh=refresh).values()
@@ -80,10 +80,10 @@ def ls(
 @app.command()
 def show(name: NameOrHub, as_json: options.Json = False) -> None:
     """Show an entry: its facts, what its file says of itself, what was seen when it was fetched, and its card."""
-    from spherectl.headers import read_header
+    from spherectl.safetensors_header import read_header
     from spherectl.settings import load_settings
     from spherectl.zoo import find_entry, hub, read_card
-    from spherectl.zoo.notes import load_note
+    from spherectl.zoo.receipts import load_note
 
     settings = load_settings()
     if name.startswith(hub.PREFIX):
@@ -128,11 +128,11 @@ def fetch(
     """
     from spherectl import zoo
     from spherectl.settings import load_settings
-    from spherectl.zoo import hub, parcels
+    from spherectl.zoo import download, hub
 
     settings = load_settings()
     if name.startswith(hub.PREFIX):
-        parcel = parcels.find_on_the_hub(hub.parse_name(name), settings)
+        parcel = download.find_on_the_hub(hub.parse_name(name), settings)
     else:
         entry = zoo.find_entry(name, settings)
         if not zoo.needs_fetching(entry, settings):
@@ -140,14 +140,14 @@ def fetch(
             console.say(f"{name}: licence {entry.licence}")
             console.show_file(path)
             return
-        parcel = parcels.find_parcel(entry, settings)
-    may_ask = trust or not parcels.needs_trust(parcel, settings)  # else it is refused anyway
+        parcel = download.find_parcel(entry, settings)
+    may_ask = trust or not download.needs_trust(parcel, settings)  # else it is refused anyway
     agreed = accept or (may_ask and _agrees(parcel, settings))
     with console.progress(f"fetching {name}", parcel.bytes, "B") as bar:
-        path = parcels.fetch_parcel(parcel, settings, bar, trust=trust, accept=agreed)
+        path = download.fetch_parcel(parcel, settings, bar, trust=trust, accept=agreed)
     if path.is_dir():
         from spherectl.model.conversion import NoModelError, converted
-        from spherectl.zoo.notes import remove
+        from spherectl.zoo.receipts import remove
 
         console.say(f"{name}: converting the checkpoint into one file")
         try:
@@ -166,7 +166,7 @@ def verify() -> None:
     from spherectl import zoo
     from spherectl.errors import FileError
     from spherectl.settings import load_settings
-    from spherectl.zoo.notes import notes_of_the_hub, verify_fetched
+    from spherectl.zoo.receipts import notes_of_the_hub, verify_fetched
 
     settings = load_settings()
     broken: list[str] = []
@@ -196,8 +196,8 @@ def rm(
     from spherectl import zoo
     from spherectl.errors import UsageError
     from spherectl.settings import load_settings
-    from spherectl.zoo import hub, notes
-    from spherectl.zoo.parcels import hub_place
+    from spherectl.zoo import hub, receipts
+    from spherectl.zoo.download import hub_place
 
     settings = load_settings()
     if name.startswith(hub.PREFIX):
@@ -208,7 +208,7 @@ def rm(
             where = "lies beside its index" if entry.file else "is only known of"
             raise UsageError(f"{name} was not fetched, it {where}: there is nothing to remove from the cache.")
         place = f"zoo/{name}"
-    freed = notes.remove(place, settings, forget=forget)
+    freed = receipts.remove(place, settings, forget=forget)
     console.say(f"{name}: {freed:,} bytes freed" if freed else f"{name}: nothing was here")
 
 
@@ -242,11 +242,11 @@ def add(
 def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
     """What was noted of a model when it came from the hub, and what its file says of itself."""
     from spherectl.errors import UsageError
-    from spherectl.headers import read_header
+    from spherectl.safetensors_header import read_header
     from spherectl.zoo import hub
+    from spherectl.zoo.download import hub_place
     from spherectl.zoo.entries import cached_path
-    from spherectl.zoo.notes import load_note
-    from spherectl.zoo.parcels import hub_place
+    from spherectl.zoo.receipts import load_note
 
     place = hub_place(hub.parse_name(name))
     note, path = load_note(place, settings), cached_path(place, settings)
@@ -265,7 +265,7 @@ def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
 
 def _agrees(parcel: Parcel, settings: Settings) -> bool:
     """Show a licence that was not accepted yet, and ask for it where a person can answer."""
-    from spherectl.zoo.parcels import needs_acceptance
+    from spherectl.zoo.download import needs_acceptance
 
     answering = sys.stdin.isatty() and sys.stderr.isatty() and not settings.offline
     if not answering or not needs_acceptance(parcel, settings):

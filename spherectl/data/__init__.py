@@ -1,1 +1,1 @@
-"""Pictures: decoding, geometry, data sets, and the order in which training sees them."""
+"""Images: decoding, geometry, data sets, and the order in which training sees them."""

@@ -1,4 +1,4 @@
-"""Data sets: `open_dataset` turns the [data] table of a recipe into a set of pictures of the model's size.
+"""Data sets: `open_dataset` turns the [data] table of a recipe into a set of images of the model's size.
 
 Small published sets are held in memory as they were published and fitted when gathered; folders, lists and shards are
 decoded on access.
@@ -17,20 +17,20 @@ from spherectl.classes import known_class_names
 from spherectl.data import formats
 from spherectl.data.download import Fetched, fetch_set
 from spherectl.data.emoji import find_emoji
-from spherectl.data.folders import Listing, holds_pictures, list_pictures
+from spherectl.data.folders import Listing, holds_images, list_images
+from spherectl.data.image_set import Fit, FolderImages, ImageSet, MemoryImages, ShardImages
 from spherectl.data.lists import find_list, read_lists
 from spherectl.data.names import Split, pack_names, split_of
-from spherectl.data.pictures import Fit, FolderPictures, MemoryPictures, PictureSet, ShardPictures
 from spherectl.data.remote import is_url, open_index
 from spherectl.data.shards import open_shards
-from spherectl.data.streamed import RemotePictures
+from spherectl.data.streamed import RemoteImages
 from spherectl.errors import FileError, UsageError
 from spherectl.files import expanded, is_folder
 from spherectl.recipe import DataKind, DataSpec
 from spherectl.shown import quoted, shortened
 
 # A set's classes are offered here too, beside what opens it.
-__all__ = ["LICENCES", "FolderPictures", "MemoryPictures", "PictureSet", "open_dataset"]
+__all__ = ["LICENCES", "FolderImages", "ImageSet", "MemoryImages", "open_dataset"]
 
 # Where the system keeps sets for everybody on the machine.
 SYSTEM_DATA = Path("/usr/share/datasets")
@@ -62,7 +62,7 @@ def open_dataset(
     evaluation: bool = False,
     download: bool = True,
     progress: Callable[[str], None] | None = None,
-) -> PictureSet:
+) -> ImageSet:
     """Open the set that a recipe asks for.
 
     The place is `root` (what --data gave), else data.root, else the settings' data folder (the set's own sub-folder, or
@@ -73,7 +73,7 @@ def open_dataset(
         data: the recipe's [data] table.
         image_size: side of the model's images, in pixels.
         root: overrides data.root; for shards also a pattern, or the https address of an index.
-        split: "train", or "test" for pictures held out from it. Flowers-102 trains on all pictures, as in the paper.
+        split: "train", or "test" for images held out from it. Flowers-102 trains on all images, as in the paper.
         evaluation: fit as evaluation and editing do: `adm_crop`, where the recipe crops or an image is too large for
             the recipe to pad.
         download: whether a missing set may be fetched.
@@ -96,7 +96,7 @@ def open_dataset(
         case "fashion-mnist" | "emoji" | "cifar10" | "flowers102":
             return _open_published(data.kind, _find_published(data.kind, place, download, progress), split, common)
         case "jsonl":
-            place = _given(data.kind, place, "a list of pictures")
+            place = _given(data.kind, place, "a list of images")
             listing = read_lists(place, split)
             file = find_list(place, "train").resolve()
             name = file.parent.name if split_of(file.stem) else file.stem
@@ -104,7 +104,7 @@ def open_dataset(
         case "shards":
             place = _given(data.kind, place, "a folder or pattern of tars, or the https address of an index")
             index = open_shards(place, split, progress)
-            return ShardPictures(
+            return ShardImages(
                 name=place.resolve().name if is_folder(place) else place.resolve().parent.name,
                 root=place,
                 class_names=index.class_names,
@@ -151,13 +151,11 @@ def _given(kind: DataKind, place: Path | None, what: str) -> Path:
     return place
 
 
-def _listed(name: str, root: Path, listing: Listing, class_names: tuple[str, ...], common: _Common) -> FolderPictures:
-    return FolderPictures(
-        name=name, root=root, class_names=class_names, labels=listing.labels, listing=listing, **common
-    )
+def _listed(name: str, root: Path, listing: Listing, class_names: tuple[str, ...], common: _Common) -> FolderImages:
+    return FolderImages(name=name, root=root, class_names=class_names, labels=listing.labels, listing=listing, **common)
 
 
-def _open_remote(kind: DataKind, url: str, split: Split, evaluation: bool, common: _Common) -> RemotePictures:
+def _open_remote(kind: DataKind, url: str, split: Split, evaluation: bool, common: _Common) -> RemoteImages:
     if kind != "shards":
         raise UsageError(
             f'{url} is an address, which data.kind = "{kind}" does not read.',
@@ -169,7 +167,7 @@ def _open_remote(kind: DataKind, url: str, split: Split, evaluation: bool, commo
             "Fetch them into a folder and give that with --data FOLDER.",
         )
     index = open_index(url)
-    return RemotePictures(
+    return RemoteImages(
         name=_folder_name(url) or kind,
         root=index.folder,
         class_names=index.class_names,
@@ -185,9 +183,9 @@ def _folder_name(url: str) -> str:
     return urllib.parse.urlsplit(urllib.parse.urljoin(url, ".")).path.rstrip("/").rpartition("/")[2]
 
 
-def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) -> PictureSet:
+def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) -> ImageSet:
     if kind == "emoji":
-        listing = list_pictures(folder, split)
+        listing = list_images(folder, split)
         return _listed(kind, folder, listing, listing.class_names, common)
     if kind == "flowers102":
         names, labels = formats.read_flowers102(folder, split)
@@ -198,7 +196,7 @@ def _open_published(kind: Fetched, folder: Path, split: Split, common: _Common) 
         "cifar10": (formats.read_cifar10, formats.CIFAR10_CLASSES),
     }[kind]
     pixels, labels = read(folder, split)
-    return MemoryPictures(name=kind, root=folder, class_names=class_names, labels=labels, pixels=pixels, **common)
+    return MemoryImages(name=kind, root=folder, class_names=class_names, labels=labels, pixels=pixels, **common)
 
 
 _FIND: dict[Fetched, Callable[[Path], Path | None]] = {
@@ -223,7 +221,7 @@ def _find_published(kind: Fetched, place: Path | None, download: bool, progress:
             return found
         raise UsageError(
             f"No {kind} in {place}: expected {_EXPECTED[kind]}.",
-            "For a folder of other pictures train the recipe folder32 or folder256.",
+            "For a folder of other images train the recipe folder32 or folder256.",
         )
     from spherectl.settings import load_settings
 
@@ -238,9 +236,9 @@ def _find_published(kind: Fetched, place: Path | None, download: bool, progress:
     return fetch_set(kind, settings.data, offline=settings.offline, progress=progress)
 
 
-def _open_folder(kind: DataKind, place: Path | None, split: Split, common: _Common) -> PictureSet:
+def _open_folder(kind: DataKind, place: Path | None, split: Split, common: _Common) -> ImageSet:
     root = place if place is not None else _default_folder(kind)
-    listing = list_pictures(root, split)
+    listing = list_images(root, split)
     names = _imagenet_names(listing.class_names) if kind == "imagenet" else listing.class_names
     return _listed(root.resolve().name if kind == "folder" else kind, root, listing, names, common)
 
@@ -251,9 +249,9 @@ def _default_folder(kind: DataKind) -> Path:
 
     data = load_settings().data
     for candidate in (data / kind, data):
-        if holds_pictures(candidate):
+        if holds_images(candidate):
             return candidate
-    wanted = "pictures" if kind == "folder" else f"the pictures of {kind}"
+    wanted = "images" if kind == "folder" else f"the images of {kind}"
     raise UsageError(
         f"There is nothing to train on yet: put {wanted}, one folder a class, into {data / kind} or name another place "
         "with --data PATH (add --smoke to try three steps first)."

@@ -79,8 +79,8 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323  # tags of TIFF
 Background = Literal["white", "black"]
 
 
-class PictureError(FileError):
-    """One picture that cannot be read; training goes on without a few of them."""
+class ImageError(FileError):
+    """One image that cannot be read; training goes on without a few of them."""
 
 
 def is_image_name(name: str) -> bool:
@@ -94,7 +94,7 @@ def is_other_image_name(name: str) -> bool:
 
 
 def load_image(path: Path | str, over: Background = "white") -> Image.Image:
-    """The picture in a file as people see it.
+    """The image in a file as people see it.
 
     EXIF rotation is applied, transparent pixels are laid over white, 16-bit grey is scaled to 8 bits (rounded, not cut
     off), and every other mode (grey, palette, CMYK, ...) is converted to RGB.
@@ -104,10 +104,10 @@ def load_image(path: Path | str, over: Background = "white") -> Image.Image:
         over: what transparent pixels are laid over; black for masks, where white has a meaning.
 
     Returns:
-        A picture of mode "RGB", fully decoded, its file closed.
+        An image of mode "RGB", fully decoded, its file closed.
 
     Raises:
-        PictureError: the file is missing, no regular file, no picture, damaged, truncated, beyond one of the limits
+        ImageError: the file is missing, no regular file, no image, damaged, truncated, beyond one of the limits
             above, or a strip of more than 100 to 1; the message names the file.
     """
     return _decode(path, str(path), over)
@@ -122,40 +122,40 @@ def is_animated(path: Path | str) -> bool:
     """Whether a file has more frames than the one that is read.
 
     Raises:
-        PictureError: as `load_image`.
+        ImageError: as `load_image`.
     """
-    with open_image(path) as picture:
-        return bool(getattr(picture, "is_animated", False))
+    with open_image(path) as image:
+        return bool(getattr(image, "is_animated", False))
 
 
-def cannot_read(name: str, reason: str) -> PictureError:
-    """The sentence for a picture that cannot be read."""
-    return PictureError(
-        f"Cannot read the picture {name}: {reason}.", "Repair or remove the file, then run the command again."
+def cannot_read(name: str, reason: str) -> ImageError:
+    """The sentence for an image that cannot be read."""
+    return ImageError(
+        f"Cannot read the image {name}: {reason}.", "Repair or remove the file, then run the command again."
     )
 
 
 @contextlib.contextmanager
 def open_image(source: Path | str | bytes, name: str | None = None) -> Iterator[Image.Image]:
-    """An image file, opened but not decoded yet; whatever fails inside is a `PictureError`.
+    """An image file, opened but not decoded yet; whatever fails inside is a `ImageError`.
 
     Args:
         source: a file's path, or its content.
         name: what errors call it; None: the path.
 
     Raises:
-        PictureError: as `load_image`, but for strips.
+        ImageError: as `load_image`, but for strips.
     """
     name = str(source) if name is None else name
     try:
-        # Damaged EXIF makes Pillow warn once a picture; ImageNet alone has hundreds. What matters raises.
+        # Damaged EXIF makes Pillow warn once an image; ImageNet alone has hundreds. What matters raises.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with _Source(source) as file, Image.open(file, formats=FORMATS) as picture:
-                _check_size(picture)
-                yield picture
+            with _Source(source) as file, Image.open(file, formats=FORMATS) as image:
+                _check_size(image)
+                yield image
     except UnidentifiedImageError:
-        raise cannot_read(name, f"it is not a picture in a format read here ({', '.join(FORMATS)})") from None
+        raise cannot_read(name, f"it is not an image in a format read here ({', '.join(FORMATS)})") from None
     except Image.DecompressionBombError:
         raise cannot_read(name, f"it has more than {MAX_PIXELS:,} pixels") from None
     except MemoryError:
@@ -190,63 +190,63 @@ class _Source(io.BufferedReader):
         raise io.UnsupportedOperation("fileno")
 
 
-def _check_size(picture: Image.Image) -> None:
-    width, height = picture.size
+def _check_size(image: Image.Image) -> None:
+    width, height = image.size
     if width < 1 or height < 1:
         raise ValueError("it has no pixels")
     sides = [(width, height)]
-    if tags := getattr(picture, "tag_v2", None):  # a TIFF's tiles are made in memory too
+    if tags := getattr(image, "tag_v2", None):  # a TIFF's tiles are made in memory too
         sides.append((int(tags.get(_TILE_WIDTH, 1)), int(tags.get(_TILE_LENGTH, 1))))
-    most = MAX_WHOLE_PIXELS if picture.format in ("WEBP", "AVIF") else MAX_PIXELS
+    most = MAX_WHOLE_PIXELS if image.format in ("WEBP", "AVIF") else MAX_PIXELS
     for across, down in sides:
         if across * down > most:
             raise ValueError(f"it has {across} x {down} pixels, more than {most:,} in all")
 
 
 def _decode(source: Path | str | bytes, name: str, over: Background) -> Image.Image:
-    with open_image(source, name) as picture:
-        if max(picture.size) > MAX_ASPECT * min(picture.size):
-            size = f"{picture.width} x {picture.height}"
+    with open_image(source, name) as image:
+        if max(image.size) > MAX_ASPECT * min(image.size):
+            size = f"{image.width} x {image.height}"
             raise ValueError(f"it is a strip of {size} pixels, longer than {MAX_ASPECT} to 1")
-        _turn_upright(picture)
-        return _to_rgb(picture, over)
+        _turn_upright(image)
+        return _to_rgb(image, over)
 
 
-def _turn_upright(picture: Image.Image) -> None:
+def _turn_upright(image: Image.Image) -> None:
     """Decode it, and apply the EXIF rotation; a damaged EXIF block means none."""
-    if isinstance(picture, JpegImageFile):
-        picture.decodermaxblock = _PIECE
-    picture.load()
+    if isinstance(image, JpegImageFile):
+        image.decodermaxblock = _PIECE
+    image.load()
     with contextlib.suppress(SyntaxError, ValueError, KeyError, TypeError, ZeroDivisionError, struct.error):
-        ImageOps.exif_transpose(picture, in_place=True)
+        ImageOps.exif_transpose(image, in_place=True)
 
 
-def _to_rgb(picture: Image.Image, over: Background) -> Image.Image:
-    if picture.mode == "F":
+def _to_rgb(image: Image.Image, over: Background) -> Image.Image:
+    if image.mode == "F":
         raise ValueError("its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits")
     convert: Callable[[Image.Image], Image.Image]
-    if picture.mode == "I" or picture.mode.startswith("I;16"):
+    if image.mode == "I" or image.mode.startswith("I;16"):
         convert = _from_16_bit
-    elif picture.has_transparency_data:
+    elif image.has_transparency_data:
         convert = functools.partial(_laid_over, over)
     else:
-        return picture.convert("RGB")
-    rgb = Image.new("RGB", picture.size)
-    rows = max(1, _AT_ONCE // picture.width)
-    for top in range(0, picture.height, rows):
-        box = (0, top, picture.width, min(top + rows, picture.height))
-        rgb.paste(convert(picture.crop(box)), box)
+        return image.convert("RGB")
+    rgb = Image.new("RGB", image.size)
+    rows = max(1, _AT_ONCE // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        rgb.paste(convert(image.crop(box)), box)
     return rgb
 
 
-def _laid_over(over: Background, picture: Image.Image) -> Image.Image:
-    colour = picture.convert("RGBA")
+def _laid_over(over: Background, image: Image.Image) -> Image.Image:
+    colour = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", colour.size, over), colour).convert("RGB")
 
 
-def _from_16_bit(picture: Image.Image) -> Image.Image:
+def _from_16_bit(image: Image.Image) -> Image.Image:
     """Grey values 0..65535 to 0..255, rounded: Pillow's own conversion saturates or drops the low byte."""
-    grey = np.asarray(picture).astype(np.int64)
+    grey = np.asarray(image).astype(np.int64)
     if grey.min() < 0 or grey.max() > 65535:
         raise ValueError("its grey values leave the range of 16 bits; save it with 8 or 16 bits")
     return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")

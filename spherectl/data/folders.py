@@ -1,8 +1,8 @@
-"""Folders of pictures: which files there are, in which order, of which class.
+"""Folders of images: which files there are, in which order, of which class.
 
 Three layouts are understood. Class folders: `root/cat/1.png`, one folder a class, classes numbered by sorted name.
 Flat: `root/1.png`, no classes. Split: `root/train/...` and `root/val/...` (or one of the other words of
-`spherectl.data.names`, in any case), each of which is one of the former. Pictures lie directly in these folders; deeper
+`spherectl.data.names`, in any case), each of which is one of the former. Images lie directly in these folders; deeper
 ones are not looked for. Hidden names and the system's own folders are ignored.
 
 A listing is kept in the cache, and holds while no folder that was looked into has another state.
@@ -32,7 +32,7 @@ from spherectl.shown import listed
 
 @dataclass(frozen=True, eq=False)
 class Listing:
-    """The pictures of a folder or a list.
+    """The images of a folder or a list.
 
     Attributes:
         folder: what `names` are relative to.
@@ -48,24 +48,24 @@ class Listing:
     class_names: tuple[str, ...]
 
     def path(self, index: int) -> Path:
-        """The file of picture `index`."""
+        """The file of image `index`."""
         return self.folder / os.fsdecode(bytes(self.names[index]))
 
 
-def list_pictures(root: Path, split: Split = "train") -> Listing:
-    """All pictures of one split below `root`, in an order that depends on their names alone.
+def list_images(root: Path, split: Split = "train") -> Listing:
+    """All images of one split below `root`, in an order that depends on their names alone.
 
     A root without split folders is a training set. Labels of a test split are numbers of the training split's classes.
 
     Raises:
-        UsageError: `root` is missing, no folder, has no pictures, mixes pictures with class folders, has a class folder
-            without pictures, or has no such split.
+        UsageError: `root` is missing, no folder, has no images, mixes images with class folders, has a class folder
+            without images, or has no such split.
         FileError: a folder cannot be read.
     """
     if not is_there(root):
-        raise UsageError(f"Expected a folder of pictures at {root}; there is nothing of that name.")
+        raise UsageError(f"Expected a folder of images at {root}; there is nothing of that name.")
     if not is_folder(root):
-        raise UsageError(f"Expected a folder of pictures, got the file {root}.", _hint_for_file(root))
+        raise UsageError(f"Expected a folder of images, got the file {root}.", _hint_for_file(root))
     if (kept := _kept(root, split)) is not None:
         return kept
     now = time.time_ns()
@@ -82,7 +82,7 @@ def list_pictures(root: Path, split: Split = "train") -> Listing:
     return listing
 
 
-def holds_pictures(root: Path) -> bool:
+def holds_images(root: Path) -> bool:
     """Whether `root` is, as a whole, in one of the layouts; looks at as few folders as it can."""
     try:
         if not is_folder(root):
@@ -91,8 +91,8 @@ def holds_pictures(root: Path) -> bool:
             return True
         scan = _Scan()
         folder = _split_folder(scan, root, "train") or root
-        below = [scan.has_pictures(sub) for sub in scan.subfolders(folder)]
-        return all(below) if any(below) else scan.has_pictures(folder)
+        below = [scan.has_images(sub) for sub in scan.subfolders(folder)]
+        return all(below) if any(below) else scan.has_images(folder)
     except (FileError, UsageError):
         return False
 
@@ -101,7 +101,7 @@ class _Seen(NamedTuple):
     """What lies directly in a folder, sorted; hidden names left out."""
 
     subfolders: tuple[Path, ...]
-    pictures: npt.NDArray[np.bytes_]
+    images: npt.NDArray[np.bytes_]
 
 
 class _Scan:
@@ -114,11 +114,11 @@ class _Scan:
     def subfolders(self, folder: Path) -> tuple[Path, ...]:
         return self._look(folder).subfolders
 
-    def pictures(self, folder: Path) -> npt.NDArray[np.bytes_]:
-        return self._look(folder).pictures
+    def images(self, folder: Path) -> npt.NDArray[np.bytes_]:
+        return self._look(folder).images
 
-    def has_pictures(self, folder: Path) -> bool:
-        return len(self.pictures(folder)) > 0
+    def has_images(self, folder: Path) -> bool:
+        return len(self.images(folder)) > 0
 
     def _look(self, folder: Path) -> _Seen:
         if folder not in self._seen:
@@ -130,8 +130,8 @@ class _Scan:
                 raise FileError(f"Cannot read the folder {folder}: {error.strerror or error}.") from None
             subfolders = sorted(entry.name for entry in shown if _is_folder(entry))
             # A broken link counts: it is reported when it is read, instead of a class getting smaller in silence.
-            pictures = sorted(entry.name for entry in shown if is_image_name(entry.name) and not _is_folder(entry))
-            self._seen[folder] = _Seen(tuple(folder / name for name in subfolders), pack_names(pictures))
+            images = sorted(entry.name for entry in shown if is_image_name(entry.name) and not _is_folder(entry))
+            self._seen[folder] = _Seen(tuple(folder / name for name in subfolders), pack_names(images))
         return self._seen[folder]
 
 
@@ -176,7 +176,7 @@ def _list_split(scan: _Scan, root: Path, split: Split) -> Listing:
     if train is None:
         if split == "test":
             raise UsageError(
-                f"{root} has no test pictures: expected train and val (or test) folders in it.",
+                f"{root} has no test images: expected train and val (or test) folders in it.",
                 "Without them the whole folder is the training set.",
             )
         return _list_folder(scan, root)
@@ -185,13 +185,13 @@ def _list_split(scan: _Scan, root: Path, split: Split) -> Listing:
     test = _split_folder(scan, root, "test")
     if test is None:
         raise UsageError(
-            f"{root} has the folder {train.name} but no test pictures: expected a val or test folder beside it."
+            f"{root} has the folder {train.name} but no test images: expected a val or test folder beside it."
         )
     known = tuple(folder.name for folder in _class_folders(scan, train))
-    if known and not _class_folders(scan, test) and scan.has_pictures(test):
+    if known and not _class_folders(scan, test) and scan.has_images(test):
         raise UsageError(
-            f"{test} has pictures without class folders, while {train} has {len(known):,} class folders.",
-            "Sort them into folders of the same names; for ImageNet its devkit says which picture is of which class.",
+            f"{test} has images without class folders, while {train} has {len(known):,} class folders.",
+            "Sort them into folders of the same names; for ImageNet its devkit says which image is of which class.",
         )
     return _list_folder(scan, test, known)
 
@@ -199,7 +199,7 @@ def _list_split(scan: _Scan, root: Path, split: Split) -> Listing:
 def _split_folder(scan: _Scan, root: Path, split: Split) -> Path | None:
     """The folder of one part of a set that is split; None where the set is not, or lacks that part.
 
-    A set is split that has a train folder, and neither pictures nor a class folder beside it ("train" may be a class,
+    A set is split that has a train folder, and neither images nor a class folder beside it ("train" may be a class,
     next to "car").
 
     Raises:
@@ -207,12 +207,12 @@ def _split_folder(scan: _Scan, root: Path, split: Split) -> Path | None:
     """
     names = [folder.name for folder in scan.subfolders(root)]
     trains, tests = of_split(names, "train"), of_split(names, "test")
-    if not (trains or tests) or scan.has_pictures(root):
+    if not (trains or tests) or scan.has_images(root):
         return None
-    others = [name for name in names if split_of(name) is None and scan.has_pictures(root / name)]
+    others = [name for name in names if split_of(name) is None and scan.has_images(root / name)]
     if others and trains and tests:
         raise UsageError(
-            f"{root} has the folders {trains[0]} and {tests[0]} beside others with pictures ({listed(others, 3)}): "
+            f"{root} has the folders {trains[0]} and {tests[0]} beside others with images ({listed(others, 3)}): "
             "it is unclear whether they are classes or parts of the set.",
             f"For a set in two parts move the others away; for classes rename {trains[0]} and {tests[0]}.",
         )
@@ -221,31 +221,31 @@ def _split_folder(scan: _Scan, root: Path, split: Split) -> Path | None:
     if len(trains) > 1:
         raise UsageError(
             f"{root} has more than one training folder: {listed(trains)}; expected one.",
-            "Move their pictures into one.",
+            "Move their images into one.",
         )
     if not trains:
-        if not any(scan.has_pictures(root / name) or _class_folders(scan, root / name) for name in tests):
+        if not any(scan.has_images(root / name) or _class_folders(scan, root / name) for name in tests):
             return None
         raise UsageError(
-            f"{root} has test pictures ({listed(tests)}) but no train folder beside them.",
-            f"Name the folder of the training pictures train, or give --data {root / tests[0]} to train on those.",
+            f"{root} has test images ({listed(tests)}) but no train folder beside them.",
+            f"Name the folder of the training images train, or give --data {root / tests[0]} to train on those.",
         )
     found = trains if split == "train" else tests
     return root / found[0] if found else None
 
 
 def _list_folder(scan: _Scan, folder: Path, known: tuple[str, ...] = ()) -> Listing:
-    """The pictures of one split; `known` are the classes to number by, where another split has fixed them."""
-    classes, top = _class_folders(scan, folder), scan.pictures(folder)
+    """The images of one split; `known` are the classes to number by, where another split has fixed them."""
+    classes, top = _class_folders(scan, folder), scan.images(folder)
     if classes and len(top):
         raise UsageError(
-            f"{folder} mixes pictures ({os.fsdecode(bytes(top[0]))}, ...) with class folders ({classes[0].name}, ...).",
-            "Move the pictures into class folders, or leave only pictures.",
+            f"{folder} mixes images ({os.fsdecode(bytes(top[0]))}, ...) with class folders ({classes[0].name}, ...).",
+            "Move the images into class folders, or leave only images.",
         )
     if not classes:
         if not len(top):
             raise UsageError(
-                f"No pictures found in {folder}: expected {' '.join(SUFFIXES)} files in it or in class folders.",
+                f"No images found in {folder}: expected {' '.join(SUFFIXES)} files in it or in class folders.",
                 _hint_for_folder(folder),
             )
         return Listing(folder, top, torch.zeros(len(top), dtype=torch.int64), ())
@@ -256,11 +256,11 @@ def _list_folder(scan: _Scan, folder: Path, known: tuple[str, ...] = ()) -> List
     labels: list[Tensor] = []
     for sub in classes:
         if sub.name not in number:
-            raise UsageError(f"{sub} is a class that the training pictures beside it do not have.")
-        inside = scan.pictures(sub)
+            raise UsageError(f"{sub} is a class that the training images beside it do not have.")
+        inside = scan.images(sub)
         if not len(inside):
             raise UsageError(
-                f"The class folder {sub} holds no pictures ({' '.join(SUFFIXES)}).",
+                f"The class folder {sub} holds no images ({' '.join(SUFFIXES)}).",
                 "Fill it or remove it: classes are counted by folder.",
             )
         names.append(np.char.add(os.fsencode(sub.name + os.sep), inside))
@@ -269,9 +269,9 @@ def _list_folder(scan: _Scan, folder: Path, known: tuple[str, ...] = ()) -> List
 
 
 def _class_folders(scan: _Scan, folder: Path) -> tuple[Path, ...]:
-    """All sub-folders, sorted by name, if any of them holds a picture; else none."""
+    """All sub-folders, sorted by name, if any of them holds an image; else none."""
     folders = scan.subfolders(folder)
-    return folders if any(scan.has_pictures(sub) for sub in folders) else ()
+    return folders if any(scan.has_images(sub) for sub in folders) else ()
 
 
 def _hint_for_file(file: Path) -> str:
@@ -283,7 +283,7 @@ def _hint_for_file(file: Path) -> str:
 
 
 def _hint_for_folder(folder: Path) -> str:
-    """What a folder without pictures may have been meant as."""
+    """What a folder without images may have been meant as."""
     for suffix, kind in ((".tar", "shards"), (".jsonl", "jsonl")):
         if any(folder.glob(f"*{suffix}")):
             return f"It holds {suffix} files; to train on those add --set data.kind={kind}."

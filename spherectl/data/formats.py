@@ -106,22 +106,22 @@ def find_fashion_mnist(root: Path) -> Path | None:
 
 
 def read_fashion_mnist(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 (n, 28, 28) and labels int64 (n,).
+    """Images uint8 (n, 28, 28) and labels int64 (n,).
 
     Raises:
         FileError: a file is missing or damaged, or the two do not belong together.
     """
-    pictures_path, labels_path = (
+    images_path, labels_path = (
         _idx_file(folder, name) or folder / f"{name}.gz"
         for name in (f"{_IDX_PREFIX[split]}-images-idx3-ubyte", f"{_IDX_PREFIX[split]}-labels-idx1-ubyte")
     )
-    pictures, labels = read_idx(pictures_path), read_idx(labels_path)
-    if pictures.ndim != 3 or pictures.shape[1:] != (28, 28) or not len(pictures):
-        raise FileError(f"{pictures_path}: expected pictures of 28 x 28 bytes, got an array of shape {pictures.shape}.")
-    if labels.shape != (len(pictures),):
-        raise FileError(f"{labels_path}: expected {len(pictures)} labels, one a picture, got shape {labels.shape}.")
+    images, labels = read_idx(images_path), read_idx(labels_path)
+    if images.ndim != 3 or images.shape[1:] != (28, 28) or not len(images):
+        raise FileError(f"{images_path}: expected images of 28 x 28 bytes, got an array of shape {images.shape}.")
+    if labels.shape != (len(images),):
+        raise FileError(f"{labels_path}: expected {len(images)} labels, one an image, got shape {labels.shape}.")
     _check_labels(labels, len(FASHION_MNIST_CLASSES), labels_path)
-    return torch.from_numpy(pictures), torch.from_numpy(labels).long()
+    return torch.from_numpy(images), torch.from_numpy(labels).long()
 
 
 def find_cifar10(root: Path) -> Path | None:
@@ -133,7 +133,7 @@ def find_cifar10(root: Path) -> Path | None:
 
 
 def read_cifar10(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
-    """Pictures uint8 (n, 3, 32, 32) and labels int64 (n,) from the binary version (a row: label, red, green, blue).
+    """Images uint8 (n, 3, 32, 32) and labels int64 (n,) from the binary version (a row: label, red, green, blue).
 
     Raises:
         FileError: a file is missing, or is no whole number of rows, or holds a label above 9.
@@ -159,7 +159,7 @@ def read_cifar10(folder: Path, split: Split) -> tuple[Tensor, Tensor]:
 
 
 def find_flowers102(root: Path) -> Path | None:
-    """The folder at or below `root` with Flowers-102's pictures (jpg/) and labels (imagelabels.mat)."""
+    """The folder at or below `root` with Flowers-102's images (jpg/) and labels (imagelabels.mat)."""
     for folder in (root, root / "flowers-102"):
         if is_folder(folder / "jpg") and is_there(folder / "imagelabels.mat"):
             return folder
@@ -169,7 +169,7 @@ def find_flowers102(root: Path) -> Path | None:
 def read_flowers102(folder: Path, split: Split) -> tuple[list[str], Tensor]:
     """File names below `folder` and labels int64 (n,).
 
-    "train" is every picture, as the paper trains on and measures against all of them (section 7); "test" is the set's
+    "train" is every image, as the paper trains on and measures against all of them (section 7); "test" is the set's
     own test split.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Lists of pictures in JSON lines, one picture a line.
+"""Lists of images in JSON lines, one image a line.
 
     {"class_id": 0, "class_name": "cat", "image_path": "cats/1.png", "is_absolute_path": false}
 
@@ -29,7 +29,7 @@ from spherectl.shown import listed, quoted, shortened
 
 SUFFIX = ".jsonl"
 
-# Of one line, which may tell more of its picture than is read here.
+# Of one line, which may tell more of its image than is read here.
 MAX_LINE_BYTES = 1 << 20
 
 
@@ -44,7 +44,7 @@ def find_list(root: Path, split: Split) -> Path:
         UsageError: there is none.
     """
     if not is_there(root):
-        raise UsageError(f"Expected a list of pictures (.jsonl) at {root}; there is nothing of that name.")
+        raise UsageError(f"Expected a list of images (.jsonl) at {root}; there is nothing of that name.")
     train = _beside(root, "train") if is_folder(root) else root
     if train is None:
         raise UsageError(f"{root} holds no train{SUFFIX}.", "Name the list, or write it under that name.")
@@ -53,7 +53,7 @@ def find_list(root: Path, split: Split) -> Path:
     test = _beside(train.parent, "test", train)
     if test is None:
         raise UsageError(
-            f"There are no test pictures beside {train}: expected val{SUFFIX} or test{SUFFIX} in its folder."
+            f"There are no test images beside {train}: expected val{SUFFIX} or test{SUFFIX} in its folder."
         )
     return test
 
@@ -79,7 +79,7 @@ def _beside(folder: Path, split: Split, other: Path | None = None) -> Path | Non
 
 
 def read_lists(root: Path, split: Split) -> Listing:
-    """The pictures of one split, in the order of its list; labels are `class_id` as the training list has them.
+    """The images of one split, in the order of its list; labels are `class_id` as the training list has them.
 
     Args:
         root: as `find_list` takes it.
@@ -107,7 +107,7 @@ def read_lists(root: Path, split: Split) -> Listing:
 
 
 def read_list(path: Path) -> Listing:
-    """One list; a class that no picture is of has an empty name.
+    """One list; a class that no image is of has an empty name.
 
     Raises:
         UsageError: it has no lines.
@@ -166,7 +166,7 @@ def _parse(file: BufferedReader, path: Path) -> Listing:
             )
         where.setdefault(label, line)
     if not names:
-        raise UsageError(f"The list {path} has no pictures.")
+        raise UsageError(f"The list {path} has no images.")
     class_names = tuple(classes.get(number, "") for number in range(max(labels) + 1)) if labels else ()
     numbers = torch.tensor(labels or [0] * len(names), dtype=torch.int64)
     return Listing(path.parent, pack_names(names), numbers, class_names)
@@ -186,7 +186,7 @@ def _entry(text: bytes, where: str) -> tuple[bytes, int | None, str]:
         raise FileError(f"{where}: expected a JSON object, got {_short(text)}.")
     name, absolute = entry.get("image_path"), entry.get("is_absolute_path", False)
     if not isinstance(name, str) or not name or "\0" in name:
-        raise FileError(f"{where}: expected image_path, the path of a picture, {_got(entry, 'image_path')}.")
+        raise FileError(f"{where}: expected image_path, the path of an image, {_got(entry, 'image_path')}.")
     if not isinstance(absolute, bool) or absolute != Path(name).is_absolute():
         raise FileError(
             f"{where}: image_path is {quoted(name)}, and is_absolute_path does not say so: {quoted(absolute)}."
@@ -219,8 +219,8 @@ def _short(text: bytes) -> str:
 
 
 def _check_complete(listing: Listing, path: Path) -> None:
-    """Refuse a training list in which a class number below the largest has no picture."""
+    """Refuse a training list in which a class number below the largest has no image."""
     missing = [number for number, name in enumerate(listing.class_names) if not name]
     if missing:
         last = len(listing.class_names) - 1
-        raise FileError(f"{path}: its class numbers reach {last}, and no picture is of class {missing[0]}.")
+        raise FileError(f"{path}: its class numbers reach {last}, and no image is of class {missing[0]}.")

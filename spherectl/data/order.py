@@ -1,10 +1,10 @@
-"""The order in which training sees pictures, exact from any image on.
+"""The order in which training sees images, exact from any image on.
 
-Image s of a run, counted from 0, is picture permutation(seed, epoch = s // n)[s % n], mirrored if its own draw says so
+Image s of a run, counted from 0, is image permutation(seed, epoch = s // n)[s % n], mirrored if its own draw says so
 (section 11). Nothing else decides: not the batch, not the workers, not where a run was resumed.
 
 Sets of shards that have to be fetched are shuffled by shards: the permutation of an epoch is then one of the shards,
-and within windows of a few of them one of their pictures.
+and within windows of a few of them one of their images.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from spherectl.data.pictures import PictureSet, Read
+from spherectl.data.image_set import ImageSet, Read
 from spherectl.data.remote import WINDOW
-from spherectl.data.streamed import Ahead, RemotePictures
+from spherectl.data.streamed import Ahead, RemoteImages
 from spherectl.data.workers import read_ahead, worker_count
 from spherectl.errors import UsageError
 from spherectl.model import seeding
@@ -38,11 +38,11 @@ class Batch(NamedTuple):
     images: Tensor  # (B, 3, S, S) uint8
     labels: Tensor  # (B,) int64
     first_image: int  # images of the run before this batch, over all processes
-    unreadable: tuple[str, ...] = ()  # pictures that cannot be read, and for which others stand
+    unreadable: tuple[str, ...] = ()  # images that cannot be read, and for which others stand
 
 
 def training_batches(
-    pictures: PictureSet,
+    dataset: ImageSet,
     *,
     seed: int,
     batch_size: int,
@@ -54,10 +54,10 @@ def training_batches(
 ) -> Generator[Batch | None]:
     """Endless batches of images start_image, start_image + 1, ... of the run.
 
-    A picture that cannot be read is replaced by the next that can (`PictureSet.read`) and named in `unreadable`.
+    An image that cannot be read is replaced by the next that can (`ImageSet.read`) and named in `unreadable`.
 
     Args:
-        pictures: the training set.
+        images: the training set.
         seed: the run's 64-bit seed.
         batch_size: B, over all processes.
         start_image: images that the run has already seen; need not be a multiple of B.
@@ -73,11 +73,11 @@ def training_batches(
 
     Raises:
         UsageError: the set is empty, a number is out of range, or one batch does not fit into the memory.
-        FileError: from the iterator, when too many pictures in a row cannot be read.
+        FileError: from the iterator, when too many images in a row cannot be read.
         SpherectlError: from the iterator, when a worker process is killed or a shard cannot be fetched.
     """
-    if len(pictures) == 0:
-        raise UsageError(f"The set {pictures.name} ({pictures.root}) has no pictures to train on.")
+    if len(dataset) == 0:
+        raise UsageError(f"The set {dataset.name} ({dataset.root}) has no images to train on.")
     if batch_size < 1 or start_image < 0:
         raise UsageError(f"Expected a batch of at least 1 and a start of at least 0, got {batch_size}, {start_image}.")
     begin, end = share or (0, batch_size)
@@ -85,20 +85,20 @@ def training_batches(
         raise UsageError(f"Expected a share of the images 0 to {batch_size} of a batch, got {begin} to {end}.")
     if workers != "auto" and not 0 <= workers <= MAX_WORKERS:
         raise UsageError(f"Expected 0 to {MAX_WORKERS} workers (data.workers), got {workers:,}.")
-    _refuse_more_than_memory(end - begin, pictures.image_size)
-    order = _Order(seed, pictures, start_image, batch_size, (begin, end), worker_count(workers, pictures))
-    return _batches(pictures, order, flip, should_stop)
+    _refuse_more_than_memory(end - begin, dataset.image_size)
+    order = _Order(seed, dataset, start_image, batch_size, (begin, end), worker_count(workers, dataset))
+    return _batches(dataset, order, flip, should_stop)
 
 
-def picture_numbers(seed: int, first: int, count: int, n: int, shards: tuple[int, ...] = ()) -> Tensor:
-    """Which of n pictures images first ... first + count - 1 of a run are: (count,) int64.
+def image_numbers(seed: int, first: int, count: int, n: int, shards: tuple[int, ...] = ()) -> Tensor:
+    """Which of n images images first ... first + count - 1 of a run are: (count,) int64.
 
     Args:
         seed: the run's seed.
         first: images before them.
         count: how many.
-        n: pictures in the set.
-        shards: pictures in each shard, summing to n, where the order keeps to shards.
+        n: images in the set.
+        shards: images in each shard, summing to n, where the order keeps to shards.
     """
     images = torch.arange(first, first + count)
     epochs = images // n
@@ -117,7 +117,7 @@ def mirrored(seed: int, first: int, count: int) -> Tensor:
 # Two, because workers read ahead into the next epoch while the loop is still in this one.
 @functools.lru_cache(maxsize=2)
 def _epoch_order(seed: int, epoch: int, n: int, shards: tuple[int, ...]) -> Tensor:
-    """(n,) numbers of pictures; by shards: round 0 permutes these, round 1 + w the pictures of the w-th window."""
+    """(n,) numbers of images; by shards: round 0 permutes these, round 1 + w the images of the w-th window."""
     if not shards:
         return seeding.permutation(seed, seeding.ORDER, epoch, n)
     numbers = torch.arange(n).split(list(shards))
@@ -132,13 +132,13 @@ def _epoch_order(seed: int, epoch: int, n: int, shards: tuple[int, ...]) -> Tens
 
 
 class _Order:
-    """Endless lists of picture numbers, a piece of a share of a batch each; the last piece of one may be shorter."""
+    """Endless lists of image numbers, a piece of a share of a batch each; the last piece of one may be shorter."""
 
     def __init__(
-        self, seed: int, pictures: PictureSet, start: int, batch_size: int, share: tuple[int, int], workers: int
+        self, seed: int, dataset: ImageSet, start: int, batch_size: int, share: tuple[int, int], workers: int
     ) -> None:
         self.seed, self.start, self.batch_size, self.workers = seed, start, batch_size, workers
-        self._n, self._shards = len(pictures), pictures.shard_counts
+        self._n, self._shards = len(dataset), dataset.shard_counts
         self.begin, self.end = share
         size = self.end - self.begin
         self.piece = min(-(-size // workers), _LARGEST_PIECE) if workers else size
@@ -151,17 +151,15 @@ class _Order:
                 yield self.numbers(first + at, length).tolist()
 
     def numbers(self, first: int, count: int) -> Tensor:
-        return picture_numbers(self.seed, first, count, self._n, self._shards)
+        return image_numbers(self.seed, first, count, self._n, self._shards)
 
 
-def _batches(
-    pictures: PictureSet, order: _Order, flip: bool, should_stop: Callable[[], bool]
-) -> Generator[Batch | None]:
-    pieces: Iterator[Read | None] = map(pictures.read, order)
+def _batches(dataset: ImageSet, order: _Order, flip: bool, should_stop: Callable[[], bool]) -> Generator[Batch | None]:
+    pieces: Iterator[Read | None] = map(dataset.read, order)
     if order.workers:
         held = order.end - order.begin
         pieces = read_ahead(
-            pictures, order, workers=order.workers, length=order.piece, held=held, should_stop=should_stop
+            dataset, order, workers=order.workers, length=order.piece, held=held, should_stop=should_stop
         )
     with contextlib.ExitStack() as stack:
         ahead = None
@@ -177,10 +175,10 @@ def _batches(
                 turned = mirrored(order.seed, first + order.begin, len(images))
                 images[turned] = images[turned].flip(-1)
             labels = torch.cat([piece.labels for piece in read])
-            if isinstance(pictures, RemotePictures):
+            if isinstance(dataset, RemoteImages):
                 if ahead is None:  # only now: a thread would not survive the forks of the workers
-                    ahead = stack.enter_context(contextlib.closing(Ahead(pictures)))
-                ahead.expect(order.numbers(first + order.batch_size, WINDOW * max(pictures.shard_counts)))
+                    ahead = stack.enter_context(contextlib.closing(Ahead(dataset)))
+                ahead.expect(order.numbers(first + order.batch_size, WINDOW * max(dataset.shard_counts)))
             yield Batch(images, labels, first, tuple(name for piece in read for name in piece.unreadable))
 
 

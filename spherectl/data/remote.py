@@ -34,7 +34,7 @@ from spherectl.tables import describe
 
 T = TypeVar("T")
 
-# Shards whose pictures are shuffled together.
+# Shards whose images are shuffled together.
 WINDOW = 8
 # Shards kept: those being read, those read ahead, and those that a slower process still reads.
 KEPT = 3 * WINDOW
@@ -74,7 +74,7 @@ class RemoteIndex:
 
     Attributes:
         urls: one a shard.
-        counts: pictures in each.
+        counts: images in each.
         sizes: bytes of each; 0 where the index does not say.
         md5s: of each, in hexadecimal digits; empty where the index does not say.
         class_names: by number; empty where the set has no classes.

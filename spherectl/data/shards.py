@@ -43,25 +43,25 @@ _RANGE = re.compile(r"([0-9]{1,18})\.\.([0-9]{1,18})")
 
 @dataclass(frozen=True, eq=False)
 class ShardIndex:
-    """The pictures of several tars; each array runs over all of them.
+    """The images of several tars; each array runs over all of them.
 
     Attributes:
         paths: the tars.
         shard: (n,) int32 number of the tar in `paths`.
-        pictures: where they are in it.
+        images: where they are in it.
         labels: (n,) int64; zeros where there are no classes.
         class_names: by number; empty where there are no classes.
     """
 
     paths: tuple[Path, ...]
     shard: npt.NDArray[np.int32]
-    pictures: Shard
+    images: Shard
     labels: Tensor
     class_names: tuple[str, ...]
 
 
 def open_shards(root: Path, split: Split, progress: Callable[[str], None] | None = None) -> ShardIndex:
-    """The pictures of one split of a set of shards, in the order of the tars' names.
+    """The images of one split of a set of shards, in the order of the tars' names.
 
     Class names are those in classes.txt (one a line) or class_names.json (a list) beside the tars or in the folder
     above, else the numbers themselves.
@@ -72,7 +72,7 @@ def open_shards(root: Path, split: Split, progress: Callable[[str], None] | None
         progress: called with a sentence before the tars' headers are read.
 
     Raises:
-        UsageError: there are no such shards, they are compressed, or they hold no pictures.
+        UsageError: there are no such shards, they are compressed, or they hold no images.
         FileError: a shard or a class file cannot be read or is not as described.
     """
     paths, now = find_shards(root, split), time.time_ns()
@@ -89,7 +89,7 @@ def open_shards(root: Path, split: Split, progress: Callable[[str], None] | None
         progress(f"Indexing {len(paths):,} shards")
     made = index_shards(paths, known, complete=split == "train")
     if all(is_settled(state, now) for state in states):
-        arrays = {**made.pictures._asdict(), "shard": made.shard, "numbers": made.labels.numpy()}
+        arrays = {**made.images._asdict(), "shard": made.shard, "numbers": made.labels.numpy()}
         save_index(key, Index({**facts, "class_names": made.class_names}, arrays))
     return made
 
@@ -100,13 +100,13 @@ def _kept(key: str, facts: dict[str, Any], paths: Sequence[Path]) -> ShardIndex 
     def made(index: Index) -> ShardIndex | None:
         if {name: index.facts[name] for name in facts} != facts:
             return None
-        pictures = Shard(*(index.arrays[name] for name in Shard._fields))
+        images = Shard(*(index.arrays[name] for name in Shard._fields))
         shard, labels = index.arrays["shard"], torch.from_numpy(index.arrays["numbers"])
-        checked(Listing(paths[0].parent, pictures.names, labels, tuple(index.facts["class_names"])))
+        checked(Listing(paths[0].parent, images.names, labels, tuple(index.facts["class_names"])))
         ends = np.array([size for size, *_ in facts["states"]])[shard]
-        if shard.min() < 0 or pictures.offsets.min() < 0 or (pictures.offsets + pictures.sizes > ends).any():
+        if shard.min() < 0 or images.offsets.min() < 0 or (images.offsets + images.sizes > ends).any():
             raise ValueError("images outside of their shards")
-        return ShardIndex(tuple(paths), shard, pictures, labels, tuple(index.facts["class_names"]))
+        return ShardIndex(tuple(paths), shard, images, labels, tuple(index.facts["class_names"]))
 
     kinds = dict.fromkeys(("offsets", "sizes", "labels", "numbers"), np.int64)
     return load_index(key, {**kinds, "names": np.bytes_, "shard": np.int32}, made)
@@ -123,7 +123,7 @@ def find_shards(root: Path, split: Split) -> list[Path]:
         return _in_folder(root, split)
     if split == "test":
         raise UsageError(
-            f"{root} names training shards, so there are no test pictures.",
+            f"{root} names training shards, so there are no test images.",
             "Give a folder with train and val (or test) folders of shards.",
         )
     text = str(root)
@@ -180,16 +180,16 @@ def _ends(inside: str, pattern: str) -> range | None:
 
 
 def index_shards(paths: Sequence[Path], known: tuple[str, ...] | None, *, complete: bool) -> ShardIndex:
-    """All pictures of several tars, in their order.
+    """All images of several tars, in their order.
 
     Args:
         paths: the tars.
         known: names of the classes by number; None: the numbers are the names.
-        complete: whether, where the names are not known, each class below the largest must have a picture.
+        complete: whether, where the names are not known, each class below the largest must have an image.
 
     Raises:
-        UsageError: the tars hold no pictures.
-        FileError: a tar is not as `read_shard` takes it, only some pictures have labels, or a label has no class.
+        UsageError: the tars hold no images.
+        FileError: a tar is not as `read_shard` takes it, only some images have labels, or a label has no class.
     """
     shards = [read_shard(path) for path in paths]
     counts = [len(shard.names) for shard in shards]
@@ -197,7 +197,7 @@ def index_shards(paths: Sequence[Path], known: tuple[str, ...] | None, *, comple
     number = np.repeat(np.arange(len(paths), dtype=np.int32), counts)
     if not len(whole.names):
         raise UsageError(
-            f"No pictures in {paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: expected members "
+            f"No images in {paths[0]}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: expected members "
             f"KEY.{', KEY.'.join(SUFFIXES)}."
         )
 
@@ -215,7 +215,7 @@ def index_shards(paths: Sequence[Path], known: tuple[str, ...] | None, *, comple
         missing = np.setdiff1d(np.arange(most + 1), labels)
         if complete and len(missing):
             raise FileError(
-                f"The labels reach {most}, as in {member(int(labels.argmax()))}, and no picture is of class "
+                f"The labels reach {most}, as in {member(int(labels.argmax()))}, and no image is of class "
                 f"{missing[0]}: expected every class from 0.",
                 f"If that is right, write the names of all classes, one a line, into {CLASS_FILES[0]} beside them.",
             )
@@ -262,7 +262,7 @@ def _in_folder(root: Path, split: Split) -> list[Path]:
             chosen = next((found for name in of_split(folders, split) if (found := _tars(root / name))), [])
     if not chosen:
         if split == "test":
-            raise UsageError(f"{root} has no test pictures: expected a val or test folder, or tars named so.")
+            raise UsageError(f"{root} has no test images: expected a val or test folder, or tars named so.")
         if tars:
             raise UsageError(
                 f"No training shards in {root}: the names of all {len(tars):,} have one of the words "

@@ -1,4 +1,4 @@
-"""Training pictures from shards on a server: fetched when they are wanted, or a little before.
+"""Training images from shards on a server: fetched when they are wanted, or a little before.
 
 The order of training keeps to shards (`spherectl.data.order`), so that few are needed at a time.
 """
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from spherectl.data.decode import cannot_read, decode_image
-from spherectl.data.pictures import DecodedPictures
+from spherectl.data.image_set import DecodedImages
 from spherectl.data.remote import KEPT, RemoteIndex, fetch_shard
 from spherectl.data.tars import MissingShardError, Shard, read_member, read_shard
 from spherectl.errors import FileError
@@ -32,8 +32,8 @@ ATTEMPTS = 10
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class RemotePictures(DecodedPictures):
-    """Pictures in shards on a server, fetched when they are wanted.
+class RemoteImages(DecodedImages):
+    """Images in shards on a server, fetched when they are wanted.
 
     Attributes:
         url: what it was opened by.
@@ -45,7 +45,7 @@ class RemotePictures(DecodedPictures):
     _open: OrderedDict[int, Shard] = field(default_factory=OrderedDict, init=False)
 
     def __post_init__(self) -> None:
-        self._ends = np.cumsum(self.index.counts)  # of each shard in the numbers of pictures
+        self._ends = np.cumsum(self.index.counts)  # of each shard in the numbers of images
 
     @property
     def origin(self) -> str:
@@ -54,22 +54,22 @@ class RemotePictures(DecodedPictures):
 
     @property
     def shard_counts(self) -> tuple[int, ...]:
-        """Pictures in each shard: the order keeps to shards."""
+        """Images in each shard: the order keeps to shards."""
         return self.index.counts
 
     def shards_of(self, numbers: Tensor) -> list[int]:
-        """The shards that hold some pictures, sorted."""
+        """The shards that hold some images, sorted."""
         found: list[int] = np.unique(np.searchsorted(self._ends, numbers.numpy(), side="right")).tolist()
         return found
 
     def where(self, index: int) -> str:
-        """The file of picture `index`, as errors call it: address/member."""
+        """The file of image `index`, as errors call it: address/member."""
         shard, inside = self._place(index)
         name = os.fsdecode(bytes(self._shard(shard).names[inside]))
         return f"{self.index.urls[shard]}/{name}"
 
     def label(self, index: int) -> int:
-        """The class of picture `index`; 0 where the set has no classes."""
+        """The class of image `index`; 0 where the set has no classes."""
         if not self.class_names:
             return 0
         shard, inside = self._place(index)
@@ -80,7 +80,7 @@ class RemotePictures(DecodedPictures):
         return label
 
     def load(self, index: int) -> Image.Image:
-        """Picture `index`, decoded; PictureError where it cannot be."""
+        """Image `index`, decoded; ImageError where it cannot be."""
         number, inside = self._place(index)
         shard = self._shard(number)
         offset, size = int(shard.offsets[inside]), int(shard.sizes[inside])
@@ -95,12 +95,12 @@ class RemotePictures(DecodedPictures):
         yield repr((names, self.index.counts, self.index.sizes, self.index.md5s)).encode()
 
     def _place(self, index: int) -> tuple[int, int]:
-        """Shard of picture `index`, and its number in it."""
+        """Shard of image `index`, and its number in it."""
         shard = int(np.searchsorted(self._ends, index, side="right"))
         return shard, index - int(self._ends[shard] - self.index.counts[shard])
 
     def _shard(self, number: int) -> Shard:
-        """The pictures of a shard, fetched if need be; those of the last few are kept in memory."""
+        """The images of a shard, fetched if need be; those of the last few are kept in memory."""
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
@@ -108,7 +108,7 @@ class RemotePictures(DecodedPictures):
         shard = self._read(number, read_shard)
         if len(shard.names) != self.index.counts[number]:
             raise FileError(
-                f"{self.index.urls[number]} holds {len(shard.names)} pictures; the index says "
+                f"{self.index.urls[number]} holds {len(shard.names)} images; the index says "
                 f"{self.index.counts[number]}."
             )
         self._open[number] = shard
@@ -131,23 +131,23 @@ class RemotePictures(DecodedPictures):
 
 
 class Ahead:
-    """Fetches the shards that will be wanted next, in a thread, while pictures of others are read.
+    """Fetches the shards that will be wanted next, in a thread, while images of others are read.
 
     Its failures are not told: whoever wants the shard will fetch it again, and meet the same.
     """
 
-    def __init__(self, pictures: RemotePictures) -> None:
-        self._pictures = pictures
+    def __init__(self, images: RemoteImages) -> None:
+        self._images = images
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(1)
         self._asked: set[int] = set()
 
     def expect(self, numbers: Tensor) -> None:
-        """Fetch the shards of pictures with these numbers unless that is under way."""
-        wanted = self._pictures.shards_of(numbers)
+        """Fetch the shards of images with these numbers unless that is under way."""
+        wanted = self._images.shards_of(numbers)
         for shard in wanted:
             if shard not in self._asked:
-                self._thread.submit(fetch_shard, self._pictures.index, shard, self._stop)
+                self._thread.submit(fetch_shard, self._images.index, shard, self._stop)
         self._asked = set(wanted)
 
     def close(self) -> None:

@@ -1,8 +1,8 @@
-"""One tar in WebDataset's layout: which pictures lie in it, where in the file, of which class.
+"""One tar in WebDataset's layout: which images lie in it, where in the file, of which class.
 
-A shard is an uncompressed tar. Its members KEY.jpg (or .png or another suffix of images) are the pictures; KEY.cls, a
-number as text, or KEY.json, an object with "label" (or "class_id"), is a picture's class. Hidden members and everything
-else are ignored. An index of byte offsets, made once by reading the headers, gives random access: one seek a picture.
+A shard is an uncompressed tar. Its members KEY.jpg (or .png or another suffix of images) are the images; KEY.cls, a
+number as text, or KEY.json, an object with "label" (or "class_id"), is an image's class. Hidden members and everything
+else are ignored. An index of byte offsets, made once by reading the headers, gives random access: one seek an image.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _LABEL_BYTES = 1 << 20  # a longer label file is none
 
 
 class Shard(NamedTuple):
-    """The pictures of one tar, in the order of their headers.
+    """The images of one tar, in the order of their headers.
 
     Attributes:
         names: (n,) members' names as bytes.
@@ -67,14 +67,14 @@ class MissingShardError(FileError):
 
 
 def read_shard(path: Path) -> Shard:
-    """The pictures of one tar; only headers and labels are read.
+    """The images of one tar; only headers and labels are read.
 
     Raises:
         MissingShardError: it is not there.
-        FileError: it cannot be read, is compressed or no tar, is cut off, or a key has two pictures or a label that is
+        FileError: it cannot be read, is compressed or no tar, is cut off, or a key has two images or a label that is
             no number.
     """
-    pictures: dict[str, tuple[str, int, int]] = {}  # name, offset and size by key
+    images: dict[str, tuple[str, int, int]] = {}  # name, offset and size by key
     labels: dict[str, int] = {}
     try:
         with open_regular(path) as file:
@@ -83,7 +83,7 @@ def read_shard(path: Path) -> Shard:
             with tarfile.open(fileobj=cast("IO[bytes]", _Bounded(file)), mode="r:", tarinfo=_Member) as tar:
                 for member, key, suffix in _members(tar):
                     if suffix in SUFFIXES:
-                        _add(pictures, key, member, path)
+                        _add(images, key, member, path)
                     elif suffix == "cls" or (suffix == "json" and key not in labels):
                         label = _label(tar, member, suffix, path)
                         if label is not None:
@@ -101,17 +101,17 @@ def read_shard(path: Path) -> Shard:
             f"{path} is not a whole tar file: {shortened(reason)}.", "Remove it and fetch or make it again."
         ) from None
     return Shard(
-        pack_names([name for name, _, _ in pictures.values()]),
-        np.array([offset for _, offset, _ in pictures.values()], np.int64),
-        np.array([size for _, _, size in pictures.values()], np.int64),
-        np.array([labels.get(key, UNLABELLED) for key in pictures], np.int64),
+        pack_names([name for name, _, _ in images.values()]),
+        np.array([offset for _, offset, _ in images.values()], np.int64),
+        np.array([size for _, _, size in images.values()], np.int64),
+        np.array([labels.get(key, UNLABELLED) for key in images], np.int64),
     )
 
 
-def _add(pictures: dict[str, tuple[str, int, int]], key: str, member: tarfile.TarInfo, path: Path) -> None:
-    if key in pictures:
-        raise FileError(f"{path} has two pictures of one key: {pictures[key][0]} and {member.name}; expected one.")
-    pictures[key] = (member.name, member.offset_data, member.size)
+def _add(images: dict[str, tuple[str, int, int]], key: str, member: tarfile.TarInfo, path: Path) -> None:
+    if key in images:
+        raise FileError(f"{path} has two images of one key: {images[key][0]} and {member.name}; expected one.")
+    images[key] = (member.name, member.offset_data, member.size)
 
 
 def read_member(path: Path, offset: int, size: int) -> bytes:
@@ -173,8 +173,8 @@ def is_compressed(name: str) -> bool:
 def compressed(name: str) -> UsageError:
     """The sentence for a compressed tar."""
     return UsageError(
-        f"{name} is compressed, so that pictures in it cannot be read one by one; expected a plain .tar.",
-        "Unpack it once (gunzip keeps the tar); the pictures in it are compressed already.",
+        f"{name} is compressed, so that images in it cannot be read one by one; expected a plain .tar.",
+        "Unpack it once (gunzip keeps the tar); the images in it are compressed already.",
     )
 
 

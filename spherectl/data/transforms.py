@@ -1,4 +1,4 @@
-"""Fitting pictures to the model's size, and the only conversion between bytes and floats in the project.
+"""Fitting images to the model's size, and the only conversion between bytes and floats in the project.
 
 Letters: B batch, H height, W width. Bytes are uint8, channels first; floats are in [0, 1].
 """
@@ -57,13 +57,13 @@ def to_grey(pixels: Tensor) -> Tensor:
     return grey.to(torch.uint8).unsqueeze(-3).expand_as(pixels).contiguous()
 
 
-def as_tensor(picture: Image.Image) -> Tensor:
-    """An RGB picture as uint8 (3, H, W)."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
+def as_tensor(image: Image.Image) -> Tensor:
+    """An RGB image as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 
 
-def as_picture(pixels: Tensor) -> Image.Image:
-    """uint8 (3, H, W), on any device, as an RGB picture."""
+def as_image(pixels: Tensor) -> Image.Image:
+    """uint8 (3, H, W), on any device, as an RGB image."""
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())  # (3, H, W) -> (H, W, 3)
 
 
@@ -71,52 +71,52 @@ def pad_to(pixels: Tensor, size: int) -> Tensor:
     """Black around uint8 (..., H, W) up to (..., size, size), centred; an odd rest goes below and to the right.
 
     Raises:
-        UsageError: the picture is larger than `size`.
+        UsageError: the image is larger than `size`.
     """
     height, width = pixels.shape[-2:]
     if max(height, width) > size:
         raise UsageError(
-            f'A picture of {width} x {height} pixels does not fit {size} x {size}; data.fit = "pad" never shrinks.',
+            f'An image of {width} x {height} pixels does not fit {size} x {size}; data.fit = "pad" never shrinks.',
             "Use --set data.fit=crop, which resizes.",
         )
     top, left = (size - height) // 2, (size - width) // 2
     return F.pad(pixels, (left, size - width - left, top, size - height - top))
 
 
-def fit_pad(picture: Image.Image, size: int) -> Tensor:
-    """The picture at its own resolution in the middle of a black square: uint8 (3, size, size)."""
-    return pad_to(as_tensor(picture), size)
+def fit_pad(image: Image.Image, size: int) -> Tensor:
+    """The image at its own resolution in the middle of a black square: uint8 (3, size, size)."""
+    return pad_to(as_tensor(image), size)
 
 
-def fit_crop(picture: Image.Image, size: int) -> Tensor:
+def fit_crop(image: Image.Image, size: int) -> Tensor:
     """Training's geometry (section 4): shorter side to `size`, then the centre: uint8 (3, size, size).
 
     The longer side is rounded down; nearest pixel where size <= 64, bicubic above.
     """
-    short, long = min(picture.size), max(picture.size)
+    short, long = min(image.size), max(image.size)
     scaled = int(size * long / short)
-    shape = (size, scaled) if picture.width <= picture.height else (scaled, size)
+    shape = (size, scaled) if image.width <= image.height else (scaled, size)
     resample = Image.Resampling.NEAREST if size <= NEAREST_UP_TO else Image.Resampling.BICUBIC
-    resized = picture.resize(shape, resample)
+    resized = image.resize(shape, resample)
     left, top = (round((side - size) / 2) for side in resized.size)
     return as_tensor(resized.crop((left, top, left + size, top + size)))
 
 
-def adm_crop(picture: Image.Image, size: int) -> Tensor:
+def adm_crop(image: Image.Image, size: int) -> Tensor:
     """Evaluation's and editing's geometry (section 4), as in the ADM evaluations: uint8 (3, size, size).
 
     Halve with a box filter while the shorter side is at least twice `size`, resize bicubically until it is `size`,
     take the centre.
     """
-    while min(picture.size) >= 2 * size:
-        picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    scale = size / min(picture.size)
-    shape = (round(picture.width * scale), round(picture.height * scale))
-    resized = picture.resize(shape, Image.Resampling.BICUBIC)
+    while min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    shape = (round(image.width * scale), round(image.height * scale))
+    resized = image.resize(shape, Image.Resampling.BICUBIC)
     left, top = ((side - size) // 2 for side in resized.size)
     return as_tensor(resized.crop((left, top, left + size, top + size)))
 
 
-def pad_or_adm(picture: Image.Image, size: int) -> Tensor:
-    """Evaluation's geometry for models whose training pads: `fit_pad` where the picture fits, else `adm_crop`."""
-    return fit_pad(picture, size) if max(picture.size) <= size else adm_crop(picture, size)
+def pad_or_adm(image: Image.Image, size: int) -> Tensor:
+    """Evaluation's geometry for models whose training pads: `fit_pad` where the image fits, else `adm_crop`."""
+    return fit_pad(image, size) if max(image.size) <= size else adm_crop(image, size)

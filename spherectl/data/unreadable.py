@@ -1,4 +1,4 @@
-"""Pictures that cannot be read: a few are replaced, counted and named; over one in a hundred stops a training."""
+"""Images that cannot be read: a few are replaced, counted and named; over one in a hundred stops a training."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ NAMED = 5  # of all that were met, so that the sentence stays one
 
 
 def tolerated(n: int) -> int:
-    """How many of n pictures may be unreadable: one in a hundred, so none of fewer than a hundred."""
+    """How many of n images may be unreadable: one in a hundred, so none of fewer than a hundred."""
     return n // 100
 
 
 class Tally:
-    """Counts the unreadable pictures that a training meets, epoch by epoch.
+    """Counts the unreadable images that a training meets, epoch by epoch.
 
-    An epoch reads each picture once over all processes, so that what is counted depends on neither their number nor on
-    workers. A batch counts in the epoch of its first image; while it reaches into further epochs as many pictures more
-    are tolerated, as a picture may then rightly be met twice. A resumed run counts from where it was resumed.
+    An epoch reads each image once over all processes, so that what is counted depends on neither their number nor on
+    workers. A batch counts in the epoch of its first image; while it reaches into further epochs as many images more
+    are tolerated, as an image may then rightly be met twice. A resumed run counts from where it was resumed.
 
     Args:
-        n: pictures in the set.
+        n: images in the set.
         batch_size: B, over all processes.
     """
 
@@ -39,11 +39,11 @@ class Tally:
 
         Args:
             first_image: images of the run before the batch.
-            names_here: the unreadable pictures of this process's share of it.
+            names_here: the unreadable images of this process's share of it.
             count_everywhere: how many the batch has over all processes.
 
         Raises:
-            FileError: over 1% of the pictures are unreadable; it names some of those met by this process.
+            FileError: over 1% of the images are unreadable; it names some of those met by this process.
         """
         self._names.update(dict.fromkeys(names_here))
         epoch, last = first_image // self._n, (first_image + self._batch_size - 1) // self._n
@@ -52,7 +52,7 @@ class Tally:
         self._count += count_everywhere
         if self._count > tolerated(self._n) * (last - epoch + 1):
             raise FileError(
-                f"{self._count} pictures of one epoch of {self._n:,} cannot be read, which is over 1%: {self._some()}.",
+                f"{self._count} images of one epoch of {self._n:,} cannot be read, which is over 1%: {self._some()}.",
                 "Repair them or put others under their names, then run the same command again.",
             )
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from spherectl.data.pictures import PictureSet, Read
+from spherectl.data.image_set import ImageSet, Read
 from spherectl.errors import SpherectlError
 
 _AUTO_WORKERS = 8
@@ -37,12 +37,12 @@ class _Piece(NamedTuple):
 class _Reader(Dataset["_Piece | SpherectlError"]):
     """Pieces for worker processes. Errors travel as values: the loader would turn them into a page of traceback."""
 
-    def __init__(self, pictures: PictureSet, *, shares: bool) -> None:
-        self._pictures, self._shares = pictures, shares
+    def __init__(self, dataset: ImageSet, *, shares: bool) -> None:
+        self._images, self._shares = dataset, shares
 
     def __getitems__(self, numbers: list[int]) -> _Piece | SpherectlError:
         try:
-            read = self._pictures.read(numbers)
+            read = self._images.read(numbers)
         except SpherectlError as error:
             return error
         return _Piece(self._ready(read.images), read.labels.tolist(), read.unreadable)
@@ -71,7 +71,7 @@ def _shared_memory_holds(images: int, image_size: int) -> bool:
 
 
 def read_ahead(
-    pictures: PictureSet,
+    dataset: ImageSet,
     numbers: Iterable[list[int]],
     *,
     workers: int,
@@ -82,7 +82,7 @@ def read_ahead(
     """The images of those numbers, list by list, decoded by processes, two lists a process ahead.
 
     Args:
-        pictures: the set.
+        images: the set.
         numbers: lists of them, without end.
         workers: how many processes, at least 1.
         length: images of the longest list.
@@ -95,7 +95,7 @@ def read_ahead(
     Raises:
         SpherectlError: what reading raised, or a process was killed or cannot be started.
     """
-    reader = _Reader(pictures, shares=_shared_memory_holds(2 * workers * length + held, pictures.image_size))
+    reader = _Reader(dataset, shares=_shared_memory_holds(2 * workers * length + held, dataset.image_size))
     others, ours, pieces = set(multiprocessing.active_children()), set(), None
     try:
         pieces = _started(reader, numbers, workers)
@@ -148,7 +148,7 @@ def lost_worker(error: RuntimeError) -> SpherectlError | None:
 
 
 def _lost_worker(error: Exception, *, begun: bool = True) -> SpherectlError:
-    what = "A process that reads pictures was killed" if begun else "Cannot start processes that read pictures"
+    what = "A process that reads images was killed" if begun else "Cannot start processes that read images"
     return SpherectlError(
         f"{what} ({' '.join(str(error).split()).rstrip('.')}).",
         "Usually memory ran out: --set data.workers=0 reads without processes. What was saved stays.",
@@ -166,9 +166,9 @@ def _leave_signals_to_parent(_worker: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def worker_count(workers: int | Literal["auto"], pictures: PictureSet) -> int:
+def worker_count(workers: int | Literal["auto"], dataset: ImageSet) -> int:
     """How many processes: none for a set in memory; "auto": one a core, at most 8."""
-    if pictures.in_memory:
+    if dataset.in_memory:
         return 0
     if workers != "auto":
         return workers

@@ -1,4 +1,4 @@
-"""Files of latents: points on the sphere with the names of their pictures, written and read piece by piece.
+"""Files of latents: points on the sphere with the names of their images, written and read piece by piece.
 
     latents   (n, N, d) float32     labels   (n,) int64, where the model has classes
 
@@ -25,16 +25,16 @@ from spherectl.api import Model
 from spherectl.editing.rounds import decode
 from spherectl.errors import FileError, UsageError
 from spherectl.files import replacing
-from spherectl.headers import HEADER_KEY, Header, TensorInfo, contents, header_of, opened
 from spherectl.recipe import MAX_CLASSES
+from spherectl.safetensors_header import HEADER_KEY, Header, TensorInfo, contents, header_of, opened
 from spherectl.shown import quoted
 
 ARCHITECTURE = "latents"
 FORMAT = 1
 LATENTS, LABELS = "latents", "labels"
-AGAIN = "Encode the pictures again."
+AGAIN = "Encode the images again."
 
-MAX_FILES = 1_000_000  # pictures of one file of latents
+MAX_FILES = 1_000_000  # images of one file of latents
 MAX_HEADER = 128 << 20  # bytes; their names are in it
 MAX_PATH = 4_096  # characters of a name, as long as a path may be on Linux
 
@@ -58,19 +58,19 @@ def write_latents(
     Args:
         path: of the file.
         model: that encoded them.
-        files: names of the n pictures, of characters that UTF-8 has.
+        files: names of the n images, of characters that UTF-8 has.
         labels: (n,) classes that they were encoded under; None for an unconditional model.
-        batches: numbers of B pictures, and (B, N, d) float32; pictures that are in none are left out.
+        batches: numbers of B images, and (B, N, d) float32; images that are in none are left out.
 
     Raises:
-        UsageError: more pictures than a file has room for; before anything is encoded.
+        UsageError: more images than a file has room for; before anything is encoded.
         FileError: the place cannot be written.
     """
     head = _head(model, files, has_labels=labels is not None)
     head += b" " * (-len(head) % 8)
     if len(files) > MAX_FILES or len(head) > MAX_HEADER:
         raise UsageError(
-            f"One file holds the latents of at most {MAX_FILES:,} pictures; got {len(files):,}.",
+            f"One file holds the latents of at most {MAX_FILES:,} images; got {len(files):,}.",
             "Encode them in several parts.",
         )
     kept: list[int] = []
@@ -194,14 +194,14 @@ def _numbers(file: BufferedReader, path: Path, place: int, size: int, dtype: tor
 
 
 def decoded(latents: Latents, model: Model, labels: Tensor | None, *, steps: int, batch: int) -> Iterator[Tensor]:
-    """Pictures of latents, (B, 3, H, W) float32 in [0, 1], batch by batch.
+    """Images of latents, (B, 3, H, W) float32 in [0, 1], batch by batch.
 
     Args:
         latents: open.
         model: that encoded them.
         labels: (n,) classes to decode under; None: the null class.
         steps: 1 decodes; each further one is a round of encoding and decoding without noise.
-        batch: pictures at once.
+        batch: images at once.
     """
     for start in range(0, len(latents), batch):
         stop = min(start + batch, len(latents))

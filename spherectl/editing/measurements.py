@@ -1,4 +1,4 @@
-"""How a picture was measured: with pixels missing, with noise, at a lower resolution, or blurred.
+"""How an image was measured: with pixels missing, with noise, at a lower resolution, or blurred.
 
 A measurement is y = A x + noise. Beside A, each one has the closed form of
 
@@ -6,7 +6,7 @@ A measurement is y = A x + noise. Beside A, each one has the closed form of
 
 the x that explains y and stays near a given x_p.
 
-Letters: B pictures, H height, W width, s scale, l the weight lambda.
+Letters: B images, H height, W width, s scale, l the weight lambda.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ MAX_SIGMA = 1e6  # of noise, in levels
 
 
 class Measurement(ABC):
-    """How a picture was measured: the linear map A, and what it means for the closed form."""
+    """How an image was measured: the linear map A, and what it means for the closed form."""
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """A x of pictures (B, 3, H, W)."""
+        """A x of images (B, 3, H, W)."""
 
     @abstractmethod
     def start(self, y: Tensor) -> Tensor:
-        """A first picture (B, 3, H, W) from a measurement, to begin the rounds with."""
+        """A first image (B, 3, H, W) from a measurement, to begin the rounds with."""
 
     @abstractmethod
     def nearest(self, y: Tensor, x_p: Tensor, weight: float) -> Tensor:
@@ -136,16 +136,16 @@ class Blurred(Measurement):
 
     Args:
         kernel: (h, w) with the sum 1, centred.
-        size: (H, W) of the pictures.
+        size: (H, W) of the images.
 
     Raises:
-        UsageError: the kernel is larger than the pictures.
+        UsageError: the kernel is larger than the images.
     """
 
     def __init__(self, kernel: Tensor, size: tuple[int, int]) -> None:
         height, width = kernel.shape
         if height > size[0] or width > size[1]:
-            raise UsageError(f"A kernel of {height} x {width} does not fit pictures of {size[0]} x {size[1]}.")
+            raise UsageError(f"A kernel of {height} x {width} does not fit images of {size[0]} x {size[1]}.")
         padded = torch.zeros(size, dtype=kernel.dtype, device=kernel.device)
         padded[:height, :width] = kernel
         self.transfer = torch.fft.rfft2(padded.roll((-(height // 2), -(width // 2)), (0, 1)))  # (H, W // 2 + 1)
@@ -157,7 +157,7 @@ class Blurred(Measurement):
         return blurred
 
     def start(self, y: Tensor) -> Tensor:
-        """The blurred picture itself."""
+        """The blurred image itself."""
         return y
 
     # X = (conj(K) Y + l X_p) / (|K|^2 + l), frequency by frequency
@@ -187,7 +187,7 @@ def gaussian_kernel(sigma: float) -> Tensor:
 
 
 def kernel_of(pixels: Tensor) -> Tensor:
-    """The kernel that a picture shows: luminance over its sum.
+    """The kernel that an image shows: luminance over its sum.
 
     Args:
         pixels: uint8 (3, h, w).
@@ -196,7 +196,7 @@ def kernel_of(pixels: Tensor) -> Tensor:
         (h, w) float32 with the sum 1.
 
     Raises:
-        UsageError: the picture is black.
+        UsageError: the image is black.
     """
     kernel = to_grey(pixels)[0].float()
     if not kernel.any():
@@ -212,7 +212,7 @@ def random_mask(count: int, size: int, missing: float, seed: int = 0, first_inde
         size: side.
         missing: the share that is missing, 0 to 1, each pixel by itself.
         seed: of the draw.
-        first_index: number of the first picture; with the seed it decides a picture's mask.
+        first_index: number of the first image; with the seed it decides an image's mask.
     """
     count, first_index = check_whole(count, "count", 1), check_whole(first_index, "first_index", 0, MAX_INDEX)
     missing, seed = check_number(missing, "missing", 0, 1), check_seed(seed)
@@ -231,7 +231,7 @@ def measured(
     seed: int = 0,
     first_index: int = 0,
 ) -> Tensor:
-    """Measure pictures: what a damaged one would be, were these the truth.
+    """Measure images: what a damaged one would be, were these the truth.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
@@ -239,7 +239,7 @@ def measured(
         sigma: standard deviation of the noise, of 255 levels; what leaves [0, 1] is not cut off.
         grey: the same noise in all three channels, as a grey camera has it.
         seed: of the noise.
-        first_index: number of the first picture; with the seed it decides a picture's noise.
+        first_index: number of the first image; with the seed it decides an image's noise.
     """
     sigma, seed = check_number(sigma, "sigma", 0, MAX_SIGMA), check_seed(seed)
     first_index = check_whole(first_index, "first_index", 0, MAX_INDEX)
@@ -252,7 +252,7 @@ def measured(
 
 
 def misfit(measurement: Measurement, x: Tensor, y: Tensor) -> Tensor:
-    """How far pictures are from explaining their measurements: (B,) RMS of A x - y, of 255 levels.
+    """How far images are from explaining their measurements: (B,) RMS of A x - y, of 255 levels.
 
     Over what was measured: missing pixels do not count.
 

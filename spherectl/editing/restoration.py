@@ -1,13 +1,13 @@
-"""Restoring a measured picture by plug-and-play splitting with the sphere as prior (SP3, arXiv 2606.16396).
+"""Restoring a measured image by plug-and-play splitting with the sphere as prior (SP3, arXiv 2606.16396).
 
-A measurement is y = A x + noise. Starting from what y shows, repeat: turn the picture's latent a little and decode it,
+A measurement is y = A x + noise. Starting from what y shows, repeat: turn the image's latent a little and decode it,
 x_p = D(f(f(E(x)) + tan(a) e)); then take the x that explains y and stays near x_p,
 
     argmin_x |A x - y|^2 + l |x - x_p|^2,
 
 which has a closed form for every measurement (`editing.measurements`).
 
-Letters: B pictures, H height, W width, l the weight lambda.
+Letters: B images, H height, W width, l the weight lambda.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ MIN_WEIGHT = 1e-30  # a float32 that is not 0; what is smaller counts as this
 # Noise of a measurement, of 255 levels, for which a task's lambda is meant.
 SIGMAS: dict[Task, float] = {"inpaint": 0.0, "denoise": 50.0, "upscale": 0.0, "deblur": 2.0}
 
-# How a picture is restored where a model's header has no table editing.restore.TASK: as by fashion-mnist.
+# How an image is restored where a model's header has no table editing.restore.TASK: as by fashion-mnist.
 DEFAULTS: dict[Task, dict[str, float]] = {
     "inpaint": {"lambda": 0.1, "noise_deg": 20.0, "rounds": 4},
     "denoise": {"lambda": 3.0, "noise_deg": 20.0, "rounds": 8},
@@ -42,7 +42,7 @@ DEFAULTS: dict[Task, dict[str, float]] = {
 
 # l = sigma^2 / tau^2, were x_p the truth but for errors of standard deviation tau
 def settings(model: Model, task: Task, sigma: float | None = None) -> dict[str, Any]:
-    """The settings by which a model restores pictures: lambda, noise_deg, rounds.
+    """The settings by which a model restores images: lambda, noise_deg, rounds.
 
     Args:
         model: whose header may have its own.
@@ -70,18 +70,18 @@ def restore(
     seed: int = 0,
     first_index: int = 0,
 ) -> Iterator[Tensor]:
-    """Restore pictures from their measurements.
+    """Restore images from their measurements.
 
     Args:
         model: the prior.
-        y: measurements of B pictures, in [0, 1] but for noise.
+        y: measurements of B images, in [0, 1] but for noise.
         measurement: how they were made.
         count: rounds, at least 1.
         noise_deg: angle a by which each round turns the latents, from 0 to below 90; fresh noise in each round.
         weight: l > 0; a large one trusts the model, a small one the measurement.
-        classes: of the pictures; None: the null class.
+        classes: of the images; None: the null class.
         seed: of the noise.
-        first_index: number of the first picture; with the seed it decides a picture's noise.
+        first_index: number of the first image; with the seed it decides an image's noise.
 
     Yields:
         After each round (B, 3, H, W) float32 in [0, 1].

@@ -1,9 +1,9 @@
-"""Rounds of encoding and decoding that start from pictures (section 6).
+"""Rounds of encoding and decoding that start from images (section 6).
 
-Without noise they pull a picture, whatever it is, towards those that the model draws; with noise and a class they make
+Without noise they pull an image, whatever it is, towards those that the model draws; with noise and a class they make
 it one of that class.
 
-Letters: B pictures, H height, W width, K classes.
+Letters: B images, H height, W width, K classes.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def rounds(
     Args:
         model: from `spherectl.load`.
         images: (B, 3, H, W) in [0, 1].
-        classes: one for each picture, numbers or names; None: the null class. The picture's own class is not asked for.
+        classes: one for each image, numbers or names; None: the null class. The image's own class is not asked for.
         count: rounds, at least 1.
         noise_deg: angle by which each round's latents are turned at random, from 0 to below 90.
         noise: one draw for all rounds, or a fresh one in each.
         guidance: scale of classifier-free guidance; 1 is off.
         guide: which network it acts on.
         seed: of the noise.
-        first_index: number of the first picture; with the seed it decides a picture's noise.
+        first_index: number of the first image; with the seed it decides an image's noise.
         first_round: number of the first round, which decides fresh noise; where the rounds of before are done.
 
     Yields:
@@ -104,7 +104,7 @@ def _rounds(
 
 
 def _null_like(y: Tensor, null: int) -> Tensor:
-    """The null class for each picture, in the form in which `y` says classes."""
+    """The null class for each image, in the form in which `y` says classes."""
     if not y.is_floating_point():
         return torch.full_like(y, null)
     weights = torch.zeros_like(y)
@@ -113,7 +113,7 @@ def _null_like(y: Tensor, null: int) -> Tensor:
 
 
 def decode(model: Model, latents: Tensor, classes: Classes = None, *, steps: int = 1) -> Tensor:
-    """Pictures of latents, (B, 3, H, W) float32 in [0, 1] on the CPU.
+    """Images of latents, (B, 3, H, W) float32 in [0, 1] on the CPU.
 
     Args:
         model: from `spherectl.load`.
@@ -135,7 +135,7 @@ def class_change(model: Model) -> dict[str, Any]:
 
 
 def harmonise(model: Model, a: Tensor, b: Tensor, mask: Tensor, *, count: int, **options: object) -> list[Tensor]:
-    """Stitch pictures and let rounds with the null class remove the seam.
+    """Stitch images and let rounds with the null class remove the seam.
 
     Args:
         model: from `spherectl.load`.
@@ -145,7 +145,7 @@ def harmonise(model: Model, a: Tensor, b: Tensor, mask: Tensor, *, count: int, *
         options: of `rounds`, such as `noise_deg`.
 
     Returns:
-        The stitched pictures, then those after each round.
+        The stitched images, then those after each round.
     """
     stitched = stitch(a, b, mask)
     return [stitched, *rounds(model, stitched, None, count=count, **options)]  # type: ignore[arg-type]
@@ -155,13 +155,13 @@ def harmonise(model: Model, a: Tensor, b: Tensor, mask: Tensor, *, count: int, *
 def through_noise(
     model: Model, images: Tensor, angles_deg: Sequence[float], classes: Classes = None, seed: int = 0
 ) -> list[Tensor]:
-    """Reconstructions through noise of several angles: how far a latent can be turned and still show its picture.
+    """Reconstructions through noise of several angles: how far a latent can be turned and still show its image.
 
     Args:
         model: from `spherectl.load`.
         images: (B, 3, H, W) in [0, 1].
         angles_deg: each from 0, the plain reconstruction, to below 90.
-        classes: of the pictures; None: the null class.
+        classes: of the images; None: the null class.
         seed: of the noise, which is one draw for all angles.
     """
     return [next(rounds(model, images, classes, count=1, noise_deg=angle, seed=seed)) for angle in angles_deg]

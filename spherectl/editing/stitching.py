@@ -1,4 +1,4 @@
-"""Two pictures put together along a line or a mask, which is what harmonisation starts from (section 6)."""
+"""Two images put together along a line or a mask, which is what harmonisation starts from (section 6)."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 def layout_mask(layout: Layout, size: int) -> Tensor:
-    """Where the first picture shows: (size, size) float32, 1 there and 0 where the second one does.
+    """Where the first image shows: (size, size) float32, 1 there and 0 where the second one does.
 
-    The first picture is at the left, at the top, below the diagonal (from the upper left to the lower right corner), or
+    The first image is at the left, at the top, below the diagonal (from the upper left to the lower right corner), or
     above the anti-diagonal. Pixels on a diagonal are its own.
 
     Raises:
@@ -41,7 +41,7 @@ def layout_mask(layout: Layout, size: int) -> Tensor:
 
 
 def stitch(a: Tensor, b: Tensor, mask: Tensor) -> Tensor:
-    """Each pixel from one of two pictures, or from both where the mask lies between.
+    """Each pixel from one of two images, or from both where the mask lies between.
 
     Args:
         a, b: (B, 3, H, W).

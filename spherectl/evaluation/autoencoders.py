@@ -1,6 +1,6 @@
 """One face for models with an encoder and a decoder: the Sphere Encoder, a VAE of ours, a published VAE of diffusers.
 
-Each says which points of its latent space a picture stands for (a mean and a variance), which points it takes for
+Each says which points of its latent space an image stands for (a mean and a variance), which points it takes for
 latents at all (`place`: the sphere, or anywhere), and what a point decodes to.
 
 Letters: B batch; a latent has the shape `latent_shape`, whatever its axes are.
@@ -21,9 +21,9 @@ from spherectl.baselines import Vae
 from spherectl.documents import parse_table
 from spherectl.errors import FileError, UsageError
 from spherectl.files import expanded, is_there, read_bytes
-from spherectl.headers import safetensors_header
 from spherectl.model import sampler
 from spherectl.model.geometry import spherify
+from spherectl.safetensors_header import safetensors_header
 from spherectl.settings import load_settings
 from spherectl.shown import listed, shortened
 from spherectl.tables import describe
@@ -56,7 +56,7 @@ class Config(BaseModel):
 
 
 class Autoencoder(Protocol):
-    """An encoder and a decoder, for pictures of one size.
+    """An encoder and a decoder, for images of one size.
 
     Attributes:
         name: for people.
@@ -69,17 +69,17 @@ class Autoencoder(Protocol):
         """Of one latent."""
 
     def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and variance (B, ...) of pictures (B, 3, H, W) in [0, 1], on the CPU."""
+        """Mean and variance (B, ...) of images (B, 3, H, W) in [0, 1], on the CPU."""
 
     def place(self, latents: Tensor) -> Tensor:
         """Points (B, ...) of a Gaussian, brought to where latents are."""
 
     def decode(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Pictures in [0, 1] of latents (B, ...), on the CPU."""
+        """Images in [0, 1] of latents (B, ...), on the CPU."""
 
 
 class SphereAutoencoder:
-    """A Sphere Encoder: a picture is one point of the sphere."""
+    """A Sphere Encoder: an image is one point of the sphere."""
 
     def __init__(self, model: api.Model) -> None:
         self.model, self.name = model, model.name
@@ -136,7 +136,7 @@ class PublishedVae:
     Args:
         path: a folder with its config.json and safetensors, or with such a folder vae/ in it; else a repository of the
             Hugging Face hub.
-        image_size: side of the pictures it is used for.
+        image_size: side of the images it is used for.
         device: where it computes.
 
     Raises:
@@ -167,7 +167,7 @@ class PublishedVae:
         config = loaded.config
         factor = 2 ** (len(config.block_out_channels) - 1)
         if image_size % factor:
-            raise UsageError(f"{path} halves pictures to 1/{factor} of their side, which {image_size} px do not allow.")
+            raise UsageError(f"{path} halves images to 1/{factor} of their side, which {image_size} px do not allow.")
         self._shape = (int(config.latent_channels), image_size // factor, image_size // factor)
 
     @property

@@ -4,7 +4,7 @@ All are torch-fidelity's `FeatureExtractorBase`, so its own functions take them 
 that torch-fidelity publishes, converted from the original TensorFlow graph; they are fetched once into the cache and
 checked against their SHA-256.
 
-Letters: B batch, H and W picture sides, D width of the embedding, K classes.
+Letters: B batch, H and W image sides, D width of the embedding, K classes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INCEPTION = "inception"
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 DINOV2 = tuple(MODEL_METADATA)
 
-# Pictures go through a network so many at a time, the last ones filled up, so that their features do not depend on how
+# Images go through a network so many at a time, the last ones filled up, so that their features do not depend on how
 # many there are or on who computes them.
 CHUNK = 32
 
@@ -53,7 +53,7 @@ class Extractor:
         logits: the layer that holds a class's logits; None where there is none.
         digest: SHA-256 over the network's kind, name and weights.
         device: where it computes.
-        image_size: side of the pictures it was made for; None: any, resized inside.
+        image_size: side of the images it was made for; None: any, resized inside.
         class_names: of `logits`, where they are those of a data set of ours.
         scorer: the bare network, for a zoo network.
     """
@@ -75,7 +75,7 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Features of pictures.
+        """Features of images.
 
         Args:
             images: uint8 (B, 3, H, W), B at least 1.
@@ -84,13 +84,13 @@ class Extractor:
             "embedding" (B, D) float32 on the CPU, and "logits" (B, K) where there are any.
 
         Raises:
-            UsageError: not such pictures, or of a size that the network was not made for.
+            UsageError: not such images, or of a size that the network was not made for.
         """
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or not len(images):
-            raise UsageError(f"Expected pictures uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
+            raise UsageError(f"Expected images uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}.")
         if self.image_size not in (None, images.shape[2]) or self.image_size not in (None, images.shape[3]):
             raise UsageError(
-                f"{self.name} was made for pictures of {self.image_size} px, got {images.shape[3]}x{images.shape[2]}.",
+                f"{self.name} was made for images of {self.image_size} px, got {images.shape[3]}x{images.shape[2]}.",
                 f"Score them with --features {INCEPTION}.",
             )
         wanted = {"embedding": self.embedding} | ({"logits": self.logits} if self.logits else {})
@@ -176,7 +176,7 @@ class ScoringNetwork(FeatureExtractorBase):  # type: ignore[misc]
 
     @staticmethod
     def get_dummy_input_for_compile() -> Tensor:
-        """A picture, were it compiled."""
+        """An image, were it compiled."""
         return torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
 
 

@@ -1,4 +1,4 @@
-"""How near samples are to real pictures: Frechet distance, KID, Inception Score, precision and recall.
+"""How near samples are to real images: Frechet distance, KID, Inception Score, precision and recall.
 
 The numbers are torch-fidelity's own, computed by its functions from features that are extracted here once; on the same
 images they are those of `torch_fidelity.calculate_metrics` (tested). A Frechet distance is called FID, and a score of
@@ -23,8 +23,8 @@ from torch import Tensor
 
 from spherectl.checks import check_choice
 from spherectl.errors import UsageError
+from spherectl.evaluation.embeddings import Features, Held, Images, extract
 from spherectl.evaluation.extractors import Extractor, checked, open_extractor
-from spherectl.evaluation.pictures import Features, Held, Pictures, extract
 from spherectl.evaluation.reference import Reference, from_features, statistics
 from spherectl.model import seeding
 
@@ -35,7 +35,7 @@ Quantise = Literal["round", "floor"]
 # Below so many samples a Frechet distance tells more of their number than of their quality.
 ENOUGH = 5_000
 
-# Precision and recall compare all pairs; from more real pictures than these a random part is taken.
+# Precision and recall compare all pairs; from more real images than these a random part is taken.
 MOST_NEIGHBOURS = 10_000
 
 NEIGHBOURS = 3  # k of precision and recall
@@ -57,8 +57,8 @@ class Scores:
         kid_deviation: standard deviation over those subsets.
         inception_score: mean of 10 splits, 1 to K; higher is better.
         inception_score_deviation: standard deviation over those splits.
-        precision: share of samples within the real pictures' neighbourhoods, 0 to 1.
-        recall: share of real pictures within the samples' neighbourhoods, 0 to 1.
+        precision: share of samples within the real images' neighbourhoods, 0 to 1.
+        recall: share of real images within the samples' neighbourhoods, 0 to 1.
         accuracy: share of samples that the network gives their own class, 0 to 1.
     """
 
@@ -77,36 +77,36 @@ class Scores:
 
 
 def fidelity(
-    samples: Tensor | Pictures,
-    reference: Tensor | Pictures | Reference,
+    samples: Tensor | Images,
+    reference: Tensor | Images | Reference,
     features: str | Extractor,
     *,
     metrics: Collection[Metric] = ("fid", "kid", "is", "prc"),
     labels: Tensor | None = None,
 ) -> Scores:
-    """Score pictures against others.
+    """Score images against others.
 
     Args:
-        samples: uint8 (n, 3, H, W), or anything that gives such pictures by number.
-        reference: real pictures likewise, or what `read_statistics` or `of_pictures` made of them.
+        samples: uint8 (n, 3, H, W), or anything that gives such images by number.
+        reference: real images likewise, or what `read_statistics` or `of_images` made of them.
         features: an extractor, or its name as `open_extractor` takes it.
         metrics: what to compute.
         labels: (n,) classes of the samples, for "acc".
 
     Raises:
-        UsageError: too few pictures, pictures the network was not made for, or a metric that there is not or that
+        UsageError: too few images, images the network was not made for, or a metric that there is not or that
             cannot be had.
     """
     for metric in metrics:
         check_choice(metric, METRICS, "metrics")
     extractor = open_extractor(features) if isinstance(features, str) else features
-    drawn = extract(_pictures(samples), extractor)
+    drawn = extract(_images(samples), extractor)
     if not isinstance(reference, Reference):
-        pictures = _pictures(reference)
-        found = extract(pictures, extractor)
+        images = _images(reference)
+        found = extract(images, extractor)
         assert found is not None  # one process alone
-        size = pictures.gather(torch.tensor([0])).shape[-1]
-        reference = from_features(f"{len(pictures):,} images", found, extractor.name, size)
+        size = images.gather(torch.tensor([0])).shape[-1]
+        reference = from_features(f"{len(images):,} images", found, extractor.name, size)
     assert drawn is not None
     if missing := unavailable(metrics, reference, extractor):
         raise UsageError(" ".join(missing.values()))
@@ -122,18 +122,18 @@ def score(
     labels: Tensor | None = None,
     quantise: str = "none, as given",
 ) -> Scores:
-    """Score features of pictures.
+    """Score features of images.
 
     Args:
-        samples: features of n pictures.
+        samples: features of n images.
         reference: what to compare with.
         extractor: the network that both come from.
         metrics: what to compute, all of it available; words that name none are passed over.
         labels: (n,) classes, for "acc".
-        quantise: how the pictures became bytes, for the record.
+        quantise: how the images became bytes, for the record.
 
     Raises:
-        UsageError: fewer than two pictures on a side.
+        UsageError: fewer than two images on a side.
     """
     from torch_fidelity.metric_fid import fid_statistics_to_metric
     from torch_fidelity.metric_isc import isc_features_to_metric
@@ -174,7 +174,7 @@ def unavailable(metrics: Collection[str], reference: Reference, extractor: Extra
     for metric in metrics:
         if metric in ("kid", "prc") and reference.features is None:
             missing[metric] = (
-                f"{NAMES[metric]} compares features picture by picture, and {reference.name} has their mean and "
+                f"{NAMES[metric]} compares features image by image, and {reference.name} has their mean and "
                 "covariance alone."
             )
         if metric in ("is", "acc") and extractor.logits is None:
@@ -207,8 +207,8 @@ def _some(features: Tensor) -> Tensor:
     return features[seeding.permutation(0, seeding.ORDER, 0, len(features))[:MOST_NEIGHBOURS]]
 
 
-def _pictures(given: Tensor | Pictures) -> Pictures:
-    pictures = Held(given) if isinstance(given, Tensor) else given
-    if len(pictures) < 2:
-        raise UsageError(f"Scores need at least 2 images on each side; there were {len(pictures)}.")
-    return pictures
+def _images(given: Tensor | Images) -> Images:
+    images = Held(given) if isinstance(given, Tensor) else given
+    if len(images) < 2:
+        raise UsageError(f"Scores need at least 2 images on each side; there were {len(images)}.")
+    return images

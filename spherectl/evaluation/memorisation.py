@@ -7,7 +7,7 @@ than all but a small share of the test images do.
 Closeness is the distance in pixels, small shifts and noise removed (`neighbours.aligned_distances`), times its ratio
 to the mean distance of the next nearest training images. The ratio, which Carlini et al. (2023, Extracting Training
 Data from Diffusion Models) compare, makes up for crowded neighbourhoods; by itself it misses noisy copies of plain
-pictures, whose neighbours are as near as the noise. The distance by itself misses noisy copies of rich pictures. On
+images, whose neighbours are as near as the noise. The distance by itself misses noisy copies of rich images. On
 Fashion-MNIST their product found the most of both.
 
 The threshold is an order statistic of half of the test images, chosen so that a fresh test image falls below it with
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.errors import UsageError
 from spherectl.evaluation.neighbours import COPY_SIZE, CROWD, SMALLEST, Embed, Neighbours, find_neighbours, survey
 from spherectl.images import grid
@@ -92,7 +92,7 @@ class Memorisation:
         test_index: (m,) int64, which test images.
         calibration: (m,) bool, those that set the thresholds; the others check them.
         rate: share of test images that the thresholds are made for.
-        threshold: pictures of lower closeness are flagged, in levels.
+        threshold: images of lower closeness are flagged, in levels.
         feature_threshold: the same for distances in features, which flag nothing by themselves.
     """
 
@@ -145,8 +145,8 @@ class Memorisation:
 @torch.no_grad()
 def memorisation(
     samples: Tensor,
-    train: PictureSet,
-    test: PictureSet,
+    train: ImageSet,
+    test: ImageSet,
     embed: Embed,
     *,
     train_features: Tensor | None = None,
@@ -162,18 +162,18 @@ def memorisation(
 
     Args:
         samples: uint8 (n, 3, S, S), what a PNG would hold.
-        train: what the model was trained on, at least 21 pictures of S x S.
-        test: pictures of the same kind that it was not trained on, S x S.
+        train: what the model was trained on, at least 21 images of S x S.
+        test: images of the same kind that it was not trained on, S x S.
         embed: uint8 (B, 3, S, S) to float features (B, D).
         train_features: (N, D), what `embed` gives for the training images in order, where that is at hand.
         mirrored: whether mirrored training images count too; true where training flips them (data.flip).
         rate: share of test images that may be called near-copies, above 0 and below 0.5.
         most_test: test images to compare with, chosen at random; half of them set the threshold.
         seed: of that choice.
-        progress: called with pictures done and pictures in all.
+        progress: called with images done and images in all.
 
     Raises:
-        UsageError: pictures of other shapes, too few of them, or features that do not fit.
+        UsageError: images of other shapes, too few of them, or features that do not fit.
     """
     size = train.image_size
     if samples.dtype != torch.uint8 or samples.ndim != 4 or samples.shape[1] != 3 or not len(samples):
@@ -221,7 +221,7 @@ def closeness(found: Neighbours) -> Tensor:
     return torch.where(distance > 0, distance.square() / crowd, 0.0)  # the crowd is no nearer than the nearest
 
 
-def check_sets(train: PictureSet, test: PictureSet, rate: float = 0.01) -> None:
+def check_sets(train: ImageSet, test: ImageSet, rate: float = 0.01) -> None:
     """Refuse sets that near-copies cannot be told from chance with; `memorisation` does so too.
 
     Raises:
@@ -234,7 +234,7 @@ def check_sets(train: PictureSet, test: PictureSet, rate: float = 0.01) -> None:
             f"images {test.image_size} x {test.image_size}."
         )
     if size < SMALLEST:
-        raise UsageError(f"Near-copies are looked for among pictures of at least {SMALLEST} px; these are {size} px.")
+        raise UsageError(f"Near-copies are looked for among images of at least {SMALLEST} px; these are {size} px.")
     if len(train) <= CROWD:
         raise UsageError(
             f"How crowded a neighbourhood is shows from {CROWD} training images beside the nearest; there are "
@@ -246,7 +246,7 @@ def check_sets(train: PictureSet, test: PictureSet, rate: float = 0.01) -> None:
         raise _too_few(rate, len(test))
 
 
-def neighbour_picture(result: Memorisation, samples: Tensor, train: PictureSet, most: int = 16) -> Tensor:
+def neighbour_image(result: Memorisation, samples: Tensor, train: ImageSet, most: int = 16) -> Tensor:
     """The samples closest to training images, one a row, beside those training images.
 
     Args:
@@ -272,14 +272,14 @@ def neighbour_picture(result: Memorisation, samples: Tensor, train: PictureSet, 
     size = samples.shape[-1]
     scale = max(1.0, size / COPY_SIZE)
     in_pixels, in_features = train.gather(found.pixel_index[rows]), train.gather(found.feature_index[rows])
-    pictures = []
+    dataset = []
     for row, nearest, alike in zip(rows.tolist(), in_pixels, in_features, strict=True):
         lines, columns = (
             torch.arange(size).sub(round(by * scale)).clamp(0, size - 1) for by in found.shift[row].tolist()
         )
         moved = nearest[:, lines][:, :, columns]  # (3, S, S)
-        pictures += [samples[row].cpu(), moved.flip(-1) if found.mirrored[row] else moved, alike]
-    return grid(torch.stack(pictures), columns=3)
+        dataset += [samples[row].cpu(), moved.flip(-1) if found.mirrored[row] else moved, alike]
+    return grid(torch.stack(dataset), columns=3)
 
 
 def _rank(rate: float, setting: int) -> int:

@@ -1,13 +1,13 @@
-"""The nearest training images of pictures: in a network's features, and in pixels in spite of small shifts and noise.
+"""The nearest training images of images: in a network's features, and in pixels in spite of small shifts and noise.
 
 All training images are searched twice for candidates: by the features, and by the luminance of 7 x 7 cells at every
-shift of up to 2 pixels. `aligned_distances` then compares the picture with each candidate.
+shift of up to 2 pixels. `aligned_distances` then compares the image with each candidate.
 
-Pictures above 32 px are compared as 32 px copies, area-averaged; a shift of 2 is then a sixteenth of the side. Cells
+Images above 32 px are compared as 32 px copies, area-averaged; a shift of 2 is then a sixteenth of the side. Cells
 are whole numbers and sums of their squares stay below 2^24, so float32 is exact; `aligned_distances` is exact in
 float64. So nothing but `embed` can make a number depend on batches or threads.
 
-Letters: n pictures, N training images, B batch, S their side, w side of the copies (at most 32), s the largest shift,
+Letters: n images, N training images, B batch, S their side, w side of the copies (at most 32), s the largest shift,
 P placements, K candidates, C cells, D width of the features.
 """
 
@@ -20,13 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_grey
 from spherectl.errors import UsageError
 
 COPY_SIZE = 32
 SHIFT = 2
-SMALLEST = 12  # side of a picture: fewer than 8 x 8 pixels inside the margins of the largest shift tell little apart
+SMALLEST = 12  # side of an image: fewer than 8 x 8 pixels inside the margins of the largest shift tell little apart
 
 CELLS = 7
 BY_PIXELS = 64
@@ -35,30 +35,30 @@ BY_FEATURES = 16
 # How many of the next nearest training images tell how crowded a neighbourhood is.
 CROWD = 20
 
-# At most this share of a squared distance is taken for noise, because a fine pattern of a picture looks like noise too.
+# At most this share of a squared distance is taken for noise, because a fine pattern of an image looks like noise too.
 NOISE_SHARE = 0.5
 
-# Where a training image may lie over a picture, as (down, right) in pixels of the copies, the smallest shift first.
+# Where a training image may lie over an image, as (down, right) in pixels of the copies, the smallest shift first.
 SHIFTS = sorted(
     ((down, right) for down in range(-SHIFT, SHIFT + 1) for right in range(-SHIFT, SHIFT + 1)),
     key=lambda shift: (abs(shift[0]) + abs(shift[1]), shift),
 )
 
-_BATCH = 128  # pictures embedded at once
-_ROWS, _COLUMNS = 16, 1024  # pictures by training images searched at once: what fits a core's cache
+_BATCH = 128  # images embedded at once
+_ROWS, _COLUMNS = 16, 1024  # images by training images searched at once: what fits a core's cache
 
 Embed = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbours:
-    """The nearest training images of a set of pictures.
+    """The nearest training images of a set of images.
 
     Attributes:
         pixel_index: (n,) int64, the nearest by `aligned_distances`.
         pixel_distance: (n,) float64, its distance in levels of 255.
         crowd_distance: (n,) float64, the mean distance of the next 20.
-        shift: (n, 2) int64, pixels of the copies by which it has to move down and right to lie over the picture.
+        shift: (n, 2) int64, pixels of the copies by which it has to move down and right to lie over the image.
         mirrored: (n,) bool, whether it has to be mirrored after that.
         feature_index: (n,) int64, the nearest by Euclidean distance of the features.
         feature_distance: (n,) float64, in units of the features.
@@ -97,14 +97,14 @@ class Training:
     feature_squares: Tensor
 
 
-def survey(train: PictureSet, embed: Embed, features: Tensor | None, tell: Callable[[int], None]) -> Training:
+def survey(train: ImageSet, embed: Embed, features: Tensor | None, tell: Callable[[int], None]) -> Training:
     """Read all training images once.
 
     Args:
-        train: N pictures of at least 12 px.
+        train: N images of at least 12 px.
         embed: uint8 (B, 3, S, S) to float features (B, D).
         features: (N, D), what `embed` gives, where that is at hand.
-        tell: called with the number of pictures in each batch done.
+        tell: called with the number of images in each batch done.
 
     Raises:
         UsageError: features of other shapes, or with values that are not finite.
@@ -114,16 +114,16 @@ def survey(train: PictureSet, embed: Embed, features: Tensor | None, tell: Calla
     copies = torch.empty(len(train), 3, side, side, dtype=torch.uint8)
     cells = torch.ones(CELLS**2 + 1, len(train))
     for some in torch.arange(len(train)).split(_BATCH):
-        pictures = train.gather(some)  # (B, 3, S, S)
-        copies[some] = shrink(pictures)
+        images = train.gather(some)  # (B, 3, S, S)
+        copies[some] = shrink(images)
         inner = to_grey(copies[some])[:, 0, SHIFT : side - SHIFT, SHIFT : side - SHIFT]  # (B, w - 2s, w - 2s)
         cells[:-1, some] = -2 * _cells(inner).T
         if features is None:
-            own = _check_features(embed(pictures), len(pictures))  # (B, D)
+            own = _check_features(embed(images), len(images))  # (B, D)
             known = own.new_empty(len(train), own.shape[1]) if known is None else known
             known[some] = own
         tell(len(some))
-    assert known is not None, "there are pictures"
+    assert known is not None, "there are images"
     mean = known.mean(0)
     squares = torch.cat([(rows - mean).square().sum(1) for rows in known.split(_BATCH)])
     return Training(copies, cells, cells[:-1].square().sum(0) / 4, known, mean, squares)
@@ -138,15 +138,15 @@ def find_neighbours(
     mirrored: bool,
     tell: Callable[[int], None],
 ) -> Neighbours:
-    """The nearest training images of pictures.
+    """The nearest training images of images.
 
     Args:
         training: what `survey` made of the training set.
         count: n, at least 1.
-        gather: picture numbers (B,) to uint8 (B, 3, S, S).
+        gather: image numbers (B,) to uint8 (B, 3, S, S).
         embed: the same as the survey's.
         mirrored: whether mirrored training images count too.
-        tell: called with the number of pictures in each batch done.
+        tell: called with the number of images in each batch done.
 
     Raises:
         UsageError: features of other shapes than the training images', or with values that are not finite.
@@ -154,9 +154,9 @@ def find_neighbours(
     rows: list[tuple[int, float, float, int]] = []  # index, distance, the crowd's distance, placement
     indices, distances = [], []
     for some in torch.arange(count).split(_BATCH):
-        pictures = gather(some)  # (B, 3, S, S)
-        copies = shrink(pictures)  # (B, 3, w, w)
-        by_features, apart = _search_features(training, _check_features(embed(pictures), len(pictures)))  # (B, K) each
+        images = gather(some)  # (B, 3, S, S)
+        copies = shrink(images)  # (B, 3, w, w)
+        by_features, apart = _search_features(training, _check_features(embed(images), len(images)))  # (B, K) each
         by_pixels = _search_pixels(training, copies, mirrored)  # (B, K)
         for copy, *candidates in zip(copies, by_pixels, by_features, strict=True):
             rows.append(_nearest(training, copy, torch.cat(candidates).unique(), mirrored))
@@ -177,32 +177,32 @@ def find_neighbours(
     )
 
 
-def aligned_distances(picture: Tensor, others: Tensor, mirrored: bool = False) -> tuple[Tensor, Tensor]:
-    """Root mean squared difference of a picture and others, each moved to where it fits best, less noise.
+def aligned_distances(image: Tensor, others: Tensor, mirrored: bool = False) -> tuple[Tensor, Tensor]:
+    """Root mean squared difference of an image and others, each moved to where it fits best, less noise.
 
-    What lies inside the margins of each other picture is compared with every part of the picture of that size, so that
-    all placements compare as many pixels, none of which a move of the whole picture has pushed over an edge.
+    What lies inside the margins of each other image is compared with every part of the image of that size, so that
+    all placements compare as many pixels, none of which a move of the whole image has pushed over an edge.
 
     Compared are means over 2 x 2 pixels, which halve independent noise. What is left of it is estimated by the diagonal
-    details of the same pixels, (a - b - c + d) / 4, which noise fills as much as the means and pictures hardly (Donoho
+    details of the same pixels, (a - b - c + d) / 4, which noise fills as much as the means and images hardly (Donoho
     and Johnstone, 1994, take the noise of a signal from its finest wavelet coefficients), and subtracted, up to half of
-    the square. Two equal pictures are at 0; a picture and one brighter by c levels everywhere are at c.
+    the square. Two equal images are at 0; an image and one brighter by c levels everywhere are at c.
 
     Args:
-        picture: uint8 (3, w, w).
+        image: uint8 (3, w, w).
         others: uint8 (K, 3, w, w).
         mirrored: whether to try the others mirrored too.
 
     Returns:
         Distances (K,) float64, in levels of 255; and placements (K,) int64: the number of one of `SHIFTS`, or, of a
-        mirrored picture, that plus their count. Of placements that fit equally it is the first.
+        mirrored image, that plus their count. Of placements that fit equally it is the first.
     """
-    side = picture.shape[-1]
-    whole = torch.stack((picture, picture.flip(-1))[: 1 + mirrored])  # (V, 3, w, w), V 1 or 2
+    side = image.shape[-1]
+    whole = torch.stack((image, image.flip(-1))[: 1 + mirrored])  # (V, 3, w, w), V 1 or 2
     inner = others[..., SHIFT : side - SHIFT, SHIFT : side - SHIFT]  # (K, 3, w - 2s, w - 2s)
     sums, details = (_windows(part) for part in _haar(whole))  # (P, E) each, E = 3 (w - 2s - 1)^2
     other_sums, other_details = (part.flatten(1) for part in _haar(inner))  # (K, E) each
-    # Whole numbers below 2^53: nothing is rounded, so equal pictures are at exactly 0.
+    # Whole numbers below 2^53: nothing is rounded, so equal images are at exactly 0.
     a, b = sums.double(), other_sums.double()
     squares = torch.addmm(b.square().sum(1), a, b.T, alpha=-2) + a.square().sum(1, keepdim=True)  # (P, K)
     least, placement = squares.min(0)  # (K,) each
@@ -267,9 +267,7 @@ def _check_features(features: Tensor, count: int) -> Tensor:
     """Features (B, D) as float32 on the CPU."""
     if features.ndim != 2 or len(features) != count or not features.isfinite().all():
         told = "" if features.isfinite().all() else ", not all of them finite"
-        raise UsageError(
-            f"Expected finite features ({count}, D), one row a picture, got {tuple(features.shape)}{told}."
-        )
+        raise UsageError(f"Expected finite features ({count}, D), one row an image, got {tuple(features.shape)}{told}.")
     return features.detach().to("cpu", torch.float32)
 
 

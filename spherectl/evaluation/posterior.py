@@ -1,17 +1,17 @@
 """The posterior hole: whether what a model decodes well is what its prior, or a Gaussian like its latents, draws.
 
-Four sets of pictures of one model, with the same classes in the same order, each scored alike:
+Four sets of images of one model, with the same classes in the same order, each scored alike:
 
 - input: real ones;
 - reconstruction: their means decoded;
 - prior: points of N(0, I), on a sphere the uniform distribution;
-- fitted: points of the Gaussian with the mean and the covariance of many pictures' latents (of their posteriors), on a
+- fitted: points of the Gaussian with the mean and the covariance of many images' latents (of their posteriors), on a
   sphere brought to it.
 
 A decoder that is good on the second and poor on the third has holes where its prior draws. If the fourth is as poor,
 they are no matter of place and spread alone.
 
-Letters: n pictures, m pictures fitted to, B batch, L entries of a latent.
+Letters: n images, m images fitted to, B batch, L entries of a latent.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.evaluation import bootstrap
 from spherectl.evaluation.autoencoders import Autoencoder
+from spherectl.evaluation.embeddings import BATCH, Features, Held, Part, extract, real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import score
-from spherectl.evaluation.pictures import BATCH, Features, Held, Part, extract, real_draw
 from spherectl.evaluation.reference import Reference
 from spherectl.model import seeding
 from spherectl.processes import Progress
 
 ColumnName = Literal["input", "reconstruction", "prior", "fitted"]
 COLUMNS: tuple[ColumnName, ...] = get_args(ColumnName)
-FITTED_TO = 5_000  # pictures, at most
+FITTED_TO = 5_000  # images, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +67,7 @@ class Gaussian:
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """One set of pictures.
+    """One set of images.
 
     Attributes:
         name: which.
@@ -94,12 +94,12 @@ class Hole:
         return self.columns[COLUMNS.index(name)]
 
 
-def fit(model: Autoencoder, pictures: PictureSet, most: int = FITTED_TO, seed: int = 0) -> Gaussian:
-    """Fit a Gaussian to the latents of pictures, drawn evenly over the classes where there are more than `most`."""
-    draw = real_draw(pictures, most, seed)
+def fit(model: Autoencoder, images: ImageSet, most: int = FITTED_TO, seed: int = 0) -> Gaussian:
+    """Fit a Gaussian to the latents of images, drawn evenly over the classes where there are more than `most`."""
+    draw = real_draw(images, most, seed)
     means, variances = [], []
     for numbers in torch.arange(len(draw)).split(BATCH):
-        mean, variance = model.posterior(to_float(draw.gather(numbers)), pictures.labels[draw.indices[numbers]])
+        mean, variance = model.posterior(to_float(draw.gather(numbers)), images.labels[draw.indices[numbers]])
         means.append(mean.flatten(1).float())
         variances.append(variance.flatten(1).float())
     together = torch.cat(means)  # (m, L)
@@ -109,7 +109,7 @@ def fit(model: Autoencoder, pictures: PictureSet, most: int = FITTED_TO, seed: i
 
 def posterior_hole(
     models: Sequence[Autoencoder],
-    pictures: PictureSet,
+    images: ImageSet,
     reference: Reference,
     extractor: Extractor,
     *,
@@ -121,20 +121,20 @@ def posterior_hole(
     """Draw and score the four columns of each model.
 
     Args:
-        models: all are given the same pictures, classes, and numbers of noise.
-        pictures: real ones, of which the inputs are drawn evenly over the classes, and to which the Gaussian is fitted;
+        models: all are given the same images, classes, and numbers of noise.
+        images: real ones, of which the inputs are drawn evenly over the classes, and to which the Gaussian is fitted;
             the reference should hold others.
         reference: what the columns are compared with.
         extractor: the network that scores.
-        count: n, at most as many as there are pictures.
+        count: n, at most as many as there are images.
         seed: of all that is drawn.
         resamples: of the bootstrap; 0: no intervals.
         progress: called with columns done and columns in all.
 
     Raises:
-        UsageError: fewer than two pictures.
+        UsageError: fewer than two images.
     """
-    inputs = real_draw(pictures, count, seed)
+    inputs = real_draw(images, count, seed)
     total, found = 1 + 3 * len(models), []
 
     def told(done: int) -> None:
@@ -145,19 +145,19 @@ def posterior_hole(
     told(1)
     for number, model in enumerate(models):
         columns = [real]
-        for name, pixels in drawn(model, pictures, inputs, seed).items():
+        for name, pixels in drawn(model, images, inputs, seed).items():
             columns.append(scored(name, pixels, reference, extractor, resamples, seed))
             told(3 * number + len(columns))
         found.append(Hole(model.name, tuple(columns)))
     return found
 
 
-def drawn(model: Autoencoder, pictures: PictureSet, inputs: Part, seed: int) -> dict[ColumnName, Tensor]:
-    """Reconstructions of pictures, and as many samples of the prior and of the fitted Gaussian: uint8 (n, 3, H, W)."""
-    gaussian = fit(model, pictures, seed=seed)
+def drawn(model: Autoencoder, images: ImageSet, inputs: Part, seed: int) -> dict[ColumnName, Tensor]:
+    """Reconstructions of images, and as many samples of the prior and of the fitted Gaussian: uint8 (n, 3, H, W)."""
+    gaussian = fit(model, images, seed=seed)
     parts: dict[ColumnName, list[Tensor]] = {"reconstruction": [], "prior": [], "fitted": []}
     for numbers in torch.arange(len(inputs)).split(BATCH):
-        labels = pictures.labels[inputs.indices[numbers]]
+        labels = images.labels[inputs.indices[numbers]]
         mean, _ = model.posterior(to_float(inputs.gather(numbers)), labels)
         prior = seeding.noise(seed, seeding.INITIAL, numbers, model.latent_shape)
         fitted = gaussian.draw(numbers, seed).reshape(mean.shape)
@@ -185,7 +185,7 @@ def scored(
 
 
 def frechet_replicates(features: Features, reference: Reference, resamples: int, seed: int) -> Tensor:
-    """(R,) distances of resampled pictures."""
+    """(R,) distances of resampled images."""
     m = bootstrap.multiplicities(len(features), resamples, seed)
     mean, covariance = torch.from_numpy(reference.mean), torch.from_numpy(reference.covariance)
     return bootstrap.frechet_replicates(features.embedding, mean, covariance, m)
@@ -196,7 +196,7 @@ def rows(holes: Sequence[Hole]) -> list[dict[str, Any]]:
     return [
         {
             "model": hole.model,
-            "pictures": column.name,
+            "images": column.name,
             "count": len(column.pixels),
             "frechet_distance": column.frechet_distance,
             "interval": list(column.interval) if column.interval else None,

@@ -1,7 +1,7 @@
 """Points of several kinds beside each other, for the figure of uniformity: what is drawn, and the numbers beside it.
 
 The figure projects points to three dimensions by one random Gaussian matrix and divides them by their lengths. Uniform
-points stay uniform by that, so a pull or a cluster in the picture is one of the points; but three random directions of
+points stay uniform by that, so a pull or a cluster in the image is one of the points; but three random directions of
 hundreds show little of a lost dimension, which the numbers do.
 
 Letters: n points, L entries of a point, N tokens, d token channels.
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from spherectl import api
 from spherectl.baselines import Vae
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
 from spherectl.evaluation.autoencoders import Autoencoder, SphereAutoencoder, VaeAutoencoder
 from spherectl.evaluation.directions import normalise
-from spherectl.evaluation.pictures import BATCH, Part, real_draw
+from spherectl.evaluation.embeddings import BATCH, Part, real_draw
 from spherectl.evaluation.uniformity import UniformityByClass, uniformity_by_class
 from spherectl.model import seeding, sphere, weights
 from spherectl.training import checkpoint
@@ -57,20 +57,20 @@ def project(points: Tensor, seed: int) -> Tensor:
 
 
 def clouds(
-    model: api.Model, vae: Vae | None, pictures: PictureSet, *, count: int = 1000, draws: int = DRAWS, seed: int = 0
+    model: api.Model, vae: Vae | None, dataset: ImageSet, *, count: int = 1000, draws: int = DRAWS, seed: int = 0
 ) -> list[Cloud]:
     """The four panels: this encoder, truly uniform points, the VAE's means, centred pixels.
 
     Args:
         model: whose latents to look at.
         vae: whose means to compare with; None leaves that panel empty.
-        pictures: real ones; `count` at most, drawn evenly over the classes, are in every panel.
+        images: real ones; `count` at most, drawn evenly over the classes, are in every panel.
         count: n.
         draws: sets of uniform points that the measures are compared with.
         seed: of all that is drawn.
     """
-    draw = real_draw(pictures, count, seed)
-    labels = pictures.labels[draw.indices]
+    draw = real_draw(dataset, count, seed)
+    labels = dataset.labels[draw.indices]
     own = latents(SphereAutoencoder(model), draw, labels)  # (n, L)
     uniform = seeding.normal(seed, seeding.PROJECTION, torch.arange(len(draw)), own.shape[1], 1).float()
     means = None if vae is None else latents(VaeAutoencoder(vae), draw, labels)
@@ -81,7 +81,7 @@ def clouds(
         ("means of a VAE: none given" if vae is None else f"means of {vae.name}", means),
         ("pixels less their mean", pixels - pixels.mean(0)),
     ]
-    names = pictures.class_names or ("all",)
+    names = dataset.class_names or ("all",)
     return [
         Cloud(title, None, labels, None)
         if points is None
@@ -96,7 +96,7 @@ def clouds(
 
 
 def latents(model: Autoencoder, draw: Part, labels: Tensor) -> Tensor:
-    """Where a model puts pictures, by the mean of their posteriors: (n, L)."""
+    """Where a model puts images, by the mean of their posteriors: (n, L)."""
     return torch.cat([
         model.posterior(to_float(draw.gather(numbers)), labels[numbers])[0].flatten(1)
         for numbers in torch.arange(len(draw)).split(BATCH)
@@ -104,17 +104,17 @@ def latents(model: Autoencoder, draw: Part, labels: Tensor) -> Tensor:
 
 
 def through_training(
-    run: Path, model: api.Model, pictures: PictureSet, *, count: int = 1000, draws: int = DRAWS, seed: int = 0
+    run: Path, model: api.Model, dataset: ImageSet, *, count: int = 1000, draws: int = DRAWS, seed: int = 0
 ) -> list[tuple[int, UniformityByClass]]:
     """The numbers at up to three points of a training, by images seen: of the averaged weights in its checkpoints.
 
     Args:
         run: the folder.
         model: of that run, at its end.
-        pictures, count, draws, seed: as for `clouds`.
+        images, count, draws, seed: as for `clouds`.
     """
-    draw = real_draw(pictures, count, seed)
-    labels = pictures.labels[draw.indices]
+    draw = real_draw(dataset, count, seed)
+    labels = dataset.labels[draw.indices]
     found = []
     for path in spread(checkpoint.checkpoints(run / "checkpoints")):
         with torch.device("meta"):
@@ -122,7 +122,7 @@ def through_training(
         weights.fill(network, {name: one.float() for name, one in checkpoint.read_part(path, "ema").items()})
         then = api.Model(network, model.header, name=path.name, device=model.device)
         points = latents(SphereAutoencoder(then), draw, labels)
-        names = pictures.class_names or ("all",)
+        names = dataset.class_names or ("all",)
         measured = uniformity_by_class(points, labels, names, draws=draws, seed=seed, most=count)
         found.append((int(path.name), measured))
     return found

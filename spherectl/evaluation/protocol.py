@@ -1,6 +1,6 @@
 """What an evaluation is asked (`Plan`, `Real`) and what it finds (`Report`); `spherectl.evaluation.run` goes between.
 
-Letters: n samples, H and W picture sides.
+Letters: n samples, H and W image sides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from spherectl import api
 from spherectl.checks import MAX_BATCH, check_choice, check_seed, check_whole
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.evaluation.bootstrap import Difference
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import Quantise, Scores
@@ -40,12 +40,12 @@ class Plan:
     Attributes:
         steps, guidance, noise, strength, noise_deg: every combination is a row.
         count: samples of a row, spread evenly over the classes.
-        seed: of the samples, the draws of real pictures and the bootstrap.
+        seed: of the samples, the draws of real images and the bootstrap.
         batch: images computed together.
         quantise: how samples become bytes.
         metrics: what to measure; None: the usual ones, as far as the reference and the network give them.
         resamples: of the bootstrap; 0: no intervals.
-        reconstructions: real pictures to reconstruct, at most.
+        reconstructions: real images to reconstruct, at most.
 
     Raises:
         UsageError: a number is out of range, or there is no such rule or metric.
@@ -96,41 +96,41 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Real:
-    """The real pictures of an evaluation, as far as they are at hand.
+    """The real images of an evaluation, as far as they are at hand.
 
     Attributes:
         reference: what samples are compared with; None on all processes but the first.
         train, test: the splits of the models' data set.
         compared: which of them the reference is; None: neither.
-        notes: what to know of these pictures, in sentences.
+        notes: what to know of these images, in sentences.
     """
 
     reference: Reference | None
-    train: PictureSet | None = None
-    test: PictureSet | None = None
+    train: ImageSet | None = None
+    test: ImageSet | None = None
     compared: Literal["train", "test"] | None = None
     notes: tuple[str, ...] = ()
 
     @property
-    def held_out(self) -> PictureSet | None:
-        """Pictures that the reference does not hold; those that no model was trained on first."""
+    def held_out(self) -> ImageSet | None:
+        """Images that the reference does not hold; those that no model was trained on first."""
         return self.train if self.compared == "test" else self.test
 
     @property
-    def unseen(self) -> PictureSet | None:
-        """Pictures that no model was trained on, else those that one was."""
+    def unseen(self) -> ImageSet | None:
+        """Images that no model was trained on, else those that one was."""
         return self.test if self.test is not None else self.train
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model at one setting, or the real pictures.
+    """One model at one setting, or the real images.
 
     Attributes:
         model: name; "real images" for those.
         settings: of the samples.
         scores: of the samples.
-        floors: the Frechet distance in multiples of the real pictures'.
+        floors: the Frechet distance in multiples of the real images'.
         intervals: 95% intervals by the name of the score.
         channel_spread: of a grey model, the largest difference between channels of a sample, in 255 levels.
         patch_lines: whether the model's patches show in the samples' spectrum.
@@ -177,19 +177,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """How well a model gives real pictures back, without noise and with their own classes.
+    """How well a model gives real images back, without noise and with their own classes.
 
     Attributes:
         model: name.
-        pictures: which, and how many.
+        images: which, and how many.
         count: n.
         rfid: Frechet distance between reconstructions and originals.
-        psnr, ssim, lpips: means over pictures; psnr in dB.
+        psnr, ssim, lpips: means over images; psnr in dB.
         intervals: 95% intervals of the means.
     """
 
     model: str
-    pictures: str
+    images: str
     count: int
     rfid: float | None = None
     psnr: float | None = None
@@ -216,13 +216,13 @@ class Report:
 
     Attributes:
         models, plan, real, extractor: as `evaluate` was given them.
-        accuracy_real: share of real pictures that the network gives their own class; None where it knows none.
+        accuracy_real: share of real images that the network gives their own class; None where it knows none.
         rows: models at their settings, in the order asked.
-        floor: the row of real pictures; None where there are none beside the reference.
+        floor: the row of real images; None where there are none beside the reference.
         comparisons, reconstructions: see there.
         uniformity, memorisation: by model, where asked.
         notes: what could not be measured, and why; what to beware of.
-        grids, neighbours: pictures for people.
+        grids, neighbours: images for people.
     """
 
     models: Sequence[api.Model]

@@ -1,4 +1,4 @@
-"""How close reconstructions come to their pictures, image by image: PSNR, SSIM, LPIPS.
+"""How close reconstructions come to their images, image by image: PSNR, SSIM, LPIPS.
 
 Both sides are bytes, as a PNG would hold them. Every function gives one value an image, so that the caller may average
 them or resample them.
@@ -17,12 +17,12 @@ from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.features import imagenet
 
-# PSNR of a picture that came back as it was, and of every mean squared error below 1e-10.
+# PSNR of an image that came back as it was, and of every mean squared error below 1e-10.
 PSNR_CAP_DB = 100.0
 
 SSIM_WINDOW_PX = 11
 
-# Pixels compared at once, which bounds memory whatever the caller's batch: 16 pictures of 256 x 256.
+# Pixels compared at once, which bounds memory whatever the caller's batch: 16 images of 256 x 256.
 _PIXELS = 2**20
 
 
@@ -37,7 +37,7 @@ def psnr(originals: Tensor, reconstructions: Tensor) -> Tensor:
         (B,) float64 in dB, at most `PSNR_CAP_DB`; higher is better.
 
     Raises:
-        UsageError: the two are not uint8 pictures of one shape.
+        UsageError: the two are not uint8 images of one shape.
     """
     _check(originals, reconstructions)
     # Levels, not floats: their differences are exact, and one level apart is not lost in rounding.
@@ -50,16 +50,16 @@ def psnr(originals: Tensor, reconstructions: Tensor) -> Tensor:
 def ssim(originals: Tensor, reconstructions: Tensor) -> Tensor:
     """Structural similarity of each image, by torchmetrics: averaged over pixels and the three colour channels.
 
-    Pictures are mirrored at their borders, so that every pixel has a window; the original drops the outer five rows.
+    Images are mirrored at their borders, so that every pixel has a window; the original drops the outer five rows.
 
     Args:
         originals, reconstructions: uint8 (B, 3, H, W).
 
     Returns:
-        (B,) float64, -1 to 1; 1 for equal pictures.
+        (B,) float64, -1 to 1; 1 for equal images.
 
     Raises:
-        UsageError: the two are not uint8 pictures of one shape, or are smaller than the window.
+        UsageError: the two are not uint8 images of one shape, or are smaller than the window.
     """
     _check(originals, reconstructions, smallest_px=SSIM_WINDOW_PX, name="SSIM")
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -85,10 +85,10 @@ def lpips(network: imagenet.LpipsFeatures, originals: Tensor, reconstructions: T
         originals, reconstructions: uint8 (B, 3, H, W).
 
     Returns:
-        (B,) float64 on the pictures' device, at least 0; 0 for equal pictures, lower is better.
+        (B,) float64 on the images' device, at least 0; 0 for equal images, lower is better.
 
     Raises:
-        UsageError: the two are not uint8 pictures of one shape, or are too small for VGG16's last stage.
+        UsageError: the two are not uint8 images of one shape, or are too small for VGG16's last stage.
     """
     _check(originals, reconstructions, smallest_px=imagenet.SMALLEST_PX, name="LPIPS")
     device = network.shift.device
@@ -108,11 +108,11 @@ def _pieces(originals: Tensor, reconstructions: Tensor) -> Iterator[tuple[Tensor
 
 
 def _check(originals: Tensor, reconstructions: Tensor, smallest_px: int = 1, name: str = "") -> None:
-    """Refuse what is not two sets of bytes of one shape, and pictures smaller than the score called `name` takes."""
-    for pictures in (originals, reconstructions):
-        if pictures.dtype != torch.uint8 or pictures.dim() != 4 or pictures.shape[1] != 3:
+    """Refuse what is not two sets of bytes of one shape, and images smaller than the score called `name` takes."""
+    for shown in (originals, reconstructions):
+        if shown.dtype != torch.uint8 or shown.dim() != 4 or shown.shape[1] != 3:
             raise UsageError(
-                f"Reconstructions are scored as uint8 (B, 3, H, W); these are {pictures.dtype} {tuple(pictures.shape)}."
+                f"Reconstructions are scored as uint8 (B, 3, H, W); these are {shown.dtype} {tuple(shown.shape)}."
             )
     if originals.shape != reconstructions.shape:
         raise UsageError(
@@ -122,6 +122,6 @@ def _check(originals: Tensor, reconstructions: Tensor, smallest_px: int = 1, nam
     height, width = originals.shape[2:]
     if min(height, width) < smallest_px:
         raise UsageError(
-            f"{name} needs pictures of at least {smallest_px} pixels a side; these are {width} x {height}.",
+            f"{name} needs images of at least {smallest_px} pixels a side; these are {width} x {height}.",
             f"Leave {name} out; PSNR takes any size.",
         )

@@ -1,10 +1,10 @@
-"""What samples are compared with: features of real pictures, or the statistics that somebody published of them.
+"""What samples are compared with: features of real images, or the statistics that somebody published of them.
 
 Statistics travel as the .npz file that the authors and the ADM suite publish: `mu` (D,) and `sigma` (D, D). Ours say
 beside it what they are of. Features are kept in the cache under a name made from all that decides them, contents of the
-pictures and weights of the network included.
+images and weights of the network included.
 
-Letters: n pictures, D width of the embedding.
+Letters: n images, D width of the embedding.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from spherectl.arrays import Expected, read_npz
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.documents import parse_table
 from spherectl.errors import FileError, UsageError
+from spherectl.evaluation.embeddings import Features, Images, Part, extract
 from spherectl.evaluation.extractors import Extractor
-from spherectl.evaluation.pictures import Features, Part, Pictures, extract
 from spherectl.files import replacing
 from spherectl.model import seeding
 from spherectl.processes import Processes, Progress
@@ -75,9 +75,9 @@ class Reference:
         name: what it is, for people: "fashion-mnist test, 10,000 images".
         mean: (D,).
         covariance: (D, D), over n - 1.
-        features: of the pictures; None for published statistics, which serve a Frechet distance alone.
+        features: of the images; None for published statistics, which serve a Frechet distance alone.
         extractor: name of the network; None where the file does not say.
-        image_size: of the pictures; None where the file does not say.
+        image_size: of the images; None where the file does not say.
         count: n; None where the file does not say.
     """
 
@@ -110,33 +110,33 @@ def from_features(name: str, features: Features, extractor: str, image_size: int
     return Reference(name, mean, covariance, features, extractor, image_size, len(features))
 
 
-def of_pictures(
-    pictures: PictureSet,
+def of_images(
+    images: ImageSet,
     extractor: Extractor,
     *,
     what: str = "",
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Reference | None:
-    """The reference that a set of pictures makes, from the cache where it holds them.
+    """The reference that a set of images makes, from the cache where it holds them.
 
     Args:
-        pictures: real ones, at the model's size; of more than 200,000 a random 50,000 stand for all.
+        images: real ones, at the model's size; of more than 200,000 a random 50,000 stand for all.
         extractor: the network.
         what: a word behind the set's name, such as "test".
         processes: those that share the work.
-        progress: called with pictures done and pictures in all.
+        progress: called with images done and images in all.
 
     Returns:
         On the first process the reference; None on the others.
     """
     shared = processes or Processes()
-    chosen: Pictures = pictures
-    if len(pictures) > LARGEST:
-        chosen = Part(pictures, seeding.permutation(0, seeding.ORDER, 0, len(pictures))[:PART].sort().values)
+    chosen: Images = images
+    if len(images) > LARGEST:
+        chosen = Part(images, seeding.permutation(0, seeding.ORDER, 0, len(images))[:PART].sort().values)
     cached, found = Path(), None
     if shared.is_first:
-        parts = {"format": FORMAT, "network": extractor.digest, "pictures": pictures.fingerprint(), "n": len(chosen)}
+        parts = {"format": FORMAT, "network": extractor.digest, "images": images.fingerprint(), "n": len(chosen)}
         name = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
         cached = load_settings().cache / "features" / f"{name}.npz"
         found = _read_features(cached)
@@ -147,8 +147,8 @@ def of_pictures(
                 _write_features(cached, found)
     if found is None:
         return None
-    name = " ".join(word for word in (pictures.name, what) if word)
-    return from_features(f"{name}, {len(found):,} images", found, extractor.name, pictures.image_size)
+    name = " ".join(word for word in (images.name, what) if word)
+    return from_features(f"{name}, {len(found):,} images", found, extractor.name, images.image_size)
 
 
 def save_statistics(path: Path, reference: Reference) -> None:
@@ -200,7 +200,7 @@ def read_statistics(path: Path, extractor: Extractor, image_size: int) -> Refere
         raise UsageError(
             f"{path} holds statistics of the features of {about.features}; "
             f"those of {extractor.name} are not comparable.",
-            f"Score with --features {about.features}, or give a reference of pictures.",
+            f"Score with --features {about.features}, or give a reference of images.",
         )
     width = extractor(torch.zeros(1, 3, image_size, image_size, dtype=torch.uint8))["embedding"].shape[1]
     if len(mean) != width:
@@ -209,7 +209,7 @@ def read_statistics(path: Path, extractor: Extractor, image_size: int) -> Refere
         )
     if about.image_size not in (None, image_size):
         raise UsageError(
-            f"{path} holds statistics of pictures of {about.image_size} px; the samples have {image_size} px.",
+            f"{path} holds statistics of images of {about.image_size} px; the samples have {image_size} px.",
             f"Give the folder of those images, which are then brought to {image_size} px, or statistics made so.",
         )
     name = path.name if about.name is None else about.name

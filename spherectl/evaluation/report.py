@@ -1,4 +1,4 @@
-"""A report as tables, JSON, Markdown and pictures. Nothing is printed; the command line shows the same tables."""
+"""A report as tables, JSON, Markdown and images. Nothing is printed; the command line shows the same tables."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from spherectl.provenance import describe
 from spherectl.shown import json_text, printable, shortened
 
 FORMAT = 1
-MAX_SLUG = 150  # characters of a picture's name; file systems take 255
+MAX_SLUG = 150  # characters of an image's name; file systems take 255
 
 Rows = list[dict[str, str]]
 
@@ -61,7 +61,7 @@ def heads(extractor: Extractor) -> dict[str, str]:
 
 
 def score_rows(report: Report) -> Rows:
-    """The samples' table: one row a model and setting, the real pictures last; KID first where samples are few."""
+    """The samples' table: one row a model and setting, the real images last; KID first where samples are few."""
     rows = [*report.rows, *([report.floor] if report.floor is not None else [])]
     distance = ["kid", "frechet_distance"]
     names = [
@@ -121,7 +121,7 @@ def reconstruction_rows(report: Report) -> Rows:
     known = ("rfid", "psnr", "ssim", "lpips")
     names = [name for name in known if any(getattr(one, name) is not None for one in reconstructions)]
     return [
-        {"model": one.model, "pictures": f"{one.count:,} of {one.pictures}"}
+        {"model": one.model, "images": f"{one.count:,} of {one.images}"}
         | {told[name]: _cell(name, getattr(one, name), one.intervals.get(name)) for name in names}
         for one in reconstructions
     ]
@@ -164,7 +164,7 @@ _RULES = {"round": "rounded, floor(255 x + 1/2)", "floor": "truncated, floor(255
 
 
 def as_json(report: Report, command: str) -> dict[str, Any]:
-    """The whole report but its pictures, as a JSON document."""
+    """The whole report but its images, as a JSON document."""
     reference = _reference(report)
     found = {
         name: value
@@ -207,7 +207,7 @@ def versions() -> dict[str, str]:
 
 
 def write(folder: Path, report: Report, command: str) -> list[Path]:
-    """Write report.json, report.md and the pictures.
+    """Write report.json, report.md and the images.
 
     Args:
         folder: made if need be; files of these names are replaced.
@@ -220,41 +220,41 @@ def write(folder: Path, report: Report, command: str) -> list[Path]:
     Raises:
         FileError: the folder cannot be written.
     """
-    pictures = _write_pictures(folder, report)
-    written = [folder / "report.json", folder / "report.md", *pictures.values()]
+    image_files = _write_images(folder, report)
+    written = [folder / "report.json", folder / "report.md", *image_files.values()]
     write_text(written[0], json_text(as_json(report, command)) + "\n")
-    write_text(written[1], _markdown(report, command, {title: path.name for title, path in pictures.items()}))
+    write_text(written[1], _markdown(report, command, {title: path.name for title, path in image_files.items()}))
     return written
 
 
-def _write_pictures(folder: Path, report: Report) -> dict[str, Path]:
+def _write_images(folder: Path, report: Report) -> dict[str, Path]:
     """Grids of the first samples of each row, and of samples beside their nearest training images; by title."""
-    plan, pictures = report.plan, dict[str, Path]()
+    plan, image_files = report.plan, dict[str, Path]()
     for one in report.grids:
-        # A picture says how `sample --like` makes it again; its bytes are rounded, so truncated ones cannot say so.
+        # An image says how `sample --like` makes it again; its bytes are rounded, so truncated ones cannot say so.
         about = None
         if plan.quantise == "round":
             numbers = {"seed": plan.seed, "batch": plan.batch, "count": plan.count, "columns": one.columns}
             indices = torch.arange(len(one.pixels))
             about = describe(one.model, one.settings, indices=indices, labels=one.labels, **numbers)
-        path = _free(folder, _slug(one.name), pictures)
+        path = _free(folder, _slug(one.name), image_files)
         save_png(path, grid(one.pixels, one.columns), about)
-        pictures[one.name] = path
-    for name, picture in report.neighbours.items():
+        image_files[one.name] = path
+    for name, image in report.neighbours.items():
         title = f"{name}: samples, nearest training images in pixels, nearest in features"
-        pictures[title] = _free(folder, f"{_slug(name)}-neighbours", pictures)
-        save_png(pictures[title], picture, None)
-    return pictures
+        image_files[title] = _free(folder, f"{_slug(name)}-neighbours", image_files)
+        save_png(image_files[title], image, None)
+    return image_files
 
 
 def _free(folder: Path, name: str, taken: dict[str, Path]) -> Path:
-    """A file of that name, numbered where it is another picture's: names that differ may have the same slug."""
+    """A file of that name, numbered where it is another image's: names that differ may have the same slug."""
     paths = {path.name.casefold() for path in taken.values()}
     names = itertools.chain([f"{name}.png"], (f"{name}-{number}.png" for number in itertools.count(2)))
     return folder / next(one for one in names if one.casefold() not in paths)
 
 
-def _markdown(report: Report, command: str, pictures: dict[str, str]) -> str:
+def _markdown(report: Report, command: str, image_files: dict[str, str]) -> str:
     lines = ["# Evaluation", "", f"    {printable(command)}", ""]
     lines += [f"- {_literal(line)}" for line in protocol_lines(report)]
     lines += [f"- {name} {version}" for name, version in versions().items()]
@@ -279,9 +279,9 @@ def _markdown(report: Report, command: str, pictures: dict[str, str]) -> str:
         lines += ["", f"## Near-copies among the samples of {_literal(name)}", "", copies.sentence()]
     if report.notes:
         lines += ["", "## Notes", "", *(f"- {_literal(note)}" for note in report.notes)]
-    if pictures:
-        lines += ["", "## Pictures"]
-        for title, file in pictures.items():
+    if image_files:
+        lines += ["", "## Images"]
+        for title, file in image_files.items():
             lines += ["", f"{_literal(title)}:", "", f"![{_literal(title)}]({file})"]
     return "\n".join(lines) + "\n"
 

@@ -1,10 +1,10 @@
 """The evaluation of one or several models: every asked setting drawn from the same seeds, scored against one reference.
 
 Image i of every row has the same noise and class, so rows are compared image by image: the bootstrap resamples them
-together. A row of real pictures, drawn from the other split as evenly over the classes as the samples are, says what a
+together. A row of real images, drawn from the other split as evenly over the classes as the samples are, says what a
 perfect model would get.
 
-Letters: n samples, B batch, R resamples, H and W picture sides.
+Letters: n samples, B batch, R resamples, H and W image sides.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from spherectl import api
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import UsageError
 from spherectl.evaluation import bootstrap, memorisation, reconstruction, uniformity
+from spherectl.evaluation.embeddings import Features, extract, real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import ENOUGH, right, score, unavailable
-from spherectl.evaluation.pictures import Features, extract, real_draw
 from spherectl.evaluation.protocol import (
     OF_RECONSTRUCTIONS,
     Interval,
@@ -31,17 +31,17 @@ from spherectl.evaluation.protocol import (
     Row,
 )
 from spherectl.evaluation.reference import from_features
-from spherectl.evaluation.rows import Scored, compare, score_row
+from spherectl.evaluation.scoring import Scored, compare, score_row
 from spherectl.evaluation.spectrum import line_powers
 from spherectl.features import imagenet
 from spherectl.features.independence import check_independent
 from spherectl.processes import Processes
 from spherectl.recipe import SampleSpec
 
-# Called with pictures done, pictures in all, and what is going on.
+# Called with images done, images in all, and what is going on.
 Progress = Callable[[int, int, str], None]
 
-MOST_LINES = 2_000  # real pictures that a spectrum is compared with
+MOST_LINES = 2_000  # real images that a spectrum is compared with
 
 
 def evaluate(
@@ -58,17 +58,17 @@ def evaluate(
     Args:
         models: at least one, all of one image size; with several, each is compared with the first.
         plan: what to draw and to measure.
-        real: the pictures to compare with.
+        real: the images to compare with.
         extractor: the network that scores.
         processes: those that share the work; each draws and looks at its own part.
-        progress: called with pictures done, pictures in all and what is going on, in this process alone.
+        progress: called with images done, images in all and what is going on, in this process alone.
 
     Returns:
         On the first process the report; None on the others.
 
     Raises:
         UsageError: models of several sizes, a setting out of range, a network that is a model's own loss, or a metric
-            that needs pictures or a package that is not there; before anything is drawn.
+            that needs images or a package that is not there; before anything is drawn.
         SpherectlError: LPIPS is asked for and its weights cannot be fetched.
     """
     return _Evaluation(models, plan, real, extractor, processes or Processes(), progress).run()
@@ -94,10 +94,10 @@ class _Evaluation:
             self._lpips = imagenet.load_lpips() if "lpips" in plan.wanted else None
         self.wanted = plan.wanted
         self.notes: list[str] = []
-        self._unseen: tuple[Tensor, Tensor] | None = None  # logits and labels of test pictures
-        self._lines: dict[int, Tensor] = {}  # of real pictures, by patch size
+        self._unseen: tuple[Tensor, Tensor] | None = None  # logits and labels of test images
+        self._lines: dict[int, Tensor] = {}  # of real images, by patch size
         self._progress, self._done = progress, 0
-        self._total = self._count_pictures()
+        self._total = self._count_images()
 
     def run(self) -> Report | None:
         """Rows, then reconstructions, then what else was asked."""
@@ -133,7 +133,7 @@ class _Evaluation:
             memorisation={name: found for name, (found, _) in copies.items()},
             notes=[*self.real.notes, *self.notes, *self._cautions()],
             grids=[each.grid for each in scored],
-            neighbours={name: picture for name, (_, picture) in copies.items()},
+            neighbours={name: image for name, (_, image) in copies.items()},
         )
 
     def _row(self, model: api.Model, spec: SampleSpec, floor: Row | None, most: int) -> Scored | None:
@@ -155,22 +155,22 @@ class _Evaluation:
         )
 
     def _real_lines(self, patch: int) -> Tensor | None:
-        """Powers (m, 2) of real pictures on the lines of a patch size, on the first process."""
-        pictures = self.real.unseen
-        if pictures is None or not self.processes.is_first:
+        """Powers (m, 2) of real images on the lines of a patch size, on the first process."""
+        dataset = self.real.unseen
+        if dataset is None or not self.processes.is_first:
             return None
         if patch not in self._lines:
-            draw = real_draw(pictures, min(self.plan.count, MOST_LINES), self.plan.seed)
+            draw = real_draw(dataset, min(self.plan.count, MOST_LINES), self.plan.seed)
             parts = torch.arange(len(draw)).split(self.plan.batch)
             self._lines[patch] = torch.cat([line_powers(draw.gather(part), patch) for part in parts])
         return self._lines[patch]
 
     def _real_row(self) -> Row | None:
-        """The score of as many real pictures, from the split that the reference is not."""
-        pictures = self.real.held_out
-        if pictures is None:
+        """The score of as many real images, from the split that the reference is not."""
+        dataset = self.real.held_out
+        if dataset is None:
             return None
-        draw = real_draw(pictures, self.plan.count, self.plan.seed)
+        draw = real_draw(dataset, self.plan.count, self.plan.seed)
         features = extract(
             draw,
             self.extractor,
@@ -180,9 +180,9 @@ class _Evaluation:
         )
         if features is None or self.real.reference is None:
             return None
-        if pictures is self.real.test and features.logits is not None:
-            self._unseen = (features.logits, pictures.labels[draw.indices])
-        # Accuracy on pictures that the network learned from would say nothing.
+        if dataset is self.real.test and features.logits is not None:
+            self._unseen = (features.logits, dataset.labels[draw.indices])
+        # Accuracy on images that the network learned from would say nothing.
         metrics = [metric for metric in self.wanted if metric != "acc"]
         scores = score(
             features, self.real.reference, self.extractor, metrics=metrics, quantise="none, they are bytes already"
@@ -190,7 +190,7 @@ class _Evaluation:
         return Row("real images", None, scores, floors=1.0 if scores.frechet_distance else None)
 
     def _accuracy_real(self) -> float | None:
-        """Of pictures that no network was trained on, whichever side of the comparison they are on."""
+        """Of images that no network was trained on, whichever side of the comparison they are on."""
         reference, test = self.real.reference, self.real.test
         if test is None or "acc" not in self.wanted or test.class_names != self.extractor.class_names:
             return None
@@ -202,12 +202,12 @@ class _Evaluation:
         return float(right(*self._unseen).double().mean()) if self._unseen is not None else None
 
     def _reconstruction(self, model: api.Model) -> Reconstruction | None:
-        """Give real pictures back, and compare each with its original."""
-        wanted, pictures = [m for m in OF_RECONSTRUCTIONS if m in self.plan.wanted], self.real.unseen
-        if not wanted or pictures is None:
+        """Give real images back, and compare each with its original."""
+        wanted, dataset = [m for m in OF_RECONSTRUCTIONS if m in self.plan.wanted], self.real.unseen
+        if not wanted or dataset is None:
             return None
-        draw = real_draw(pictures, self.plan.reconstructions, self.plan.seed)
-        labels = pictures.labels[draw.indices] if pictures.class_names == model.class_names else None
+        draw = real_draw(dataset, self.plan.reconstructions, self.plan.seed)
+        labels = dataset.labels[draw.indices] if dataset.class_names == model.class_names else None
         network = self._lpips.to(model.device) if self._lpips is not None else None
 
         def work(numbers: Tensor) -> dict[str, Tensor]:
@@ -239,10 +239,10 @@ class _Evaluation:
                 name: bootstrap.interval(means[name], bootstrap.mean_replicates(each, m))
                 for name, each in values.items()
             }
-        split = "test" if pictures is self.real.test else "train"
+        split = "test" if dataset is self.real.test else "train"
         return Reconstruction(
             model.name,
-            f"{pictures.name} {split}",
+            f"{dataset.name} {split}",
             len(draw),
             rfid=self._rfid(found["originals"], found["embedding"]) if "rfid" in wanted else None,
             **means,
@@ -255,13 +255,13 @@ class _Evaluation:
         return score(Features(reconstructions, None), reference, self.extractor, metrics=["fid"]).frechet_distance
 
     def _uniformity(self, model: api.Model) -> uniformity.UniformityByClass | None:
-        """How evenly the latents of training pictures lie on the sphere."""
-        pictures = self.real.train
-        if "uniformity" not in self.plan.wanted or pictures is None:
+        """How evenly the latents of training images lie on the sphere."""
+        dataset = self.real.train
+        if "uniformity" not in self.plan.wanted or dataset is None:
             return None
-        draw = real_draw(pictures, uniformity.MOST, self.plan.seed)
-        labels = pictures.labels[draw.indices]
-        own = labels if pictures.class_names == model.class_names else None
+        draw = real_draw(dataset, uniformity.MOST, self.plan.seed)
+        labels = dataset.labels[draw.indices]
+        own = labels if dataset.class_names == model.class_names else None
 
         def work(numbers: Tensor) -> dict[str, Tensor]:
             images = to_float(draw.gather(numbers))
@@ -272,11 +272,11 @@ class _Evaluation:
             return None
         told = self._tell_part(f"{model.name}: uniform draw")
         return uniformity.uniformity_by_class(
-            found["latents"], labels, pictures.class_names, seed=self.plan.seed, progress=told
+            found["latents"], labels, dataset.class_names, seed=self.plan.seed, progress=told
         )
 
     def _memorisation(self, model: api.Model, pixels: Tensor) -> tuple[memorisation.Memorisation, Tensor]:
-        """Near-copies among the samples, and the nearest of them as a picture."""
+        """Near-copies among the samples, and the nearest of them as an image."""
         train, test = self.real.train, self.real.test
         assert train is not None, "checked before anything was drawn"
         assert test is not None, "checked before anything was drawn"
@@ -291,7 +291,7 @@ class _Evaluation:
             seed=self.plan.seed,
             progress=tell,
         )
-        return found, memorisation.neighbour_picture(found, pixels, train)
+        return found, memorisation.neighbour_image(found, pixels, train)
 
     def _train_features(self, count: int) -> Tensor | None:
         """(N, D) of all training images, where they are the reference."""
@@ -303,19 +303,19 @@ class _Evaluation:
     def _drop_unavailable(self) -> None:
         """Leave out what cannot be had here, with a note; what was asked by name is an error."""
         assert self.real.reference is not None
-        missing = unavailable(self.wanted, self.real.reference, self.extractor) | self._without_pictures()
+        missing = unavailable(self.wanted, self.real.reference, self.extractor) | self._without_images()
         if missing and self.plan.metrics is not None:
             told = " ".join(dict.fromkeys(missing.values()))
             raise UsageError(told, f"Leave {', '.join(missing)} out of --metrics.")
         self.wanted = tuple(metric for metric in self.wanted if metric not in missing)
         self.notes += dict.fromkeys(missing.values())
 
-    def _without_pictures(self) -> dict[str, str]:
-        """What needs pictures that are not at hand, or classes that the network does not know."""
+    def _without_images(self) -> dict[str, str]:
+        """What needs images that are not at hand, or classes that the network does not know."""
         missing: dict[str, str] = {}
         for metric in self.wanted:
             if metric in OF_RECONSTRUCTIONS and self.real.unseen is None:
-                missing[metric] = "The models' data set is not at hand, so there are no pictures to reconstruct."
+                missing[metric] = "The models' data set is not at hand, so there are no images to reconstruct."
             if metric == "uniformity" and self.real.train is None:
                 missing[metric] = "The models' training set is not at hand, so there are no latents to look at."
             strangers = [model.name for model in self.models if model.class_names != self.extractor.class_names]
@@ -325,7 +325,7 @@ class _Evaluation:
 
     def _cautions(self) -> Iterator[str]:
         if self.real.held_out is None:
-            yield "No real pictures beside the reference are at hand, so nothing says what a perfect model would get."
+            yield "No real images beside the reference are at hand, so nothing says what a perfect model would get."
         if "fid" in self.wanted and self.plan.count < ENOUGH:
             yield (
                 f"{self.plan.count:,} samples: a Frechet distance is biased upward by few samples, the more the fewer. "
@@ -337,7 +337,7 @@ class _Evaluation:
                 "never with published FID or Inception Scores."
             )
 
-    def _count_pictures(self) -> int:
+    def _count_images(self) -> int:
         plan, total = self.plan, 0
         total += sum(len(settings) for settings in self.settings) * plan.count
         if self.real.held_out is not None:
@@ -353,7 +353,7 @@ class _Evaluation:
         return total
 
     def _tell_part(self, what: str) -> Callable[[int, int], None]:
-        """Progress of what is not counted in pictures, told in words."""
+        """Progress of what is not counted in images, told in words."""
 
         def tell(done: int, total: int) -> None:
             if self._progress is not None:

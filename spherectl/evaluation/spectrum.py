@@ -1,10 +1,10 @@
-"""Whether patches show: how much of a picture's spectrum lies where a pattern of the patch's period would put it.
+"""Whether patches show: how much of an image's spectrum lies where a pattern of the patch's period would put it.
 
-A decoder draws each picture in patches of p pixels; what repeats from patch to patch (a checkerboard, a frame around
-each) has all its power on the lines of the spectrum that are multiples of 1 / p cycles a pixel. Natural pictures have
+A decoder draws each image in patches of p pixels; what repeats from patch to patch (a checkerboard, a frame around
+each) has all its power on the lines of the spectrum that are multiples of 1 / p cycles a pixel. Natural images have
 hardly more there than beside it.
 
-Letters: B batch, N picture side, p patch size.
+Letters: B batch, N image side, p patch size.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from spherectl.data.transforms import to_grey
 
 @dataclass(frozen=True)
 class PatchLines:
-    """Samples beside real pictures.
+    """Samples beside real images.
 
     Attributes:
-        power: on the lines of the patch's frequency and its multiples, in that of real pictures.
-        peak: on those lines over that on the lines beside them, in that of real pictures: soft pictures have little
+        power: on the lines of the patch's frequency and its multiples, in that of real images.
+        peak: on those lines over that on the lines beside them, in that of real images: soft images have little
             power on all of them, and a pattern still stands out. None where patches are too few for lines beside.
     """
 
@@ -32,7 +32,7 @@ class PatchLines:
 
 
 def line_powers(pixels: Tensor, patch: int) -> Tensor:
-    """Mean powers on the patch's lines and on those beside, by picture.
+    """Mean powers on the patch's lines and on those beside, by image.
 
     Args:
         pixels: uint8 (B, 3, N, N).
@@ -48,7 +48,7 @@ def line_powers(pixels: Tensor, patch: int) -> Tensor:
 
 
 def patch_lines(samples: Tensor, real: Tensor) -> PatchLines:
-    """What `line_powers` of samples (n, 2) are beside those of real pictures (m, 2)."""
+    """What `line_powers` of samples (n, 2) are beside those of real images (m, 2)."""
     (ours_on, ours_beside), (real_on, real_beside) = samples.mean(0).tolist(), real.mean(0).tolist()
     peak = (ours_on / ours_beside) / (real_on / real_beside) if ours_beside > 0 and real_beside > 0 else None
     return PatchLines(ours_on / real_on, peak)

@@ -1,7 +1,7 @@
 """What leaves is compared with the model before its file takes its name.
 
-An export runs on inputs made from fixed seeds, at batches of 1, 2 and 7. Pictures are compared in [0, 1], a latent as
-the picture that the model decodes from it.
+An export runs on inputs made from fixed seeds, at batches of 1, 2 and 7. Images are compared in [0, 1], a latent as
+the image that the model decodes from it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 BATCHES = (1, 2, 7)
 LARGEST_DIFFERENCE = 1e-4  # in float32
 LOWEST_MEDIAN_PSNR_DB = {"float16": 40.0, "bfloat16": 30.0, "int8": 30.0}
-HIGHEST_PSNR_DB = 200.0  # pictures that are the same have a PSNR too
+HIGHEST_PSNR_DB = 200.0  # images that are the same have a PSNR too
 
 Tensors = dict[str, Tensor]
 
@@ -36,10 +36,10 @@ class Difference:
     """How far an export is from the model.
 
     Attributes:
-        max_difference: largest over all numbers that come out: pictures in [0, 1], latents of RMS 1, and the encoder's
+        max_difference: largest over all numbers that come out: images in [0, 1], latents of RMS 1, and the encoder's
             `raw` over its own RMS.
-        median_psnr_db: over pictures, those of latents among them; 200 where nothing differs.
-        images: pictures compared.
+        median_psnr_db: over images, those of latents among them; 200 where nothing differs.
+        images: images compared.
     """
 
     max_difference: float
@@ -104,7 +104,7 @@ def compare(model: Model, part: Part, given: Sequence[Tensors], found: Sequence[
             if name == "raw":
                 continue
             if name != "image":
-                exact, got = (_picture(model, latent, inputs.get("labels")) for latent in (exact, got))
+                exact, got = (_image(model, latent, inputs.get("labels")) for latent in (exact, got))
             found_db.append(psnr(got, exact).clamp(max=HIGHEST_PSNR_DB))
     together = torch.cat(found_db).nan_to_num(-torch.inf)
     return Difference(largest, float(together.median()), len(together))
@@ -137,7 +137,7 @@ def demand(difference: Difference, precision: str, what: str) -> None:
 
 
 @torch.no_grad()
-def _picture(model: Model, latent: Tensor, labels: Tensor | None) -> Tensor:
+def _image(model: Model, latent: Tensor, labels: Tensor | None) -> Tensor:
     """(B, 3, H, W) float64: what the model decodes from a latent with its inputs' labels."""
     y = None if labels is None else labels.reshape(-1, len(latent))[-1].to(model.device)
     x = model.network.decoder(latent.float().to(model.device), y)

@@ -16,9 +16,9 @@ from torch import Tensor
 from spherectl.api import Model
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.export import check
-from spherectl.export.about import Exported
 from spherectl.export.check import Difference
 from spherectl.export.graphs import Part
+from spherectl.export.metadata import Exported
 from spherectl.files import replacing, sync_folder
 from spherectl.model import weights
 from spherectl.model.weights import Package

@@ -21,9 +21,9 @@ from spherectl.api import Model
 from spherectl.checks import check_choice
 from spherectl.errors import UsageError
 from spherectl.export import check
-from spherectl.export.about import about
 from spherectl.export.check import PRECISIONS, Difference, Precision, Tensors
 from spherectl.export.graphs import PARTS, Part, Traced, trace
+from spherectl.export.metadata import about
 from spherectl.files import replacing
 from spherectl.model.weights import HEADER_KEY
 

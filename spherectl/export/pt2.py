@@ -21,9 +21,9 @@ from spherectl.api import Model
 from spherectl.checks import check_choice
 from spherectl.errors import SpherectlError
 from spherectl.export import check
-from spherectl.export.about import Exported, about
 from spherectl.export.check import Tensors
 from spherectl.export.graphs import PARTS, Part, Traced, trace
+from spherectl.export.metadata import Exported, about
 from spherectl.files import replacing
 
 ABOUT = "spherectl.json"  # the file inside a .pt2 that says what it is

@@ -1,6 +1,6 @@
 """Training a small feature network as a classifier of one data set, and measuring it.
 
-Data order and shifts come from `spherectl.model.seeding` with the network's own seed, so the pictures a network sees in
+Data order and shifts come from `spherectl.model.seeding` with the network's own seed, so the images a network sees in
 step k depend on nothing else; its first weights come from torch's generator with that seed.
 """
 
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.features.networks import build_network, fold
@@ -44,10 +44,10 @@ class FitPlan:
         arguments: of that class, without `num_classes` and `norm`.
         seed: of the first weights, the order and the shifts.
         epochs: passes over the training set.
-        batch_size: pictures a step.
+        batch_size: images a step.
         lr: highest learning rate, reached after a fifth of the steps; falls to 0 along a cosine.
         weight_decay: of AdamW.
-        shift_px: each picture is moved by up to this many pixels in each direction, its edge repeated in the gap.
+        shift_px: each image is moved by up to this many pixels in each direction, its edge repeated in the gap.
         label_smoothing: of the cross-entropy.
         use: what the network is for, "loss" or "scores"; one network is never both for one model.
         data: a key of `DATA`.
@@ -116,29 +116,29 @@ class Fitted:
     minutes: float
 
 
-def fit(plan: FitPlan, pictures: PictureSet, progress: Progress | None = None) -> Fitted:
+def fit(plan: FitPlan, dataset: ImageSet, progress: Progress | None = None) -> Fitted:
     """Train a network by a plan, on the CPU: AdamW, one cycle of learning rate, bfloat16 autocast where that is fast.
 
     Args:
         plan: what to train, and how.
-        pictures: the training set; its size must be that of the test pictures.
+        images: the training set; its size must be that of the test images.
         progress: called after each step.
 
     Raises:
-        UsageError: there are fewer pictures than one step takes.
+        UsageError: there are fewer images than one step takes.
     """
-    if len(pictures) < plan.batch_size:
+    if len(dataset) < plan.batch_size:
         raise UsageError(
-            f"Training takes at least {plan.batch_size} pictures, one step; {pictures.name} has {len(pictures)}."
+            f"Training takes at least {plan.batch_size} images, one step; {dataset.name} has {len(dataset)}."
         )
     started, fast = time.monotonic(), has_fast_bfloat16(torch.device("cpu"))
-    arguments = {"num_classes": len(pictures.class_names), **plan.arguments}
+    arguments = {"num_classes": len(dataset.class_names), **plan.arguments}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
         network, folded = build_network(plan.kind, arguments, norm=True), build_network(plan.kind, arguments)
     network.train()
 
-    count = len(pictures)
+    count = len(dataset)
     steps_per_epoch = count // plan.batch_size
     total = steps_per_epoch * plan.epochs
     optimiser = torch.optim.AdamW(network.parameters(), lr=plan.lr, weight_decay=plan.weight_decay, fused=True)
@@ -150,12 +150,12 @@ def fit(plan: FitPlan, pictures: PictureSet, progress: Progress | None = None) -
             order = seeding.permutation(plan.seed, seeding.ORDER, epoch, count)  # (n,)
         seen = torch.arange(plan.batch_size) + step * plan.batch_size  # (B,)
         chosen = order[within * plan.batch_size : (within + 1) * plan.batch_size]  # (B,)
-        images = pictures.gather(chosen)  # uint8 (B, 3, H, W)
+        images = dataset.gather(chosen)  # uint8 (B, 3, H, W)
         moved = shift(images, offsets(plan.seed, seen, plan.shift_px))  # uint8 (B, 3, H, W)
 
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast):
             logits = network(to_float(moved))  # (B, K)
-        loss = F.cross_entropy(logits.float(), pictures.labels[chosen], label_smoothing=plan.label_smoothing)
+        loss = F.cross_entropy(logits.float(), dataset.labels[chosen], label_smoothing=plan.label_smoothing)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -168,7 +168,7 @@ def fit(plan: FitPlan, pictures: PictureSet, progress: Progress | None = None) -
 
 
 def shift(images: Tensor, offsets: Tensor) -> Tensor:
-    """Move each picture down and right by its own whole number of pixels, repeating its edge in the gap.
+    """Move each image down and right by its own whole number of pixels, repeating its edge in the gap.
 
     Args:
         images: (B, C, H, W).
@@ -177,34 +177,34 @@ def shift(images: Tensor, offsets: Tensor) -> Tensor:
     _, channels, height, width = images.shape
     rows = (torch.arange(height) - offsets[:, :1]).clamp(0, height - 1)  # (B, H)
     columns = (torch.arange(width) - offsets[:, 1:]).clamp(0, width - 1)  # (B, W)
-    picture = torch.arange(len(images))[:, None, None, None]
+    image = torch.arange(len(images))[:, None, None, None]
     channel = torch.arange(channels)[:, None, None]
-    return images[picture, channel, rows[:, None, :, None], columns[:, None, None, :]]  # (B, C, H, W)
+    return images[image, channel, rows[:, None, :, None], columns[:, None, None, :]]  # (B, C, H, W)
 
 
 def offsets(seed: int, images: Tensor, limit_px: int) -> Tensor:
-    """By how much to move the pictures with these numbers (n,) in the run: int64 (n, 2), each from -limit to limit."""
+    """By how much to move the images with these numbers (n,) in the run: int64 (n, 2), each from -limit to limit."""
     uniform = seeding.uniform(seed, seeding.AUGMENT, images, 2)  # (n, 2)
     return (uniform * (2 * limit_px + 1)).floor().long() - limit_px
 
 
 @torch.no_grad()
 def measure_accuracy(
-    network: nn.Module, pictures: PictureSet, batch_size: int = 500, progress: Progress | None = None
+    network: nn.Module, dataset: ImageSet, batch_size: int = 500, progress: Progress | None = None
 ) -> float:
-    """Share of pictures whose largest logit is their label's, in eval mode and float32, from 0 to 1."""
+    """Share of images whose largest logit is their label's, in eval mode and float32, from 0 to 1."""
     device = next(network.parameters()).device
     correct = 0
-    for start in range(0, len(pictures), batch_size):
-        chosen = torch.arange(start, min(start + batch_size, len(pictures)))
-        logits = cast("Tensor", network(to_float(pictures.gather(chosen)).to(device)))  # (B, K)
-        correct += int((logits.argmax(1).cpu() == pictures.labels[chosen]).sum())
+    for start in range(0, len(dataset), batch_size):
+        chosen = torch.arange(start, min(start + batch_size, len(dataset)))
+        logits = cast("Tensor", network(to_float(dataset.gather(chosen)).to(device)))  # (B, K)
+        correct += int((logits.argmax(1).cpu() == dataset.labels[chosen]).sum())
         if progress is not None:
-            progress(int(chosen[-1]) + 1, len(pictures), "")
-    return correct / len(pictures)
+            progress(int(chosen[-1]) + 1, len(dataset), "")
+    return correct / len(dataset)
 
 
-def open_pictures(data: str, split: Literal["train", "test"], root: Path | None = None) -> PictureSet:
+def open_images(data: str, split: Literal["train", "test"], root: Path | None = None) -> ImageSet:
     """A data set of the plans, a key of `DATA`, from `root` or from where it usually is.
 
     Raises:
@@ -216,17 +216,17 @@ def open_pictures(data: str, split: Literal["train", "test"], root: Path | None 
 
 
 def describe(
-    name: str, plan: FitPlan, fitted: Fitted, pictures: PictureSet, accuracy: float, test_images: int
+    name: str, plan: FitPlan, fitted: Fitted, dataset: ImageSet, accuracy: float, test_images: int
 ) -> dict[str, Any]:
     """What the file of a network made by `plan` says of it, for `save_feature_network`."""
     settings = dataclasses.asdict(plan)
     return {
         "name": name,
         "use": plan.use,
-        "class_names": list(pictures.class_names),
+        "class_names": list(dataset.class_names),
         "data": settings.pop("data"),
         "licence": "Apache-2.0",
-        "data_licence": pictures.licence,
+        "data_licence": dataset.licence,
         "image_size": IMAGE_SIZE,
         "channels": DATA[plan.data].channels,
         "accuracy": accuracy,

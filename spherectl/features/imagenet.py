@@ -5,7 +5,7 @@ length 1, differences squared, weighted by learned non-negative weights (from th
 channels, averaged over space, summed over stages. The networks' weights are torchvision's IMAGENET1K_V1 files, fetched
 once into the cache and checked against their SHA-256 (whose first digits torchvision writes into their names).
 
-Letters: B batch, C channels, H and W picture sides, h and w feature sides.
+Letters: B batch, C channels, H and W image sides, h and w feature sides.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ CONVNEXT_SMALL = Source(
 # Ends of relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 in torchvision's `vgg16().features`.
 _VGG_STAGE_ENDS = (4, 9, 16, 23, 30)
 
-# VGG16 halves its pictures four times before the last stage.
+# VGG16 halves its images four times before the last stage.
 SMALLEST_PX = 16
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -53,7 +53,7 @@ _AGAIN = "Remove it, then fetch or install it again."
 
 
 class LpipsFeatures(nn.Module):
-    """Weighted unit features of VGG16, of which LPIPS is the squared distance of two pictures.
+    """Weighted unit features of VGG16, of which LPIPS is the squared distance of two images.
 
     Squared differences are summed over channels, averaged over positions and summed over stages.
 
@@ -72,12 +72,12 @@ class LpipsFeatures(nn.Module):
         # The paper's weights multiply squared differences, so their roots multiply the features.
         for index, head in enumerate(heads):
             self.register_buffer(f"root{index}", head.clamp(min=0).sqrt()[:, None, None])
-        # LPIPS's scaling layer, for pictures in [-1, 1].
+        # LPIPS's scaling layer, for images in [-1, 1].
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None])
         self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450])[:, None, None])
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Pictures (B, 3, H, W) in [0, 1] at their own size to five (B, C, h, w)."""
+        """Images (B, 3, H, W) in [0, 1] at their own size to five (B, C, h, w)."""
         features: list[Tensor] = []
         x = (2 * images - 1 - self.shift) / self.scale  # (B, 3, H, W)
         for index, stage in enumerate(self.trunk):
@@ -88,7 +88,7 @@ class LpipsFeatures(nn.Module):
 
 
 class ConvNextLogits(nn.Module):
-    """ImageNet logits of ConvNeXt-Small for pictures in [0, 1] of any size.
+    """ImageNet logits of ConvNeXt-Small for images in [0, 1] of any size.
 
     Args:
         network: torchvision's `convnext_small()`.

@@ -1,4 +1,4 @@
-"""No model is scored by the network of its own loss: it would score well, whatever its pictures look like."""
+"""No model is scored by the network of its own loss: it would score well, whatever its images look like."""
 
 from __future__ import annotations
 

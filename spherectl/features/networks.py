@@ -1,8 +1,8 @@
 """Small convolutional classifiers whose insides serve as features: one kind for a loss, another for scores.
 
-Letters: B batch, C channels, H and W picture sides, h and w feature sides, K classes, D width of the embedding.
+Letters: B batch, C channels, H and W image sides, h and w feature sides, K classes, D width of the embedding.
 
-All take pictures in [0, 1] as they are, so that the convolutions' zero padding is black, as the pictures' own border
+All take images in [0, 1] as they are, so that the convolutions' zero padding is black, as the images' own border
 is. While a network learns, every convolution is followed by batch normalisation; `fold` then multiplies the learned
 statistics into the convolutions, and what is stored and used frozen has convolutions alone.
 """
@@ -21,7 +21,7 @@ ZERO_GUARD = 1e-10  # length of a feature vector at and below which its unit vec
 
 @runtime_checkable
 class FeatureNetwork(Protocol):
-    """What the perceptual loss and the scores need of a network. Pictures are float (B, 3, H, W) in [0, 1]."""
+    """What the perceptual loss and the scores need of a network. Images are float (B, 3, H, W) in [0, 1]."""
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits (B, K)."""

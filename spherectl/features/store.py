@@ -14,9 +14,9 @@ from spherectl import zoo
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import KINDS, build_network
 from spherectl.files import expanded, is_regular
-from spherectl.headers import Header, header_of, safetensors_header
 from spherectl.model import weights
 from spherectl.recipe import MAX_CLASSES, MAX_IMAGE_SIZE
+from spherectl.safetensors_header import Header, header_of, safetensors_header
 from spherectl.shown import listed, quoted
 from spherectl.tables import describe
 

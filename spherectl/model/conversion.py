@@ -20,7 +20,7 @@ from spherectl.recipe import load
 from spherectl.settings import Settings
 from spherectl.zoo import find_recipe
 from spherectl.zoo.entries import MODEL_SUFFIX
-from spherectl.zoo.notes import load_note, save_note
+from spherectl.zoo.receipts import load_note, save_note
 
 
 class NoModelError(FileError):

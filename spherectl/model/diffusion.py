@@ -2,7 +2,7 @@
 
 One network in place of the encoder and the decoder: patches in, pixels out, with as many blocks as both together. Class
 and time come in through the modulations of the blocks, their embeddings added up. It predicts v = a e - s x of a
-picture x under noise e, a^2 + s^2 = 1. What the noise is at each time, and how to go back from it, is the business of
+image x under noise e, a^2 + s^2 = 1. What the noise is at each time, and how to go back from it, is the business of
 diffusers' schedulers, an optional package.
 
 Shapes: B batch, N tokens, D width, p patch size. Images are in [-1, 1] here.
@@ -53,7 +53,7 @@ class TimeEmbedding(nn.Module):
 
 
 class Denoiser(Encoder):
-    """The trunk between noised pictures and predictions of v.
+    """The trunk between noised images and predictions of v.
 
     Args:
         num_classes: 0 for an unconditional model, which has one class that is always the null class.
@@ -103,7 +103,7 @@ def build(spec: ModelSpec) -> Diffusion:
 
 
 def noising() -> Any:
-    """diffusers' DDPM scheduler, which noises pictures and knows v; raises as `_schedulers` does."""
+    """diffusers' DDPM scheduler, which noises images and knows v; raises as `_schedulers` does."""
     return _schedulers().DDPMScheduler(**SCHEDULE)
 
 
@@ -159,21 +159,21 @@ def draw(
         image_size: H = W.
         num_classes: the null class's label.
         label_dropout: probability of the null class.
-        grey: of the pictures.
+        grey: of the images.
     """
     times = (seeding.uniform(seed, seeding.TIMES, images, 1)[:, 0] * TIMES).long()  # (B,)
-    noise = picture_noise(seed, seeding.TRAINING, images, image_size, grey=grey)  # (B, 3, H, W)
+    noise = image_noise(seed, seeding.TRAINING, images, image_size, grey=grey)  # (B, 3, H, W)
     if labels is None or num_classes == 0:
         return DiffusionDraws(times, noise)
     dropped = seeding.with_null(seed, seeding.DROP_E, images, labels, num_classes, label_dropout)
     return DiffusionDraws(times, noise, dropped)
 
 
-def picture_noise(seed: int, stream: int, images: Tensor, side: int, *, grey: bool) -> Tensor:
+def image_noise(seed: int, stream: int, images: Tensor, side: int, *, grey: bool) -> Tensor:
     """(B, 3, H, W) Gaussian noise for images by their numbers (B,), with one value for all channels where they are one.
 
-    Noise of its own in each channel would leave grey pictures' averages with a third of its variance, and ask the
-    network for three pictures of noise instead of one.
+    Noise of its own in each channel would leave grey images' averages with a third of its variance, and ask the
+    network for three images of noise instead of one.
     """
     noise = seeding.noise(seed, stream, images, (1 if grey else CHANNELS, side, side))
     return noise.expand(-1, CHANNELS, -1, -1)

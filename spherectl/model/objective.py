@@ -22,7 +22,7 @@ COSINE_GUARD = 1e-8
 
 
 class Perceptual(Protocol):
-    """A perceptual distance by features, so that those of one picture serve in several distances."""
+    """A perceptual distance by features, so that those of one image serve in several distances."""
 
     def features(self, images: Tensor) -> list[Tensor]:
         """What is compared of (B, 3, H, W) images in [0, 1]."""

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from spherectl.errors import FileError
-from spherectl.headers import opened
 from spherectl.model.package import check_finite
+from spherectl.safetensors_header import opened
 from spherectl.shown import shortened
 
 MAX_RECORDS = 100_000  # of an archive: one for each tensor; published ones have below 10,000

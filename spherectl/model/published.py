@@ -19,10 +19,10 @@ from spherectl.classes import names_of
 from spherectl.documents import parse_table
 from spherectl.errors import FileError, UsageError
 from spherectl.files import read_bytes, replacing, write_text
-from spherectl.headers import ARCHITECTURE, FORMAT, Count, Text
 from spherectl.model import pickles
 from spherectl.model.package import Package, check_types, check_weights
 from spherectl.recipe import MAX_CLASSES, MAX_EPOCHS, MAX_NAME, SIZES, Recipe, parse
+from spherectl.safetensors_header import ARCHITECTURE, FORMAT, Count, Text
 from spherectl.shown import listed, quoted
 from spherectl.tables import describe
 

@@ -15,7 +15,7 @@ from torch import Tensor
 # Streams: what the words are for.
 INITIAL, ROUND, TRAINING, RADII, ANCHOR, HARD, DROP_E, DROP_D, DROP_E2, AUGMENT, ORDER, SHUFFLE = range(12)
 START = 12  # start values of weights: i = the parameter's place in the model, k = the piece of it
-MEASUREMENT = 13  # what measuring a picture leaves to chance: k = 0 the missing pixels, 1 the noise
+MEASUREMENT = 13  # what measuring an image leaves to chance: k = 0 the missing pixels, 1 the noise
 TIMES = 14  # of a diffusion model's training
 FITTED = 15  # points of a Gaussian that is fitted to latents
 PROJECTION = 16  # a figure's random projection (k = 0), and its uniform points (k = 1)

@@ -21,7 +21,9 @@ from torch import Tensor
 
 from spherectl.errors import FileError, UsageError
 from spherectl.files import replacing
-from spherectl.headers import (
+from spherectl.model.package import Package, check_weights, fill, instantiate
+from spherectl.model.published import newest_checkpoint, read_published, write_published
+from spherectl.safetensors_header import (
     ARCHITECTURE,
     BASELINES,
     FORMAT,
@@ -32,8 +34,6 @@ from spherectl.headers import (
     opened,
     read_header,
 )
-from spherectl.model.package import Package, check_weights, fill, instantiate
-from spherectl.model.published import newest_checkpoint, read_published, write_published
 from spherectl.shown import quoted
 
 __all__ = [

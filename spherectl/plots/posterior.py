@@ -1,4 +1,4 @@
-"""The posterior hole as a figure: four columns of pictures for each model, the Frechet distance above each."""
+"""The posterior hole as a figure: four columns of images for each model, the Frechet distance above each."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ COLUMN_INCHES = 1.1
 
 
 def plot_posterior_hole(holes: Sequence[Hole], path: Path, *, rows: int = 8, distance: str = "Frechet") -> None:
-    """Draw the first pictures of each column.
+    """Draw the first images of each column.
 
     Args:
         holes: one a model.
         path: .png, .svg or .pdf; replaced.
-        rows: pictures of each column, which follow the classes in turn.
+        rows: images of each column, which follow the classes in turn.
         distance: what the Frechet distance is called.
 
     Raises:
@@ -43,8 +43,8 @@ def plot_posterior_hole(holes: Sequence[Hole], path: Path, *, rows: int = 8, dis
         for part, hole in zip(parts, holes, strict=True):
             part.suptitle(hole.model, fontsize="large")
             for axes, column in zip(part.subplots(1, len(hole.columns)), hole.columns, strict=True):
-                picture = grid(column.pixels[:shown], columns=1).permute(1, 2, 0).numpy()  # (H, W, 3)
-                axes.imshow(picture, interpolation="nearest")
+                image = grid(column.pixels[:shown], columns=1).permute(1, 2, 0).numpy()  # (H, W, 3)
+                axes.imshow(image, interpolation="nearest")
                 axes.set_title(f"{HEADS[column.name]}\n{distance} {column.frechet_distance:.3g}", fontsize="small")
                 axes.set_axis_off()
         save(figure, path)

@@ -1,4 +1,4 @@
-"""How evenly points lie on a sphere, as a picture and as a page that turns it: always the same four panels.
+"""How evenly points lie on a sphere, as an image and as a page that turns it: always the same four panels.
 
 Each panel shows points on the sphere in three dimensions, from the front; those on the far side are faint.
 """

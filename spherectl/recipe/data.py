@@ -9,20 +9,20 @@ from pydantic import Field
 from spherectl.recipe.limits import MAX_WORKERS, Text
 from spherectl.tables import Spec
 
-# Where pictures come from: the first three are layouts of people's own pictures, the others data sets of that name.
+# Where images come from: the first three are layouts of people's own images, the others data sets of that name.
 DataKind = Literal[
     "folder", "jsonl", "shards", "fashion-mnist", "emoji", "cifar10", "flowers102", "animal-faces", "imagenet"
 ]  # fmt: skip
 
 
 class DataSpec(Spec):
-    """The pictures and how they are fitted to the model."""
+    """The images and how they are fitted to the model."""
 
     kind: DataKind = "folder"
     # A path, for shards also a pattern or an https address; None: --data, the settings' data folder, or where the
     # system keeps the set.
     root: Text | None = None
-    # "adm" crops too, but halves with a box filter first: for pictures much larger than a model of 64 px or less.
+    # "adm" crops too, but halves with a box filter first: for images much larger than a model of 64 px or less.
     fit: Literal["crop", "pad", "adm"] = "crop"
     flip: bool = True
     channels: Literal["rgb", "grey"] = "rgb"

@@ -86,7 +86,7 @@ class Recipe(Spec):
         """Replace epochs by images and "auto" by what the data has.
 
         Args:
-            images: pictures in the training set.
+            images: images in the training set.
             num_classes: classes in the training set; 0 where it has no labels.
 
         Raises:

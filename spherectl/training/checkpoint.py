@@ -25,13 +25,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, nn
 
-from spherectl import headers
+from spherectl import safetensors_header
 from spherectl.documents import parse_table
 from spherectl.errors import FileError
 from spherectl.files import read_bytes, sync_folder, write_text
-from spherectl.headers import MAX_DIMENSIONS, Count, Header, TensorInfo, contents, header_of
 from spherectl.model.weights import read_rows, save_file
 from spherectl.processes import Processes, local
+from spherectl.safetensors_header import MAX_DIMENSIONS, Count, Header, TensorInfo, contents, header_of
 from spherectl.shown import listed, quoted
 from spherectl.tables import describe
 from spherectl.training.ema import EMA
@@ -318,7 +318,7 @@ def _reader(path: Path, stack: contextlib.ExitStack) -> Reader:
         raise FileError(f"{path} has {len(shards):,} of its {index.shards:,} shards.")
     reader = Reader(path, Counts(**index.model_dump(exclude={"architecture", "format", "shards"})))
     for shard in shards:
-        reader.add(stack.enter_context(headers.opened(shard)), shard)
+        reader.add(stack.enter_context(safetensors_header.opened(shard)), shard)
     reader.check()
     return reader
 

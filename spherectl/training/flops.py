@@ -105,7 +105,7 @@ def _decoder(spec: ModelSpec) -> float:
     embed = _linear(N, spec.channels_per_token, D) + spec.decoder_mixer_blocks * _mixer_block(N, D)
     if spec.pixel_head == "linear":
         K = CHANNELS * p**2
-        head = _linear(spec.image_size**2, 3 * 3 * CHANNELS, CHANNELS)  # 3x3 over the picture
+        head = _linear(spec.image_size**2, 3 * 3 * CHANNELS, CHANNELS)  # 3x3 over the image
     else:
         K = CONV_HEAD_CHANNELS
         head = _linear(N, 3 * 3 * K, K)  # 3x3 over the grid
@@ -117,7 +117,7 @@ def _denoiser(spec: ModelSpec) -> float:
     """A diffusion model's network forward: the blocks of both others one after another."""
     size, decoder = SIZES[spec.size], SIZES[spec.decoder_size or spec.size]
     N, D, K = spec.tokens, size.width, CHANNELS * spec.patch**2
-    embed = _linear(N, K, D) + _linear(N, D, D) + 2 * _linear(1, D, D)  # of the picture, and of the time
+    embed = _linear(N, K, D) + _linear(N, D, D) + 2 * _linear(1, D, D)  # of the image, and of the time
     longer = spec.model_copy(update={"num_classes": max(spec.classes, 1)})  # it always has modulations
     return embed + _trunk(longer, size._replace(blocks=size.blocks + decoder.blocks), K)
 
@@ -151,11 +151,11 @@ def _linear(rows: int, inputs: int, outputs: int) -> float:
 
 @functools.cache
 def _features_gflop(name: str, image_size: int) -> float:
-    """One forward pass of the frozen networks over one picture.
+    """One forward pass of the frozen networks over one image.
 
     Args:
         name: of a feature network; empty for the published pair.
-        image_size: side of the picture.
+        image_size: side of the image.
     """
     distance = _feature_distance(name) if name else published_distance()
     operations = 0.0

@@ -1,4 +1,4 @@
-"""A model of grey pictures draws grey: its three output channels are one."""
+"""A model of grey images draws grey: its three output channels are one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def tie_channels(model: nn.Module, recipe: Recipe) -> None:
     """Give each output channel of a decoder's last convolution the mean of the three, weights (3, 3, 3, 3) and bias.
 
     Called once before the training and after each step of it, which is training with one channel: its step is the
-    mean of the three, and the average (EMA) of equal weights is equal. Nothing happens where the recipe's pictures
+    mean of the three, and the average (EMA) of equal weights is equal. Nothing happens where the recipe's images
     have colours, or to a diffusion model, whose channels start equal and whose noise is grey as well.
 
     Args:

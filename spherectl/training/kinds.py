@@ -9,7 +9,7 @@ from torch import Tensor
 
 from spherectl import api
 from spherectl.baselines import DiffusionModel, Vae
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.training import previews
 from spherectl.training.steps import DiffusionStep, SphereStep, Step, VaeStep
 
@@ -20,12 +20,12 @@ class Kind(NamedTuple):
     Attributes:
         step: its objective.
         loaded: makes networks and a header a model that can draw.
-        grids: pictures that such a model shows of its training.
+        grids: images that such a model shows of its training.
     """
 
     step: type[Step]
     loaded: Callable[..., Any]
-    grids: Callable[[Any, PictureSet], dict[str, Tensor]]
+    grids: Callable[[Any, ImageSet], dict[str, Tensor]]
 
 
 KINDS: dict[str, Kind] = {

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.order import training_batches
 from spherectl.data.unreadable import Tally
 from spherectl.data.workers import lost_worker
@@ -31,13 +31,13 @@ from spherectl.model.weights import Package, fill
 from spherectl.processes import Processes, lost
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint, cuda
-from spherectl.training.board import SCALARS_EVERY, Board, opened
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
-from spherectl.training.gauges import Gauge, effective_rank
+from spherectl.training.finetune import take_over
 from spherectl.training.gradient import DTYPES, Gradient
 from spherectl.training.grey import tie_channels
 from spherectl.training.kinds import KINDS
+from spherectl.training.monitor import Gauge, effective_rank
 from spherectl.training.optimiser import (
     FIRST_SCALE,
     adapt_scale,
@@ -51,7 +51,7 @@ from spherectl.training.perceptual import PerceptualDistance, build_perceptual
 from spherectl.training.publish import header, publish
 from spherectl.training.run import Run
 from spherectl.training.saver import Saver
-from spherectl.training.start import take_over
+from spherectl.training.tensorboard import SCALARS_EVERY, Board, opened
 
 OnStep = Callable[[dict[str, float]], None]
 
@@ -75,7 +75,7 @@ class Outcome:
 
 def train(
     recipe: Recipe,
-    pictures: PictureSet,
+    dataset: ImageSet,
     folder: Path,
     *,
     device: torch.device,
@@ -90,7 +90,7 @@ def train(
 
     Args:
         recipe: resolved (`training.plan.resolve`).
-        pictures: the training set.
+        images: the training set.
         folder: the run folder; made if missing. Several processes share it.
         device: where to train.
         processes: those that train together (`processes.joined`), each of which makes this call; None: this one alone.
@@ -104,7 +104,7 @@ def train(
     Raises:
         TrainingError: a loss that is not finite (nothing has moved), or a folder another process holds.
         UsageError: the folder is another recipe's, or there are more processes than images in a batch.
-        FileError: a picture cannot be read, or something cannot be written.
+        FileError: an image cannot be read, or something cannot be written.
         SpherectlError: another of the processes is gone.
     """
     processes = processes or Processes()
@@ -117,9 +117,9 @@ def train(
             # Before the folder is claimed: were it missing, only the same recipe could go on in that folder.
             perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device, fetching)
             if processes.is_first:
-                run.claim(recipe, pictures, parent, device, processes.world)
+                run.claim(recipe, dataset, parent, device, processes.world)
                 run.sweep()
-        training = _Training(recipe, pictures, run, device, processes, start, perceptual)
+        training = _Training(recipe, dataset, run, device, processes, start, perceptual)
         done = training.counts.step
         if done >= training.steps:
             return Outcome(run, training.counts.images_seen, finished=True, steps_now=0)
@@ -140,14 +140,14 @@ class _Training:
     def __init__(
         self,
         recipe: Recipe,
-        pictures: PictureSet,
+        dataset: ImageSet,
         run: Run,
         device: torch.device,
         processes: Processes,
         start: Package | None,
         perceptual: PerceptualDistance | None,
     ) -> None:
-        self.recipe, self.pictures, self.run = recipe, pictures, run
+        self.recipe, self.dataset, self.run = recipe, dataset, run
         self.device, self.processes = device, processes
         self.steps = total_steps(recipe)
         self.model = build(recipe.model).to(device)
@@ -179,10 +179,10 @@ class _Training:
         recipe, counts = self.recipe, self.counts
         batch = recipe.run.batch_size
         began, earlier = time.monotonic(), counts.wall_s
-        tally = Tally(len(self.pictures), batch)
+        tally = Tally(len(self.dataset), batch)
         batches = cuda.sent(
             training_batches(
-                self.pictures,
+                self.dataset,
                 seed=recipe.run.seed,
                 batch_size=batch,
                 start_image=counts.images_seen,
@@ -205,16 +205,16 @@ class _Training:
             gauge = Gauge(recipe, self.device, DTYPES[recipe.run.dtype], self.processes.world)
             while counts.step < self.steps:
                 step_began = time.monotonic()
-                pictures = next(batches)
-                if pictures is None:  # stopped while it waited
+                dataset = next(batches)
+                if dataset is None:  # stopped while it waited
                     if counts.step:
                         self.save()
                     break
                 waited_s = time.monotonic() - step_began
-                sums, norm = self.gradient(pictures.images, pictures.labels, counts.images_seen, counts.loss_scale)
-                told = self.told(sums, norm, should_stop(), len(pictures.unreadable))
-                self.run.note_unreadable(pictures.unreadable)
-                tally.add(pictures.first_image, pictures.unreadable, told.unreadable)
+                sums, norm = self.gradient(dataset.images, dataset.labels, counts.images_seen, counts.loss_scale)
+                told = self.told(sums, norm, should_stop(), len(dataset.unreadable))
+                self.run.note_unreadable(dataset.unreadable)
+                tally.add(dataset.first_image, dataset.unreadable, told.unreadable)
                 self.saver.proceed(told.all_written)
                 values = self.update(told.losses, told.norm)
                 before, now = counts.images_seen, time.monotonic()
@@ -288,7 +288,7 @@ class _Training:
 
     def publish(self, path: Path, counts: Counts) -> None:
         """What follows once a checkpoint is whole: its model file."""
-        publish(self.run, self.recipe, self.pictures, path, counts)
+        publish(self.run, self.recipe, self.dataset, path, counts)
 
     def averaged(self) -> nn.Module:
         """Networks of their own with the averaged weights; all processes call it together."""
@@ -305,16 +305,16 @@ class _Training:
         return opened(self.run.path / "tensorboard", step=self.counts.step, last_step=self.steps)
 
     def draw(self, board: Board) -> None:
-        """Pictures of the averaged weights, from fixed noise and of fixed pictures; all processes call it together."""
+        """Images of the averaged weights, from fixed noise and of fixed images; all processes call it together."""
         network = self.averaged()
         if not self.processes.is_first:
             return
-        about = header(self.run, self.recipe, self.pictures, self.counts)
+        about = header(self.run, self.recipe, self.dataset, self.counts)
         model = self.kind.loaded(network, about, name=self.recipe.name, device=self.device)
-        for kind, picture in self.kind.grids(model, self.pictures).items():
+        for kind, image in self.kind.grids(model, self.dataset).items():
             suffix = "" if kind == "samples" else f"-{kind}"
-            save_png(self.run.samples / f"{self.counts.images_seen:012d}{suffix}.png", picture, None)
-            board.pictures(kind, picture, self.counts.step)
+            save_png(self.run.samples / f"{self.counts.images_seen:012d}{suffix}.png", image, None)
+            board.images(kind, image, self.counts.step)
 
 
 class _Told(NamedTuple):
@@ -325,7 +325,7 @@ class _Told(NamedTuple):
         norm: of the gradient, before it was clipped.
         stopping: whether any of them is to stop.
         all_written: whether every one has written its shard of a checkpoint.
-        unreadable: pictures of the batch that could not be read.
+        unreadable: images of the batch that could not be read.
     """
 
     losses: dict[str, float]

@@ -1,6 +1,6 @@
 """The perceptual part P of the training loss (section 4 of the method's description), chosen by `loss.perceptual`.
 
-A distance here is a module with these calls, all on float pictures (B, 3, H, W) in [0, 1]:
+A distance here is a module with these calls, all on float images (B, 3, H, W) in [0, 1]:
 
     features(images)            what is compared of them
     compare(features, others)   a scalar, the mean over the batch
@@ -9,7 +9,7 @@ A distance here is a module with these calls, all on float pictures (B, 3, H, W)
     forward(a, b)               distance(a, targets(b))
 
 The frozen networks run in whatever autocast is on. What is computed from their features is float32, or float64 where
-the pictures are (then the module must be in float64 too).
+the images are (then the module must be in float64 too).
 
 Letters: B batch, C channels, h and w feature sides.
 """
@@ -35,7 +35,7 @@ class PerceptualDistance(nn.Module):
     """Base of the distances: features of both sides, and a distance of features."""
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """What is compared, of pictures (B, 3, H, W) in [0, 1]; the first axis of each is B."""
+        """What is compared, of images (B, 3, H, W) in [0, 1]; the first axis of each is B."""
         raise NotImplementedError
 
     def compare(self, features: list[Tensor], others: list[Tensor]) -> Tensor:
@@ -43,7 +43,7 @@ class PerceptualDistance(nn.Module):
         raise NotImplementedError
 
     def targets(self, images: Tensor) -> list[Tensor]:
-        """Features of the pictures to compare with, without gradients."""
+        """Features of the images to compare with, without gradients."""
         with torch.no_grad():
             return self.features(at_least_float32(images))
 
@@ -53,7 +53,7 @@ class PerceptualDistance(nn.Module):
         return self
 
     def distance(self, images: Tensor, targets: list[Tensor]) -> Tensor:
-        """Mean distance of `images` to the pictures whose `targets` these are: a scalar."""
+        """Mean distance of `images` to the images whose `targets` these are: a scalar."""
         return self.compare(self.features(at_least_float32(images)), targets)
 
     def forward(self, images: Tensor, others: Tensor) -> Tensor:
@@ -132,12 +132,12 @@ def build_perceptual(
 
     Args:
         loss: the recipe's [loss] table.
-        image_size: side of the model's pictures in pixels.
+        image_size: side of the model's images in pixels.
         device: where the networks go.
         progress: called with bytes done and bytes in all while a network's file is fetched.
 
     Raises:
-        UsageError: the zoo has no such feature network, or it cannot take pictures of this size.
+        UsageError: the zoo has no such feature network, or it cannot take images of this size.
         SpherectlError: a network's file is not here and cannot be fetched; the hint says where to put it.
         FileError: a file is damaged.
     """

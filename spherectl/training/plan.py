@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.errors import UsageError
 from spherectl.model.devices import has_fast_bfloat16
 from spherectl.model.kinds import build
@@ -52,19 +52,19 @@ class Plan:
     steps: int
 
 
-def resolve(recipe: Recipe, pictures: PictureSet, device: torch.device) -> Recipe:
+def resolve(recipe: Recipe, dataset: ImageSet, device: torch.device) -> Recipe:
     """The recipe with everything that the data and the machine decide filled in.
 
     Raises:
         UsageError: the data has another number of classes than the recipe.
     """
-    resolved = resolve_for(recipe, len(pictures), len(pictures.class_names), device)
-    return resolved.replace(data={"root": pictures.origin})
+    resolved = resolve_for(recipe, len(dataset), len(dataset.class_names), device)
+    return resolved.replace(data={"root": dataset.origin})
 
 
-def resolve_for(recipe: Recipe, pictures: int, num_classes: int, device: torch.device) -> Recipe:
-    """`resolve` for a set of so many pictures and classes, which need not be here."""
-    resolved = recipe.resolve(pictures, num_classes)
+def resolve_for(recipe: Recipe, dataset: int, num_classes: int, device: torch.device) -> Recipe:
+    """`resolve` for a set of so many images and classes, which need not be here."""
+    resolved = recipe.resolve(dataset, num_classes)
     dtype = resolved.run.dtype
     if dtype == "auto":
         dtype = "bfloat16" if has_fast_bfloat16(device) else "float32"

@@ -1,9 +1,9 @@
-"""Pictures of a training: samples of fixed noise, and reconstructions of the same few pictures at growing noise.
+"""Images of a training: samples of fixed noise, and reconstructions of the same few images at growing noise.
 
 What they draw is a function of the model alone. Their noise is that of sampling, with a seed of their own, and a draw
 takes nothing from any other (section 11 of the method's description).
 
-Letters: B pictures, S their side.
+Letters: B images, S their side.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spherectl import api
 from spherectl.baselines import DiffusionModel, Vae
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError
 from spherectl.images import grid
@@ -28,14 +28,14 @@ SEED = 0
 SMALL_PX, SMALL_COLUMNS, LARGE_COLUMNS = 64, 10, 4
 
 
-def grids(model: api.Model, pictures: PictureSet) -> dict[str, Tensor]:
-    """What a training shows of itself, each a picture (3, H, W) in [0, 1].
+def grids(model: api.Model, dataset: ImageSet) -> dict[str, Tensor]:
+    """What a training shows of itself, each an image (3, H, W) in [0, 1].
 
     Returns:
-        "samples": a row of one-step, a row of four-step samples. "reconstructions": pictures of the set, and what
+        "samples": a row of one-step, a row of four-step samples. "reconstructions": images of the set, and what
         becomes of them at no noise, at half the largest usual angle, and at that angle.
     """
-    images, labels = chosen(pictures)
+    images, labels = chosen(dataset)
     rows = reconstructions(model, images.to(model.device), labels.to(model.device) if model.num_classes else None)
     return {
         "samples": grid(samples(model), columns(model.recipe.model.image_size)),
@@ -43,13 +43,13 @@ def grids(model: api.Model, pictures: PictureSet) -> dict[str, Tensor]:
     }
 
 
-def vae_grids(model: Vae, pictures: PictureSet) -> dict[str, Tensor]:
-    """The same of a VAE: two rows of samples of its prior; pictures, and what the means of their posteriors decode to.
+def vae_grids(model: Vae, dataset: ImageSet) -> dict[str, Tensor]:
+    """The same of a VAE: two rows of samples of its prior; images, and what the means of their posteriors decode to.
 
     Returns:
         "samples" and "reconstructions", as `grids`.
     """
-    images, labels = chosen(pictures)
+    images, labels = chosen(dataset)
     across = columns(model.recipe.model.image_size)
     drawn = model.draw(torch.arange(2 * across), model.spread(2 * across), seed=SEED)
     mean, _ = model.posterior(images, labels)
@@ -57,7 +57,7 @@ def vae_grids(model: Vae, pictures: PictureSet) -> dict[str, Tensor]:
     return {"samples": grid(drawn, across), "reconstructions": grid(rows, len(images))}
 
 
-def diffusion_grids(model: DiffusionModel, pictures: PictureSet) -> dict[str, Tensor]:  # noqa: ARG001 - as `grids`
+def diffusion_grids(model: DiffusionModel, dataset: ImageSet) -> dict[str, Tensor]:  # noqa: ARG001 - as `grids`
     """The same of a diffusion model, which has nothing to reconstruct: a row of 10-step, a row of 50-step samples."""
     across = columns(model.recipe.model.image_size)
     numbers = torch.arange(across)
@@ -66,7 +66,7 @@ def diffusion_grids(model: DiffusionModel, pictures: PictureSet) -> dict[str, Te
 
 
 def columns(image_size: int) -> int:
-    """Pictures side by side in a preview of S = image_size."""
+    """Images side by side in a preview of S = image_size."""
     return SMALL_COLUMNS if image_size <= SMALL_PX else LARGE_COLUMNS
 
 
@@ -81,8 +81,8 @@ def samples(model: api.Model) -> Tensor:
     return torch.cat([drawn.images for row in rows for drawn in row])
 
 
-def chosen(pictures: PictureSet) -> tuple[Tensor, Tensor]:
-    """The few pictures of a set that are shown: evenly spread over its numbers, those that can be read.
+def chosen(dataset: ImageSet) -> tuple[Tensor, Tensor]:
+    """The few images of a set that are shown: evenly spread over its numbers, those that can be read.
 
     Returns:
         Images (B, 3, S, S) float32 in [0, 1], and their labels (B,).
@@ -90,27 +90,27 @@ def chosen(pictures: PictureSet) -> tuple[Tensor, Tensor]:
     Raises:
         FileError: none of them can be read.
     """
-    count, total = columns(pictures.image_size), len(pictures)
-    if pictures.shard_counts:  # over a network: of one shard alone, which also tells the labels
-        images, labels, _ = pictures.read(range(min(count, pictures.shard_counts[0])))
+    count, total = columns(dataset.image_size), len(dataset)
+    if dataset.shard_counts:  # over a network: of one shard alone, which also tells the labels
+        images, labels, _ = dataset.read(range(min(count, dataset.shard_counts[0])))
         return to_float(images), labels
     found: dict[int, Tensor] = {}
     failure: FileError | None = None
     for number in sorted({(2 * i + 1) * total // (2 * count) for i in range(count)}):
         try:
-            found[number] = pictures[number]
+            found[number] = dataset[number]
         except FileError as error:  # training says so when it comes to it
             failure = error
     if failure is not None and not found:
         raise failure
-    return to_float(torch.stack(list(found.values()))), pictures.labels[list(found)]
+    return to_float(torch.stack(list(found.values()))), dataset.labels[list(found)]
 
 
 # D(f(v + tan(angle) e), y), v = f(E(x, y))
 def reconstructions(
     model: api.Model, images: Tensor, labels: Tensor | None = None, angles_deg: Sequence[float] | None = None
 ) -> Tensor:
-    """The pictures, then a row for each angle: their latents turned by it and decoded.
+    """The images, then a row for each angle: their latents turned by it and decoded.
 
     Args:
         model: whose networks to use.

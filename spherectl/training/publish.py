@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.errors import FileError
 from spherectl.model.weights import Package, read_header, write_package
 from spherectl.recipe import Recipe
@@ -14,19 +14,19 @@ from spherectl.training.checkpoint import Counts
 from spherectl.training.run import Run, versions
 
 
-def publish(run: Run, recipe: Recipe, pictures: PictureSet, path: Path, counts: Counts) -> None:
+def publish(run: Run, recipe: Recipe, images: ImageSet, path: Path, counts: Counts) -> None:
     """Write a checkpoint's model file, unless it is there; remove checkpoints that are no longer wanted.
 
     Args:
         run: the folder.
         recipe: resolved.
-        pictures: the training set.
+        images: the training set.
         path: of the checkpoint.
         counts: where it was.
     """
     if not is_published(run, counts):
         weights = {name: tensor.float() for name, tensor in checkpoint.read_part(path, "ema").items()}
-        write_package(run.model, Package(header(run, recipe, pictures, counts), weights))
+        write_package(run.model, Package(header(run, recipe, images, counts), weights))
     checkpoint.prune(run.checkpoints, recipe.run.keep_checkpoints, recipe.run.milestone_images)
 
 
@@ -38,17 +38,17 @@ def is_published(run: Run, counts: Counts) -> bool:
         return False
 
 
-def header(run: Run, recipe: Recipe, pictures: PictureSet, counts: Counts) -> dict[str, Any]:
+def header(run: Run, recipe: Recipe, images: ImageSet, counts: Counts) -> dict[str, Any]:
     """What the model file says of itself; no paths."""
     table = recipe.to_table()
     table["data"].pop("root", None)
     return {
         "recipe": table,
         "weights": "ema",
-        "class_names": list(pictures.class_names) if recipe.model.classes else [],
+        "class_names": list(images.class_names) if recipe.model.classes else [],
         "channels": recipe.data.channels,
-        "data": pictures.name,
-        "data_licence": pictures.licence,
+        "data": images.name,
+        "data_licence": images.licence,
         "licence": "unstated",  # of the weights: for whoever trained them to say
         "scores": [],
         "images_seen": counts.images_seen,

@@ -18,7 +18,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from spherectl import recipe as recipes
-from spherectl.data.pictures import PictureSet
+from spherectl.data.image_set import ImageSet
 from spherectl.documents import parse_json
 from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.files import open_regular, read_text, write_text
@@ -34,7 +34,7 @@ MAX_LINE = 1 << 20  # bytes of a line of the metrics; ours have some hundred
 
 
 class Data(BaseModel):
-    """What tells a run's training set from others (`PictureSet.identity`)."""
+    """What tells a run's training set from others (`ImageSet.identity`)."""
 
     model_config = ConfigDict(strict=True)
 
@@ -115,14 +115,12 @@ class Run:
         finally:
             lock.release()
 
-    def claim(
-        self, recipe: Recipe, pictures: PictureSet, parent: str, device: torch.device, processes: int = 1
-    ) -> None:
+    def claim(self, recipe: Recipe, dataset: ImageSet, parent: str, device: torch.device, processes: int = 1) -> None:
         """Write the resolved recipe and run.json, or check that the folder is this recipe's.
 
         Args:
             recipe: resolved.
-            pictures: the training set.
+            images: the training set.
             parent: hash of the model the weights start from; empty for fresh weights.
             device: what it trains on.
             processes: how many train together.
@@ -133,7 +131,7 @@ class Run:
             FileError: what is in the folder cannot be read.
         """
         known = recipes.load(self.recipe) if self.recipe.exists() else None
-        data = Data(**pictures.identity())
+        data = Data(**dataset.identity())
         if known is not None:
             before = self._read_info() or Info(parent=parent)
             changes = data.changes(before.data) if before.data is not None else ""
@@ -203,7 +201,7 @@ class Run:
                 leftover.unlink(missing_ok=True)
 
     def note_unreadable(self, names: Iterable[str]) -> None:
-        """Append names of pictures that could not be read, a line each; those that are there stay as they are."""
+        """Append names of images that could not be read, a line each; those that are there stay as they are."""
         new = {printable(name) for name in names}  # a name may hold anything, a line end too
         if not new:
             return

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from spherectl.model import diffusion, objective, vae
 from spherectl.model.vit import Trunk
 from spherectl.recipe import LossSpec, Recipe
-from spherectl.training.gauges import latent_norm
+from spherectl.training.monitor import latent_norm
 from spherectl.training.perceptual import PerceptualDistance
 
 DrawsOf = TypeVar("DrawsOf")

@@ -10,7 +10,7 @@ from typing import Any
 
 from spherectl.errors import FileError, UsageError
 from spherectl.files import file_hash, read_text, replacing, write_text
-from spherectl.headers import read_header
+from spherectl.safetensors_header import read_header
 from spherectl.shown import listed, printable, quoted
 from spherectl.zoo.entries import MAX_INDEX, MAX_NAME, MODEL_SUFFIX, Entry, check_index, read_index
 

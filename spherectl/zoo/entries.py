@@ -121,7 +121,7 @@ class Entry(_Table):
         sha256: of the file; without it a remote entry is fetched on trust alone.
         bytes: size of the file.
         licence: of the weights; "unknown" where nobody has stated it.
-        data_licence: of the pictures it was trained on.
+        data_licence: of the images it was trained on.
         recipe: name of the recipe it was trained by.
         summary: one line.
         channels, image_size, classes: what a model draws; 0 classes is unconditional.

@@ -17,9 +17,9 @@ from spherectl.settings import Settings, load_settings, origin, packaged
 from spherectl.shown import listed, quoted
 from spherectl.zoo import hub
 from spherectl.zoo.catalogue import index
+from spherectl.zoo.download import fetch_parcel, find_on_the_hub, find_parcel, hub_place
 from spherectl.zoo.entries import MAX_NAME, MODEL_SUFFIX, Entry, cached_path, is_present
-from spherectl.zoo.notes import load_note, verify_fetched
-from spherectl.zoo.parcels import fetch_parcel, find_on_the_hub, find_parcel, hub_place
+from spherectl.zoo.receipts import load_note, verify_fetched
 
 MODEL_FILE = "model.safetensors"  # what a run folder keeps its model in
 

@@ -96,7 +96,7 @@ def test_ways_of_one_precision_share_their_weights(nano: Subject) -> None:
     assert places[BASELINE] == next(iter(nano.package.weights.values())).data_ptr()
 
 
-def test_ways_draw_the_same_pictures_and_a_seed_gives_the_same_weights(nano: Subject) -> None:
+def test_ways_draw_the_same_images_and_a_seed_gives_the_same_weights(nano: Subject) -> None:
     again = subjects.random_package("nano", spec_of("nano")).weights
     assert all(torch.equal(again[name], tensor) for name, tensor in nano.package.weights.items())
     exact = subjects.draw(nano.baseline, 3, 4)

@@ -34,8 +34,8 @@ def test_hours_of_a_gpu() -> None:
 @pytest.mark.fast
 def test_sizes_count_as_a_step_that_ran(fashion_excerpt: Path) -> None:
     recipe = recipes.load(zoo.find_recipe("debug"))
-    pictures = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
-    assert cluster.step_gflop(recipe.model) == pytest.approx(training_gflop(recipe, pictures), rel=1e-6)
+    images = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+    assert cluster.step_gflop(recipe.model) == pytest.approx(training_gflop(recipe, images), rel=1e-6)
 
 
 @pytest.mark.fast
@@ -76,7 +76,7 @@ def test_a_count_of_today_is_the_pages(measured: list[dict[str, Any]]) -> None:
 
 @pytest.mark.fast
 def test_costs_are_written_between_the_marks_and_nowhere_else() -> None:
-    row = {"recipe": "r", "epochs": 512.0, "pictures": 1000, "exaflop": 7.0, "gpu_hours_at_40": 1536.0}
+    row = {"recipe": "r", "epochs": 512.0, "images": 1000, "exaflop": 7.0, "gpu_hours_at_40": 1536.0}
     before, after = f"before\n{cluster.BEGIN}", f"{cluster.END}\nafter\n"
     written = cluster.with_costs(f"{before}old{after}", [row])
     assert written.startswith(before)

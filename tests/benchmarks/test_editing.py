@@ -25,9 +25,9 @@ DATA = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
 
 
 def halves(left: float, right: float) -> Tensor:
-    picture = torch.full((1, 3, 32, 32), left)
-    picture[..., 16:] = right
-    return picture
+    image = torch.full((1, 3, 32, 32), left)
+    image[..., 16:] = right
+    return image
 
 
 @pytest.mark.fast
@@ -54,8 +54,8 @@ def test_rounds_within_a_band_leave_the_rest_as_it_is(tiny_run: Path) -> None:
     a, b = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(5))
     mask = layout_mask("left-right", 32)
     first, *_, last = editing.confined(model, a, b, mask, 8)
-    for pictures in (first, last):
-        changed = (pictures != stitch(a, b, mask)).any(dim=(0, 1, 2))
+    for images in (first, last):
+        changed = (images != stitch(a, b, mask)).any(dim=(0, 1, 2))
         assert changed.nonzero()[:, 0].tolist() == list(range(13, 20))  # 8 steps of the ramp
     assert not torch.equal(first, last)
 
@@ -71,10 +71,10 @@ def test_silhouettes_overlap_as_areas_do() -> None:
 @pytest.mark.fast
 def test_accuracy_is_the_share_with_the_asked_class(fashion_excerpt: Path) -> None:
     test = open_dataset(DATA, 32, split="test", root=fashion_excerpt)
-    pictures, scorer = to_float(test.gather(torch.arange(len(test)))), open_extractor(editing.SCORER)
-    right = accuracy(pictures, test.labels, scorer)
+    images, scorer = to_float(test.gather(torch.arange(len(test)))), open_extractor(editing.SCORER)
+    right = accuracy(images, test.labels, scorer)
     assert right > 0.85
-    assert accuracy(pictures, (test.labels + 1) % 10, scorer) <= 1 - right
+    assert accuracy(images, (test.labels + 1) % 10, scorer) <= 1 - right
 
 
 @pytest.mark.fast
@@ -82,7 +82,7 @@ def test_the_page_says_what_was_measured_and_the_default_is_the_best_point() -> 
     results = json.loads((ROOT / "docs" / "editing.json").read_text(encoding="utf-8"))
     page = (ROOT / "docs" / "editing.md").read_text(encoding="utf-8")
     assert with_tables(page, results) == page
-    least = results["classes"]["iou_of_random_pictures"] + 0.12
+    least = results["classes"]["iou_of_random_images"] + 0.12
     kept = [row for row in results["classes"]["rows"] if row["iou"] >= least]
     best = max(kept, key=lambda row: row["accuracy"])
     assert {"noise_deg": best["noise_deg"], "guidance": best["guidance"], "steps": 4} == TO_CLASS
@@ -115,9 +115,9 @@ def test_a_model_is_measured(
     assert [(row["noise_deg"], row["guidance"]) for row in rows] == [(0, 1), (0, 2), (80, 1), (80, 2)]
     test = open_dataset(model.recipe.data, 32, split="test", root=fashion_excerpt)
     numbers = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:6]
-    pictures, labels = to_float(test.gather(numbers)), test.labels[numbers]
+    images, labels = to_float(test.gather(numbers)), test.labels[numbers]
     generator = torch.Generator().manual_seed(0)
     target = (labels + torch.randint(1, 10, labels.shape, generator=generator)) % 10
-    *_, drawn = rounds(model, pictures, target, count=4, noise_deg=80.0, guidance=2.0, seed=0)
-    assert rows[-1]["iou"] == pytest.approx(iou(drawn, pictures).mean().item(), rel=0.01)
+    *_, drawn = rounds(model, images, target, count=4, noise_deg=80.0, guidance=2.0, seed=0)
+    assert rows[-1]["iou"] == pytest.approx(iou(drawn, images).mean().item(), rel=0.01)
     assert rows[-1]["accuracy"] == pytest.approx(accuracy(drawn, target, open_extractor(editing.SCORER)), rel=0.01)

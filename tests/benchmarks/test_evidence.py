@@ -16,7 +16,7 @@ from benchmarks.evidence import __main__ as evidence
 from benchmarks.evidence import measures
 from benchmarks.evidence.claim import decided
 from benchmarks.evidence.claims import MAKERS, claims
-from benchmarks.evidence.figures import draw_pictures
+from benchmarks.evidence.figures import draw_images
 from benchmarks.evidence.judge import Judge
 from benchmarks.evidence.measures import FRAMES, GUIDED, MODES, SOLVED, STEPS, width
 from benchmarks.evidence.page import page
@@ -107,7 +107,7 @@ def results(*names: str) -> dict[str, Any]:
         "command": "python -m benchmarks.evidence",
         "real": {"scorer": "fashion-scorer", **number.scores()},
         "runs": [run_of(name, number) for name in names or evidence.RUNS],
-        "pictures": {"steps": "steps.png", "cost": "cost.png"},
+        "images": {"steps": "steps.png", "cost": "cost.png"},
     }
 
 
@@ -156,7 +156,7 @@ def test_the_page_has_every_distance_of_the_table(whole: dict[str, Any]) -> None
 
 
 @pytest.mark.fast
-def test_the_page_names_its_limits_commands_and_pictures(whole: dict[str, Any]) -> None:
+def test_the_page_names_its_limits_commands_and_images(whole: dict[str, Any]) -> None:
     text = page(whole)
     for words in (
         "fashion-mnist alone", "60,000 images seen", "one training of each", "cpu, 3 threads on Abacus", "What failed:",
@@ -299,7 +299,7 @@ def test_the_page_in_the_repository_is_that_of_its_numbers() -> None:
         return
     found = json.loads(table.read_text(encoding="utf-8"))
     assert text.read_text(encoding="utf-8") == page(found)
-    assert all((ROOT / "docs" / "evidence" / name).is_file() for name in found["pictures"].values())
+    assert all((ROOT / "docs" / "evidence" / name).is_file() for name in found["images"].values())
 
 
 @pytest.mark.fast
@@ -325,7 +325,7 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     monkeypatch.setattr(measures, "SOLVED", solved)
     given.names = ["base"]
     with monkeypatch.context() as patch:
-        patch.setattr(evidence, "draw_pictures", lambda *_: {})
+        patch.setattr(evidence, "draw_images", lambda *_: {})
         assert evidence.run(given) == []
     table, text = given.out / "evidence.json", given.out / "evidence.md"
     first = json.loads(table.read_text(encoding="utf-8"))
@@ -347,7 +347,7 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     assert [(row["setting"]["solver"], row["setting"]["steps"]) for row in diffusion["samples"]] == list(solved)
     assert [row["networks"] for row in diffusion["samples"]] == [1, 3, 3]
     drawn = {path.name for path in (given.out / "evidence").glob("*.png")}
-    assert drawn == set(second["pictures"].values())
+    assert drawn == set(second["images"].values())
     assert len(drawn) == 10
     assert [path.name for path in (given.out / "evidence" / "rows").iterdir()] == ["base.png"]
 
@@ -365,20 +365,18 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
 
 
 @pytest.mark.fast
-def test_samples_of_a_model_that_is_gone_stay_in_the_picture(tmp_path: Path) -> None:
+def test_samples_of_a_model_that_is_gone_stay_in_the_image(tmp_path: Path) -> None:
     rows = tmp_path / "out" / "rows"
     rows.mkdir(parents=True)
     noise = torch.Generator().manual_seed(0)
     results = {"runs": [{"name": name, "kind": "sphere"} for name in ("gone", "never-drawn")]}
-    unused, pictures = cast("Judge", None), []
-    assert draw_pictures(results, tmp_path / "work", unused, tmp_path / "out", "cpu") == {}
+    unused, images = cast("Judge", None), []
+    assert draw_images(results, tmp_path / "work", unused, tmp_path / "out", "cpu") == {}
     for _ in range(2):
         save_png(rows / "gone.png", torch.randint(256, (3, 34, 340), generator=noise, dtype=torch.uint8), None)
-        assert draw_pictures(results, tmp_path / "work", unused, tmp_path / "out", "cpu") == {
-            "variants": "variants.png"
-        }
-        pictures.append((tmp_path / "out" / "variants.png").read_bytes())
-    assert pictures[0] != pictures[1]
+        assert draw_images(results, tmp_path / "work", unused, tmp_path / "out", "cpu") == {"variants": "variants.png"}
+        images.append((tmp_path / "out" / "variants.png").read_bytes())
+    assert images[0] != images[1]
 
 
 @pytest.mark.fast

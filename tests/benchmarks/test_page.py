@@ -140,7 +140,7 @@ RESULTS: dict[str, Any] = {
                 "recipe": "cifar10",
                 "parameters": 263818155,
                 "epochs": 5000.0,
-                "pictures": 50000,
+                "images": 50000,
                 "gflop_an_image": 571.0,
                 "perceptual_gflop_an_image": 90.1,
                 "exaflop": 165.0,
@@ -216,7 +216,7 @@ def test_what_was_not_measured_is_not_on_the_page() -> None:
     few = {key: value for key, value in RESULTS.items() if key not in ("quality", "growth", "cluster")}
     few.pop("training_equality")
     text = page(few)
-    for head in ("The same pictures", "Growth", "on a cluster", "The same losses"):
+    for head in ("The same images", "Growth", "on a cluster", "The same losses"):
         assert head in page(RESULTS)
         assert head not in text
     unscored = copy.deepcopy(RESULTS)
@@ -230,7 +230,7 @@ def test_what_was_not_measured_is_not_on_the_page() -> None:
     without = copy.deepcopy(RESULTS)
     without["quality"]["rows"] = []  # no fast ways on this processor
     assert "median PSNR" not in page(without)
-    assert "## The same pictures\n\nBytes of 32 pictures" in page(without)
+    assert "## The same images\n\nBytes of 32 images" in page(without)
 
 
 def test_equality_alone_makes_a_page_too() -> None:

@@ -1,4 +1,4 @@
-"""How pictures are compared: against numbers made by hand, closed forms, and the evaluation."""
+"""How images are compared: against numbers made by hand, closed forms, and the evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spherectl.evaluation.fidelity import fidelity
 pytestmark = pytest.mark.fast
 
 
-def test_psnr_is_of_the_middle_and_of_the_worst_pictures() -> None:
+def test_psnr_is_of_the_middle_and_of_the_worst_images() -> None:
     exact = torch.full((200, 3, 4, 4), 0.5)
     images = exact.clone()
     images[:150] += 0.1  # 20 dB
@@ -28,7 +28,7 @@ def test_psnr_is_of_the_middle_and_of_the_worst_pictures() -> None:
     assert compared(images, exact) == {"median_psnr_db": 20, "low_psnr_db": 10.5, "largest_difference_levels": 76}
 
 
-def test_equal_pictures_have_no_psnr() -> None:
+def test_equal_images_have_no_psnr() -> None:
     exact = torch.full((5, 3, 4, 4), 0.5)
     assert compared(exact, exact) == {"median_psnr_db": None, "low_psnr_db": None, "largest_difference_levels": 0}
 

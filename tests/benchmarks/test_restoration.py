@@ -27,30 +27,30 @@ DATA = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> Tensor:
+def dataset(fashion_excerpt: Path) -> Tensor:
     return to_float(open_dataset(DATA, 32, split="test", root=fashion_excerpt).gather(torch.arange(6)))
 
 
 @pytest.mark.fast
 @pytest.mark.parametrize("case", CASES, ids=TASKS)
-def test_baselines_restore_and_treat_channels_as_they_are(case: Case, pictures: Tensor) -> None:
-    how = case.measurement(len(pictures), 32, seed=0)
-    y = measured(pictures, how, sigma=case.sigma, grey=True)
+def test_baselines_restore_and_treat_channels_as_they_are(case: Case, dataset: Tensor) -> None:
+    how = case.measurement(len(dataset), 32, seed=0)
+    y = measured(dataset, how, sigma=case.sigma, grey=True)
     grey = case.compared(how, y, case.parameters[len(case.parameters) // 2], grey=True)
-    assert grey.shape == pictures.shape
-    assert float(psnr(grey, pictures).mean()) > float(psnr(how.start(y).clamp(0, 1), pictures).mean())
+    assert grey.shape == dataset.shape
+    assert float(psnr(grey, dataset).mean()) > float(psnr(how.start(y).clamp(0, 1), dataset).mean())
     assert torch.equal(grey[:, 0], grey[:, 2])
-    tinted = pictures * torch.tensor([1.0, 0.5, 0.25]).reshape(1, 3, 1, 1)
+    tinted = dataset * torch.tensor([1.0, 0.5, 0.25]).reshape(1, 3, 1, 1)
     found = case.compared(how, how.apply(tinted), case.parameters[0], grey=False)
     assert (found.mean((0, 2, 3)).diff() < -0.03).all()  # colours stay in their order
 
 
 @pytest.mark.fast
-def test_a_filling_keeps_what_is_known_and_each_picture_has_its_own_holes(pictures: Tensor) -> None:
+def test_a_filling_keeps_what_is_known_and_each_image_has_its_own_holes(dataset: Tensor) -> None:
     case = CASES[0]
-    how = case.measurement(len(pictures), 32, seed=0)
-    y = how.apply(pictures)
-    mask = random_mask(len(pictures), 32, 0.5, seed=0)
+    how = case.measurement(len(dataset), 32, seed=0)
+    y = how.apply(dataset)
+    mask = random_mask(len(dataset), 32, 0.5, seed=0)
     found = case.compared(how, y, 0.0, grey=True)
     assert torch.allclose(mask * found, y, atol=1e-6)
     assert not torch.equal(mask[0], mask[1])
@@ -70,7 +70,7 @@ def test_settings_are_chosen_by_the_rule() -> None:
     assert choose(rows, 30.0) is rows[3]  # none is near: the nearest
     for row, worse in zip(rows, (0.1, 0.3, 0.2, 0.4), strict=True):
         row["worse"] = worse
-    assert choose(rows, 18.0) is rows[0]  # of the others one makes too many pictures worse, one is not near
+    assert choose(rows, 18.0) is rows[0]  # of the others one makes too many images worse, one is not near
     assert choose(rows, 16.0) is rows[2]
     assert choose(rows, 22.0) is rows[3]
 
@@ -114,9 +114,9 @@ def test_one_model_is_measured_and_others_stay(
     page = (tmp_path / "restoration.md").read_text(encoding="utf-8")
     assert "old\n" not in page
     assert page.count("`tiny`, ") == page.count("`fashion-mnist`, ") == 3
-    pictures = open_dataset(api.load(tiny_run).recipe.data, 32, split="test", root=fashion_excerpt)
-    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(0))[:6]
-    truth = to_float(pictures.gather(order))
+    dataset = open_dataset(api.load(tiny_run).recipe.data, 32, split="test", root=fashion_excerpt)
+    order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:6]
+    truth = to_float(dataset.gather(order))
     for case, one in zip(few, found["tasks"].values(), strict=True):
         assert len(one["sweep"]) == 2 * 2
         damaged, *baselines, restored = one["results"]

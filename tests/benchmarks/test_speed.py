@@ -98,7 +98,7 @@ def test_products_grow_with_the_images_and_not_with_the_path(written: tuple[dict
             assert value == pytest.approx(images * gflop[what, path, 1], rel=0.02)
 
 
-def test_pictures_are_compared_and_scored(written: tuple[dict[str, Any], str, str]) -> None:
+def test_images_are_compared_and_scored(written: tuple[dict[str, Any], str, str]) -> None:
     quality = written[0]["quality"]
     assert (quality["model"], quality["images"], quality["scorer"]) == ("tiny", 20, "fashion-scorer")
     for row in quality["rows"]:

@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.trial_scores import latent_directions, noised_images, scores, shared_length
 from spherectl import api
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.transforms import to_float, to_uint8
+from spherectl.evaluation.embeddings import even_draw
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.pictures import even_draw
 from spherectl.model.geometry import effective_rank, spherify
 
 pytestmark = pytest.mark.fast
@@ -26,7 +26,7 @@ def model() -> api.Model:
     return api.load("fashion-mnist", dtype="float32")
 
 
-def excerpt(model: api.Model, root: Path, split: str) -> PictureSet:
+def excerpt(model: api.Model, root: Path, split: str) -> ImageSet:
     return open_dataset(model.recipe.data, 32, root=root, split="test" if split == "test" else "train")
 
 
@@ -40,14 +40,14 @@ def test_the_shared_length_is_that_of_class_means() -> None:
 def test_noised_images_are_turned_by_the_angle_of_training(
     model: api.Model, fashion_excerpt: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pictures = excerpt(model, fashion_excerpt, "train")
+    dataset = excerpt(model, fashion_excerpt, "train")
     seen = []
     decode = model.decode
     monkeypatch.setattr(model, "decode", lambda v, labels: seen.append(v) or decode(v, labels))
-    images = noised_images(model, pictures, 120)
+    images = noised_images(model, dataset, 120)
     assert (images.shape, images.dtype) == ((120, 3, 32, 32), torch.uint8)
-    chosen = even_draw(pictures.labels, 120, 0)
-    latents = model.encode(to_float(pictures.gather(chosen)), pictures.labels[chosen]).flatten(1)
+    chosen = even_draw(dataset.labels, 120, 0)
+    latents = model.encode(to_float(dataset.gather(chosen)), dataset.labels[chosen]).flatten(1)
     turned = torch.cat(seen).flatten(1)
     assert torch.allclose(spherify(turned), turned, atol=1e-4)
     angles = torch.cosine_similarity(latents, turned).acos().rad2deg()
@@ -55,7 +55,7 @@ def test_noised_images_are_turned_by_the_angle_of_training(
     assert float(angles.std()) < 4  # 1 / sqrt(512) is 2.5 degrees
 
 
-def test_latents_are_those_of_the_pictures_with_their_own_classes(model: api.Model, fashion_excerpt: Path) -> None:
+def test_latents_are_those_of_the_images_with_their_own_classes(model: api.Model, fashion_excerpt: Path) -> None:
     test = excerpt(model, fashion_excerpt, "test")
     directions, labels = latent_directions(model, test, 30)
     chosen = even_draw(test.labels, 30, 0)

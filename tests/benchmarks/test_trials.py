@@ -32,7 +32,7 @@ from benchmarks.trials import (
 )
 from spherectl import recipe as recipes
 from spherectl import zoo
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.model.sphere import build
 from spherectl.recipe import SIZES, Recipe, differing_keys
@@ -52,7 +52,7 @@ def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 
 @pytest.fixture
-def pictures(recipe: Recipe, fashion_excerpt: Path) -> PictureSet:
+def dataset(recipe: Recipe, fashion_excerpt: Path) -> ImageSet:
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
 
@@ -100,9 +100,9 @@ def test_the_base_comes_first_and_names_are_unique() -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize("trial", TRIALS[1:], ids=lambda trial: trial.name)
 def test_a_trial_differs_from_the_base_in_what_it_says_and_builds(
-    trial: trials.Trial, recipe: Recipe, pictures: PictureSet
+    trial: trials.Trial, recipe: Recipe, dataset: ImageSet
 ) -> None:
-    base, changed = (shortened(one, 640, pictures) for one in (recipe, trial.apply(recipe)))
+    base, changed = (shortened(one, 640, dataset) for one in (recipe, trial.apply(recipe)))
     said = flatten(parse_overrides(trial.changes.split()))
     assert differing_keys(base, changed) == sorted(said)
     assert {key: flatten(changed.to_table())[key] for key in said} == pytest.approx(said)
@@ -112,9 +112,9 @@ def test_a_trial_differs_from_the_base_in_what_it_says_and_builds(
 
 
 @pytest.mark.fast
-def test_names_that_tell_a_number_are_true(recipe: Recipe, pictures: PictureSet) -> None:
+def test_names_that_tell_a_number_are_true(recipe: Recipe, dataset: ImageSet) -> None:
     def of(name: str) -> Recipe:
-        return shortened(BY_NAME[name].apply(recipe), 6400, pictures)
+        return shortened(BY_NAME[name].apply(recipe), 6400, dataset)
 
     assert of("base").model.latent_size == 512
     assert (of("latent-2048").model.latent_size, of("latent-256").model.latent_size) == (2048, 256)
@@ -128,11 +128,11 @@ def test_names_that_tell_a_number_are_true(recipe: Recipe, pictures: PictureSet)
 
 
 @pytest.mark.fast
-def test_a_shortened_recipe_has_the_whole_schedule_and_no_folder(recipe: Recipe, pictures: PictureSet) -> None:
-    short = shortened(recipe, 6400, pictures)  # more than the warm-up
+def test_a_shortened_recipe_has_the_whole_schedule_and_no_folder(recipe: Recipe, dataset: ImageSet) -> None:
+    short = shortened(recipe, 6400, dataset)  # more than the warm-up
     assert learning_rate(total_steps(short) - 1, short) == pytest.approx(recipe.optim.min_lr)
     assert not short.run.default
-    assert short.data.root == str(pictures.root.absolute())
+    assert short.data.root == str(dataset.root.absolute())
     assert "root" not in table_of(short)["data"]
     assert short.data.root is not None  # the recipe itself is as it was
 
@@ -178,18 +178,18 @@ def test_results_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
-def test_the_committed_table_is_gone_on_with(recipe: Recipe, pictures: PictureSet) -> None:
+def test_the_committed_table_is_gone_on_with(recipe: Recipe, dataset: ImageSet) -> None:
     table = json.loads((ROOT / "docs" / "trials.json").read_text(encoding="utf-8"))
     dtype = table["base"]["run"]["dtype"]  # the processor's they ran on; "auto" may mean another one on this machine
-    base = table_of(shortened(recipe.replace(run={"dtype": dtype}), 60_000, pictures))
+    base = table_of(shortened(recipe.replace(run={"dtype": dtype}), 60_000, dataset))
     assert begin(ROOT / "docs", {"base": base, "count": 2000})["trials"] == table["trials"]
     assert (ROOT / "docs" / "trials.md").read_text(encoding="utf-8") == page(table)
 
 
 @pytest.mark.fast
-def test_trials_in_another_precision_are_refused_by_name(recipe: Recipe, pictures: PictureSet) -> None:
+def test_trials_in_another_precision_are_refused_by_name(recipe: Recipe, dataset: ImageSet) -> None:
     """On a processor with other kernels "auto" is another precision, whose losses and speeds do not compare."""
-    other = shortened(recipe.replace(run={"dtype": "float64"}), 60_000, pictures)
+    other = shortened(recipe.replace(run={"dtype": "float64"}), 60_000, dataset)
     with pytest.raises(UsageError, match=r"differ from these in base\.run\.dtype"):
         begin(ROOT / "docs", {"base": table_of(other), "count": 2000})
 

@@ -90,11 +90,11 @@ def fails() -> Callable[..., str]:
 
 @pytest.fixture(scope="session")
 def pixels() -> Callable[[Path], np.ndarray]:
-    """`pixels(path)`: a picture file as uint8 (H, W, 3)."""
+    """`pixels(path)`: an image file as uint8 (H, W, 3)."""
 
     def read(path: Path) -> np.ndarray:
-        with Image.open(path) as picture:
-            return np.asarray(picture.convert("RGB"))
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
 
     return read
 

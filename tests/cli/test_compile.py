@@ -1,4 +1,4 @@
-"""`spherectl sample --compile`: what pictures say of it, that --like repeats it, and where it is refused."""
+"""`spherectl sample --compile`: what images say of it, that --like repeats it, and where it is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 @pytest.mark.slow
-def test_pictures_say_that_they_were_compiled_and_like_compiles_too(command, run_here, work, traced):
+def test_images_say_that_they_were_compiled_and_like_compiles_too(command, run_here, work, traced):
     arguments = ("--compile", "--dtype", "float32", "--device", "cpu", "--steps", 2)
     result = command("sample", *arguments, "--count", 7, "--batch", 5, "--out", "folder")
     assert result.exit_code == 0, result.stderr
@@ -46,7 +46,7 @@ def test_pictures_say_that_they_were_compiled_and_like_compiles_too(command, run
 
 
 @pytest.mark.slow
-def test_a_picture_compiled_on_another_kind_of_device_is_made_again_without(command, run_here, work, monkeypatch):
+def test_a_image_compiled_on_another_kind_of_device_is_made_again_without(command, run_here, work, monkeypatch):
     from spherectl import provenance
 
     described = provenance.describe

@@ -14,7 +14,7 @@ from typer.testing import Result
 
 from spherectl import api
 from spherectl.data.transforms import as_tensor, to_float, to_uint8
-from spherectl.editing.pictures import fit, put_back
+from spherectl.editing.fitting import fit, put_back
 from spherectl.images import psnr, read_provenance
 from spherectl.model.weights import read_header, read_tensors
 
@@ -31,8 +31,8 @@ def photo(path: str, width: int, height: int) -> None:
 
 
 def opened(path: str | Path) -> torch.Tensor:
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def test_two_photographs_of_any_size_are_harmonised_as_typed(
@@ -43,7 +43,7 @@ def test_two_photographs_of_any_size_are_harmonised_as_typed(
     result = command("edit", "a.png", "b.png", "--harmonize")
     assert result.exit_code == 0, result.stderr
     assert result.stdout.splitlines() == ["a-harmonize.png", "a-harmonize-steps.png"]
-    assert "a.png: its colours are left out; fashion-mnist has only seen 32 px grey pictures" in result.stderr
+    assert "a.png: its colours are left out; fashion-mnist has only seen 32 px grey images" in result.stderr
     assert files() == ["a-harmonize-steps.png", "a-harmonize.png", "a.png", "b.png"]
     assert opened("a-harmonize.png").shape == (3, 200, 200)  # of the square that the model saw of a.png
     assert opened("a-harmonize-steps.png").shape == (3, 32, 7 * 34 - 2)  # A, B, stitched, 4 rounds
@@ -105,18 +105,18 @@ def test_a_reconstruction_says_its_psnr_and_goes_back_into_its_place(command: Co
     assert not torch.equal(after[:, :, 30:90], before[:, :, 30:90])
 
 
-def test_a_picture_that_the_model_does_not_know_is_told(command: Command, work: Path) -> None:
+def test_a_image_that_the_model_does_not_know_is_told(command: Command, work: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     Image.fromarray(noise).save("noise.png")
     said = command("edit", "noise.png", "--reconstruct", *F32).stderr
     assert "noise.png: its reconstruction reaches only" in said
-    assert "fashion-mnist has only seen 32 px grey pictures of" in said
+    assert "fashion-mnist has only seen 32 px grey images of" in said
 
 
-def test_pictures_as_people_have_them(command: Command, garments: torch.Tensor, work: Path) -> None:
+def test_images_as_people_have_them(command: Command, garments: torch.Tensor, work: Path) -> None:
     """Palette, alpha, 16 bits, CMYK, rotated by EXIF; of an animation the first frame, with a word."""
-    with Image.open("a.png") as picture:
-        grey = picture.convert("L")
+    with Image.open("a.png") as image:
+        grey = image.convert("L")
     grey.convert("P").save("palette.png")
     opaque = grey.convert("RGBA")
     opaque.save("alpha.png")
@@ -178,7 +178,7 @@ def test_latents_of_another_model_and_other_files_are_refused(
     assert (result.exit_code, "leave out --count" in result.stderr) == (2, True)
 
 
-def test_interpolation_between_pictures_begins_and_ends_with_reconstructions(
+def test_interpolation_between_images_begins_and_ends_with_reconstructions(
     command: Command, garments: torch.Tensor, work: Path
 ) -> None:
     result = command("interpolate", "a.png", "b.png", "--frames", 4, *F32)
@@ -211,8 +211,8 @@ def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) 
     ("words", "said"),
     [
         (("edit", "a.png"), "Expected one of --harmonize, --to-class and --reconstruct"),
-        (("edit", "a.png", "--harmonize"), "Expected two pictures, A and B; got 1"),
-        (("edit", "a.png", "b.png", "--reconstruct"), "Expected one picture; got 2"),
+        (("edit", "a.png", "--harmonize"), "Expected two images, A and B; got 1"),
+        (("edit", "a.png", "b.png", "--reconstruct"), "Expected one image; got 2"),
         (("edit", "a.png", "--reconstruct", "--swap"), "--layout, --mask and --swap are for --harmonize"),
         (("edit", "a.png", "b.png", "--harmonize", "--layout", "round"), "There is no layout 'round'"),
         (("edit", "a.png", "--to-class", "shoes"), "none is called 'shoes'"),
@@ -221,10 +221,10 @@ def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) 
             "noise_deg: expected a finite number from 0 below 90, got 95.0",
         ),
         (("edit", "a.png", "--reconstruct", "-o", "x.jpg"), "ends in .png"),
-        (("encode", "nothing*.png", "--out", "l.safetensors"), "There is no picture nothing*.png"),
+        (("encode", "nothing*.png", "--out", "l.safetensors"), "There is no image nothing*.png"),
         (("encode", "a.png", "--out", "l.npz"), "written to a .safetensors file"),
         (("interpolate", "a.png"), "Expected two ends or four corners; got 1"),
-        (("interpolate", "a.png", "b.png", "--seeds", "1,2"), "pictures or --seeds, not both"),
+        (("interpolate", "a.png", "b.png", "--seeds", "1,2"), "images or --seeds, not both"),
         (("interpolate", "--seeds", "1,x"), "Expected seeds from 0 to 2^64 - 1 as in 3,7"),
         (("interpolate", "--seeds", "1,-2"), "Expected seeds from 0 to 2^64 - 1"),
         (("interpolate", "--seeds", f"1,{2**64}"), "Expected seeds from 0 to 2^64 - 1"),
@@ -243,7 +243,7 @@ def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) 
         (("edit", "~nobody-here/a.png", "--reconstruct"), "no home folder of that user"),
         (("encode", "~nobody-here/a.png", "--out", "l.safetensors"), "no home folder of that user"),
         (("encode", "a**", "--out", "l.safetensors"), "a** is no pattern"),
-        (("encode", "[", "--out", "l.safetensors"), "There is no picture ["),
+        (("encode", "[", "--out", "l.safetensors"), "There is no image ["),
         (("encode", "x" * 5000, "--out", "l.safetensors"), "expected names of at most 255 bytes"),
         (("encode", "*/" * 300, "--out", "l.safetensors"), "expected names of at most 255 bytes"),
         (("encode", "a.png", "--out", ""), "--out"),
@@ -261,10 +261,10 @@ def test_mistakes_are_one_sentence_and_write_nothing(
     assert files() == before
 
 
-def test_pictures_go_back_into_their_place_exactly(garments: torch.Tensor) -> None:
+def test_images_go_back_into_their_place_exactly(garments: torch.Tensor) -> None:
     model = api.load("fashion-mnist", device="cpu", dtype="float32")
-    with Image.open("a.png") as picture:
-        fitted = fit(picture.convert("RGB"), model.recipe)
+    with Image.open("a.png") as image:
+        fitted = fit(image.convert("RGB"), model.recipe)
     assert torch.equal(fitted.pixels, garments[0])
     assert torch.equal(as_tensor(put_back(fitted.pixels, fitted)), opened("a.png"))
 

@@ -1,4 +1,4 @@
-"""Encoding many pictures takes the memory of a few."""
+"""Encoding many images takes the memory of a few."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typer.testing import Result
 from spherectl import api
 from spherectl.model.weights import read_header, read_tensors
 
-PICTURES, BATCH, SIDE = 1000, 50, 200
+IMAGES, BATCH, SIDE = 1000, 50, 200
 
 
 def resident_mb() -> float:
@@ -27,14 +27,14 @@ def resident_mb() -> float:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read as Linux tells it")
-def test_a_thousand_pictures_are_encoded_in_constant_memory(
+def test_a_thousand_images_are_encoded_in_constant_memory(
     command: Callable[..., Result], work: Path, run_here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Held all at once, the pictures would take 120 MB."""
+    """Held all at once, the images would take 120 MB."""
     levels = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
     Image.fromarray(levels).save("0000.bmp")
     Path("many").mkdir()
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         Path(f"many/{number:04d}.bmp").hardlink_to("0000.bmp")
     alive: set[weakref.ref[torch.Tensor]] = set()
     at_once: list[int] = []
@@ -51,16 +51,16 @@ def test_a_thousand_pictures_are_encoded_in_constant_memory(
     monkeypatch.setattr(api.Model, "encode", watched)
     result = command("encode", "many", "--out", "l.safetensors", "--batch", BATCH, "--model", "runs/tiny")
     assert result.exit_code == 0, result.stderr
-    assert len(at_once) == PICTURES // BATCH
+    assert len(at_once) == IMAGES // BATCH
     assert max(at_once) <= 4  # this batch, and at most the one before
     assert max(memory_mb[2:]) - memory_mb[1] < 20
     latents = read_tensors(Path("l.safetensors"))["latents"]
-    assert len(latents) == len(read_header(Path("l.safetensors"))["files"]) == PICTURES
+    assert len(latents) == len(read_header(Path("l.safetensors"))["files"]) == IMAGES
     assert (latents - latents[:1]).abs().max() < 1e-4
 
 
 @pytest.mark.fast
-def test_what_is_not_seen_of_many_pictures_is_said_once(
+def test_what_is_not_seen_of_many_images_is_said_once(
     command: Callable[..., Result], work: Path, run_here: Path
 ) -> None:
     Path("many").mkdir()

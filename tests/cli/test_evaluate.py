@@ -17,8 +17,8 @@ from typer.testing import Result
 
 from spherectl import api
 from spherectl.data.datasets import open_dataset
-from spherectl.data.transforms import adm_crop, as_picture
-from spherectl.editing.pictures import fit
+from spherectl.data.transforms import adm_crop, as_image
+from spherectl.editing.fitting import fit
 from spherectl.errors import UsageError
 from spherectl.images import read_provenance
 from spherectl.recipe import DataSpec
@@ -96,7 +96,7 @@ def test_json_is_one_document(evaluate: Run) -> None:
 
 
 @pytest.mark.fast
-def test_the_four_modes_of_noise_are_four_rows_of_different_pictures(evaluate: Run) -> None:
+def test_the_four_modes_of_noise_are_four_rows_of_different_images(evaluate: Run) -> None:
     result = evaluate(
         *("--steps", "3", "--noise", "shared,fresh", "--strength", "constant,decaying", "--metrics", "fid", "--json")
     )
@@ -133,11 +133,11 @@ def test_statistics_are_saved_and_used_again(evaluate: Run, work: Path) -> None:
     distances = [json.loads(one.stdout)["rows"][0]["scores"]["frechet_distance"] for one in (first, again)]
     assert distances[1] == pytest.approx(distances[0], rel=1e-4)
     told = evaluate("--steps", "1", "--reference", "test.npz")
-    assert "KID compares features picture by picture, and fashion-mnist test, 100 images has" in told.stderr
+    assert "KID compares features image by image, and fashion-mnist test, 100 images has" in told.stderr
 
 
 @pytest.mark.fast
-def test_a_folder_of_pictures_is_a_reference(evaluate: Run, work: Path, fashion_excerpt: Path) -> None:
+def test_a_folder_of_images_is_a_reference(evaluate: Run, work: Path, fashion_excerpt: Path) -> None:
     spec = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
     write_pngs(work / "real", open_dataset(spec, 32, root=fashion_excerpt, split="test").gather(torch.arange(100)))
     common = ("--steps", "1", "--metrics", "fid,kid,prc", "--json")
@@ -165,7 +165,7 @@ def test_a_reference_of_other_sizes_is_fitted_as_editing_does_and_said_so(
         width, height = sizes[number % len(sizes)]
         image = Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8))
         image.save(work / "real" / f"{number:02d}.png")
-        as_picture(fit(image, recipe).pixels).save(work / "by-hand" / f"{number:02d}.png")
+        as_image(fit(image, recipe).pixels).save(work / "by-hand" / f"{number:02d}.png")
     common = ("--steps", "1", "--metrics", "fid,kid", "--json")
     found, expected = (evaluate(*common, "--reference", name) for name in ("real", "by-hand"))
     assert found.exit_code == expected.exit_code == 0, found.stderr
@@ -187,7 +187,7 @@ def test_a_data_set_of_other_sizes_is_fitted_too(work: Path) -> None:
     with pytest.raises(UsageError, match="never shrinks"):
         open_dataset(spec, 32, root=work / "real").gather([0])
     fitted = open_dataset(spec, 32, root=work / "real", evaluation=True)
-    assert torch.equal(fitted.gather([3])[0], adm_crop(as_picture(pixels[3]), 32))
+    assert torch.equal(fitted.gather([3])[0], adm_crop(as_image(pixels[3]), 32))
 
 
 @pytest.mark.fast
@@ -210,7 +210,7 @@ def test_a_data_set_of_other_sizes_is_fitted_too(work: Path) -> None:
         (("--features", "nonsense"), "There is no feature network 'nonsense'"),
         (("--features", "inception:none.pth"), "there is no such file"),
         (("--features", "fashion-features"), "trained against the features of fashion-features"),
-        (("--reference", "nowhere"), "expected train, test, a folder of pictures, or statistics in an .npz file"),
+        (("--reference", "nowhere"), "expected train, test, a folder of images, or statistics in an .npz file"),
         (("--reference", "nowhere.npz"), "there is no such file"),
         (("--save-stats", "stats.txt"), "expected a name that ends in .npz"),
         (("--metrics", "memorisation"), "needs at least 198"),

@@ -1,4 +1,4 @@
-"""The paper's recipes on small synthetic sets in their true layouts: three steps at full size of picture and latent.
+"""The paper's recipes on small synthetic sets in their true layouts: three steps at full size of image and latent.
 
 Then `sample` draws from the run. The files are noise; their names, folders, labels and numbers are those of the sets.
 """
@@ -57,7 +57,7 @@ def cifar10(root: Path) -> str:
         rows[:, 0] = np.arange(4) + number
         (folder / f"{name}.bin").write_bytes(rows.tobytes())
     (folder / "batches.meta.txt").write_text("airplane\nautomobile\n...\n")
-    return "cifar10, 20 pictures, 10 classes"
+    return "cifar10, 20 images, 10 classes"
 
 
 def animal_faces(root: Path) -> str:
@@ -67,35 +67,35 @@ def animal_faces(root: Path) -> str:
             for number in range(count):
                 prefix = "flickr_wild" if kind == "wild" else f"flickr_{kind}"
                 jpeg(root / part / kind / f"{prefix}_{number:06d}.jpg", seed, 512, 512)
-    return "animal-faces, 6 pictures, 3 classes"
+    return "animal-faces, 6 images, 3 classes"
 
 
 def flowers102(root: Path) -> str:
     """All 8,189 names, labels and split numbers; shorter sides of 500 px, upright and lying."""
     folder = root / "flowers-102"
-    pictures = [jpeg(folder / f"{seed}.jpg", seed, *size) for seed, size in enumerate([(500, 620), (667, 500)])]
+    shown = [jpeg(folder / f"{seed}.jpg", seed, *size) for seed, size in enumerate([(500, 620), (667, 500)])]
     for number in range(1, 8190):
-        link(pictures[number % 2], folder / "jpg" / f"image_{number:05d}.jpg")
+        link(shown[number % 2], folder / "jpg" / f"image_{number:05d}.jpg")
     labels = np.arange(8189) % 102 + 1
     scipy.io.savemat(folder / "imagelabels.mat", {"labels": labels[None].astype(np.uint8)})
     numbers = np.arange(1, 8190, dtype=np.uint16)[None]
     splits = {"trnid": numbers[:, :1020], "valid": numbers[:, 1020:2040], "tstid": numbers[:, 2040:]}
     scipy.io.savemat(folder / "setid.mat", splits)
-    return "flowers102, 8,189 pictures, 102 classes"
+    return "flowers102, 8,189 images, 102 classes"
 
 
 def imagenet(root: Path) -> str:
     """A folder a synset, the first and the last by their true names; .JPEG, one of them grey as some of ImageNet's."""
-    pictures = [jpeg(root / f"{seed}.JPEG", seed, *size) for seed, size in enumerate([(500, 375), (333, 500)])]
+    shown = [jpeg(root / f"{seed}.JPEG", seed, *size) for seed, size in enumerate([(500, 375), (333, 500)])]
     grey = root / "grey.JPEG"
     Image.fromarray(noise(2, 300, 400)).save(grey)
     synsets = ["n01440764", *(f"n02{number:06d}" for number in range(998)), "n15075141"]
     for number, synset in enumerate(synsets):
-        link([*pictures, grey][number % 3], root / "train" / synset / f"{synset}_{number}.JPEG")
-    link(pictures[0], root / "val" / synsets[0] / "ILSVRC2012_val_00000293.JPEG")
-    for path in (*pictures, grey):
+        link([*shown, grey][number % 3], root / "train" / synset / f"{synset}_{number}.JPEG")
+    link(shown[0], root / "val" / synsets[0] / "ILSVRC2012_val_00000293.JPEG")
+    for path in (*shown, grey):
         path.unlink()
-    return "imagenet, 1,000 pictures, 1000 classes"
+    return "imagenet, 1,000 images, 1000 classes"
 
 
 MAKERS: dict[str, Callable[[Path], str]] = {
@@ -157,8 +157,8 @@ def test_a_recipe_of_the_paper_takes_three_steps_and_draws(
     drawn = command("sample", "--count", 1, "--steps", 1, "--out", "one.png")
     assert drawn.exit_code == 0, drawn.stderr
     assert f"model: runs/{name}-smoke (newest run)\n" in drawn.stderr
-    with Image.open(work / "one.png") as picture:
-        assert picture.size == (px, px)
+    with Image.open(work / "one.png") as image:
+        assert image.size == (px, px)
     about = read_provenance(work / "one.png")
     assert about is not None
     assert about["model"] == f"{name}-smoke"

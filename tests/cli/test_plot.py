@@ -30,14 +30,14 @@ def run_here(run_here: Path) -> Path:
 
 
 @pytest.mark.fast
-def test_a_run_becomes_a_picture_of_a_name_of_its_own(
+def test_a_run_becomes_a_image_of_a_name_of_its_own(
     command: Command, run_here: Path, files: Callable[[], list[str]]
 ) -> None:
     for name in ("training.png", "training-1.png"):
         result = command("plot", "training", "runs/tiny")
         assert (result.exit_code, result.stdout, result.stderr) == (0, f"{name}\n", "")
-        with Image.open(name) as picture:
-            picture.load()
+        with Image.open(name) as image:
+            image.load()
     assert files() == ["training-1.png", "training.png"]
 
 

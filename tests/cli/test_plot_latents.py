@@ -40,8 +40,8 @@ def test_samples_of_any_kind_are_rows_of_steps(command: Command, here: Path, fil
         assert result.exit_code == 0, result.stderr
         name = f"{Path(arguments[0]).name}-samples.png"
         assert result.stdout == f"{name}\n"
-        with Image.open(name) as picture:
-            assert picture.size == (4 * 34 - 2, rows * 34 - 2)
+        with Image.open(name) as image:
+            assert image.size == (4 * 34 - 2, rows * 34 - 2)
     assert files() == ["diffusion-samples.png", "tiny-samples.png", "vae-samples.png"]
 
 
@@ -51,20 +51,20 @@ def test_a_posterior_hole_is_a_table_and_a_figure(command: Command, here: Path, 
     result = command(*asked, "--json", "--out", "a.png")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
-    names = [(row["model"], row["pictures"]) for row in found["rows"]]
+    names = [(row["model"], row["images"]) for row in found["rows"]]
     columns = ("input", "reconstruction", "prior", "fitted")
     assert names == [(model, column) for model in ("tiny", "vae") for column in columns]
     assert all(row["count"] == 12 for row in found["rows"])
     assert all(row["interval"][0] <= row["interval"][1] for row in found["rows"])
     assert found["features"] == "fashion-scorer"
-    with Image.open(found["figure"]) as picture:
-        picture.load()
+    with Image.open(found["figure"]) as image:
+        image.load()
     told = command("plot", "posterior-hole", "runs/tiny", *data, "--count", 12, "--bootstrap", 0)
     assert told.exit_code == 0, told.stderr
     lines = told.stdout.splitlines()
-    assert lines[0].split() == ["model", "pictures", "count", "Frechet", "distance"]
+    assert lines[0].split() == ["model", "images", "count", "Frechet", "distance"]
     for line, row in zip(lines[1:5], found["rows"], strict=False):
-        assert line.split() == ["tiny", row["pictures"], "12", f"{row['frechet_distance']:.4g}"]
+        assert line.split() == ["tiny", row["images"], "12", f"{row['frechet_distance']:.4g}"]
     assert lines[5:] == ["tiny-posterior-hole.png"]
 
 

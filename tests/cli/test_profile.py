@@ -61,7 +61,7 @@ def test_without_it_nothing_is_told_and_the_files_are_the_same(command, run_here
 
 
 @pytest.mark.fast
-def test_a_picture_made_again_has_no_profile(command, run_here, fails):
+def test_a_image_made_again_has_no_profile(command, run_here, fails):
     command(*DRAW, "--out", "grid.png")
     fails(command("sample", "--like", "grid.png", "--profile"), 2, "leave out --profile")
 
@@ -100,7 +100,7 @@ class Noted(Stopwatch):
     ],
 )
 def test_drawing_counts_its_own_stages(tiny_run, settings: dict[str, Any], stages):
-    """In the method's order: shared noise is drawn once; and the pictures are those of an unwatched model."""
+    """In the method's order: shared noise is drawn once; and the images are those of an unwatched model."""
     model = api.load(tiny_run, device="cpu", dtype="float32")
     (expected,) = api.generate(model, 2, guidance=1.0, **settings)
     model.watch = Noted()

@@ -1,4 +1,4 @@
-"""`spherectl restore` as people type it: with a damaged picture, and with a whole one that is damaged first."""
+"""`spherectl restore` as people type it: with a damaged image, and with a whole one that is damaged first."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ F32 = ("--dtype", "float32", "--device", "cpu", "--model", "fashion-mnist")
 
 
 def opened(path: str | Path) -> torch.Tensor:
-    with Image.open(path) as picture:
-        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+    with Image.open(path) as image:
+        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
 
 
 def tiles(path: str | Path) -> list[torch.Tensor]:
-    """The pictures of a strip."""
+    """The images of a strip."""
     sheet = opened(path)
     return [sheet[:, :, start : start + 32] for start in range(0, sheet.shape[2], 34)]
 
@@ -46,7 +46,7 @@ def model() -> api.Model:
 
 
 @pytest.mark.parametrize(("task", "before"), [("inpaint", 3), ("denoise", 2), ("upscale", 2), ("deblur", 2)])
-def test_a_whole_picture_is_damaged_and_restored(
+def test_a_whole_image_is_damaged_and_restored(
     task: str, before: int, command: Command, garments: torch.Tensor, files: Callable[[], list[str]], model: api.Model
 ) -> None:
     result = command("restore", "a.png", "--task", task, "--degrade", "--json", *F32)
@@ -57,7 +57,7 @@ def test_a_whole_picture_is_damaged_and_restored(
     own = settings(model, task)
     assert (told["lambda"], told["noise_deg"], told["rounds"]) == (own["lambda"], own["noise_deg"], own["rounds"])
     shown = tiles("a-restored-steps.png")
-    assert len(shown) == before + own["rounds"]  # the picture, what was measured, holes filled, the rounds
+    assert len(shown) == before + own["rounds"]  # the image, what was measured, holes filled, the rounds
     assert torch.equal(shown[0], garments[0])
     assert torch.equal(opened("a-restored.png"), shown[-1][:, 2:30, 2:30])  # at a.png's own size
     start, last = (float(psnr(to_float(one)[None], to_float(garments[:1]))) for one in (shown[before - 1], shown[-1]))
@@ -112,7 +112,7 @@ def test_a_hole_is_filled_by_the_rounds_and_the_rest_stays(
     assert len(made["inputs"]) == 2  # the mask decides pixels too
 
 
-def test_a_large_picture_keeps_its_known_pixels(command: Command, work: Path) -> None:
+def test_a_large_image_keeps_its_known_pixels(command: Command, work: Path) -> None:
     y, x = np.mgrid[0:90, 0:150]
     Image.fromarray(np.stack([x, 2 * y, 150 - x], -1).astype(np.uint8)).save("wide.png")
     holes = np.zeros((90, 150), np.uint8)
@@ -129,7 +129,7 @@ def test_a_large_picture_keeps_its_known_pixels(command: Command, work: Path) ->
     assert (after[:, changed] != before[:, changed]).any()
 
 
-def test_a_small_picture_is_enlarged(command: Command, garments: torch.Tensor, work: Path, model: api.Model) -> None:
+def test_a_small_image_is_enlarged(command: Command, garments: torch.Tensor, work: Path, model: api.Model) -> None:
     small = to_uint8(Pooled(4).apply(to_float(garments[:1])))
     save(small[0], "small.png")
     options = ("--noise-deg", 0, "--lambda", 0.01, "--rounds", 1)
@@ -163,9 +163,7 @@ def test_a_kernel_of_one_point_blurs_nothing(command: Command, garments: torch.T
     assert "a.png: noise of 2 levels does not explain that; is the damage another one?" in result.stderr
 
 
-def test_a_noisy_picture_is_left_the_less_the_noisier_it_is(
-    command: Command, garments: torch.Tensor, work: Path
-) -> None:
+def test_a_noisy_image_is_left_the_less_the_noisier_it_is(command: Command, garments: torch.Tensor, work: Path) -> None:
     moved = []
     for sigma in (2, 50):
         result = command("restore", "a.png", "--task", "denoise", "--sigma", sigma, "--json", "-o", "x.png", *F32)
@@ -207,7 +205,7 @@ def test_a_model_brings_its_own_settings(command: Command, garments: torch.Tenso
     assert told("--rounds", 1, "--lambda", 2, "--noise-deg", 0, "--sigma", 100) == (2, 0, 1)
 
 
-def test_a_class_and_a_strange_picture(command: Command, garments: torch.Tensor, work: Path) -> None:
+def test_a_class_and_a_strange_image(command: Command, garments: torch.Tensor, work: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
     Image.fromarray(noise).save("noise.png")
     options = ("--task", "upscale", "--degrade", "--rounds", 1)
@@ -227,21 +225,21 @@ def test_a_class_and_a_strange_picture(command: Command, garments: torch.Tensor,
         (("--task", "inpaint"), "Which pixels are missing? Expected --mask PNG, white where they are"),
         (("--task", "inpaint", "--missing", 0.3), "Which pixels are missing?"),
         (("--task", "inpaint", "--mask", "a.png", "--missing", 0.3), "Expected one of --mask and --missing, not both"),
-        (("--task", "inpaint", "--mask", "none.png"), "Cannot read the picture none.png"),
+        (("--task", "inpaint", "--mask", "none.png"), "Cannot read the image none.png"),
         (("--task", "inpaint", "--mask", "black.png"), "By the mask nothing is missing"),
         (("--task", "inpaint", "--mask", "white.png"), "By the mask all is missing"),
-        (("--task", "inpaint", "--mask", "large.png"), "The mask has 40 x 40 pixels and the picture 28 x 28"),
+        (("--task", "inpaint", "--mask", "large.png"), "The mask has 40 x 40 pixels and the image 28 x 28"),
         (("--task", "denoise", "--scale", 2), "--scale is for --task upscale, not for denoise"),
         (("--task", "upscale", "--sigma", 2), "--sigma is for --task denoise and deblur, not for upscale"),
         (("--task", "denoise", "--sigma", 0), "greater than or equal to 0.5"),
         (
             ("--task", "upscale"),
-            "a.png has 28 x 28 pixels; fashion-mnist draws 32 px, so --scale 4 takes pictures of 8",
+            "a.png has 28 x 28 pixels; fashion-mnist draws 32 px, so --scale 4 takes images of 8",
         ),
         (("--task", "upscale", "--scale", 5), "which --scale 5 does not divide; these do: 2, 4, 8, 16"),
         (("--task", "deblur", "--blur", 2, "--kernel", "a.png"), "Expected one of --blur and --kernel, not both"),
         (("--task", "deblur", "--kernel", "black.png"), "The kernel is black"),
-        (("--task", "deblur", "--kernel", "large.png"), "A kernel of 40 x 40 does not fit pictures of 32 x 32"),
+        (("--task", "deblur", "--kernel", "large.png"), "A kernel of 40 x 40 does not fit images of 32 x 32"),
         (("--task", "denoise", "--lambda", 0), "weight: expected a finite number above 0 to 1e+06, got 0.0"),
         (("--task", "denoise", "--lambda", "inf"), "--lambda"),
         (("--task", "denoise", "--noise-deg", 95), "noise_deg: expected a finite number from 0 below 90, got 95.0"),

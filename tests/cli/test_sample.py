@@ -1,4 +1,4 @@
-"""`spherectl sample`: which model, which classes, where to, and what the pictures say; every mistake in a sentence."""
+"""`spherectl sample`: which model, which classes, where to, and what the images say; every mistake in a sentence."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ DESIGNS_SENTENCE = (
 
 
 def tiles(path: Path, columns: int, count: int, side: int = 32, padding: int = 2) -> np.ndarray:
-    """The pictures in a grid: (count, side, side, 3)."""
-    with Image.open(path) as picture:
-        sheet, step = np.asarray(picture), side + padding
+    """The images in a grid: (count, side, side, 3)."""
+    with Image.open(path) as image:
+        sheet, step = np.asarray(image), side + padding
     places = [(i // columns * step, i % columns * step) for i in range(count)]
     return np.stack([sheet[top : top + side, left : left + side] for top, left in places])
 
@@ -44,7 +44,7 @@ def tiles(path: Path, columns: int, count: int, side: int = 32, padding: int = 2
 
 
 @pytest.mark.fast
-def test_grid_folder_and_arrays_hold_the_same_pictures(command, run_here, work, pixels):
+def test_grid_folder_and_arrays_hold_the_same_images(command, run_here, work, pixels):
     arguments = ("--class", "bag,2,7", "--count", 7, "--seed", 5, "--steps", 4, "--guidance", 1.5)
     for out in ("grid.png", "folder", "arrays.npz"):
         result = command("sample", *arguments, "--out", out)
@@ -99,7 +99,7 @@ def test_out_replaces_what_it_names_and_nothing_else(command, run_here, work, pi
     [
         ("a.jpg", 2, "Expected a .png (a grid), an .npz (arrays) or a folder to write to, got a.jpg."),
         ("file/grid.png", 2, "is a file, not a folder"),
-        ("/proc/pictures", 1, "Cannot write /proc/pictures: no file can be made in /proc"),
+        ("/proc/images", 1, "Cannot write /proc/images: no file can be made in /proc"),
     ],
 )
 def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(
@@ -380,7 +380,7 @@ def test_json_is_all_of_stdout(command, run_here):
 
 @pytest.mark.fast
 def test_a_file_is_hashed_once_and_only_if_it_is_asked_for(command, run_here, monkeypatch):
-    """Not for pictures that say nothing; for others once, however many they are."""
+    """Not for images that say nothing; for others once, however many they are."""
     real, hashed = api.file_hash, []
 
     def counted(file: Any) -> str:
@@ -514,14 +514,14 @@ def test_a_malicious_checkpoint_is_not_executed(command, tiny_run, work, fails):
     assert not marker.exists()
 
 
-# What the pictures say, and what decides their bytes
+# What the images say, and what decides their bytes
 
 
 @pytest.mark.fast
-def test_pictures_say_how_they_were_made_and_nothing_else(command, run_here, work, tmp_path):
+def test_images_say_how_they_were_made_and_nothing_else(command, run_here, work, tmp_path):
     command("sample", "--class", "bag", "--count", 2, "--out", "folder", "--batch", 7, "--seed", 4)
-    with Image.open(work / "folder" / "000001.png") as picture:
-        texts = dict(picture.text)
+    with Image.open(work / "folder" / "000001.png") as image:
+        texts = dict(image.text)
     assert sorted(texts) == ["Software", "XML:com.adobe.xmp", "spherectl"]
     assert "trainedAlgorithmicMedia" in texts["XML:com.adobe.xmp"]
     table = json.loads(texts["spherectl"])
@@ -539,12 +539,12 @@ def test_pictures_say_how_they_were_made_and_nothing_else(command, run_here, wor
 
 
 @pytest.mark.fast
-def test_without_provenance_there_is_only_the_picture(command, run_here, work, pixels):
+def test_without_provenance_there_is_only_the_image(command, run_here, work, pixels):
     command("sample", "--count", 2, "--out", "bare", "--no-provenance")
     command("sample", "--count", 2, "--out", "told")
     for name in ("000000.png", "000001.png"):
-        with Image.open(work / "bare" / name) as picture:
-            assert picture.text == picture.info == {}
+        with Image.open(work / "bare" / name) as image:
+            assert image.text == image.info == {}
         assert read_provenance(work / "bare" / name) is None
         assert np.array_equal(pixels(work / "bare" / name), pixels(work / "told" / name))
 

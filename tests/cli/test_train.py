@@ -22,7 +22,7 @@ from PIL import Image
 from spherectl.cli import train as command_file
 from spherectl.model import weights
 from spherectl.settings import load_settings, packaged
-from spherectl.training.gauges import Gauge
+from spherectl.training.monitor import Gauge
 
 METRICS = [
     *("step", "images_seen", "loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
@@ -74,15 +74,15 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture
 def class_folder(tmp_path: Path) -> Callable[..., Path]:
-    """`class_folder(1000)`: a folder of so many class folders, each with a tiny picture of its own colour."""
+    """`class_folder(1000)`: a folder of so many class folders, each with a tiny image of its own colour."""
 
-    def make(classes: int, pictures: int = 1) -> Path:
-        folder = tmp_path / "pictures"
+    def make(classes: int, images: int = 1) -> Path:
+        folder = tmp_path / "images"
         for number in range(classes):
             below = folder / f"class-{number:04d}"
             below.mkdir(parents=True)
-            for picture in range(pictures):
-                Image.new("RGB", (8, 8), (number % 256, number // 4 % 256, 60 * picture)).save(below / f"{picture}.png")
+            for image in range(images):
+                Image.new("RGB", (8, 8), (number % 256, number // 4 % 256, 60 * image)).save(below / f"{image}.png")
         return folder
 
     return make
@@ -97,7 +97,7 @@ def test_a_run_leaves_what_the_design_names(debug, work):
     run = work / "runs" / "debug"
     assert (result.exit_code, result.stdout) == (0, "runs/debug/model.safetensors\n"), result.stderr
     said = result.stderr.splitlines()
-    assert said[0] == "data: fashion-mnist, 300 pictures, 10 classes"
+    assert said[0] == "data: fashion-mnist, 300 images, 10 classes"
     assert said[1] == "run: runs/debug on cpu in float32, batch 8"
     assert said[-2:] == [
         "finished: 160 images seen; samples in runs/debug/samples",
@@ -173,7 +173,7 @@ def test_a_dry_run_says_how_large_it_is_and_writes_nothing(debug, work):
         "parameters": "153,275 (E and D, size nano)",
         "tokens": "16 of 8 x 8 px",
         "latent size": "128 (8 channels a token)",
-        "data": "300 pictures of fashion-mnist, 10 classes",
+        "data": "300 images of fashion-mnist, 10 classes",
         "images": "104",
         "steps": "13 of 8",
     }
@@ -187,11 +187,11 @@ def test_a_dry_run_needs_no_data_where_the_set_is_published(command, work):
     assert result.exit_code == 0
     for text in ("950,354,532 (E and D, size large)", "1,024 of 8 x 8 px", "65,536 (64 channels a token)"):
         assert text in result.stdout
-    for text in ("not here; 1,281,167 pictures as published", "1,024,933,632", "4,003,647 of 256", "bfloat16"):
+    for text in ("not here; 1,281,167 images as published", "1,024,933,632", "4,003,647 of 256", "bfloat16"):
         assert text in result.stdout
     assert "--data PATH" in result.stderr
     faces = command("train", "animal-faces256", "--dry-run")
-    for text in ("not here; 14,630 pictures as published", "14,630,144", "57,149 of 256"):
+    for text in ("not here; 14,630 images as published", "14,630,144", "57,149 of 256"):
         assert text in faces.stdout
     text = (packaged("recipes") / "animal-faces256.toml").read_text(encoding="utf-8")
     (work / "own.toml").write_text(text.replace('kind = "animal-faces"', 'kind = "folder"'), encoding="utf-8")
@@ -216,7 +216,7 @@ def test_smoke_on_1000_classes_then_sample_207(command, class_folder, work, monk
     smoke = command("train", "recipes/imagenet256.toml", "--smoke")
     assert smoke.exit_code == 0, smoke.stderr
     assert "smoke: without the perceptual part" in smoke.stderr
-    assert "data: imagenet, 1,000 pictures, 1000 classes" in smoke.stderr
+    assert "data: imagenet, 1,000 images, 1000 classes" in smoke.stderr
     assert smoke.stderr.endswith("draw images with it: spherectl sample\n")
     run = work / "runs" / "imagenet256-smoke"
     assert [line["images_seen"] for line in metrics(run)] == [4, 8, 12]
@@ -227,9 +227,9 @@ def test_smoke_on_1000_classes_then_sample_207(command, class_folder, work, monk
     drawn = command("sample", "--class", 207, "--steps", 2)
     assert drawn.exit_code == 0, drawn.stderr
     assert drawn.stderr.startswith("model: runs/imagenet256-smoke (newest run)\n")
-    with Image.open(work / drawn.stdout.strip()) as picture:
-        table = json.loads(picture.text["spherectl"])
-        assert picture.size == (4 * 258 - 2, 4 * 258 - 2)
+    with Image.open(work / drawn.stdout.strip()) as image:
+        table = json.loads(image.text["spherectl"])
+        assert image.size == (4 * 258 - 2, 4 * 258 - 2)
     assert (table["class"], table["steps"], table["model"]) == ([207] * 16, 2, "imagenet256-smoke")
 
 
@@ -238,7 +238,7 @@ def test_without_data_one_sentence_says_where_it_goes(command, fails, files, wor
     place = load_settings().data / "imagenet"
     said = fails(command("train", "recipes/imagenet256.toml"), 2, str(place), "--data PATH", "--smoke")
     assert said == (
-        f"error: There is nothing to train on yet: put the pictures of imagenet, one folder a class, into {place} "
+        f"error: There is nothing to train on yet: put the images of imagenet, one folder a class, into {place} "
         "or name another place with --data PATH (add --smoke to try three steps first)."
     )
     assert contents(work) == {}
@@ -299,11 +299,11 @@ def test_from_what_does_not_fit_is_refused(debug, fails, work, tiny_run, tmp_pat
 
 @pytest.mark.fast
 def test_a_stopped_run_says_how_to_go_on_and_does(debug, work, stopped_after, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["spherectl", "train", "debug", "--data", "my pictures"])
+    monkeypatch.setattr(sys, "argv", ["spherectl", "train", "debug", "--data", "my images"])
     stopped_after(7)
     result = debug("--run", "x")
     assert (result.exit_code, result.stdout) == (143, "x/model.safetensors\n")
-    assert "saved at 56 images in x; go on with: spherectl train debug --data 'my pictures'\n" in result.stderr
+    assert "saved at 56 images in x; go on with: spherectl train debug --data 'my images'\n" in result.stderr
     assert debug("--run", "whole").exit_code == 0
     assert debug("--run", "x").exit_code == 0
     assert (work / "x" / "model.safetensors").read_bytes() == (work / "whole" / "model.safetensors").read_bytes()
@@ -422,9 +422,9 @@ def test_all_wrong_keys_are_told_at_once(command, fails, work):
         (("debug", "--set", "optim.lr"), 2, "expected KEY=VALUE"),
         (("debug", "--set", "optim.lr=fast"), 2, "optim.lr: expected a number, got 'fast'"),
         (("debug", "--set", "run.batch_size=2"), 2, "run.batch_size: expected 3 to 1,000,000, got 2"),
-        (("folder32", "--data", "absent"), 2, "Expected a folder of pictures at"),
-        (("folder32", "--data", "empty"), 2, "No pictures found in"),
-        (("folder32", "--data", "broken.toml"), 2, "Expected a folder of pictures, got the file"),
+        (("folder32", "--data", "absent"), 2, "Expected a folder of images at"),
+        (("folder32", "--data", "empty"), 2, "No images found in"),
+        (("folder32", "--data", "broken.toml"), 2, "Expected a folder of images, got the file"),
         (("debug", "--data", "empty"), 2, "No fashion-mnist in"),
         (("imagenet256", "--data", "few"), 2, "expects 1000 classes (model.num_classes); the data has 2"),
     ],
@@ -439,15 +439,15 @@ def test_a_mistake_is_a_sentence_and_leaves_nothing(command, fails, work, class_
 
 
 @pytest.mark.fast
-def test_a_broken_picture_is_named_and_once_repaired_the_run_goes_on(command, fails, work, class_folder):
-    folder = class_folder(2, pictures=4)
+def test_a_broken_image_is_named_and_once_repaired_the_run_goes_on(command, fails, work, class_folder):
+    folder = class_folder(2, images=4)
     whole = (folder / "class-0001" / "2.png").read_bytes()
     (folder / "class-0001" / "2.png").write_bytes(whole[:50])
     arguments = ["train", "folder32", "--data", folder, "--set", "model.size=nano", "--set", "run.batch_size=4"]
     arguments += ["--set", "run.length_images=16", "--set", "loss.perceptual=none", "--set", "run.dtype=float32"]
     arguments += ["--set", "data.workers=0", "--run", "x"]
     said = fails(command(*arguments), 1)
-    assert said.startswith(f"error: Cannot read the picture {folder / 'class-0001' / '2.png'}: ")
+    assert said.startswith(f"error: Cannot read the image {folder / 'class-0001' / '2.png'}: ")
     (folder / "class-0001" / "2.png").write_bytes(whole)
     result = command(*arguments)
     assert result.exit_code == 0, result.stderr
@@ -456,7 +456,7 @@ def test_a_broken_picture_is_named_and_once_repaired_the_run_goes_on(command, fa
 
 @pytest.mark.fast
 def test_images_of_kinds_that_are_not_read_are_counted(command, class_folder):
-    folder = class_folder(2, pictures=4)
+    folder = class_folder(2, images=4)
     for name in ("class-0000/a.heic", "class-0001/b.HEIC", "class-0001/c.svg", "class-0001/._d.svg", "notes.txt"):
         (folder / name).touch()
     result = command("train", "folder32", "--data", folder, "--set", "model.size=nano", "--dry-run")

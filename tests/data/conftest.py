@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 
-def picture_bytes(colour: int, suffix: str = "png") -> bytes:
-    """An 8 x 8 picture of one grey, in the format of the suffix."""
+def image_bytes(colour: int, suffix: str = "png") -> bytes:
+    """An 8 x 8 image of one grey, in the format of the suffix."""
     stream = io.BytesIO()
     kind = {"jpg": "jpeg"}.get(suffix.lower(), suffix)
     options = {"lossless": True} if kind == "webp" else {}
@@ -37,10 +37,10 @@ def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
 
 
 def labelled(first: int, labels: list[int]) -> dict[str, bytes]:
-    """Members KEY.png and KEY.cls, the picture's grey being its number from `first` on."""
+    """Members KEY.png and KEY.cls, the image's grey being its number from `first` on."""
     members: dict[str, bytes] = {}
     for number, label in enumerate(labels, first):
-        members[f"{number:06d}.png"] = picture_bytes(number)
+        members[f"{number:06d}.png"] = image_bytes(number)
         members[f"{number:06d}.cls"] = f"{label}".encode()
     return members
 
@@ -102,6 +102,6 @@ def _labelled() -> Callable[[int, list[int]], dict[str, bytes]]:
     return labelled
 
 
-@pytest.fixture(name="picture_bytes")
-def _picture_bytes() -> Callable[..., bytes]:
-    return picture_bytes
+@pytest.fixture(name="image_bytes")
+def _image_bytes() -> Callable[..., bytes]:
+    return image_bytes

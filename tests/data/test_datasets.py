@@ -1,4 +1,4 @@
-"""open_dataset: which place it takes, what the pictures become, and its sentences."""
+"""open_dataset: which place it takes, what the images become, and its sentences."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from spherectl.data import datasets, formats
-from spherectl.data.datasets import FolderPictures, MemoryPictures, open_dataset
+from spherectl.data.datasets import FolderImages, MemoryImages, open_dataset
 from spherectl.data.transforms import adm_crop, as_tensor, fit_crop
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
@@ -37,48 +37,48 @@ def data_folder(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-def write_picture(path: Path, number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
+def write_image(path: Path, number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = Image.fromarray(np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), np.uint8))
-    picture.save(path)
-    return picture
+    image = Image.fromarray(np.random.default_rng(number).integers(0, 256, (*size[::-1], 3), np.uint8))
+    image.save(path)
+    return image
 
 
 def test_fashion_mnist_is_padded_grey_and_in_memory():
-    pictures = open_dataset(FASHION, 32, root=EXCERPT)
-    assert isinstance(pictures, MemoryPictures)
-    assert (pictures.name, pictures.root, pictures.licence) == ("fashion-mnist", EXCERPT, "MIT")
-    assert (len(pictures), pictures.in_memory) == (300, True)
-    assert pictures.class_names[0] == "t-shirt"
-    assert pictures.class_names[9] == "ankle-boot"
+    images = open_dataset(FASHION, 32, root=EXCERPT)
+    assert isinstance(images, MemoryImages)
+    assert (images.name, images.root, images.licence) == ("fashion-mnist", EXCERPT, "MIT")
+    assert (len(images), images.in_memory) == (300, True)
+    assert images.class_names[0] == "t-shirt"
+    assert images.class_names[9] == "ankle-boot"
     raw, labels = formats.read_fashion_mnist(EXCERPT, "train")
-    assert pictures.pixels.shape == (300, 28, 28), "held as published"
-    batch = pictures.gather(torch.tensor([299, 0, 7, 0]))
+    assert images.pixels.shape == (300, 28, 28), "held as published"
+    batch = images.gather(torch.tensor([299, 0, 7, 0]))
     expected = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     expected[:, :, 2:30, 2:30] = raw[[299, 0, 7, 0]][:, None]
     assert torch.equal(batch, expected)
-    assert torch.equal(pictures[7], expected[2])
-    assert torch.equal(pictures.labels, labels)
+    assert torch.equal(images[7], expected[2])
+    assert torch.equal(images.labels, labels)
 
 
-def test_gathered_pictures_are_the_callers_own():
+def test_gathered_images_are_the_callers_own():
     for fit, size in (("pad", 28), ("pad", 32), ("crop", 28)):
-        pictures = open_dataset(FASHION.model_copy(update={"fit": fit, "channels": "rgb"}), size, root=EXCERPT)
-        batch = pictures.gather([0, 1])
+        images = open_dataset(FASHION.model_copy(update={"fit": fit, "channels": "rgb"}), size, root=EXCERPT)
+        batch = images.gather([0, 1])
         batch.fill_(7)
-        assert not (pictures[0] == 7).all()
+        assert not (images[0] == 7).all()
 
 
 def test_fashion_mnist_test_split():
-    pictures = open_dataset(FASHION, 32, root=EXCERPT, split="test")
-    assert len(pictures) == 100
+    images = open_dataset(FASHION, 32, root=EXCERPT, split="test")
+    assert len(images) == 100
 
 
-def test_sets_in_memory_are_cropped_as_pictures_are():
-    pictures = open_dataset(DataSpec(kind="fashion-mnist"), 64, root=EXCERPT)
+def test_sets_in_memory_are_cropped_as_images_are():
+    images = open_dataset(DataSpec(kind="fashion-mnist"), 64, root=EXCERPT)
     raw, _ = formats.read_fashion_mnist(EXCERPT, "train")
     expected = [fit_crop(Image.fromarray(raw[i].numpy()).convert("RGB"), 64) for i in (5, 250)]
-    assert torch.equal(pictures.gather([5, 250]), torch.stack(expected))
+    assert torch.equal(images.gather([5, 250]), torch.stack(expected))
 
 
 def test_index_out_of_range():
@@ -91,56 +91,54 @@ def test_cifar10(tmp_path):
     rows = generator.integers(0, 10, (10, 3073), np.uint8)
     for i in range(1, 6):
         rows[2 * i - 2 : 2 * i].tofile(tmp_path / f"data_batch_{i}.bin")
-    pictures = open_dataset(DataSpec(kind="cifar10"), 32, root=tmp_path)
-    assert pictures.in_memory
-    assert pictures.class_names[:2] == ("airplane", "automobile")
-    assert torch.equal(pictures.gather(torch.arange(10)), torch.from_numpy(rows[:, 1:].reshape(10, 3, 32, 32)))
-    assert pictures.labels.tolist() == rows[:, 0].tolist()
+    images = open_dataset(DataSpec(kind="cifar10"), 32, root=tmp_path)
+    assert images.in_memory
+    assert images.class_names[:2] == ("airplane", "automobile")
+    assert torch.equal(images.gather(torch.arange(10)), torch.from_numpy(rows[:, 1:].reshape(10, 3, 32, 32)))
+    assert images.labels.tolist() == rows[:, 0].tolist()
 
 
 def test_flowers102(tmp_path):
     from scipy.io import savemat
 
-    picture = write_picture(tmp_path / "jpg" / "picture.png", 1)
-    (tmp_path / "jpg" / "picture.png").rename(tmp_path / "jpg" / "image_00003.jpg")  # Pillow looks at the content
+    image = write_image(tmp_path / "jpg" / "image.png", 1)
+    (tmp_path / "jpg" / "image.png").rename(tmp_path / "jpg" / "image_00003.jpg")  # Pillow looks at the content
     savemat(tmp_path / "imagelabels.mat", {"labels": 1 + np.arange(8189)[None] % 102})
-    pictures = open_dataset(DataSpec(kind="flowers102"), 32, root=tmp_path)
-    assert (len(pictures), len(pictures.class_names), pictures.in_memory) == (8189, 102, False)
-    assert pictures.class_names[0] == "pink primrose"
-    assert pictures.labels[2] == 2
-    assert torch.equal(pictures[2], fit_crop(picture, 32))
+    images = open_dataset(DataSpec(kind="flowers102"), 32, root=tmp_path)
+    assert (len(images), len(images.class_names), images.in_memory) == (8189, 102, False)
+    assert images.class_names[0] == "pink primrose"
+    assert images.labels[2] == 2
+    assert torch.equal(images[2], fit_crop(image, 32))
 
 
 def test_class_folders(tmp_path):
-    made = [
-        write_picture(tmp_path / "pets" / name, i) for i, name in enumerate(["cat/1.png", "dog/1.png", "dog/2.png"])
-    ]
-    pictures = open_dataset(DataSpec(), 32, root=tmp_path / "pets")
-    assert isinstance(pictures, FolderPictures)
-    assert (pictures.name, pictures.class_names, pictures.in_memory) == ("pets", ("cat", "dog"), False)
-    assert pictures.labels.tolist() == [0, 1, 1]
-    assert torch.equal(pictures.gather([2, 0]), torch.stack([fit_crop(made[2], 32), fit_crop(made[0], 32)]))
+    made = [write_image(tmp_path / "pets" / name, i) for i, name in enumerate(["cat/1.png", "dog/1.png", "dog/2.png"])]
+    images = open_dataset(DataSpec(), 32, root=tmp_path / "pets")
+    assert isinstance(images, FolderImages)
+    assert (images.name, images.class_names, images.in_memory) == ("pets", ("cat", "dog"), False)
+    assert images.labels.tolist() == [0, 1, 1]
+    assert torch.equal(images.gather([2, 0]), torch.stack([fit_crop(made[2], 32), fit_crop(made[0], 32)]))
 
 
 def test_evaluation_uses_the_adm_crop_where_training_crops(tmp_path):
-    picture = write_picture(tmp_path / "1.png", 0, size=(100, 75))
-    assert torch.equal(open_dataset(DataSpec(), 32, root=tmp_path, evaluation=True)[0], adm_crop(picture, 32))
+    image = write_image(tmp_path / "1.png", 0, size=(100, 75))
+    assert torch.equal(open_dataset(DataSpec(), 32, root=tmp_path, evaluation=True)[0], adm_crop(image, 32))
     padded = open_dataset(DataSpec(fit="pad"), 128, root=tmp_path, evaluation=True)[0]
-    assert torch.equal(padded[:, 26:101, 14:114], as_tensor(picture))
+    assert torch.equal(padded[:, 26:101, 14:114], as_tensor(image))
 
 
 def test_grey_channels_for_any_set(tmp_path):
-    picture = write_picture(tmp_path / "1.png", 0, size=(32, 32))
+    image = write_image(tmp_path / "1.png", 0, size=(32, 32))
     grey = open_dataset(DataSpec(channels="grey"), 32, root=tmp_path)[0]
-    assert torch.equal(grey, as_tensor(picture.convert("L").convert("RGB")))
+    assert torch.equal(grey, as_tensor(image.convert("L").convert("RGB")))
 
 
 def test_folder_of_the_recipe_and_home(tmp_path, monkeypatch):
-    write_picture(tmp_path / "mine" / "1.png", 0)
+    write_image(tmp_path / "mine" / "1.png", 0)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
     assert open_dataset(DataSpec(root="~/mine"), 32).root == tmp_path / "mine"
-    write_picture(tmp_path / "other" / "1.png", 0)
+    write_image(tmp_path / "other" / "1.png", 0)
     assert open_dataset(DataSpec(root="~/mine"), 32, root=tmp_path / "other").root == tmp_path / "other"
     with pytest.raises(UsageError, match="there is no home folder of that user"):
         open_dataset(DataSpec(root="~no-such-user/mine"), 32)
@@ -174,11 +172,11 @@ def test_a_pipe_as_a_place_is_refused_at_once(tmp_path, kind):
 def test_places_and_files_of_other_encodings(tmp_path):
     """Latin-1, as on an old disk: files are read; classes and the recipe's place, which are texts, are refused."""
     old = tmp_path / os.fsdecode("caf\u00e9".encode("latin1"))
-    write_picture(tmp_path / "named" / os.fsdecode(b"\xe9.png"), 0)
-    pictures = open_dataset(DataSpec(), 32, root=tmp_path / "named")
-    assert pictures.gather([0]).shape == (1, 3, 32, 32)
-    assert pictures.identity()["images"] == 1
-    write_picture(old / "1.png", 0)
+    write_image(tmp_path / "named" / os.fsdecode(b"\xe9.png"), 0)
+    images = open_dataset(DataSpec(), 32, root=tmp_path / "named")
+    assert images.gather([0]).shape == (1, 3, 32, 32)
+    assert images.identity()["images"] == 1
+    write_image(old / "1.png", 0)
     with pytest.raises(FileError, match=r"The name of .*caf\\xe9 is not UTF-8, so that no recipe") as caught:
         _ = open_dataset(DataSpec(), 32, root=old).origin
     assert "ln -s" in caught.value.hint
@@ -191,18 +189,18 @@ def test_places_and_files_of_other_encodings(tmp_path):
     assert "convmv" in caught.value.hint
 
 
-def test_broken_picture_is_found_when_it_is_read(tmp_path):
-    write_picture(tmp_path / "1.png", 0)
-    (tmp_path / "2.png").write_bytes(b"no picture")
-    pictures = open_dataset(DataSpec(), 32, root=tmp_path)
-    assert pictures[0].shape == (3, 32, 32)
-    with pytest.raises(FileError, match=r"Cannot read the picture .*2\.png"):
-        pictures.gather([0, 1])
+def test_broken_image_is_found_when_it_is_read(tmp_path):
+    write_image(tmp_path / "1.png", 0)
+    (tmp_path / "2.png").write_bytes(b"no image")
+    images = open_dataset(DataSpec(), 32, root=tmp_path)
+    assert images[0].shape == (3, 32, 32)
+    with pytest.raises(FileError, match=r"Cannot read the image .*2\.png"):
+        images.gather([0, 1])
 
 
-def test_picture_too_large_to_pad_is_named(tmp_path):
-    write_picture(tmp_path / "1.png", 0)
-    with pytest.raises(UsageError, match=r"1\.png: A picture of 48 x 40 pixels does not fit 32 x 32"):
+def test_image_too_large_to_pad_is_named(tmp_path):
+    write_image(tmp_path / "1.png", 0)
+    with pytest.raises(UsageError, match=r"1\.png: An image of 48 x 40 pixels does not fit 32 x 32"):
         open_dataset(DataSpec(fit="pad"), 32, root=tmp_path)[0]
 
 
@@ -210,22 +208,22 @@ def test_picture_too_large_to_pad_is_named(tmp_path):
 @pytest.mark.parametrize("below", ["{kind}", "{kind}/train", ".", "train"])
 def test_settings_folder_or_its_subfolder(data_folder, kind, below):
     place = data_folder / below.format(kind=kind)
-    write_picture(place / "a" / "1.png", 0)
-    write_picture(place / "b" / "1.png", 0)
-    pictures = open_dataset(DataSpec(kind=kind), 32)
-    assert pictures.class_names == ("a", "b")
-    assert pictures.root == (data_folder / kind if "{kind}" in below else data_folder)
-    assert pictures.name == ("data" if kind == "folder" and "{kind}" not in below else kind)
+    write_image(place / "a" / "1.png", 0)
+    write_image(place / "b" / "1.png", 0)
+    images = open_dataset(DataSpec(kind=kind), 32)
+    assert images.class_names == ("a", "b")
+    assert images.root == (data_folder / kind if "{kind}" in below else data_folder)
+    assert images.name == ("data" if kind == "folder" and "{kind}" not in below else kind)
 
 
 def test_the_sets_own_folder_comes_before_the_data_folder(data_folder):
-    write_picture(data_folder / "imagenet" / "1.png", 0)
-    write_picture(data_folder / "other" / "1.png", 0)
+    write_image(data_folder / "imagenet" / "1.png", 0)
+    write_image(data_folder / "other" / "1.png", 0)
     assert open_dataset(DataSpec(kind="imagenet"), 32).root == data_folder / "imagenet"
 
 
 @pytest.mark.parametrize("kind", ["folder", "animal-faces", "imagenet"])
-def test_no_pictures_anywhere_is_one_sentence_with_all_ways_out(data_folder, kind):
+def test_no_images_anywhere_is_one_sentence_with_all_ways_out(data_folder, kind):
     with pytest.raises(UsageError) as caught:
         open_dataset(DataSpec(kind=kind), 32)
     message = caught.value.message
@@ -243,8 +241,8 @@ def test_imagenets_folders_get_their_words(tmp_path):
     for wnid in wnids:
         (tmp_path / "train" / wnid).mkdir(parents=True)
         (tmp_path / "train" / wnid / "1.JPEG").touch()
-    pictures = open_dataset(DataSpec(kind="imagenet"), 32, root=tmp_path)
-    assert (pictures.class_names[0], pictures.class_names[207], pictures.class_names[999]) == (
+    images = open_dataset(DataSpec(kind="imagenet"), 32, root=tmp_path)
+    assert (images.class_names[0], images.class_names[207], images.class_names[999]) == (
         "tench",
         "golden retriever",
         "toilet tissue",
@@ -290,6 +288,6 @@ def test_missing_published_set_is_fetched_into_the_data_folder(data_folder, monk
 
     monkeypatch.setenv("SPHERECTL_OFFLINE", "false")
     monkeypatch.setattr(datasets, "fetch_set", fetch)
-    pictures = open_dataset(FASHION, 32)
-    assert len(pictures) == 300
+    images = open_dataset(FASHION, 32)
+    assert len(images) == 300
     assert calls == [("fashion-mnist", data_folder, False)]

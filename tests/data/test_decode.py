@@ -24,7 +24,7 @@ from spherectl.data.decode import (
     MAX_BYTES,
     MAX_WHOLE_BYTES,
     SUFFIXES,
-    PictureError,
+    ImageError,
     decode_image,
     is_animated,
     is_image_name,
@@ -48,14 +48,14 @@ def ramp(height: int = 6, width: int = 9) -> np.ndarray:
 
 
 def pixels(path) -> np.ndarray:
-    picture = load_image(path)
-    assert picture.mode == "RGB"
-    return np.asarray(picture)
+    image = load_image(path)
+    assert image.mode == "RGB"
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "webp", "gif"])
 def test_lossless_formats_give_the_pixels_back(tmp_path, suffix):
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     options = {"lossless": True} if suffix == "webp" else {}
     Image.fromarray(ramp()).save(path, **options)
     assert (pixels(path) == ramp()).all()
@@ -64,14 +64,14 @@ def test_lossless_formats_give_the_pixels_back(tmp_path, suffix):
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg"])
 def test_jpeg_is_near_its_source(tmp_path, suffix):
     flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     Image.fromarray(flat).save(path, quality=95)
     assert np.abs(pixels(path).astype(int) - flat).max() <= 3
 
 
 def test_first_frame_of_an_animation(tmp_path):
     frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
-    path = tmp_path / "picture.gif"
+    path = tmp_path / "image.gif"
     frames[0].save(path, save_all=True, append_images=frames[1:])
     assert (pixels(path) == (255, 0, 0)).all()
 
@@ -79,27 +79,27 @@ def test_first_frame_of_an_animation(tmp_path):
 def test_16_bit_grey_is_rounded_not_cut_off(tmp_path):
     # Closed form: b = round(v / 257), since 65535 = 255 * 257.
     values = np.array([[0, 128, 129, 256, 257, 385, 386], [1000, 32767, 32768, 40000, 65406, 65407, 65535]], np.uint16)
-    for name in ("picture.png", "picture.tif"):
+    for name in ("image.png", "image.tif"):
         Image.fromarray(values).save(tmp_path / name)
         expected = np.round(values / 257).astype(np.uint8)
         assert (pixels(tmp_path / name) == expected[..., None]).all()
 
 
 def test_16_bit_grey_from_a_format_that_opens_as_32_bit(tmp_path):
-    path = tmp_path / "picture.tif"
+    path = tmp_path / "image.tif"
     Image.fromarray(np.array([[0, 257, 65535], [514, 40092, 1028]], np.int32)).save(path)
     assert (pixels(path) == np.array([[0, 1, 255], [2, 156, 4]])[..., None]).all()
 
 
 def test_grey_values_beyond_16_bits_are_refused(tmp_path):
-    path = tmp_path / "picture.tif"
+    path = tmp_path / "image.tif"
     Image.fromarray(np.array([[0, 70000]], np.int32)).save(path)
-    with pytest.raises(FileError, match=r"picture\.tif: its grey values leave the range of 16 bits"):
+    with pytest.raises(FileError, match=r"image\.tif: its grey values leave the range of 16 bits"):
         load_image(path)
 
 
-def test_floating_point_pictures_are_refused(tmp_path):
-    path = tmp_path / "picture.tif"
+def test_floating_point_images_are_refused(tmp_path):
+    path = tmp_path / "image.tif"
     Image.fromarray(np.array([[0.0, 0.5]], np.float32)).save(path)
     with pytest.raises(FileError, match="floating-point"):
         load_image(path)
@@ -117,25 +117,25 @@ def test_one_bit_grey_and_cmyk(tmp_path):
 def test_alpha_is_laid_over_white(tmp_path):
     # Closed form: a c + (1 - a) 255 with a in {0, 0.4, 1}; 0.4 * 255 = 102.
     rgba = np.array([[[10, 20, 30, 0], [10, 20, 30, 102], [10, 20, 30, 255]]], np.uint8)
-    Image.fromarray(rgba).save(tmp_path / "picture.png")
+    Image.fromarray(rgba).save(tmp_path / "image.png")
     expected = np.array([[[255, 255, 255], [157, 161, 165], [10, 20, 30]]])
-    assert (pixels(tmp_path / "picture.png") == expected).all()
+    assert (pixels(tmp_path / "image.png") == expected).all()
 
 
 def test_grey_with_alpha(tmp_path):
-    Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA").save(tmp_path / "picture.png")
-    assert (pixels(tmp_path / "picture.png") == [[[255] * 3, [0] * 3]]).all()
+    Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA").save(tmp_path / "image.png")
+    assert (pixels(tmp_path / "image.png") == [[[255] * 3, [0] * 3]]).all()
 
 
 def test_palette_with_a_transparent_entry(tmp_path):
-    picture = Image.new("P", (3, 1))
-    picture.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    picture.putdata([0, 1, 2])
-    picture.save(tmp_path / "opaque.png")
+    image = Image.new("P", (3, 1))
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    image.putdata([0, 1, 2])
+    image.save(tmp_path / "opaque.png")
     assert (pixels(tmp_path / "opaque.png") == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]).all()
-    picture.save(tmp_path / "entry.png", transparency=1)
+    image.save(tmp_path / "entry.png", transparency=1)
     assert (pixels(tmp_path / "entry.png") == [[[255, 0, 0], [255, 255, 255], [0, 0, 255]]]).all()
-    picture.save(tmp_path / "table.png", transparency=bytes([0, 255, 102]))
+    image.save(tmp_path / "table.png", transparency=bytes([0, 255, 102]))
     assert (pixels(tmp_path / "table.png") == [[[255, 255, 255], [0, 255, 0], [153, 153, 255]]]).all()
 
 
@@ -157,13 +157,13 @@ UPRIGHT = {
 def test_exif_rotation(tmp_path, orientation, suffix):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     Image.fromarray(ramp()).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
     assert (pixels(path) == UPRIGHT[orientation](ramp())).all()
 
 
 def test_damaged_exif_means_no_rotation(tmp_path, recwarn):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(ramp()).save(path, exif=b"Exif\0\0no TIFF header here")
     assert (pixels(path) == ramp()).all()
     assert not recwarn.list
@@ -182,7 +182,7 @@ def test_truncated_files_are_named_in_one_sentence(tmp_path, suffix, kept):
 
 
 def assert_one_sentence(error: FileError, path) -> None:
-    assert error.message.startswith(f"Cannot read the picture {path}: ")
+    assert error.message.startswith(f"Cannot read the image {path}: ")
     assert error.message.endswith(".")
     assert "\n" not in error.message
     assert error.exit_code == 1
@@ -190,8 +190,8 @@ def assert_one_sentence(error: FileError, path) -> None:
 
 
 def test_every_byte_of_a_png_damaged_in_turn(tmp_path):
-    # Property: whatever Pillow stumbles over, the caller meets a picture or a FileError, nothing else.
-    path = tmp_path / "picture.png"
+    # Property: whatever Pillow stumbles over, the caller meets an image or a FileError, nothing else.
+    path = tmp_path / "image.png"
     Image.fromarray(ramp()).save(path)
     whole = path.read_bytes()
     errors = 0
@@ -205,13 +205,13 @@ def test_every_byte_of_a_png_damaged_in_turn(tmp_path):
     assert errors > len(whole) // 2
 
 
-def test_no_picture_missing_file_empty_file_folder(tmp_path):
-    (tmp_path / "text.png").write_text("no picture")
+def test_no_image_missing_file_empty_file_folder(tmp_path):
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
     for name, reason in {
-        "text.png": "not a picture",
-        "empty.png": "not a picture",
+        "text.png": "not an image",
+        "empty.png": "not an image",
         "missing.png": "No such file",
         "folder.png": "directory",
     }.items():
@@ -263,27 +263,27 @@ def test_no_program_is_started(tmp_path, monkeypatch, suffix):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     path = tmp_path / f"photo{suffix}"
     path.write_bytes(POSTSCRIPT)
-    with pytest.raises(PictureError, match="not a picture in a format read here"):
+    with pytest.raises(ImageError, match="not an image in a format read here"):
         load_image(path)
-    with pytest.raises(PictureError, match="not a picture in a format read here"):
+    with pytest.raises(ImageError, match="not an image in a format read here"):
         decode_image(POSTSCRIPT, "member.png")
     assert not started.exists()
-    with contextlib.suppress(Exception), Image.open(path) as picture:
-        picture.load()
+    with contextlib.suppress(Exception), Image.open(path) as image:
+        image.load()
     assert started.exists()  # so the test can fail
 
 
 @pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000", "PCX", "DDS", "SGI"])
 def test_formats_that_are_not_on_the_list_are_refused_under_any_name(tmp_path, kind):
-    path = tmp_path / "picture.png"
+    path = tmp_path / "image.png"
     Image.fromarray(ramp(16, 16)).save(path, format=kind)
-    with pytest.raises(PictureError, match="not a picture in a format read here"):
+    with pytest.raises(ImageError, match="not an image in a format read here"):
         load_image(path)
 
 
 @pytest.mark.parametrize("suffix", [".jfif", pytest.param(".avif", marks=needs_avif)])
 def test_further_suffixes(tmp_path, suffix):
-    path = tmp_path / f"picture{suffix}"
+    path = tmp_path / f"image{suffix}"
     Image.new("RGB", (16, 16), (200, 100, 50)).save(path, quality=95)
     assert is_image_name(path.name)
     assert np.abs(pixels(path).astype(int) - (200, 100, 50)).max() <= 3
@@ -293,8 +293,8 @@ def test_photos_of_phones_with_a_second_image_inside(tmp_path):
     path = tmp_path / "photo.jpg"
     first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
     first.save(path, format="MPO", save_all=True, append_images=[second])
-    with Image.open(path) as picture:
-        assert picture.format == "MPO"
+    with Image.open(path) as image:
+        assert image.format == "MPO"
     assert np.abs(pixels(path).astype(int) - (255, 0, 0)).max() <= 3
     assert is_animated(path)
 
@@ -312,7 +312,7 @@ def test_the_size_is_looked_at_before_anything_is_decoded(tmp_path, depth, colou
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     path = tmp_path / "bomb.png"
     path.write_bytes(png(13_300, 13_300, depth, colour))
-    with pytest.raises(PictureError, match="13300 x 13300 pixels, more than 110,000,000 in all"):
+    with pytest.raises(ImageError, match="13300 x 13300 pixels, more than 110,000,000 in all"):
         load_image(path)
 
 
@@ -320,11 +320,11 @@ def test_the_size_is_looked_at_before_anything_is_decoded(tmp_path, depth, colou
 def test_the_limit_of_pixels_holds_for_every_format(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr(decode, "MAX_PIXELS", 99)
     monkeypatch.setattr(decode, "MAX_WHOLE_PIXELS", 99)
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (9, 11)).save(path)
     assert load_image(path).size == (9, 11)
     Image.new("RGB", (10, 10)).save(path)
-    with pytest.raises(PictureError, match="10 x 10 pixels, more than 99 in all"):
+    with pytest.raises(ImageError, match="10 x 10 pixels, more than 99 in all"):
         load_image(path)
 
 
@@ -334,7 +334,7 @@ def test_a_tile_larger_than_its_image_counts(tmp_path):
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
     path = tmp_path / "tile.tif"
     path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + bytes(4))
-    with pytest.raises(PictureError, match="26000 x 26000 pixels"):
+    with pytest.raises(ImageError, match="26000 x 26000 pixels"):
         load_image(path)
 
 
@@ -362,7 +362,7 @@ def test_images_of_odd_sizes(tmp_path, size, said):
     if not said:
         assert load_image(path).size == size
         return
-    with pytest.raises(PictureError, match=said):
+    with pytest.raises(ImageError, match=said):
         load_image(path)
 
 
@@ -371,11 +371,11 @@ def test_text_and_profiles_that_unpack_to_megabytes(tmp_path):
     for number, one in enumerate((chunk(b"zTXt", b"k\0\0" + bomb), chunk(b"iTXt", b"k\0\1\0\0\0" + bomb))):
         path = tmp_path / f"{number}.png"
         path.write_bytes(png(8, 8, 8, 0, one, data=bytes(72)))
-        with pytest.raises(PictureError, match="too large"):
+        with pytest.raises(ImageError, match="too large"):
             load_image(path)
     path = tmp_path / "profile.png"
     path.write_bytes(png(8, 8, 8, 0, chunk(b"iCCP", b"k\0\0" + bomb), data=bytes(72)))
-    with contextlib.suppress(PictureError):  # Pillow lets some go
+    with contextlib.suppress(ImageError):  # Pillow lets some go
         assert load_image(path).size == (8, 8)
 
 
@@ -386,7 +386,7 @@ def test_work_without_end_is_given_up(tmp_path, monkeypatch):
     head = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0)
     path.write_bytes(head + b"\x21\xfe" + b"\x01a" * 1_000_000 + b"\0;")
     started = time.thread_time()
-    with pytest.raises(PictureError, match=r"takes more than 0\.2 s"):
+    with pytest.raises(ImageError, match=r"takes more than 0\.2 s"):
         load_image(path)
     assert time.thread_time() - started < 2
 
@@ -403,7 +403,7 @@ def test_a_jpeg_of_many_scans_is_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(decode, "MAX_CPU_S", 0.2)
     path.write_bytes(content[:-2] + 5000 * last + content[-2:])
     started = time.thread_time()
-    with pytest.raises(PictureError, match=r"takes more than 0\.2 s"):
+    with pytest.raises(ImageError, match=r"takes more than 0\.2 s"):
         load_image(path)
     assert time.thread_time() - started < 3
 
@@ -421,7 +421,7 @@ def test_libraries_say_nothing_of_damaged_files(tmp_path, compression, capfd):
         path.write_bytes(whole[:start] + b"\xff" * 8 + whole[start + 8 :])
         try:
             load_image(path)
-        except PictureError:
+        except ImageError:
             errors += 1
     assert errors
     assert capfd.readouterr() == ("", "")
@@ -434,7 +434,7 @@ def test_pillow_logs_nothing_to_the_terminal(tmp_path):
     path = tmp_path / "samples.tif"
     path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + bytes(4))
     code = "import sys\nfrom spherectl.data.decode import *\n"
-    code += "try: load_image(sys.argv[1])\nexcept PictureError: print('no')"
+    code += "try: load_image(sys.argv[1])\nexcept ImageError: print('no')"
     ended = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert (ended.stdout, ended.stderr) == ("no\n", "")
 
@@ -449,7 +449,7 @@ def test_files_of_too_many_bytes_are_not_read(tmp_path):
         with path.open("wb") as file:
             file.write(head)
             file.truncate((MAX_BYTES if name == "a.png" else MAX_WHOLE_BYTES) + 1)
-        with pytest.raises(PictureError, match=r"bytes, more than \d"):
+        with pytest.raises(ImageError, match=r"bytes, more than \d"):
             load_image(path)
 
 
@@ -462,13 +462,13 @@ def test_pipes_devices_and_sockets_are_not_waited_for(tmp_path, monkeypatch):
         listening.bind("socket.png")
         for name in ("pipe.png", "zero.png", "socket.png"):
             for look in (load_image, is_animated):
-                with pytest.raises(PictureError, match="not a regular file"):
+                with pytest.raises(ImageError, match="not a regular file"):
                     look(tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["a\0b.png", "a\udcff.png", "x" * 300 + ".png", "\ud800.png"])
 def test_names_that_no_file_can_have(tmp_path, name):
-    with pytest.raises(PictureError):
+    with pytest.raises(ImageError):
         load_image(tmp_path / name)
 
 
@@ -477,7 +477,7 @@ def test_nothing_is_mapped(tmp_path, monkeypatch):
     monkeypatch.setattr(mmap, "mmap", lambda *_, **__: pytest.fail("mapped"))
     for name, options in (("raw.tif", {}), ("lzw.tif", {"compression": "tiff_lzw"}), ("a.bmp", {})):
         Image.fromarray(ramp(64, 64)).save(tmp_path / name, **options)
-        with open_image(tmp_path / name) as picture:
+        with open_image(tmp_path / name) as image:
             with pytest.raises(OSError, match="fileno"):
-                picture.fp.fileno()
-            picture.load()
+                image.fp.fileno()
+            image.load()

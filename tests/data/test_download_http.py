@@ -72,11 +72,11 @@ def test_another_file_under_cifar10s_address_is_refused(server, cifar10, data_fo
     assert not (data_folder / "cifar-10-batches-bin").exists()
 
 
-def test_flowers102(server, data_folder, monkeypatch, picture_bytes):
+def test_flowers102(server, data_folder, monkeypatch, image_bytes):
     from scipy.io import savemat
 
-    pictures = {f"jpg/image_{i:05d}.jpg": picture_bytes(20 * i, "jpg") for i in (1, 2, 3)}
-    sums = {"image": write_archive(server.folder / "102flowers.tgz", pictures)}
+    images = {f"jpg/image_{i:05d}.jpg": image_bytes(20 * i, "jpg") for i in (1, 2, 3)}
+    sums = {"image": write_archive(server.folder / "102flowers.tgz", images)}
     savemat(server.folder / "imagelabels.mat", {"labels": 1 + np.arange(8189)[None] % 102})
     ids = {"trnid": [[1, 2]], "valid": [[2, 3]], "tstid": [[3, 1]]}
     savemat(server.folder / "setid.mat", {name: np.array(numbers) for name, numbers in ids.items()})

@@ -25,11 +25,11 @@ GROUPS = sorted(emoji.GROUPS.values())
 
 
 def drawing(colour: str, side: int = 64) -> bytes:
-    """A square of one colour in the middle of a transparent picture."""
-    picture = Image.new("RGBA", (side, side))
-    picture.paste(colour, (16, 16, 48, 48))
+    """A square of one colour in the middle of a transparent image."""
+    image = Image.new("RGBA", (side, side))
+    image.paste(colour, (16, 16, 48, 48))
     stream = io.BytesIO()
-    picture.save(stream, "png")
+    image.save(stream, "png")
     return stream.getvalue()
 
 
@@ -72,9 +72,9 @@ def test_both_packages_are_fetched_once_and_sorted(server, registry):
     server.asked.clear()
     test = open_dataset(SPEC, 32, split="test")
     assert server.asked == [], "what is here is not fetched again"
-    for pictures in (train, test):
-        assert list(pictures.class_names) == GROUPS
-        assert pictures.labels.tolist() == [group for group in range(9) for _ in range(2)]
+    for images in (train, test):
+        assert list(images.class_names) == GROUPS
+        assert images.labels.tolist() == [group for group in range(9) for _ in range(2)]
     assert (train.name, train.licence) == ("emoji", "Apache-2.0 (Noto Emoji) and CC BY 4.0 (Twemoji)")
     notice = (registry / "emoji" / "NOTICE.txt").read_text()
     assert "Apache License 2.0" in notice
@@ -85,9 +85,9 @@ def test_drawings_lie_over_white_and_are_halved_by_averaging(registry):
     noto, twemoji = open_dataset(SPEC, 32).gather([0, 1])
     inside = torch.zeros(32, 32, dtype=torch.bool)
     inside[8:24, 8:24] = True
-    for picture, colour in ((noto, (255, 0, 0)), (twemoji, (0, 0, 255))):
-        assert (picture[:, ~inside] == 255).all()
-        assert (picture[:, inside] == torch.tensor(colour, dtype=torch.uint8)[:, None]).all()
+    for image, colour in ((noto, (255, 0, 0)), (twemoji, (0, 0, 255))):
+        assert (image[:, ~inside] == 255).all()
+        assert (image[:, inside] == torch.tensor(colour, dtype=torch.uint8)[:, None]).all()
 
 
 def test_another_file_under_a_packages_address_is_refused(server, registry):

@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 
-from spherectl.data.folders import holds_pictures, list_pictures
+from spherectl.data.folders import holds_images, list_images
 from spherectl.errors import FileError, UsageError
 
 pytestmark = pytest.mark.fast
@@ -35,7 +35,7 @@ def test_flat_folder_is_sorted_and_unconditional(make):
     root = make(
         "b.png", "a10.jpg", "a2.JPEG", "B.webp", "c.gif", "d.bmp", "e.tif", "f.TIFF", "notes.txt", ".hidden.png"
     )
-    listing = list_pictures(root)
+    listing = list_images(root)
     # Code points: digits, capitals, small letters; the same on every system.
     assert listed(listing) == ["B.webp", "a10.jpg", "a2.JPEG", "b.png", "c.gif", "d.bmp", "e.tif", "f.TIFF"]
     assert listing.class_names == ()
@@ -43,7 +43,7 @@ def test_flat_folder_is_sorted_and_unconditional(make):
 
 
 def test_class_folders_are_numbered_by_name(make):
-    listing = list_pictures(
+    listing = list_images(
         make("dog/2.png", "dog/1.png", "cat/9.png", "README.md", ".git/x.png", "Ape/1.png", "Ape/x.txt")
     )
     assert listed(listing) == ["Ape/1.png", "cat/9.png", "dog/1.png", "dog/2.png"]
@@ -52,12 +52,12 @@ def test_class_folders_are_numbered_by_name(make):
     assert listing.labels.dtype == torch.int64
 
 
-def test_folders_without_pictures_beside_flat_pictures_do_not_matter(make):
-    assert listed(list_pictures(make("1.png", "notes/text.txt"))) == ["1.png"]
+def test_folders_without_images_beside_flat_images_do_not_matter(make):
+    assert listed(list_images(make("1.png", "notes/text.txt"))) == ["1.png"]
 
 
 def test_names_outside_ascii(make):
-    listing = list_pictures(make("Käse/müde.png", "чай/茶.png"))
+    listing = list_images(make("Käse/müde.png", "чай/茶.png"))
     assert listing.class_names == ("Käse", "чай")
     assert listed(listing) == ["Käse/müde.png", "чай/茶.png"]
 
@@ -68,15 +68,15 @@ def test_symbolic_links_are_followed_and_broken_ones_kept(make, tmp_path):
     (tmp_path / "elsewhere" / "7.png").touch()
     (root / "dog").symlink_to(tmp_path / "elsewhere")
     (root / "cat" / "0.png").symlink_to(tmp_path / "nowhere.png")
-    assert listed(list_pictures(root)) == ["cat/0.png", "cat/1.png", "dog/7.png"]
+    assert listed(list_images(root)) == ["cat/0.png", "cat/1.png", "dog/7.png"]
 
 
 def test_splits(make):
     root = make(
         "train/cat/1.png", "train/dog/1.png", "train/dog/2.png", "val/dog/3.png", "LICENSE.txt", "devkit/data.bin"
     )
-    assert listed(list_pictures(root)) == ["cat/1.png", "dog/1.png", "dog/2.png"]
-    test = list_pictures(root, "test")
+    assert listed(list_images(root)) == ["cat/1.png", "dog/1.png", "dog/2.png"]
+    test = list_images(root, "test")
     assert listed(test) == ["dog/3.png"]
     assert test.labels.tolist() == [1], "a class keeps its number where the test split lacks another"
     assert test.class_names == ("cat", "dog")
@@ -84,9 +84,9 @@ def test_splits(make):
 
 def test_flat_splits(make):
     root = make("train/1.png", "test/2.png", "test/3.png")
-    assert listed(list_pictures(root)) == ["1.png"]
-    assert listed(list_pictures(root, "test")) == ["2.png", "3.png"]
-    assert list_pictures(root, "test").class_names == ()
+    assert listed(list_images(root)) == ["1.png"]
+    assert listed(list_images(root, "test")) == ["2.png", "3.png"]
+    assert list_images(root, "test").class_names == ()
 
 
 @pytest.mark.parametrize(
@@ -103,41 +103,41 @@ def test_flat_splits(make):
 @pytest.mark.parametrize("name", ["1.png", "cat/1.png"])
 def test_words_of_splits_in_any_case(make, train, test, name):
     root = make(f"{train}/{name}", f"{test}/{name}")
-    assert listed(list_pictures(root)) == [name]
-    assert list_pictures(root).folder == root / train
-    assert list_pictures(root, "test").folder == root / test
-    assert list_pictures(root, "test").class_names == (("cat",) if "cat" in name else ())
+    assert listed(list_images(root)) == [name]
+    assert list_images(root).folder == root / train
+    assert list_images(root, "test").folder == root / test
+    assert list_images(root, "test").class_names == (("cat",) if "cat" in name else ())
 
 
 def test_of_several_test_folders_validation_is_taken(make):
     root = make("train/1.png", "test/1.png", "Val/1.png")
-    assert list_pictures(root, "test").folder == root / "Val"
+    assert list_images(root, "test").folder == root / "Val"
 
 
 def test_train_may_be_a_class(make):
-    assert list_pictures(make("train/1.png", "car/1.png", "bus/1.png")).class_names == ("bus", "car", "train")
+    assert list_images(make("train/1.png", "car/1.png", "bus/1.png")).class_names == ("bus", "car", "train")
 
 
 @pytest.mark.parametrize(
     ("names", "split", "reason"),
     [
-        (["1.png", "cat/2.png"], "train", r"mixes pictures \(1\.png, \.\.\.\) with class folders \(cat, \.\.\.\)"),
-        (["cat/1.png", "dog/notes.txt"], "train", "class folder .*dog holds no pictures"),
-        (["notes.txt"], "train", r"No pictures found in .*root: expected \.png \.jpg"),
-        (["deep/cat/1.png"], "train", "No pictures found"),
+        (["1.png", "cat/2.png"], "train", r"mixes images \(1\.png, \.\.\.\) with class folders \(cat, \.\.\.\)"),
+        (["cat/1.png", "dog/notes.txt"], "train", "class folder .*dog holds no images"),
+        (["notes.txt"], "train", r"No images found in .*root: expected \.png \.jpg"),
+        (["deep/cat/1.png"], "train", "No images found"),
         (["train/1.png", "training/1.png"], "train", "more than one training folder: train, training"),
-        (["train/1.png", "val/1.png", "car/1.png"], "train", r"beside others with pictures \(car\): it is unclear"),
-        (["val/1.png", "test/1.png"], "train", r"has test pictures \(val, test\) but no train folder"),
-        (["test/cat/1.png"], "train", r"has test pictures \(test\) but no train folder"),
-        (["train/cat/1.png"], "test", "no test pictures"),
-        (["cat/1.png"], "test", "no test pictures"),
-        (["train/cat/1.png", "test/eel/1.png"], "test", "eel is a class that the training pictures"),
+        (["train/1.png", "val/1.png", "car/1.png"], "train", r"beside others with images \(car\): it is unclear"),
+        (["val/1.png", "test/1.png"], "train", r"has test images \(val, test\) but no train folder"),
+        (["test/cat/1.png"], "train", r"has test images \(test\) but no train folder"),
+        (["train/cat/1.png"], "test", "no test images"),
+        (["cat/1.png"], "test", "no test images"),
+        (["train/cat/1.png", "test/eel/1.png"], "test", "eel is a class that the training images"),
     ],
 )
 def test_wrong_layouts_are_one_sentence(make, names, split, reason):
     root = make(*names)
     with pytest.raises(UsageError, match=reason) as caught:
-        list_pictures(root, split)
+        list_images(root, split)
     assert str(root) in caught.value.message
     assert "\n" not in caught.value.message
 
@@ -147,37 +147,37 @@ SYSTEM = ("__MACOSX", "System Volume Information", "lost+found", "@eaDir", "$REC
 
 @pytest.mark.parametrize("name", SYSTEM)
 def test_folders_of_the_system_are_no_classes(make, name):
-    assert list_pictures(make("cat/1.png", "dog/1.png", f"{name}/1.png")).class_names == ("cat", "dog")
-    assert list_pictures(make("empty/x.png", f"{name}/x.txt")).class_names == ("cat", "dog", "empty")
+    assert list_images(make("cat/1.png", "dog/1.png", f"{name}/1.png")).class_names == ("cat", "dog")
+    assert list_images(make("empty/x.png", f"{name}/x.txt")).class_names == ("cat", "dog", "empty")
 
 
-def test_hidden_pictures_and_thumbnails_do_not_count(make):
+def test_hidden_images_and_thumbnails_do_not_count(make):
     root = make("cat/0.png", "cat/._0.png", "cat/@eaDir/0.png", "cat/.thumb.png", "._cat.png")
-    assert listed(list_pictures(root)) == ["cat/0.png"]
+    assert listed(list_images(root)) == ["cat/0.png"]
 
 
 def test_jfif_counts_and_what_is_not_read_is_named(make):
-    assert listed(list_pictures(make("a/1.jfif"))) == ["a/1.jfif"]
+    assert listed(list_images(make("a/1.jfif"))) == ["a/1.jfif"]
     root = make("b/2.heic", "b/3.HEIC") / "b"
-    with pytest.raises(UsageError, match="No pictures found") as caught:
-        list_pictures(root)
+    with pytest.raises(UsageError, match="No images found") as caught:
+        list_images(root)
     assert "It holds .HEIC, .heic files, which are not read" in caught.value.hint
 
 
 def test_a_link_that_leads_to_itself_is_no_folder(make):
     root = make("cat/1.png")
     (root / "loop").symlink_to(root / "loop")
-    assert listed(list_pictures(root)) == ["cat/1.png"]
+    assert listed(list_images(root)) == ["cat/1.png"]
 
 
 def test_missing_empty_and_file(tmp_path):
     with pytest.raises(UsageError, match="there is nothing of that name"):
-        list_pictures(tmp_path / "missing")
-    with pytest.raises(UsageError, match="No pictures found"):
-        list_pictures(tmp_path)
+        list_images(tmp_path / "missing")
+    with pytest.raises(UsageError, match="No images found"):
+        list_images(tmp_path)
     (tmp_path / "file.png").touch()
     with pytest.raises(UsageError, match=r"got the file .*file\.png"):
-        list_pictures(tmp_path / "file.png")
+        list_images(tmp_path / "file.png")
 
 
 def test_folder_that_cannot_be_read(make, monkeypatch):
@@ -188,8 +188,8 @@ def test_folder_that_cannot_be_read(make, monkeypatch):
 
     monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(FileError, match=r"Cannot read the folder .*root: Permission denied"):
-        list_pictures(root)
-    assert not holds_pictures(root)
+        list_images(root)
+    assert not holds_images(root)
 
 
 @pytest.mark.parametrize(
@@ -204,13 +204,13 @@ def test_folder_that_cannot_be_read(make, monkeypatch):
         (["notes.txt"], False),
     ],
 )
-def test_holds_pictures(make, names, expected):
-    assert holds_pictures(make(*names)) is expected
+def test_holds_images(make, names, expected):
+    assert holds_images(make(*names)) is expected
 
 
-def test_holds_pictures_of_nothing(tmp_path):
-    assert not holds_pictures(tmp_path / "missing")
-    assert not holds_pictures(tmp_path)
+def test_holds_images_of_nothing(tmp_path):
+    assert not holds_images(tmp_path / "missing")
+    assert not holds_images(tmp_path)
 
 
 # The published layouts of the paper's folder sets
@@ -223,20 +223,20 @@ def test_imagenets_layout(make):
         "ILSVRC2012_devkit_t12.tar.gz",
         "meta.bin",
     )
-    train, val = list_pictures(root), list_pictures(root, "test")
+    train, val = list_images(root), list_images(root, "test")
     assert listed(train)[0] == "n01440764/n01440764_10026.JPEG"
     assert train.labels.tolist() == [0, 0, 1, 1]
     assert (listed(val), val.labels.tolist()) == (["n01443537/ILSVRC2012_val_00000001.JPEG"], [1])
-    assert holds_pictures(root)
+    assert holds_images(root)
 
 
-def test_imagenets_flat_validation_pictures_are_a_sentence(make):
+def test_imagenets_flat_validation_images_are_a_sentence(make):
     root = make("train/n01440764/1.JPEG", "train/n01443537/2.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
-    assert len(list_pictures(root).names) == 2
+    assert len(list_images(root).names) == 2
     with pytest.raises(
-        UsageError, match=r"val has pictures without class folders, while .*train has 2 class folders"
+        UsageError, match=r"val has images without class folders, while .*train has 2 class folders"
     ) as caught:
-        list_pictures(root, "test")
+        list_images(root, "test")
     assert "devkit" in caught.value.hint
 
 
@@ -245,6 +245,6 @@ def test_animal_faces_layout(make, held_out):
     animals = ("cat", "dog", "wild")
     root = make(*(f"{split}/{animal}/flickr_{animal}_0001.jpg" for split in ("train", held_out) for animal in animals))
     for split in ("train", "test"):
-        found = list_pictures(root, split)
+        found = list_images(root, split)
         assert found.class_names == ("cat", "dog", "wild")
         assert found.labels.tolist() == [0, 1, 2]

@@ -110,20 +110,20 @@ def test_missing_idx_file(tmp_path):
 
 @pytest.mark.parametrize(("split", "count"), [("train", 300), ("test", 100)])
 def test_excerpt_is_class_balanced_fashion_mnist(split, count):
-    pictures, labels = formats.read_fashion_mnist(EXCERPT, split)
-    assert pictures.shape == (count, 28, 28)
-    assert pictures.dtype == torch.uint8
+    images, labels = formats.read_fashion_mnist(EXCERPT, split)
+    assert images.shape == (count, 28, 28)
+    assert images.dtype == torch.uint8
     assert labels.dtype == torch.int64
     assert labels.bincount().tolist() == [count // 10] * 10
 
 
-def test_first_training_pictures_are_the_published_ones():
-    # The published training set begins with the labels 9 0 0 3 0 2 7 2 5 5; its first picture is an ankle boot, whose
+def test_first_training_images_are_the_published_ones():
+    # The published training set begins with the labels 9 0 0 3 0 2 7 2 5 5; its first image is an ankle boot, whose
     # sole is bright and whose upper right corner is black.
-    pictures, labels = formats.read_fashion_mnist(EXCERPT, "train")
+    images, labels = formats.read_fashion_mnist(EXCERPT, "train")
     assert labels[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
-    assert pictures[0, :3].sum() == 0
-    assert pictures[0, 20:24].float().mean() > 150
+    assert images[0, :3].sum() == 0
+    assert images[0, 20:24].float().mean() > 150
 
 
 def test_fashion_mnist_in_torchvisions_folder_and_unpacked(tmp_path):
@@ -142,8 +142,8 @@ def test_fashion_mnist_in_torchvisions_folder_and_unpacked(tmp_path):
 
 
 def test_fashion_mnist_files_that_do_not_belong_together(tmp_path):
-    def write(pictures: np.ndarray, labels: np.ndarray) -> None:
-        (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(pictures))
+    def write(images: np.ndarray, labels: np.ndarray) -> None:
+        (tmp_path / "train-images-idx3-ubyte").write_bytes(idx(images))
         (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(labels))
 
     zeros = np.zeros((3, 28, 28), np.uint8)
@@ -164,7 +164,7 @@ def cifar10_rows(count: int, seed: int) -> tuple[np.ndarray, np.ndarray, bytes]:
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 10, count, np.uint8)
     planes = generator.integers(0, 256, (count, 3, 32, 32), np.uint8)
-    rows = b"".join(bytes([label]) + picture.tobytes() for label, picture in zip(labels, planes, strict=True))
+    rows = b"".join(bytes([label]) + image.tobytes() for label, image in zip(labels, planes, strict=True))
     return labels, planes, rows
 
 
@@ -180,10 +180,10 @@ def test_cifar10_binary(tmp_path):
     assert formats.find_cifar10(tmp_path) == folder
     assert formats.find_cifar10(folder) == folder
     for split, names in (("train", [f"data_batch_{i}.bin" for i in range(1, 6)]), ("test", ["test_batch.bin"])):
-        pictures, labels = formats.read_cifar10(folder, split)
+        images, labels = formats.read_cifar10(folder, split)
         assert labels.dtype == torch.int64
         assert (labels.numpy() == np.concatenate([parts[name][0] for name in names])).all()
-        assert (pictures.numpy() == np.concatenate([parts[name][1] for name in names])).all()
+        assert (images.numpy() == np.concatenate([parts[name][1] for name in names])).all()
 
 
 def test_damaged_cifar10(tmp_path):
@@ -203,7 +203,7 @@ def test_damaged_cifar10(tmp_path):
 
 @pytest.fixture
 def flowers(tmp_path):
-    """The layout of Flowers-102 with its label tables, by scipy's writer: picture i is of class i mod 102."""
+    """The layout of Flowers-102 with its label tables, by scipy's writer: image i is of class i mod 102."""
     from scipy.io import savemat
 
     (tmp_path / "flowers-102" / "jpg").mkdir(parents=True)
@@ -213,7 +213,7 @@ def flowers(tmp_path):
     return folder
 
 
-def test_flowers102_trains_on_all_pictures(flowers):
+def test_flowers102_trains_on_all_images(flowers):
     assert formats.find_flowers102(flowers.parent) == formats.find_flowers102(flowers) == flowers
     names, labels = formats.read_flowers102(flowers, "train")
     assert len(names) == len(labels) == 8189
@@ -289,7 +289,7 @@ def test_tables_that_promise_or_unpack_to_gigabytes(flowers, made):
 
 
 @pytest.mark.parametrize("numbers", [[0, 1], [1, 8190], [-1], [1.0, float("nan")], [1 + 2j], [], ["a"]])
-def test_numbers_of_no_picture(flowers, numbers):
+def test_numbers_of_no_image(flowers, numbers):
     from scipy.io import savemat
 
     savemat(flowers / "setid.mat", {"tstid": np.array(numbers)})

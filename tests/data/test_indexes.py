@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from spherectl.data import folders, indexes
-from spherectl.data.folders import holds_pictures, list_pictures
+from spherectl.data.folders import holds_images, list_images
 from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
 from spherectl.errors import UsageError
 from spherectl.settings import load_settings
@@ -166,7 +166,7 @@ def test_facts_of_any_kind_are_for_the_caller_to_refuse():
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    """Three pictures in two classes, which count as long unchanged."""
+    """Three images in two classes, which count as long unchanged."""
     for name in ("train/cat/1.png", "train/dog/2.png", "train/dog/3.png", "val/dog/4.png"):
         path = tmp_path / "root" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -194,10 +194,10 @@ def listed(listing) -> list[str]:
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_an_unchanged_folder_is_not_listed_again(root, scans, split):
-    first = list_pictures(root, split)
+    first = list_images(root, split)
     assert len(scans) == len(set(scans)) > 0, "each folder once"
     scans.clear()
-    again = list_pictures(root, split)
+    again = list_images(root, split)
     assert scans == []
     assert listed(again) == listed(first)
     assert torch.equal(again.labels, first.labels)
@@ -205,13 +205,13 @@ def test_an_unchanged_folder_is_not_listed_again(root, scans, split):
 
 
 def test_the_same_folder_by_another_path_is_the_same(root, scans, monkeypatch):
-    list_pictures(root)
+    list_images(root)
     scans.clear()
     monkeypatch.chdir(root.parent)
-    again = list_pictures(Path("root"))
+    again = list_images(Path("root"))
     assert scans == []
     assert again.path(0) == Path("root/train/cat/1.png")
-    assert holds_pictures(root)
+    assert holds_images(root)
     assert scans == []
 
 
@@ -226,26 +226,26 @@ def test_the_same_folder_by_another_path_is_the_same(root, scans, monkeypatch):
     ],
 )
 def test_any_change_is_seen(root, change, expected):
-    list_pictures(root)
+    list_images(root)
     time.sleep(TICK_S)
     change(root)
-    assert listed(list_pictures(root)) == expected
+    assert listed(list_images(root)) == expected
 
 
 def test_a_change_under_restored_times_is_seen(root):
     """As an archive is unpacked, or a layer of a container: each folder has the time it had."""
     folder = root / "train/cat"
     times = folder.stat().st_atime_ns, folder.stat().st_mtime_ns
-    list_pictures(root)
+    list_images(root)
     time.sleep(TICK_S)
     (folder / "9.png").touch()
     os.utime(folder, ns=times)
-    assert listed(list_pictures(root)) == ["cat/1.png", "cat/9.png", "dog/2.png", "dog/3.png"]
+    assert listed(list_images(root)) == ["cat/1.png", "cat/9.png", "dog/2.png", "dog/3.png"]
 
 
 def test_another_folder_in_the_place_of_one_is_seen(root):
     shutil.copytree(root / "train/cat", root.parent / "other", copy_function=shutil.copy2)
-    list_pictures(root)
+    list_images(root)
     (root / "train/cat").rename(root.parent / "old")
     (root.parent / "other").rename(root / "train/cat")
     (root.parent / "old").rename(root.parent / "older")
@@ -264,37 +264,37 @@ def test_another_folder_in_the_place_of_one_is_seen(root):
     ],
 )
 def test_kept_facts_of_another_kind_are_made_again(root, facts, monkeypatch):
-    first = list_pictures(root)
+    first = list_images(root)
     key = folders._key(root, "train")
     kept = load_index(key, {"names": np.bytes_, "labels": np.int64}, lambda index: index)
     assert kept is not None
     save_index(key, Index({**kept.facts, **facts}, kept.arrays))
     assert folders._kept(root, "train") is None
-    assert list_pictures(root).class_names == first.class_names == ("cat", "dog")
+    assert list_images(root).class_names == first.class_names == ("cat", "dog")
 
 
 def test_a_root_that_is_no_split_any_more(root):
-    list_pictures(root)
+    list_images(root)
     (root / "train").rename(root / "elsewhere")
-    with pytest.raises(UsageError, match=r"has test pictures \(val\) but no train folder"):
-        list_pictures(root)
+    with pytest.raises(UsageError, match=r"has test images \(val\) but no train folder"):
+        list_images(root)
 
 
 def test_a_folder_changed_a_moment_ago_is_not_kept(root, scans, monkeypatch):
     monkeypatch.setattr(indexes, "SETTLED_NS", 2_000_000_000)
     (root / "train/cat/9.png").touch()
-    list_pictures(root)
+    list_images(root)
     assert not stored()
     scans.clear()
-    assert len(listed(list_pictures(root))) == 4
+    assert len(listed(list_images(root))) == 4
     assert scans
 
 
 def test_a_damaged_index_is_made_again_in_silence(root, scans):
-    first = list_pictures(root)
+    first = list_images(root)
     (file,) = stored()
     file.write_bytes(file.read_bytes()[:100])
-    assert listed(list_pictures(root)) == listed(first)
+    assert listed(list_images(root)) == listed(first)
     scans.clear()
-    list_pictures(root)
+    list_images(root)
     assert scans == []

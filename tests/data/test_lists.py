@@ -80,13 +80,13 @@ def test_splits(tmp_path, test_name, given):
     assert test.class_names == ("cat", "dog", "eel"), "of the training list, whichever the test list shows"
 
 
-def test_the_pictures_are_read_as_any(tmp_path):
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8))
-    picture.save(tmp_path / "1.png")
+def test_the_images_are_read_as_any(tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8))
+    image.save(tmp_path / "1.png")
     made = write(tmp_path / "mine.jsonl", entry(0, "cat", "1.png"))
-    pictures = open_dataset(DataSpec(kind="jsonl"), 32, root=made)
-    assert torch.equal(pictures[0], fit_crop(picture, 32))
-    assert (pictures.name, pictures.class_names, pictures.origin) == ("mine", ("cat",), str(made))
+    images = open_dataset(DataSpec(kind="jsonl"), 32, root=made)
+    assert torch.equal(images[0], fit_crop(image, 32))
+    assert (images.name, images.class_names, images.origin) == ("mine", ("cat",), str(made))
     made.rename(tmp_path / "train.jsonl")
     assert open_dataset(DataSpec(kind="jsonl"), 32, root=tmp_path).name == tmp_path.name
 
@@ -101,8 +101,8 @@ GOOD = entry(0, "cat", "1.png")
         ("[1, 2]", r"expected a JSON object, got '\[1, 2\]'"),
         ('"' + "x" * 100 + '"', r"got '\"x{39}\.\.\.'"),
         (b"\xff\xfe".decode("latin1"), "expected a JSON object"),
-        ({"class_id": 0, "class_name": "cat"}, "expected image_path, the path of a picture, and there is none"),
-        (GOOD | {"image_path": 7}, "expected image_path, the path of a picture, got 7"),
+        ({"class_id": 0, "class_name": "cat"}, "expected image_path, the path of an image, and there is none"),
+        (GOOD | {"image_path": 7}, "expected image_path, the path of an image, got 7"),
         (GOOD | {"image_path": "a\0b"}, "expected image_path"),
         (GOOD | {"image_path": "\ud800"}, "cannot be the name of a file"),
         (GOOD | {"is_absolute_path": True}, "is_absolute_path does not say so: True"),
@@ -202,7 +202,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
 
 def test_class_numbers_are_contiguous(tmp_path):
     made = write(tmp_path / "train.jsonl", entry(0, "cat", "1.png"), entry(2, "eel", "2.png"))
-    with pytest.raises(FileError, match="its class numbers reach 2, and no picture is of class 1"):
+    with pytest.raises(FileError, match="its class numbers reach 2, and no image is of class 1"):
         read_lists(made, "train")
 
 
@@ -212,7 +212,7 @@ def test_class_numbers_are_contiguous(tmp_path):
         ([GOOD], [entry(0, "dog", "2.png")], "class 0, dog, is not a class of the training list"),
         ([GOOD], [entry(1, "dog", "2.png")], "class 1, dog, is not a class of the training list"),
         ([GOOD], [{"image_path": "2.png"}], "must both have classes, or both have none"),
-        ([GOOD], [], r"The list .*val\.jsonl has no pictures"),
+        ([GOOD], [], r"The list .*val\.jsonl has no images"),
     ],
 )
 def test_a_test_list_of_other_classes(tmp_path, train, test, words):
@@ -228,11 +228,11 @@ def test_missing_lists(tmp_path):
     with pytest.raises(UsageError, match=r"holds no train\.jsonl"):
         read_lists(tmp_path, "train")
     made = write(tmp_path / "test.jsonl", GOOD)
-    with pytest.raises(UsageError, match="There are no test pictures beside"):
+    with pytest.raises(UsageError, match="There are no test images beside"):
         read_lists(made, "test")
     with pytest.raises(UsageError, match=r'data\.kind = "jsonl" needs a place'):
         open_dataset(DataSpec(kind="jsonl"), 32)
-    with pytest.raises(SpherectlError, match="Expected a folder of pictures, got the file") as caught:
+    with pytest.raises(SpherectlError, match="Expected a folder of images, got the file") as caught:
         open_dataset(DataSpec(), 32, root=made)
     assert "--set data.kind=jsonl" in caught.value.hint
 

@@ -16,8 +16,8 @@ import torch
 from PIL import Image
 
 from spherectl.data import order, workers
-from spherectl.data.datasets import MemoryPictures, open_dataset
-from spherectl.data.order import Batch, mirrored, picture_numbers, training_batches
+from spherectl.data.datasets import MemoryImages, open_dataset
+from spherectl.data.order import Batch, image_numbers, mirrored, training_batches
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.model import seeding
 from spherectl.recipe import DataSpec
@@ -30,8 +30,8 @@ SEED = 2**40 + 5
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Ten pictures in three classes, all different and none its own mirror image."""
-    root = tmp_path_factory.mktemp("pictures")
+    """Ten images in three classes, all different and none its own mirror image."""
+    root = tmp_path_factory.mktemp("images")
     generator = np.random.default_rng(0)
     for i in range(10):
         path = root / "abc"[i % 3] / f"{i}.png"
@@ -41,25 +41,25 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def pictures(folder):
+def dataset(folder):
     return open_dataset(DataSpec(fit="pad"), 8, root=folder)
 
 
-def take(pictures, count: int, **options) -> list[Batch]:
-    batches = training_batches(pictures, **options)
+def take(dataset, count: int, **options) -> list[Batch]:
+    batches = training_batches(dataset, **options)
     taken = list(itertools.islice(batches, count))
     batches.close()
     return taken
 
 
-def by_definition(pictures, seed: int, s: int, *, flip: bool) -> tuple[torch.Tensor, int]:
+def by_definition(dataset, seed: int, s: int, *, flip: bool) -> tuple[torch.Tensor, int]:
     """Image s of the run, one at a time."""
-    n = len(pictures)
+    n = len(dataset)
     number = int(seeding.permutation(seed, seeding.ORDER, s // n, n)[s % n])
-    image = pictures[number]
+    image = dataset[number]
     if flip and seeding.uniform(seed, seeding.AUGMENT, torch.tensor([s]), 1).item() < 0.5:
         image = image.flip(-1)
-    return image, int(pictures.labels[number])
+    return image, int(dataset.labels[number])
 
 
 def assert_same(left: list[Batch], right: list[Batch]) -> None:
@@ -72,24 +72,24 @@ def assert_same(left: list[Batch], right: list[Batch]) -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize(("batch_size", "start"), [(4, 0), (4, 13), (10, 7), (25, 3), (1, 19)])
-def test_every_image_is_as_defined(pictures, batch_size, start, flip):
-    # Batches of 4, 10 and 25 over 10 pictures: within an epoch, straddling one, and longer than two.
-    batches = take(pictures, 4, seed=SEED, batch_size=batch_size, start_image=start, flip=flip, workers=0)
+def test_every_image_is_as_defined(dataset, batch_size, start, flip):
+    # Batches of 4, 10 and 25 over 10 images: within an epoch, straddling one, and longer than two.
+    batches = take(dataset, 4, seed=SEED, batch_size=batch_size, start_image=start, flip=flip, workers=0)
     for k, batch in enumerate(batches):
         assert batch.first_image == start + k * batch_size
         assert batch.images.shape == (batch_size, 3, 8, 8)
         assert batch.images.dtype == torch.uint8
         assert batch.labels.dtype == torch.int64
         for i in range(batch_size):
-            image, label = by_definition(pictures, SEED, batch.first_image + i, flip=flip)
+            image, label = by_definition(dataset, SEED, batch.first_image + i, flip=flip)
             assert torch.equal(batch.images[i], image)
             assert batch.labels[i] == label
 
 
-def test_an_epoch_shows_every_picture_once():
+def test_an_epoch_shows_every_image_once():
     for epoch in range(3):
-        assert sorted(picture_numbers(SEED, epoch * 37, 37, 37).tolist()) == list(range(37))
-    assert picture_numbers(SEED, 0, 37, 37).tolist() != picture_numbers(SEED, 37, 37, 37).tolist()
+        assert sorted(image_numbers(SEED, epoch * 37, 37, 37).tolist()) == list(range(37))
+    assert image_numbers(SEED, 0, 37, 37).tolist() != image_numbers(SEED, 37, 37, 37).tolist()
 
 
 def test_mirroring_is_the_images_own_draw():
@@ -98,7 +98,7 @@ def test_mirroring_is_the_images_own_draw():
     assert 400 < both.sum() < 600
 
 
-def test_epoch_order_is_computed_once(pictures, monkeypatch):
+def test_epoch_order_is_computed_once(dataset, monkeypatch):
     calls = []
     real = seeding.permutation
 
@@ -108,52 +108,52 @@ def test_epoch_order_is_computed_once(pictures, monkeypatch):
 
     order._epoch_order.cache_clear()
     monkeypatch.setattr(seeding, "permutation", count)
-    take(pictures, 8, seed=SEED, batch_size=4, workers=0)
+    take(dataset, 8, seed=SEED, batch_size=4, workers=0)
     assert calls == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(("batch_size", "start"), [(7, 0), (7, 16), (70, 5)])
-def test_workers_change_nothing(pictures, batch_size, start):
+def test_workers_change_nothing(dataset, batch_size, start):
     # 70 is cut into pieces of 32, 32 and 6 by two workers, and into 32, 32, 6 by one; 7 into 4 and 3.
     options = {"seed": SEED, "batch_size": batch_size, "start_image": start}
-    alone = take(pictures, 5, workers=0, **options)
+    alone = take(dataset, 5, workers=0, **options)
     for count in (1, 2):
-        assert_same(take(pictures, 5, workers=count, **options), alone)
+        assert_same(take(dataset, 5, workers=count, **options), alone)
 
 
-def test_resuming_is_going_on(pictures):
-    whole = take(pictures, 6, seed=SEED, batch_size=6, workers=0)
-    assert_same(take(pictures, 3, seed=SEED, batch_size=6, start_image=18, workers=0), whole[3:])
+def test_resuming_is_going_on(dataset):
+    whole = take(dataset, 6, seed=SEED, batch_size=6, workers=0)
+    assert_same(take(dataset, 3, seed=SEED, batch_size=6, start_image=18, workers=0), whole[3:])
     # Another batch size sees the same images in the same order.
-    thirds = take(pictures, 9, seed=SEED, batch_size=4, workers=0)
+    thirds = take(dataset, 9, seed=SEED, batch_size=4, workers=0)
     assert torch.equal(torch.cat([b.images for b in thirds]), torch.cat([b.images for b in whole]))
     assert torch.equal(torch.cat([b.labels for b in thirds]), torch.cat([b.labels for b in whole]))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("shares", [[(0, 7)], [(0, 3), (3, 7)], [(0, 1), (1, 2), (2, 7)]])
-def test_shares_of_several_processes_are_parts_of_the_whole(pictures, workers, shares):
+def test_shares_of_several_processes_are_parts_of_the_whole(dataset, workers, shares):
     options = {"seed": SEED, "batch_size": 7, "start_image": 16}
-    whole = take(pictures, 4, workers=0, **options)
-    parts = [take(pictures, 4, workers=workers, share=share, **options) for share in shares]
+    whole = take(dataset, 4, workers=0, **options)
+    parts = [take(dataset, 4, workers=workers, share=share, **options) for share in shares]
     for (begin, end), part in zip(shares, parts, strict=True):
         assert_same(part, [b._replace(images=b.images[begin:end], labels=b.labels[begin:end]) for b in whole])
 
 
 @pytest.mark.parametrize("share", [(0, 0), (2, 1), (-1, 3), (0, 8)])
-def test_a_share_lies_in_the_batch(pictures, share):
+def test_a_share_lies_in_the_batch(dataset, share):
     with pytest.raises(UsageError, match="Expected a share of the images 0 to 7"):
-        training_batches(pictures, seed=SEED, batch_size=7, share=share)
+        training_batches(dataset, seed=SEED, batch_size=7, share=share)
 
 
 @pytest.mark.parametrize("shards", [(4,) * 20, (3, 0, 5, 1) * 5, (50,)])
-def test_by_shards_an_epoch_shows_every_picture_once_and_few_shards_at_a_time(shards):
+def test_by_shards_an_epoch_shows_every_image_once_and_few_shards_at_a_time(shards):
     n = sum(shards)
     shard_of = torch.repeat_interleave(torch.arange(len(shards)), torch.tensor(shards))
     for epoch in range(2):
-        numbers = picture_numbers(SEED, epoch * n, n, n, shards)
+        numbers = image_numbers(SEED, epoch * n, n, n, shards)
         assert sorted(numbers.tolist()) == list(range(n))
-        # By definition: round 0 permutes the shards, round 1 + w the pictures of the w-th window of them.
+        # By definition: round 0 permutes the shards, round 1 + w the images of the w-th window of them.
         shuffled = seeding.permutation(SEED, seeding.ORDER, epoch, len(shards))
         at = 0
         for w, window in enumerate(shuffled.split(order.WINDOW)):
@@ -161,41 +161,41 @@ def test_by_shards_an_epoch_shows_every_picture_once_and_few_shards_at_a_time(sh
             mixed = inside[seeding.permutation(SEED, seeding.ORDER, epoch, len(inside), 1 + w)]
             assert torch.equal(numbers[at : at + len(inside)], mixed)
             at += len(inside)
-    half, whole = picture_numbers(SEED, n // 2, n, n, shards), picture_numbers(SEED, 0, 2 * n, n, shards)
+    half, whole = image_numbers(SEED, n // 2, n, n, shards), image_numbers(SEED, 0, 2 * n, n, shards)
     assert torch.equal(half, whole[n // 2 : n // 2 + n])
 
 
 def test_sets_in_memory_start_no_workers(monkeypatch):
     monkeypatch.setattr(workers, "DataLoader", None)
-    pictures = open_dataset(DataSpec(kind="fashion-mnist", fit="pad"), 32, root=EXCERPT)
+    dataset = open_dataset(DataSpec(kind="fashion-mnist", fit="pad"), 32, root=EXCERPT)
     for count in ("auto", 2):
-        batch = take(pictures, 1, seed=0, batch_size=5, flip=False, workers=count)[0]
-        numbers = picture_numbers(0, 0, 5, 300)
-        assert torch.equal(batch.images, pictures.gather(numbers))
-        assert torch.equal(batch.labels, pictures.labels[numbers])
+        batch = take(dataset, 1, seed=0, batch_size=5, flip=False, workers=count)[0]
+        numbers = image_numbers(0, 0, 5, 300)
+        assert torch.equal(batch.images, dataset.gather(numbers))
+        assert torch.equal(batch.labels, dataset.labels[numbers])
 
 
-def test_auto_is_one_worker_a_core_and_at_most_eight(pictures, monkeypatch):
+def test_auto_is_one_worker_a_core_and_at_most_eight(dataset, monkeypatch):
     for cores, expected in ((1, 1), (3, 3), (64, 8)):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _pid, cores=cores: set(range(cores)), raising=False)
-        assert workers.worker_count("auto", pictures) == expected
-    assert workers.worker_count(11, pictures) == 11
+        assert workers.worker_count("auto", dataset) == expected
+    assert workers.worker_count(11, dataset) == 11
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert workers.worker_count("auto", pictures) == 2
+    assert workers.worker_count("auto", dataset) == 2
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_global_random_state_is_left_alone(pictures, workers):
+def test_global_random_state_is_left_alone(dataset, workers):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    take(pictures, 2, seed=SEED, batch_size=4, workers=workers)
+    take(dataset, 2, seed=SEED, batch_size=4, workers=workers)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_batches_do_not_change_the_set():
     pixels = torch.arange(3 * 4 * 4, dtype=torch.uint8).reshape(1, 3, 4, 4)
-    pictures = MemoryPictures(
+    dataset = MemoryImages(
         name="one",
         root=Path(),
         class_names=(),
@@ -205,40 +205,40 @@ def test_batches_do_not_change_the_set():
         pixels=pixels,
     )
     kept = pixels.clone()
-    for batch in take(pictures, 2, seed=0, batch_size=16):
+    for batch in take(dataset, 2, seed=0, batch_size=16):
         batch.images.zero_()
-    assert torch.equal(pictures.pixels, kept)
+    assert torch.equal(dataset.pixels, kept)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_picture_is_one_sentence_from_any_process(tmp_path, workers):
+def test_broken_image_is_one_sentence_from_any_process(tmp_path, workers):
     Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
-    (tmp_path / "2.png").write_bytes(b"no picture")
-    pictures = open_dataset(DataSpec(), 8, root=tmp_path)
-    with pytest.raises(FileError, match=r"^Cannot read the picture .*2\.png: it is not a picture") as caught:
-        take(pictures, 1, seed=SEED, batch_size=2, workers=workers)
+    (tmp_path / "2.png").write_bytes(b"no image")
+    dataset = open_dataset(DataSpec(), 8, root=tmp_path)
+    with pytest.raises(FileError, match=r"^Cannot read the image .*2\.png: it is not an image") as caught:
+        take(dataset, 1, seed=SEED, batch_size=2, workers=workers)
     assert "\n" not in caught.value.message
     assert caught.value.hint
 
 
-def test_workers_ignore_ctrl_c_and_end_with_the_iterator(pictures):
+def test_workers_ignore_ctrl_c_and_end_with_the_iterator(dataset):
     others = set(multiprocessing.active_children())
-    batches = training_batches(pictures, seed=SEED, batch_size=2, workers=1)
+    batches = training_batches(dataset, seed=SEED, batch_size=2, workers=1)
     got = [next(batches)]
     (worker,) = set(multiprocessing.active_children()) - others
     for number in (signal.SIGINT, signal.SIGTERM):
         os.kill(worker.pid, number)
     got += itertools.islice(batches, 9)  # far more than was read ahead
     assert worker.is_alive()
-    assert_same(got, take(pictures, 10, seed=SEED, batch_size=2, workers=0))
+    assert_same(got, take(dataset, 10, seed=SEED, batch_size=2, workers=0))
     batches.close()
     worker.join(timeout=30)
     assert not worker.is_alive()
 
 
-def test_killed_worker_is_one_sentence(pictures):
+def test_killed_worker_is_one_sentence(dataset):
     others = set(multiprocessing.active_children())
-    batches = training_batches(pictures, seed=SEED, batch_size=2, workers=1)
+    batches = training_batches(dataset, seed=SEED, batch_size=2, workers=1)
     next(batches)
     (worker,) = set(multiprocessing.active_children()) - others
     # The loader's handler of SIGCHLD raises wherever the main thread happens to be: let that be here.
@@ -247,12 +247,12 @@ def test_killed_worker_is_one_sentence(pictures):
         worker.join(timeout=30)
         time.sleep(0.01)
     assert not worker.is_alive()
-    with pytest.raises(SpherectlError, match="A process that reads pictures was killed") as caught:
+    with pytest.raises(SpherectlError, match="A process that reads images was killed") as caught:
         list(itertools.islice(batches, 50))
     assert "data.workers=0" in caught.value.hint
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"batch_size": 4, "start_image": -1}])
-def test_numbers_out_of_range(pictures, options):
+def test_numbers_out_of_range(dataset, options):
     with pytest.raises(UsageError, match="Expected a batch of at least 1"):
-        training_batches(pictures, seed=0, **options)
+        training_batches(dataset, seed=0, **options)

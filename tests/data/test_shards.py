@@ -1,4 +1,4 @@
-"""Tars against what was put into them: which pictures, which bytes, which class; a sentence for each that is wrong."""
+"""Tars against what was put into them: which images, which bytes, which class; a sentence for each that is wrong."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ import torch
 
 from spherectl.data import indexes, shards, tars
 from spherectl.data.datasets import open_dataset
-from spherectl.data.decode import PictureError
-from spherectl.data.order import picture_numbers, training_batches
+from spherectl.data.decode import ImageError
+from spherectl.data.order import image_numbers, training_batches
 from spherectl.data.shards import expand_braces, find_shards, open_shards
 from spherectl.data.tars import read_member, read_shard
 from spherectl.errors import FileError, SpherectlError, UsageError
@@ -32,8 +32,8 @@ def opened(root: Path | str, split: str = "train", size: int = 8):
     return open_dataset(DataSpec(kind="shards"), size, root=root, split=split)  # type: ignore[arg-type]
 
 
-def greys(pictures, numbers) -> list[int]:
-    return pictures.gather(numbers)[:, 0, 0, 0].tolist()
+def greys(dataset, numbers) -> list[int]:
+    return dataset.gather(numbers)[:, 0, 0, 0].tolist()
 
 
 def test_members_are_found_by_their_bytes(tmp_path, write_tar):
@@ -51,7 +51,7 @@ def test_members_are_found_by_their_bytes(tmp_path, write_tar):
         "5.cls": b"1",
         "6.pyd": b"\x80\x04never loaded",
         "6.pth": b"\x80\x04never loaded",
-        "7.seg.png": b"another kind of picture",
+        "7.seg.png": b"another kind of image",
         "._1.jpg": b"what macOS leaves",
         "x" * 150 + ".png": b"long name",
         "x" * 150 + ".cls": b" 4 ",
@@ -83,7 +83,7 @@ def test_every_form_of_tar(tmp_path, form):
 
 @pytest.fixture
 def three(tmp_path, write_tar, labelled) -> Path:
-    """Pictures 0 to 9 in three shards, of three classes."""
+    """Images 0 to 9 in three shards, of three classes."""
     root = tmp_path / "set"
     for i, (first, labels) in enumerate([(0, [0, 1, 2, 0]), (4, [1, 1]), (6, [2, 0, 1, 2])]):
         write_tar(root / f"{i:06d}.tar", labelled(first, labels))
@@ -92,31 +92,31 @@ def three(tmp_path, write_tar, labelled) -> Path:
 
 @pytest.mark.parametrize("given", ["", "{000000..000002}.tar", "*.tar", "00000{0,1,2}.tar"])
 def test_a_set_by_folder_and_by_pattern(three, given):
-    pictures = opened(three / given)
-    assert greys(pictures, range(10)) == list(range(10))
-    assert greys(pictures, [9, 0, 5]) == [9, 0, 5]
-    assert pictures.labels.tolist() == [0, 1, 2, 0, 1, 1, 2, 0, 1, 2]
-    assert (pictures.name, pictures.class_names) == ("set", ("0", "1", "2"))
-    assert pictures.origin == str(three / given)
-    assert greys(opened(pictures.origin), range(10)) == list(range(10))
+    dataset = opened(three / given)
+    assert greys(dataset, range(10)) == list(range(10))
+    assert greys(dataset, [9, 0, 5]) == [9, 0, 5]
+    assert dataset.labels.tolist() == [0, 1, 2, 0, 1, 1, 2, 0, 1, 2]
+    assert (dataset.name, dataset.class_names) == ("set", ("0", "1", "2"))
+    assert dataset.origin == str(three / given)
+    assert greys(opened(dataset.origin), range(10)) == list(range(10))
     if given:
-        with pytest.raises(UsageError, match="there are no test pictures"):
+        with pytest.raises(UsageError, match="there are no test images"):
             opened(three / given, "test")
 
 
 def test_one_tar_is_a_set(three):
-    pictures = opened(three / "000000.tar")
-    assert greys(pictures, range(4)) == [0, 1, 2, 3]
-    assert pictures.class_names == ("0", "1", "2")
+    dataset = opened(three / "000000.tar")
+    assert greys(dataset, range(4)) == [0, 1, 2, 3]
+    assert dataset.class_names == ("0", "1", "2")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_order_is_exact_as_of_any_set(three, workers):
-    pictures = opened(three)
-    batches = training_batches(pictures, seed=3, batch_size=4, start_image=7, flip=False, workers=workers)
+    dataset = opened(three)
+    batches = training_batches(dataset, seed=3, batch_size=4, start_image=7, flip=False, workers=workers)
     seen = torch.cat([batch.images[:, 0, 0, 0] for batch in itertools.islice(batches, 3)]).tolist()
     batches.close()
-    assert seen == picture_numbers(3, 7, 12, 10).tolist()
+    assert seen == image_numbers(3, 7, 12, 10).tolist()
 
 
 @pytest.mark.parametrize(("file", "text"), [("classes.txt", "cat\ndog\neel\nfox\n"), ("class_names.json", None)])
@@ -127,10 +127,10 @@ def test_class_names_beside_the_shards(three, file, text, place):
     assert opened(three).class_names == names
 
 
-def test_without_labels_there_are_no_classes(tmp_path, write_tar, picture_bytes):
-    write_tar(tmp_path / "0.tar", {"1.png": picture_bytes(1), "1.txt": b"a cat", "1.json": b'{"text": "a cat"}'})
-    pictures = opened(tmp_path)
-    assert (pictures.class_names, pictures.labels.tolist()) == ((), [0])
+def test_without_labels_there_are_no_classes(tmp_path, write_tar, image_bytes):
+    write_tar(tmp_path / "0.tar", {"1.png": image_bytes(1), "1.txt": b"a cat", "1.json": b'{"text": "a cat"}'})
+    dataset = opened(tmp_path)
+    assert (dataset.class_names, dataset.labels.tolist()) == ((), [0])
 
 
 def test_split_folders_and_split_names(tmp_path, write_tar, labelled):
@@ -142,43 +142,43 @@ def test_split_folders_and_split_names(tmp_path, write_tar, labelled):
         assert (greys(held_out, [0]), held_out.labels.tolist()) == ([10], [1])
     write_tar(tmp_path / "c" / "latest-0.tar", labelled(0, [0]))  # "test" within a word is no split
     assert greys(opened(tmp_path / "c"), [0]) == [0]
-    with pytest.raises(UsageError, match="has no test pictures"):
+    with pytest.raises(UsageError, match="has no test images"):
         opened(tmp_path / "c", "test")
 
 
-def test_jpeg_and_webp_are_decoded(tmp_path, write_tar, picture_bytes):
-    write_tar(tmp_path / "0.tar", {"0.jpg": picture_bytes(40, "jpg"), "1.webp": picture_bytes(40, "webp")})
+def test_jpeg_and_webp_are_decoded(tmp_path, write_tar, image_bytes):
+    write_tar(tmp_path / "0.tar", {"0.jpg": image_bytes(40, "jpg"), "1.webp": image_bytes(40, "webp")})
     assert greys(opened(tmp_path), [0, 1]) == [40, 40]
 
 
-def test_a_broken_picture_is_named_by_shard_and_member(tmp_path, write_tar, labelled):
-    write_tar(tmp_path / "0.tar", labelled(0, [0] * 150) | {"000007.png": b"no picture"})
-    pictures = opened(tmp_path)
-    with pytest.raises(PictureError, match=rf"^Cannot read the picture {tmp_path}/0\.tar/000007\.png: it is not a"):
-        pictures.gather([7])
-    assert pictures.read([7]).unreadable == (f"{tmp_path}/0.tar/000007.png",)
-    assert pictures.read([7]).images[0, 0, 0, 0] == 8
+def test_a_broken_image_is_named_by_shard_and_member(tmp_path, write_tar, labelled):
+    write_tar(tmp_path / "0.tar", labelled(0, [0] * 150) | {"000007.png": b"no image"})
+    dataset = opened(tmp_path)
+    with pytest.raises(ImageError, match=rf"^Cannot read the image {tmp_path}/0\.tar/000007\.png: it is not a"):
+        dataset.gather([7])
+    assert dataset.read([7]).unreadable == (f"{tmp_path}/0.tar/000007.png",)
+    assert dataset.read([7]).images[0, 0, 0, 0] == 8
 
 
 def test_a_shard_that_vanishes_is_a_sentence(three):
-    pictures = opened(three)
+    dataset = opened(three)
     (three / "000001.tar").unlink()
-    with pytest.raises(PictureError, match=r"000001\.tar/000004\.png: No such file"):
-        pictures.gather([4])
+    with pytest.raises(ImageError, match=r"000001\.tar/000004\.png: No such file"):
+        dataset.gather([4])
 
 
 @pytest.mark.parametrize(
     ("members", "words"),
     [
-        ({"1.png": b"", "1.jpg": b""}, r"two pictures of one key: 1\.png and 1\.jpg"),
+        ({"1.png": b"", "1.jpg": b""}, r"two images of one key: 1\.png and 1\.jpg"),
         ({"1.png": b"", "1.cls": b"cat"}, r"1\.cls has the label 'cat'; expected a number from 0"),
         ({"1.png": b"", "1.cls": b"-1"}, r"1\.cls has the label -1"),
         ({"1.png": b"", "1.cls": b"99999999999"}, "has the label 99999999999"),
         ({"1.png": b"", "1.json": b"{"}, r"1\.json has the label '{'"),
         ({"1.png": b"", "1.json": b'{"label": "cat"}'}, r"1\.json has the label 'cat'"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b""}, r"2\.png has no label, and others have"),
-        ({"1.png": b"", "1.cls": b"1"}, "The labels reach 1, .* no picture is of class 0"),
-        ({"1.txt": b"caption"}, r"No pictures in .*0\.tar: expected members KEY\.png, KEY\.jpg"),
+        ({"1.png": b"", "1.cls": b"1"}, "The labels reach 1, .* no image is of class 0"),
+        ({"1.txt": b"caption"}, r"No images in .*0\.tar: expected members KEY\.png, KEY\.jpg"),
     ],
 )
 def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
@@ -215,7 +215,7 @@ def test_wrong_class_files(three, file, text, words):
 def test_compressed_tars_are_refused(tmp_path, write_tar, labelled, name, given):
     mode = {"z": "w:gz", "2": "w:bz2"}.get(name[-1], "w:xz") if not name.endswith("xz") else "w:xz"
     path = write_tar(tmp_path / name, labelled(0, [0]), mode)
-    with pytest.raises(UsageError, match="is compressed, so that pictures in it cannot be read one by one"):
+    with pytest.raises(UsageError, match="is compressed, so that images in it cannot be read one by one"):
         opened(tmp_path if given == "folder" else path)
 
 
@@ -346,9 +346,9 @@ def test_pipes_are_refused_at_once(three, name):
         opened(three)
 
 
-def test_hidden_members_and_those_of_the_system_are_no_images(tmp_path, write_tar, picture_bytes):
+def test_hidden_members_and_those_of_the_system_are_no_images(tmp_path, write_tar, image_bytes):
     names = ("a/1.png", "./a/2.jfif", ".git/3.png", "__MACOSX/4.png", "a/@eaDir/5.png", "a/.thumbs/6.png", "7.gif")
-    path = write_tar(tmp_path / "0.tar", dict.fromkeys(names, picture_bytes(1)))
+    path = write_tar(tmp_path / "0.tar", dict.fromkeys(names, image_bytes(1)))
     assert [bytes(name) for name in read_shard(path).names] == [b"a/1.png", b"./a/2.jfif", b"7.gif"]
 
 
@@ -362,7 +362,7 @@ def test_missing_shards(tmp_path, three):
         opened(tmp_path / "empty")
     with pytest.raises(UsageError, match="needs a place"):
         open_dataset(DataSpec(kind="shards"), 8)
-    with pytest.raises(UsageError, match="No pictures found in") as caught:
+    with pytest.raises(UsageError, match="No images found in") as caught:
         open_dataset(DataSpec(), 8, root=three)
     assert "--set data.kind=shards" in caught.value.hint
 

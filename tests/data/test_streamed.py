@@ -16,9 +16,9 @@ import torch
 from spherectl import transfer
 from spherectl.data import remote, streamed
 from spherectl.data.datasets import open_dataset
-from spherectl.data.order import Batch, picture_numbers, training_batches
+from spherectl.data.order import Batch, image_numbers, training_batches
 from spherectl.data.remote import WINDOW, fetch_shard, open_index
-from spherectl.data.streamed import Ahead, RemotePictures
+from spherectl.data.streamed import Ahead, RemoteImages
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
@@ -31,7 +31,7 @@ SEED = 2**33 + 1
 
 @pytest.fixture
 def serve(server, write_tar, labelled):
-    """Write shards of so many pictures, their grey their number, and the index; labels count up to 3."""
+    """Write shards of so many images, their grey their number, and the index; labels count up to 3."""
 
     def serve(*counts: int, classes: bool = True, **more: object) -> str:
         first, entries = 0, []
@@ -52,14 +52,14 @@ def serve(server, write_tar, labelled):
     return serve
 
 
-def opened(url: str, **options) -> RemotePictures:
-    pictures = open_dataset(DataSpec(kind="shards"), 8, root=url, **options)
-    assert isinstance(pictures, RemotePictures)
-    return pictures
+def opened(url: str, **options) -> RemoteImages:
+    dataset = open_dataset(DataSpec(kind="shards"), 8, root=url, **options)
+    assert isinstance(dataset, RemoteImages)
+    return dataset
 
 
-def take(pictures, count: int, **options) -> list[Batch]:
-    batches = training_batches(pictures, seed=SEED, flip=False, **options)
+def take(dataset, count: int, **options) -> list[Batch]:
+    batches = training_batches(dataset, seed=SEED, flip=False, **options)
     taken = list(itertools.islice(batches, count))
     batches.close()
     return taken
@@ -70,24 +70,24 @@ def greys(batches: list[Batch]) -> list[int]:
 
 
 def test_all_is_known_before_a_shard_is_fetched(serve, server):
-    pictures = opened(serve(5, 3, 4))
-    assert (len(pictures), pictures.shard_counts, pictures.class_names) == (12, (5, 3, 4), ("cat", "dog", "eel"))
-    assert (pictures.name, pictures.origin) == ("set", server.url + "set/index.json")
+    dataset = opened(serve(5, 3, 4))
+    assert (len(dataset), dataset.shard_counts, dataset.class_names) == (12, (5, 3, 4), ("cat", "dog", "eel"))
+    assert (dataset.name, dataset.origin) == ("set", server.url + "set/index.json")
     assert server.count(".tar") == 0
 
 
 @pytest.mark.parametrize("given", ["set/index.json", "set/", "set/{000000..000002}.tar"])
 def test_an_index_a_folder_and_a_pattern(serve, server, given):
     serve(5, 3, 4)
-    pictures = opened(server.url + given)
-    assert (pictures.name, pictures.shard_counts) == ("set", (5, 3, 4))
-    assert pictures.gather([0, 6, 11])[:, 0, 0, 0].tolist() == [0, 6, 11]
+    dataset = opened(server.url + given)
+    assert (dataset.name, dataset.shard_counts) == ("set", (5, 3, 4))
+    assert dataset.gather([0, 6, 11])[:, 0, 0, 0].tolist() == [0, 6, 11]
 
 
 def test_a_pattern_may_take_a_part(serve, server):
     serve(5, 3, 4)
-    pictures = opened(server.url + "set/{000001..000002}.tar")
-    assert pictures.gather([0, 6])[:, 0, 0, 0].tolist() == [5, 11]
+    dataset = opened(server.url + "set/{000001..000002}.tar")
+    assert dataset.gather([0, 6])[:, 0, 0, 0].tolist() == [5, 11]
     with pytest.raises(UsageError, match=r"does not list 1 of the 4 shards .*000003\.tar"):
         opened(server.url + "set/{000000..000003}.tar")
 
@@ -95,45 +95,45 @@ def test_a_pattern_may_take_a_part(serve, server):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images_and_labels_are_those_of_the_order(serve, workers):
     counts = (7, 4, 9, 6)
-    pictures = opened(serve(*counts))
+    dataset = opened(serve(*counts))
     for start in (0, 31):
-        batches = take(pictures, 6, batch_size=10, start_image=start, workers=workers)
-        expected = picture_numbers(SEED, start, 60, 26, counts)
+        batches = take(dataset, 6, batch_size=10, start_image=start, workers=workers)
+        expected = image_numbers(SEED, start, 60, 26, counts)
         assert greys(batches) == expected.tolist()
         assert torch.equal(torch.cat([batch.labels for batch in batches]), expected % 3)
 
 
 def test_shares_and_resumes_are_parts_of_the_whole(serve):
-    pictures = opened(serve(7, 4, 9, 6))
-    whole = take(pictures, 5, batch_size=8, workers=0)
-    assert greys(take(pictures, 2, batch_size=8, start_image=24, workers=0)) == greys(whole)[24:]
-    parts = [take(pictures, 5, batch_size=8, workers=0, share=share) for share in ((0, 3), (3, 8))]
+    dataset = opened(serve(7, 4, 9, 6))
+    whole = take(dataset, 5, batch_size=8, workers=0)
+    assert greys(take(dataset, 2, batch_size=8, start_image=24, workers=0)) == greys(whole)[24:]
+    parts = [take(dataset, 5, batch_size=8, workers=0, share=share) for share in ((0, 3), (3, 8))]
     assert [grey for pair in zip(*parts, strict=True) for grey in greys(list(pair))] == greys(whole)
 
 
 def test_each_shard_is_fetched_once_whatever_reads(serve, server):
-    pictures = opened(serve(*(3,) * 10))
-    take(pictures, 12, batch_size=5, workers=2)
+    dataset = opened(serve(*(3,) * 10))
+    take(dataset, 12, batch_size=5, workers=2)
     take(opened(server.url + "set/"), 12, batch_size=5, workers=0)
     assert sorted(path for path in server.asked if path.endswith(".tar")) == [f"/set/{i:06d}.tar" for i in range(10)]
 
 
 def test_what_is_next_is_fetched_ahead_and_no_more(serve, server, monkeypatch):
     counts = (2,) * 4 * WINDOW
-    pictures = opened(serve(*counts))
-    batches = training_batches(pictures, seed=SEED, batch_size=2, flip=False, workers=0)
+    dataset = opened(serve(*counts))
+    batches = training_batches(dataset, seed=SEED, batch_size=2, flip=False, workers=0)
     for _ in range(2):
         next(batches)
     batches.close()  # waits for the piece that is under way
-    first = {int(number) // 2 for number in picture_numbers(SEED, 0, 4 * WINDOW, sum(counts), counts)}
+    first = {int(number) // 2 for number in image_numbers(SEED, 0, 4 * WINDOW, sum(counts), counts)}
     fetched = {int(path[-10:-4]) for path in server.asked if path.endswith(".tar")}
     assert fetched <= first, "of the first two windows"
-    assert {int(number) // 2 for number in picture_numbers(SEED, 0, 4, sum(counts), counts)} <= fetched
+    assert {int(number) // 2 for number in image_numbers(SEED, 0, 4, sum(counts), counts)} <= fetched
 
 
 def test_ahead_fetches_what_is_expected(serve, server):
-    pictures = opened(serve(2, 2, 2))
-    ahead = Ahead(pictures)
+    dataset = opened(serve(2, 2, 2))
+    ahead = Ahead(dataset)
     for _ in range(3):
         ahead.expect(torch.tensor([5, 2, 3]))
     ahead._thread.shutdown()
@@ -141,32 +141,32 @@ def test_ahead_fetches_what_is_expected(serve, server):
 
 
 def test_a_fetch_that_nobody_waits_for_is_given_up(serve):
-    pictures = opened(serve(2))
+    dataset = opened(serve(2))
     stop = threading.Event()
     stop.set()
     with pytest.raises(remote.StoppedError):
-        fetch_shard(pictures.index, 0, stop)
-    assert not list(pictures.index.folder.glob("*.tar"))
-    assert not list(pictures.index.folder.glob(".*"))
+        fetch_shard(dataset.index, 0, stop)
+    assert not list(dataset.index.folder.glob("*.tar"))
+    assert not list(dataset.index.folder.glob(".*"))
 
 
 def test_few_shards_are_kept_and_a_lost_one_is_fetched_again(serve, server, monkeypatch):
     monkeypatch.setattr(remote, "KEPT", 3)
     monkeypatch.setattr(streamed, "KEPT", 3)
-    pictures = opened(serve(*(2,) * 8))
-    expected = picture_numbers(SEED, 0, 32, 16, (2,) * 8)
-    assert greys(take(pictures, 16, batch_size=2, workers=0)) == expected.tolist()
-    assert len(list(pictures.index.folder.glob("*.tar"))) == 3
-    assert len(pictures._open) <= 3
+    dataset = opened(serve(*(2,) * 8))
+    expected = image_numbers(SEED, 0, 32, 16, (2,) * 8)
+    assert greys(take(dataset, 16, batch_size=2, workers=0)) == expected.tolist()
+    assert len(list(dataset.index.folder.glob("*.tar"))) == 3
+    assert len(dataset._open) <= 3
     assert server.count(".tar") > 8
-    for path in pictures.index.folder.glob("*.tar"):
+    for path in dataset.index.folder.glob("*.tar"):
         path.unlink()
-    assert pictures.gather([int(n) for n in expected[:4]])[:, 0, 0, 0].tolist() == expected[:4].tolist()
+    assert dataset.gather([int(n) for n in expected[:4]])[:, 0, 0, 0].tolist() == expected[:4].tolist()
 
 
 @pytest.mark.parametrize("lost", [1, 3])
 def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(serve, server, monkeypatch, lost):
-    pictures = opened(serve(2, 2))
+    dataset = opened(serve(2, 2))
     fetched = []
 
     def fetch_and_lose(index, number):
@@ -177,12 +177,12 @@ def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(se
         return path
 
     monkeypatch.setattr(streamed, "fetch_shard", fetch_and_lose)
-    assert pictures.gather([3, 2])[:, 0, 0, 0].tolist() == [3, 2]
+    assert dataset.gather([3, 2])[:, 0, 0, 0].tolist() == [3, 2]
     assert server.count(".tar") == lost + 1
 
 
 def test_a_shard_that_always_goes_is_an_error_after_some_tries(serve, server, monkeypatch):
-    pictures = opened(serve(2))
+    dataset = opened(serve(2))
 
     def fetch_and_lose(index, number):
         path = fetch_shard(index, number)
@@ -191,7 +191,7 @@ def test_a_shard_that_always_goes_is_an_error_after_some_tries(serve, server, mo
 
     monkeypatch.setattr(streamed, "fetch_shard", fetch_and_lose)
     with pytest.raises(FileError, match=r"Cannot read the shard .*000000\.tar: No such file"):
-        pictures.gather([0])
+        dataset.gather([0])
     assert server.count(".tar") == streamed.ATTEMPTS
 
 
@@ -200,11 +200,11 @@ def test_offline_what_is_kept_is_enough(serve, server, monkeypatch):
     opened(url).gather([0])
     asked = len(server.asked)
     monkeypatch.setenv("SPHERECTL_OFFLINE", "true")
-    pictures = opened(url)
-    assert pictures.gather([1])[0, 0, 0, 0] == 1
-    assert pictures.class_names == ("cat", "dog", "eel")
+    dataset = opened(url)
+    assert dataset.gather([1])[0, 0, 0, 0] == 1
+    assert dataset.class_names == ("cat", "dog", "eel")
     with pytest.raises(SpherectlError, match=r"000001\.tar is not in the cache, .* SPHERECTL_OFFLINE says to stay off"):
-        pictures.gather([2])
+        dataset.gather([2])
     with pytest.raises(SpherectlError, match=r"other\.json is not in the cache"):
         opened(server.url + "other.json")
     assert len(server.asked) == asked
@@ -219,31 +219,31 @@ def test_another_index_is_another_cache(serve):
 
 
 def test_without_class_names_there_are_no_classes(serve, server):
-    pictures = opened(serve(2, classes=False))
-    assert (pictures.class_names, pictures.labels.tolist()) == ((), [0, 0])
-    assert pictures.read([1]).labels.tolist() == [0]
+    dataset = opened(serve(2, classes=False))
+    assert (dataset.class_names, dataset.labels.tolist()) == ((), [0, 0])
+    assert dataset.read([1]).labels.tolist() == [0]
     (server.folder / "set" / "class_names.json").write_text('["a", "b", "c"]')
     assert opened(server.url + "set/").class_names == ("a", "b", "c")
     (server.folder / "set" / "class_names.json").unlink()
     assert opened(server.url + "set/").class_names == ()
 
 
-def test_a_broken_picture_is_replaced_and_named(server, write_tar, labelled):
-    members = labelled(0, [0] * 150) | {"000007.png": b"no picture"}
+def test_a_broken_image_is_replaced_and_named(server, write_tar, labelled):
+    members = labelled(0, [0] * 150) | {"000007.png": b"no image"}
     write_tar(server.folder / "0.tar", members)
     document = {"wids_version": 1, "shardlist": [{"url": "0.tar", "nsamples": 150}]}
     (server.folder / "index.json").write_text(json.dumps(document))
-    pictures = opened(server.url + "index.json")
-    assert pictures.name == "shards", "not the host: models carry the name"
-    read = pictures.read([7, 9])
+    dataset = opened(server.url + "index.json")
+    assert dataset.name == "shards", "not the host: models carry the name"
+    read = dataset.read([7, 9])
     assert read.images[:, 0, 0, 0].tolist() == [8, 9]
     assert read.unreadable == (f"{server.url}0.tar/000007.png",)
 
 
 def test_a_busy_server_and_a_cut_connection_are_tried_again(serve, server, waits):
-    pictures = opened(serve(2))
+    dataset = opened(serve(2))
     server.answers["/set/000000.tar"] = [503, "cut", 200]
-    assert pictures.gather([1])[0, 0, 0, 0] == 1
+    assert dataset.gather([1])[0, 0, 0, 0] == 1
     assert waits == [1, 2]
 
 
@@ -257,12 +257,12 @@ def test_a_busy_server_and_a_cut_connection_are_tried_again(serve, server, waits
 )
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_shard_that_does_not_come_is_one_sentence(serve, server, answers, words, workers):
-    pictures = opened(serve(150))
+    dataset = opened(serve(150))
     server.answers["/set/000000.tar"] = answers
     with pytest.raises(SpherectlError, match=words) as caught:
-        take(pictures, 1, batch_size=4, workers=workers)
+        take(dataset, 1, batch_size=4, workers=workers)
     assert (caught.value.exit_code, "\n" in caught.value.message) == (1, False)
-    assert not list(pictures.index.folder.glob("*.tar"))
+    assert not list(dataset.index.folder.glob("*.tar"))
 
 
 @pytest.mark.parametrize(
@@ -270,7 +270,7 @@ def test_a_shard_that_does_not_come_is_one_sentence(serve, server, answers, word
     [
         ({"filesize": 1}, r"more than 1 bytes; 000000\.tar must have 1"),
         ({"md5sum": "0" * 32}, r"000000\.tar is damaged: its MD5 is .*; the index says 0000"),
-        ({"nsamples": 3}, r"000000\.tar holds 2 pictures; the index says 3\."),
+        ({"nsamples": 3}, r"000000\.tar holds 2 images; the index says 3\."),
     ],
 )
 def test_a_shard_that_is_not_as_listed_is_one_sentence(serve, more, words):
@@ -379,14 +379,14 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(serve, tmp_path, monkeyp
 
 
 def test_leftovers_of_a_killed_fetch_are_removed(serve):
-    pictures = opened(serve(2))
-    pictures.index.folder.mkdir(parents=True)
-    leftover = pictures.index.folder / ".000000.tar.abc.tmp.tar"
+    dataset = opened(serve(2))
+    dataset.index.folder.mkdir(parents=True)
+    leftover = dataset.index.folder / ".000000.tar.abc.tmp.tar"
     leftover.write_bytes(b"half")
-    pictures.gather([0])
+    dataset.gather([0])
     assert not leftover.exists()
-    assert pictures.index.folder.is_relative_to(load_settings().cache)
-    assert isinstance(pictures.root, Path)
+    assert dataset.index.folder.is_relative_to(load_settings().cache)
+    assert isinstance(dataset.root, Path)
 
 
 @pytest.mark.parametrize("content", ["{", "[" * 5000, "pipe"])

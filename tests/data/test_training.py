@@ -50,18 +50,18 @@ def command(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def pictures(tmp_path, picture_bytes) -> Path:
-    """A flat folder of 100 pictures."""
-    folder = tmp_path / "pictures"
+def images(tmp_path, image_bytes) -> Path:
+    """A flat folder of 100 images."""
+    folder = tmp_path / "images"
     folder.mkdir()
     for i in range(100):
-        (folder / f"{i:03d}.png").write_bytes(picture_bytes(i))
+        (folder / f"{i:03d}.png").write_bytes(image_bytes(i))
     return folder
 
 
 @pytest.fixture
 def url(server, write_tar, labelled) -> str:
-    """An index of 12 pictures in three shards, of three classes."""
+    """An index of 12 images in three shards, of three classes."""
     entries = []
     for i in range(3):
         write_tar(server.folder / "set" / f"{i}.tar", labelled(4 * i, [0, 1, 2, 0]))
@@ -81,15 +81,15 @@ def test_a_list_and_shards_train_like_any_set(command, tmp_path, write_tar, labe
     for kind, place, name in (("shards", "tars", "tars"), ("jsonl", "all.jsonl", "all")):
         done = command("--data", tmp_path / place, "--run", kind, data__kind=kind)
         assert done.exit_code == 0, done.stderr
-        assert f"data: {name}, 4 pictures, 3 classes\n" in done.stderr
+        assert f"data: {name}, 4 images, 3 classes\n" in done.stderr
         losses.append([json.loads(line)["loss"] for line in Path(kind, "metrics.jsonl").read_text().splitlines()])
-    assert losses[0] == losses[1], "the same pictures in the same order"
+    assert losses[0] == losses[1], "the same images in the same order"
 
 
 def test_shards_over_http_from_the_command_line(command, url, tmp_path):
     dry = command("--data", url, "--dry-run", data__kind="shards")
     assert dry.exit_code == 0, dry.stderr
-    assert "12 pictures of set, 3 classes; in shards fetched over HTTP, by which order and resume go" in dry.stdout
+    assert "12 images of set, 3 classes; in shards fetched over HTTP, by which order and resume go" in dry.stdout
     assert not list(load_settings().cache.rglob("*.tar"))
     done = command("--data", url, data__kind="shards")
     assert done.exit_code == 0, done.stderr
@@ -112,11 +112,11 @@ def test_a_stopped_run_goes_on_exactly_though_the_cache_is_gone(url, tmp_path):
     recipe = small(**{"data.kind": "shards", "run.length_images": 40})
 
     def run(name: str, stop_after: int | None = None) -> list[float]:
-        pictures = open_dataset(recipe.data, recipe.model.image_size, root=url)
+        images = open_dataset(recipe.data, recipe.model.image_size, root=url)
         steps: list[int] = []
         train(
-            resolve(recipe, pictures, cpu),
-            pictures,
+            resolve(recipe, images, cpu),
+            images,
             tmp_path / name,
             device=cpu,
             on_step=lambda line: steps.append(int(line["step"])),
@@ -132,23 +132,23 @@ def test_a_stopped_run_goes_on_exactly_though_the_cache_is_gone(url, tmp_path):
     assert len(whole) == 10
 
 
-def test_one_broken_picture_in_a_hundred_trains(command, pictures):
-    (pictures / "007.png").write_bytes(b"no picture")
-    done = command("--data", pictures, run__length_images=200)
+def test_one_broken_image_in_a_hundred_trains(command, images):
+    (images / "007.png").write_bytes(b"no image")
+    done = command("--data", images, run__length_images=200)
     assert done.exit_code == 0, done.stderr
 
 
-def test_two_in_a_hundred_stop_with_their_names_and_once_repaired_the_run_goes_on(command, pictures):
-    names = [pictures / "007.png", pictures / "033.png"]
+def test_two_in_a_hundred_stop_with_their_names_and_once_repaired_the_run_goes_on(command, images):
+    names = [images / "007.png", images / "033.png"]
     whole = [path.read_bytes() for path in names]
     for path in names:
-        path.write_bytes(b"no picture")
-    stopped = command("--data", pictures, run__length_images=100)
+        path.write_bytes(b"no image")
+    stopped = command("--data", images, run__length_images=100)
     assert stopped.exit_code == 1
     (error,) = [line for line in stopped.stderr.splitlines() if line.startswith("error:")]
-    assert "2 pictures of one epoch of 100 cannot be read, which is over 1%" in error
+    assert "2 images of one epoch of 100 cannot be read, which is over 1%" in error
     assert all(str(path) in error for path in names)
     for path, content in zip(names, whole, strict=True):
         path.write_bytes(content)
-    done = command("--data", pictures, run__length_images=100)
+    done = command("--data", images, run__length_images=100)
     assert done.exit_code == 0, done.stderr

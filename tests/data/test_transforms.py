@@ -19,7 +19,7 @@ ALL_BYTES = torch.arange(256, dtype=torch.uint8)
 SIDES = [31, 32, 33, 47, 64, 65, 100, 129]
 
 
-def noise_picture(width: int, height: int) -> Image.Image:
+def noise_image(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8))
 
 
@@ -77,9 +77,9 @@ def test_no_images_are_no_error():
 
 
 def test_grey_is_pillows_luminance():
-    pictures = [noise_picture(40, 30), noise_picture(30, 40).rotate(90, expand=True)]
-    expected = torch.stack([as_tensor(picture.convert("L").convert("RGB")) for picture in pictures])
-    assert torch.equal(to_grey(torch.stack([as_tensor(picture) for picture in pictures])), expected)
+    shown = [noise_image(40, 30), noise_image(30, 40).rotate(90, expand=True)]
+    expected = torch.stack([as_tensor(image.convert("L").convert("RGB")) for image in shown])
+    assert torch.equal(to_grey(torch.stack([as_tensor(image) for image in shown])), expected)
 
 
 def test_as_tensor_order():
@@ -92,8 +92,8 @@ def test_as_tensor_order():
 
 
 def test_pad_puts_28_into_32_with_2_black_pixels_all_around():
-    picture = Image.new("RGB", (28, 28), "white")
-    padded = fit_pad(picture, 32)
+    image = Image.new("RGB", (28, 28), "white")
+    padded = fit_pad(image, 32)
     expected = torch.zeros(3, 32, 32, dtype=torch.uint8)
     expected[:, 2:30, 2:30] = 255
     assert torch.equal(padded, expected)
@@ -101,27 +101,27 @@ def test_pad_puts_28_into_32_with_2_black_pixels_all_around():
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (5, 4), (4, 5), (8, 8), (7, 1), (3, 8)])
 def test_pad_geometry(width, height):
-    picture = noise_picture(width, height)
-    padded = fit_pad(picture, 8)
+    image = noise_image(width, height)
+    padded = fit_pad(image, 8)
     top, left = (8 - height) // 2, (8 - width) // 2
-    assert torch.equal(padded[:, top : top + height, left : left + width], as_tensor(picture))
-    assert padded.sum() == as_tensor(picture).sum()
-    assert torch.equal(pad_to(as_tensor(picture)[None].expand(2, -1, -1, -1), 8), padded[None].expand(2, -1, -1, -1))
+    assert torch.equal(padded[:, top : top + height, left : left + width], as_tensor(image))
+    assert padded.sum() == as_tensor(image).sum()
+    assert torch.equal(pad_to(as_tensor(image)[None].expand(2, -1, -1, -1), 8), padded[None].expand(2, -1, -1, -1))
 
 
 @pytest.mark.parametrize("size", [(33, 10), (10, 33)])
 def test_pad_never_shrinks(size):
     with pytest.raises(UsageError, match=f"{size[0]} x {size[1]} pixels does not fit 32 x 32"):
-        fit_pad(noise_picture(*size), 32)
+        fit_pad(noise_image(*size), 32)
 
 
 @pytest.mark.parametrize(("width", "height"), list(itertools.product(SIDES, SIDES)))
 def test_training_crop_is_torchvisions(width, height):
-    # Oracle: torchvision on Pillow pictures, resize shorter side then centre crop; nearest at <= 64 px, bicubic above.
-    picture = noise_picture(width, height)
+    # Oracle: torchvision on Pillow images, resize shorter side then centre crop; nearest at <= 64 px, bicubic above.
+    image = noise_image(width, height)
     for size, mode in ((32, "NEAREST"), (64, "NEAREST"), (65, "BICUBIC"), (96, "BICUBIC")):
         oracle = tv.Compose([tv.Resize(size, getattr(tv.InterpolationMode, mode)), tv.CenterCrop(size)])
-        assert torch.equal(fit_crop(picture, size), as_tensor(oracle(picture)))
+        assert torch.equal(fit_crop(image, size), as_tensor(oracle(image)))
 
 
 def box_halved(pixels: np.ndarray) -> np.ndarray:
@@ -132,9 +132,9 @@ def box_halved(pixels: np.ndarray) -> np.ndarray:
 
 def test_adm_crop_by_halving_alone():
     # 96 x 64 -> 48 x 32 -> 24 x 16: no bicubic step is left, so means in numpy give every pixel.
-    picture = noise_picture(96, 64)
-    expected = box_halved(box_halved(np.asarray(picture)))[:, 4:20]
-    assert torch.equal(adm_crop(picture, 16), torch.from_numpy(expected.copy()).permute(2, 0, 1))
+    image = noise_image(96, 64)
+    expected = box_halved(box_halved(np.asarray(image)))[:, 4:20]
+    assert torch.equal(adm_crop(image, 16), torch.from_numpy(expected.copy()).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize(
@@ -150,16 +150,16 @@ def test_adm_crop_by_halving_alone():
     ],
 )
 def test_adm_crop_step_by_step(width, height, size, steps, crop):
-    picture = expected = noise_picture(width, height)
+    image = expected = noise_image(width, height)
     for step in steps:
         expected = expected.resize(step, Image.Resampling.BOX)
     shape, left, top = crop
     expected = np.asarray(expected.resize(shape, Image.Resampling.BICUBIC))[top : top + size, left : left + size]
-    assert torch.equal(adm_crop(picture, size), torch.from_numpy(expected.copy()).permute(2, 0, 1))
+    assert torch.equal(adm_crop(image, size), torch.from_numpy(expected.copy()).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize("fit", [fit_crop, adm_crop, fit_pad])
-def test_a_picture_of_the_right_size_is_left_alone(fit):
+def test_a_image_of_the_right_size_is_left_alone(fit):
     for size in (32, 96):
-        picture = noise_picture(size, size)
-        assert torch.equal(fit(picture, size), as_tensor(picture))
+        image = noise_image(size, size)
+        assert torch.equal(fit(image, size), as_tensor(image))

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from spherectl.data.datasets import PictureSet, open_dataset
-from spherectl.data.decode import PictureError
-from spherectl.data.order import Batch, picture_numbers, training_batches
+from spherectl.data.datasets import ImageSet, open_dataset
+from spherectl.data.decode import ImageError
+from spherectl.data.order import Batch, image_numbers, training_batches
 from spherectl.data.unreadable import Tally, tolerated
 from spherectl.errors import FileError
 from spherectl.recipe import DataSpec
@@ -40,7 +40,7 @@ def test_over_one_percent_names_some():
     tally.add(0, tuple(f"{i}.png" for i in range(7)), 10)
     with pytest.raises(
         FileError,
-        match=r"^11 pictures of one epoch of 1,000 cannot .*: 0\.png, 1\.png, 2\.png, 3\.png, 4\.png and 3 more\. ",
+        match=r"^11 images of one epoch of 1,000 cannot .*: 0\.png, 1\.png, 2\.png, 3\.png, 4\.png and 3 more\. ",
     ) as caught:
         tally.add(900, ("last.png",), 1)
     assert caught.value.exit_code == 1
@@ -49,7 +49,7 @@ def test_over_one_percent_names_some():
 
 def test_what_other_processes_meet_counts():
     tally = Tally(1000, 100)
-    with pytest.raises(FileError, match=r"20 pictures .* other processes have met them"):
+    with pytest.raises(FileError, match=r"20 images .* other processes have met them"):
         tally.add(0, (), 20)
 
 
@@ -59,17 +59,17 @@ def test_an_epoch_begins_anew():
         tally.add(first, (), 2)
         tally.add(first + 100, (), 0)
     tally.add(1000, (), 2)
-    with pytest.raises(FileError, match=r"^3 pictures"):
+    with pytest.raises(FileError, match=r"^3 images"):
         tally.add(1100, (), 1)
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64, 100, 150, 256, 1000])
 @pytest.mark.parametrize("broken", [(3,), (3, 117)])
 def test_a_tolerated_set_never_stops_whatever_the_batch(batch, broken):
-    """Batches straddle epochs, or hold several: a picture met twice in one is no second broken picture."""
+    """Batches straddle epochs, or hold several: an image met twice in one is no second broken image."""
     tally = Tally(N, batch)
     for first in range(0, 10 * N, batch):
-        met = sum(int(number) in broken for number in picture_numbers(SEED, first, batch, N))
+        met = sum(int(number) in broken for number in image_numbers(SEED, first, batch, N))
         tally.add(first, (), met)
 
 
@@ -79,7 +79,7 @@ def test_a_set_of_twice_as_many_stops_within_two_epochs(batch):
 
     def two_epochs() -> None:
         for first in range(0, 2 * N + batch, batch):
-            tally.add(first, (), sum(int(number) in broken for number in picture_numbers(SEED, first, batch, N)))
+            tally.add(first, (), sum(int(number) in broken for number in image_numbers(SEED, first, batch, N)))
 
     with pytest.raises(FileError, match="cannot be read"):
         two_epochs()
@@ -90,58 +90,58 @@ BROKEN = (5, 199)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """200 pictures of one colour, their number; 5 and 199 are none."""
-    root = tmp_path_factory.mktemp("pictures")
+    """200 images of one colour, their number; 5 and 199 are none."""
+    root = tmp_path_factory.mktemp("images")
     for i in range(N):
         path = root / "ab"[i >= 100] / f"{i:03d}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(path)
         if i in BROKEN:
-            path.write_bytes(b"no picture")
+            path.write_bytes(b"no image")
     return root
 
 
 @pytest.fixture
-def pictures(folder) -> PictureSet:
+def dataset(folder) -> ImageSet:
     return open_dataset(DataSpec(), 8, root=folder)
 
 
-def test_the_next_readable_picture_stands_for_one_with_its_label(pictures, folder):
-    read = pictures.read([4, 5, 199, 6])
+def test_the_next_readable_image_stands_for_one_with_its_label(dataset, folder):
+    read = dataset.read([4, 5, 199, 6])
     assert read.images[:, 0, 0, 0].tolist() == [4, 6, 0, 6]
-    assert read.labels.tolist() == [0, 0, 0, 0], "of picture 0, not of 199"
+    assert read.labels.tolist() == [0, 0, 0, 0], "of image 0, not of 199"
     assert read.unreadable == (str(folder / "a" / "005.png"), str(folder / "b" / "199.png"))
 
 
-def test_evaluation_does_not_replace(pictures):
-    with pytest.raises(PictureError, match=r"Cannot read the picture .*005\.png"):
-        pictures.gather([4, 5])
+def test_evaluation_does_not_replace(dataset):
+    with pytest.raises(ImageError, match=r"Cannot read the image .*005\.png"):
+        dataset.gather([4, 5])
 
 
 def test_more_in_a_row_than_may_be_is_the_last_ones_sentence(tmp_path):
     for i in range(120):
-        (tmp_path / f"{i:03d}.png").write_bytes(b"no picture")
+        (tmp_path / f"{i:03d}.png").write_bytes(b"no image")
     Image.new("RGB", (8, 8)).save(tmp_path / "002.png")
-    pictures = open_dataset(DataSpec(), 8, root=tmp_path)
-    assert pictures.read([1]).images.shape == (1, 3, 8, 8), "one in a row of 120 is within 1%"
-    with pytest.raises(PictureError, match=r"Cannot read the picture .*001\.png"):
-        pictures.read([0])
+    dataset = open_dataset(DataSpec(), 8, root=tmp_path)
+    assert dataset.read([1]).images.shape == (1, 3, 8, 8), "one in a row of 120 is within 1%"
+    with pytest.raises(ImageError, match=r"Cannot read the image .*001\.png"):
+        dataset.read([0])
 
 
-def epoch(pictures: PictureSet, batch_size: int, **options) -> list[Batch]:
-    batches = training_batches(pictures, seed=SEED, batch_size=batch_size, **options)
+def epoch(dataset: ImageSet, batch_size: int, **options) -> list[Batch]:
+    batches = training_batches(dataset, seed=SEED, batch_size=batch_size, **options)
     taken = list(itertools.islice(batches, N // batch_size))
     batches.close()
     return taken
 
 
-def test_an_epoch_meets_each_once_over_all_processes_and_workers(pictures, folder):
+def test_an_epoch_meets_each_once_over_all_processes_and_workers(dataset, folder):
     names = sorted([str(folder / "a" / "005.png"), str(folder / "b" / "199.png")])
-    whole = epoch(pictures, 50, workers=0)
+    whole = epoch(dataset, 50, workers=0)
     assert sorted(name for batch in whole for name in batch.unreadable) == names
-    with_workers = epoch(pictures, 50, workers=2)
+    with_workers = epoch(dataset, 50, workers=2)
     assert [batch.unreadable for batch in with_workers] == [batch.unreadable for batch in whole]
-    shares = [epoch(pictures, 50, workers=0, share=share) for share in ((0, 20), (20, 50))]
+    shares = [epoch(dataset, 50, workers=0, share=share) for share in ((0, 20), (20, 50))]
     for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
         assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
         assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)

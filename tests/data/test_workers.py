@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 
 from spherectl.data import workers
+from spherectl.data.image_set import DecodedImages
 from spherectl.data.order import training_batches
-from spherectl.data.pictures import DecodedPictures
 from spherectl.errors import SpherectlError, UsageError
 
 N, SIZE = 50, 64
 
 
-class Made(DecodedPictures):
+class Made(DecodedImages):
     """Image i is of the one grey i; image 13 may never come."""
 
     hangs = False
@@ -41,9 +41,9 @@ class Made(DecodedPictures):
 
 
 def made(*, hangs: bool = False) -> Made:
-    pictures = Made(name="made", root=Path(), class_names=(), labels=torch.arange(N) % 3, licence="", image_size=SIZE)
-    pictures.hangs = hangs
-    return pictures
+    shown = Made(name="made", root=Path(), class_names=(), labels=torch.arange(N) % 3, licence="", image_size=SIZE)
+    shown.hangs = hangs
+    return shown
 
 
 def take(count: int, **options: int) -> list[torch.Tensor]:
@@ -144,7 +144,7 @@ def test_the_end_of_a_worker_is_told_from_other_errors():
     killed = workers.lost_worker(RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. "))
     assert isinstance(killed, SpherectlError)
     assert killed.message == (
-        "A process that reads pictures was killed (DataLoader worker (pid 77) is killed by signal: Killed)."
+        "A process that reads images was killed (DataLoader worker (pid 77) is killed by signal: Killed)."
     )
     assert workers.lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
 
@@ -155,7 +155,7 @@ def test_workers_that_cannot_be_started_are_a_sentence(monkeypatch):
         raise OSError(28, "No space left on device")  # semaphores are in shared memory too
 
     monkeypatch.setattr(workers, "_started", refuse)
-    with pytest.raises(SpherectlError, match=r"Cannot start processes that read pictures .*No space left") as caught:
+    with pytest.raises(SpherectlError, match=r"Cannot start processes that read images .*No space left") as caught:
         take(1, workers=1)
     assert "data.workers=0" in caught.value.hint
 

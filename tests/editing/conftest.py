@@ -1,4 +1,4 @@
-"""The embedded model and a few pictures for it."""
+"""The embedded model and a few images for it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def garments() -> api.Model:
 
 
 @pytest.fixture(scope="session")
-def pictures(fashion_excerpt: Path) -> Tensor:
-    """Four real test pictures, (4, 3, 32, 32) in [0, 1]."""
+def originals(fashion_excerpt: Path) -> Tensor:
+    """Four real test images, (4, 3, 32, 32) in [0, 1]."""
     data = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
     test = open_dataset(data, 32, split="test", root=fashion_excerpt)
     return to_float(test.gather(torch.tensor([0, 25, 50, 75])))

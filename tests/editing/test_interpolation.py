@@ -17,9 +17,9 @@ pytestmark = pytest.mark.fast
 
 @pytest.mark.parametrize("spherical", [True, False])
 def test_a_path_keeps_to_the_sphere_and_its_ends_are_the_latents(
-    spherical: bool, garments: Model, pictures: Tensor
+    spherical: bool, garments: Model, originals: Tensor
 ) -> None:
-    a, b = garments.encode(pictures[:2])
+    a, b = garments.encode(originals[:2])
     frames = path(a, b, 9, spherical=spherical)
     assert torch.equal(frames[0], a)
     assert torch.equal(frames[-1], b)
@@ -32,16 +32,16 @@ def test_a_path_keeps_to_the_sphere_and_its_ends_are_the_latents(
         assert max(steps) - min(steps) < 1e-4  # every step turns by the same angle
 
 
-def test_ends_are_drawn_as_the_reconstructions(garments: Model, pictures: Tensor) -> None:
-    a, b = garments.encode(pictures[:2])
+def test_ends_are_drawn_as_the_reconstructions(garments: Model, originals: Tensor) -> None:
+    a, b = garments.encode(originals[:2])
     drawn = garments.decode(path(a, b, 4))
-    reconstructed = garments.reconstruct(pictures[:2])
+    reconstructed = garments.reconstruct(originals[:2])
     assert torch.equal(drawn[0], reconstructed[0])
     assert torch.equal(drawn[-1], reconstructed[1])
 
 
-def test_a_squares_corners_and_sides(garments: Model, pictures: Tensor) -> None:
-    corners = garments.encode(pictures)
+def test_a_squares_corners_and_sides(garments: Model, originals: Tensor) -> None:
+    corners = garments.encode(originals)
     found = square(corners, 3, 5)
     assert found.shape == (3, 5, 64, 8)
     assert torch.equal(torch.stack((found[0, 0], found[0, -1], found[-1, 0], found[-1, -1])), corners)
@@ -49,10 +49,10 @@ def test_a_squares_corners_and_sides(garments: Model, pictures: Tensor) -> None:
     assert torch.equal(found[:, 0], path(corners[0], corners[2], 3))
 
 
-def test_mixed_classes_are_mixed_embeddings_and_a_whole_class_is_its_label(garments: Model, pictures: Tensor) -> None:
+def test_mixed_classes_are_mixed_embeddings_and_a_whole_class_is_its_label(garments: Model, originals: Tensor) -> None:
     weights = class_weights([3, 8], line_shares(3), garments.num_classes)
     assert weights.tolist()[1][3] == weights.tolist()[1][8] == 0.5
-    latents = garments.encode(pictures[:1]).expand(3, -1, -1)
+    latents = garments.encode(originals[:1]).expand(3, -1, -1)
     drawn = garments.decode(latents, weights)
     assert torch.allclose(drawn[::2], garments.decode(latents[:2], [3, 8]), atol=1e-5)
     table = garments.network.decoder.y_embedder.embedding_table.weight
@@ -73,8 +73,8 @@ def test_shares_of_a_square_are_bilinear() -> None:
     assert shares[[0, 2, 6, 8]].tolist() == torch.eye(4).tolist()
 
 
-def test_mistakes_are_told(garments: Model, pictures: Tensor) -> None:
-    a, b = garments.encode(pictures[:2])
+def test_mistakes_are_told(garments: Model, originals: Tensor) -> None:
+    a, b = garments.encode(originals[:2])
     with pytest.raises(UsageError, match="frames: expected a whole number from 2 to 10000, got 1"):
         path(a, b, 1)
     with pytest.raises(UsageError, match=r"weights of shape \(2, 11\), got \(2, 10\)"):

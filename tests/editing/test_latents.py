@@ -16,7 +16,7 @@ from spherectl.api import Model
 from spherectl.editing import latents as module
 from spherectl.editing.latents import decoded, open_latents, write_latents
 from spherectl.errors import FileError, UsageError
-from spherectl.headers import HEADER_KEY
+from spherectl.safetensors_header import HEADER_KEY
 
 pytestmark = pytest.mark.fast
 
@@ -25,8 +25,8 @@ FILES = ["a.png", "b.png", "ü/日.png", "d\x1b[31m.png"]
 
 
 @pytest.fixture
-def written(garments: Model, pictures: Tensor, tmp_path: Path) -> Path:
-    latents = garments.encode(pictures, LABELS)
+def written(garments: Model, originals: Tensor, tmp_path: Path) -> Path:
+    latents = garments.encode(originals, LABELS)
     write_latents(tmp_path / "l.safetensors", garments, FILES, LABELS, [([0, 1], latents[:2]), ([2, 3], latents[2:])])
     return tmp_path / "l.safetensors"
 
@@ -41,16 +41,16 @@ def changed(path: Path, tensors: dict[str, Tensor] | None = None, **header: Any)
     return other
 
 
-def test_latents_come_back_with_the_names_of_their_files(garments: Model, pictures: Tensor, written: Path) -> None:
+def test_latents_come_back_with_the_names_of_their_files(garments: Model, originals: Tensor, written: Path) -> None:
     with open_latents(written) as found:
         found.check_model(garments, written)
-        assert torch.equal(found.read(0, 4), garments.encode(pictures, LABELS))
+        assert torch.equal(found.read(0, 4), garments.encode(originals, LABELS))
         assert torch.equal(found.read(2, 3), found.read(0, 4)[2:3])
         assert found.labels is not None
         assert torch.equal(found.labels, LABELS)
         assert found.header["files"] == FILES
         images = torch.cat(list(decoded(found, garments, LABELS, steps=1, batch=3)))
-    assert torch.equal(images, garments.reconstruct(pictures, LABELS).cpu())
+    assert torch.equal(images, garments.reconstruct(originals, LABELS).cpu())
     assert torch.equal(safetensors.torch.load_file(written)["labels"], LABELS)  # any reader of the format can
 
 
@@ -111,10 +111,10 @@ def test_a_file_that_shrinks_and_a_pipe_are_a_sentence(written: Path) -> None:
         pass
 
 
-def test_more_pictures_than_a_file_has_room_for_are_refused_before_they_are_encoded(
+def test_more_images_than_a_file_has_room_for_are_refused_before_they_are_encoded(
     garments: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_FILES", 3)
-    with pytest.raises(UsageError, match="at most 3 pictures; got 4"):
+    with pytest.raises(UsageError, match="at most 3 images; got 4"):
         write_latents(tmp_path / "l.safetensors", garments, FILES, LABELS, iter(()))
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What measuring leaves to chance, and how far a picture is from explaining a measurement."""
+"""What measuring leaves to chance, and how far an image is from explaining a measurement."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spherectl.errors import UsageError
 pytestmark = pytest.mark.fast
 
 
-def test_masks_have_their_share_and_are_each_picture_s_own() -> None:
+def test_masks_have_their_share_and_are_each_image_s_own() -> None:
     masks = random_mask(3, 64, 0.3, seed=1)
     assert masks.shape == (3, 1, 64, 64)
     assert set(masks.unique().tolist()) == {0.0, 1.0}
@@ -54,7 +54,7 @@ def test_the_misfit_is_over_what_was_measured() -> None:
     assert misfit(Pooled(2), torch.full((1, 3, 4, 4), 0.2), torch.zeros(1, 3, 2, 2)).item() == pytest.approx(51)
 
 
-def test_a_kernel_is_a_picture_s_luminance() -> None:
+def test_a_kernel_is_a_image_s_luminance() -> None:
     pixels = torch.zeros(3, 3, 5, dtype=torch.uint8)
     pixels[:, 1, 1:4] = 100
     kernel = kernel_of(pixels)

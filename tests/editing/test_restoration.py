@@ -78,17 +78,17 @@ def test_holes_are_filled_from_their_edges() -> None:
 
 
 @pytest.mark.parametrize("name", ["inpaint", "denoise"])
-def test_a_tiny_weight_keeps_what_was_measured(name: str, garments: Model, pictures: Tensor) -> None:
-    side = pictures.shape[-1]
+def test_a_tiny_weight_keeps_what_was_measured(name: str, garments: Model, originals: Tensor) -> None:
+    side = originals.shape[-1]
     mask = torch.ones(side, side) if name == "denoise" else (torch.arange(side) % 2).float().expand(side, side)
-    y = mask * pictures
+    y = mask * originals
     *_, last = restore(garments, y, Masked(mask), count=2, noise_deg=30, weight=1e-6)
     assert torch.allclose(mask * last, y, atol=1e-4)
 
 
-def test_rounds_and_seeds(garments: Model, pictures: Tensor) -> None:
+def test_rounds_and_seeds(garments: Model, originals: Tensor) -> None:
     measurement = Pooled(2)
-    y = measurement.apply(pictures)
+    y = measurement.apply(originals)
 
     def run(seed: int, count: int = 3) -> list[Tensor]:
         return list(restore(garments, y, measurement, count=count, noise_deg=40, weight=1.0, seed=seed))
@@ -99,8 +99,8 @@ def test_rounds_and_seeds(garments: Model, pictures: Tensor) -> None:
     assert all(float(x.min()) >= 0 and float(x.max()) <= 1 for x in run(0))
 
 
-def test_mistakes_are_told(garments: Model, pictures: Tensor) -> None:
+def test_mistakes_are_told(garments: Model, originals: Tensor) -> None:
     with pytest.raises(UsageError, match="weight: expected a finite number above 0"):
-        next(restore(garments, pictures, Masked(torch.ones(32, 32)), count=1, noise_deg=0, weight=0))
+        next(restore(garments, originals, Masked(torch.ones(32, 32)), count=1, noise_deg=0, weight=0))
     with pytest.raises(UsageError, match="A kernel of 9 x 9 does not fit"):
         Blurred(torch.ones(9, 9), (8, 8))

@@ -1,4 +1,4 @@
-"""What the tests of evaluation share: a few hundred real pictures, a scoring network, Inception with random weights."""
+"""What the tests of evaluation share: a few hundred real images, a scoring network, Inception with random weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.evaluation.extractors import Extractor, open_extractor
 from spherectl.recipe import DataSpec
 
@@ -19,8 +19,8 @@ GARMENTS = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey"
 
 
 @pytest.fixture(scope="session")
-def excerpt(fashion_excerpt: Path) -> tuple[PictureSet, PictureSet]:
-    """300 training and 100 test pictures of Fashion-MNIST, 32 px."""
+def excerpt(fashion_excerpt: Path) -> tuple[ImageSet, ImageSet]:
+    """300 training and 100 test images of Fashion-MNIST, 32 px."""
     train = open_dataset(GARMENTS, 32, root=fashion_excerpt, split="train")
     return train, open_dataset(GARMENTS, 32, root=fashion_excerpt, split="test")
 
@@ -52,6 +52,6 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def write_pngs(folder: Path, pixels: Tensor) -> Path:
     """uint8 (n, 3, H, W) as numbered PNG files."""
     folder.mkdir()
-    for number, picture in enumerate(pixels):
-        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / f"{number:05d}.png")
+    for number, image in enumerate(pixels):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:05d}.png")
     return folder

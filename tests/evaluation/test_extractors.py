@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.evaluation import extractors
@@ -29,23 +29,21 @@ class Malicious:
         return Path.touch, (self.mark,)
 
 
-def test_features_are_the_networks_own(scorer: Extractor, excerpt: tuple[PictureSet, PictureSet]) -> None:
-    pictures = excerpt[1].gather(torch.arange(40))
+def test_features_are_the_networks_own(scorer: Extractor, excerpt: tuple[ImageSet, ImageSet]) -> None:
+    dataset = excerpt[1].gather(torch.arange(40))
     network = load_feature_network("fashion-scorer")
-    found = scorer(pictures)
+    found = scorer(dataset)
     with torch.no_grad():
-        torch.testing.assert_close(found["embedding"], network.embed(to_float(pictures)))
-        torch.testing.assert_close(found["logits"], network(to_float(pictures)))
+        torch.testing.assert_close(found["embedding"], network.embed(to_float(dataset)))
+        torch.testing.assert_close(found["logits"], network(to_float(dataset)))
     assert scorer.class_names == excerpt[1].class_names
 
 
-def test_a_pictures_bits_do_not_depend_on_those_beside_it(
-    scorer: Extractor, excerpt: tuple[PictureSet, PictureSet]
-) -> None:
-    pictures = excerpt[1].gather(torch.arange(CHUNK + 9))
-    together = scorer(pictures)["embedding"]
+def test_a_images_bits_do_not_depend_on_those_beside_it(scorer: Extractor, excerpt: tuple[ImageSet, ImageSet]) -> None:
+    dataset = excerpt[1].gather(torch.arange(CHUNK + 9))
+    together = scorer(dataset)["embedding"]
     for size in (1, 7, CHUNK):
-        apart = torch.cat([scorer(some)["embedding"] for some in pictures.split(size)])
+        apart = torch.cat([scorer(some)["embedding"] for some in dataset.split(size)])
         assert torch.equal(apart, together)
 
 
@@ -60,10 +58,10 @@ def test_options_that_torch_fidelity_would_ignore_are_refused() -> None:
         checked(fid=True, fidd=True)
 
 
-def test_pictures_of_another_size_are_refused(scorer: Extractor) -> None:
-    with pytest.raises(UsageError, match="made for pictures of 32 px, got 64x64"):
+def test_images_of_another_size_are_refused(scorer: Extractor) -> None:
+    with pytest.raises(UsageError, match="made for images of 32 px, got 64x64"):
         scorer(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
-    with pytest.raises(UsageError, match="Expected pictures uint8"):
+    with pytest.raises(UsageError, match="Expected images uint8"):
         scorer(torch.zeros(2, 3, 32, 32))
 
 

@@ -1,4 +1,4 @@
-"""Scores of the same pictures by this package and by torch-fidelity's own command, and what cannot be had."""
+"""Scores of the same images by this package and by torch-fidelity's own command, and what cannot be had."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import torch
 import torch_fidelity
 from torch import Tensor
 
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import UsageError
 from spherectl.evaluation import fidelity as scores
+from spherectl.evaluation.embeddings import Held, real_draw
 from spherectl.evaluation.extractors import Extractor, checked, open_extractor, register
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.pictures import Held, real_draw
-from spherectl.evaluation.reference import of_pictures, read_statistics, save_statistics
+from spherectl.evaluation.reference import of_images, read_statistics, save_statistics
 from tests.evaluation.conftest import GARMENTS, write_pngs
 
-REAL = 64  # pictures to compare with
+REAL = 64  # images to compare with
 
 SCORES = {
     "frechet_distance": "frechet_inception_distance",
@@ -43,8 +43,8 @@ def all_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def pictures(excerpt: tuple[PictureSet, PictureSet], count: int) -> tuple[Tensor, Tensor]:
-    """Training pictures, some of them harmed so that scores have something to see, and test pictures."""
+def images(excerpt: tuple[ImageSet, ImageSet], count: int) -> tuple[Tensor, Tensor]:
+    """Training images, some of them harmed so that scores have something to see, and test images."""
     train, test = excerpt
     samples = train.gather(torch.arange(count))
     samples[::3] = samples[::3].roll(5, -1)
@@ -83,9 +83,9 @@ def check_agreement(found: scores.Scores, theirs: dict[str, float]) -> None:
 
 @pytest.mark.slow
 def test_256_images_score_as_torch_fidelity_scores_their_pngs_with_inception(
-    inception_file: Path, excerpt: tuple[PictureSet, PictureSet], tmp_path: Path, all_threads: None
+    inception_file: Path, excerpt: tuple[ImageSet, ImageSet], tmp_path: Path, all_threads: None
 ) -> None:
-    samples, real = pictures(excerpt, 256)
+    samples, real = images(excerpt, 256)
     folders = write_pngs(tmp_path / "samples", samples), write_pngs(tmp_path / "real", real)
     theirs = by_torch_fidelity(
         folders,
@@ -100,9 +100,9 @@ def test_256_images_score_as_torch_fidelity_scores_their_pngs_with_inception(
 
 @pytest.mark.slow
 def test_images_score_as_torch_fidelity_scores_them_with_a_registered_network(
-    excerpt: tuple[PictureSet, PictureSet], tmp_path: Path
+    excerpt: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
-    samples, real = pictures(excerpt, 200)
+    samples, real = images(excerpt, 200)
     folders = write_pngs(tmp_path / "samples", samples), write_pngs(tmp_path / "real", real)
     assert register("fashion-scorer") == register("fashion-scorer")
     theirs = by_torch_fidelity(folders, feature_extractor=register("fashion-scorer"), batch_size=17)
@@ -110,12 +110,12 @@ def test_images_score_as_torch_fidelity_scores_them_with_a_registered_network(
 
 
 @pytest.mark.fast
-def test_statistics_from_a_file_give_the_distance_of_the_pictures(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, tmp_path: Path
+def test_statistics_from_a_file_give_the_distance_of_the_images(
+    excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, tmp_path: Path
 ) -> None:
-    samples, _ = pictures(excerpt, 100)
+    samples, _ = images(excerpt, 100)
     direct = fidelity(samples, excerpt[1], scorer, metrics=["fid"])
-    reference = of_pictures(excerpt[1], scorer)
+    reference = of_images(excerpt[1], scorer)
     assert reference is not None
     save_statistics(tmp_path / "real.npz", reference)
     again = fidelity(samples, read_statistics(tmp_path / "real.npz", scorer, 32), scorer, metrics=["fid"])
@@ -125,7 +125,7 @@ def test_statistics_from_a_file_give_the_distance_of_the_pictures(
 
 @pytest.mark.fast
 def test_accuracy_counts_the_labels_that_the_network_gives(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor
+    excerpt: tuple[ImageSet, ImageSet], scorer: Extractor
 ) -> None:
     test = excerpt[1]
     labels = scorer(test.gather(torch.arange(100)))["logits"].argmax(1)
@@ -137,28 +137,28 @@ def test_accuracy_counts_the_labels_that_the_network_gives(
 
 @pytest.mark.fast
 def test_what_statistics_cannot_give_is_told(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, tmp_path: Path
+    excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, tmp_path: Path
 ) -> None:
-    reference = of_pictures(excerpt[1], scorer)
+    reference = of_images(excerpt[1], scorer)
     assert reference is not None
     save_statistics(tmp_path / "real.npz", reference)
     known = read_statistics(tmp_path / "real.npz", scorer, 32)
-    with pytest.raises(UsageError, match="KID compares features picture by picture"):
+    with pytest.raises(UsageError, match="KID compares features image by image"):
         fidelity(excerpt[1], known, scorer, metrics=["fid", "kid"])
 
 
 @pytest.mark.slow
-def test_inception_knows_no_classes_of_ours(inception_file: Path, excerpt: tuple[PictureSet, PictureSet]) -> None:
+def test_inception_knows_no_classes_of_ours(inception_file: Path, excerpt: tuple[ImageSet, ImageSet]) -> None:
     extractor = open_extractor(f"inception:{inception_file}")
-    reference = of_pictures(PictureSetOf(excerpt[1], 4), extractor)  # type: ignore[arg-type]
+    reference = of_images(ImageSetOf(excerpt[1], 4), extractor)  # type: ignore[arg-type]
     assert reference is not None
     assert list(scores.unavailable(["fid", "is", "acc"], reference, extractor)) == ["acc"]
 
 
-class PictureSetOf:
-    """The first pictures of a set, as far as a reference asks."""
+class ImageSetOf:
+    """The first images of a set, as far as a reference asks."""
 
-    def __init__(self, whole: PictureSet, count: int) -> None:
+    def __init__(self, whole: ImageSet, count: int) -> None:
         self.whole, self.count = whole, count
         self.name, self.image_size = whole.name, whole.image_size
 
@@ -173,10 +173,10 @@ class PictureSetOf:
 
 
 @pytest.mark.slow
-def test_real_pictures_come_before_damaged_ones_and_those_before_noise(scorer: Extractor) -> None:
+def test_real_images_come_before_damaged_ones_and_those_before_noise(scorer: Extractor) -> None:
     """By the scoring network the order is that of the damage, and a little noise doubles what chance gives."""
     train, test = (open_dataset(GARMENTS, 32, split=split, download=False) for split in ("train", "test"))
-    reference = of_pictures(test, scorer)
+    reference = of_images(test, scorer)
     assert reference is not None
     drawn = real_draw(train, 2000, seed=0)
     real = to_float(drawn.gather(torch.arange(2000)))
@@ -191,7 +191,7 @@ def test_real_pictures_come_before_damaged_ones_and_those_before_noise(scorer: E
 
 
 @pytest.mark.fast
-def test_too_few_pictures_are_refused(excerpt: tuple[PictureSet, PictureSet], scorer: Extractor) -> None:
+def test_too_few_images_are_refused(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> None:
     few = excerpt[1].gather(torch.arange(3))
     with pytest.raises(UsageError, match="at least 2 images"):
         fidelity(few[:1], excerpt[1], scorer)

@@ -1,4 +1,4 @@
-"""Near-copies: planted ones among real pictures, thresholds and summaries against plain arithmetic, refusals."""
+"""Near-copies: planted ones among real images, thresholds and summaries against plain arithmetic, refusals."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spherectl.data.datasets import MemoryPictures, PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, MemoryImages, open_dataset
 from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.evaluation import memorisation as module
-from spherectl.evaluation.memorisation import Memorisation, closeness, memorisation, neighbour_picture
+from spherectl.evaluation.memorisation import Memorisation, closeness, memorisation, neighbour_image
 from spherectl.evaluation.neighbours import Embed
 from spherectl.features.store import load_feature_network
 from spherectl.recipe import DataSpec
@@ -26,31 +26,31 @@ GARMENTS = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey"
 def embed() -> Embed:
     """The zoo's scoring network."""
     network: nn.Module = load_feature_network("fashion-scorer")
-    return lambda pictures: network.embed(to_float(pictures))  # type: ignore[operator,no-any-return]
+    return lambda images: network.embed(to_float(images))  # type: ignore[operator,no-any-return]
 
 
-def plant(pictures: Tensor, sigma: float, seed: int) -> Tensor:
-    """Copies of black-bordered pictures, moved by 1 or 2 pixels along one or both axes, with noise in every channel."""
+def plant(images: Tensor, sigma: float, seed: int) -> Tensor:
+    """Copies of black-bordered images, moved by 1 or 2 pixels along one or both axes, with noise in every channel."""
     generator = torch.Generator().manual_seed(seed)
     steps = [(y, x) for y in range(-2, 3) for x in range(-2, 3) if (y, x) != (0, 0)]
-    chosen = torch.randint(0, len(steps), (len(pictures),), generator=generator)
-    moved = torch.stack([p.roll(steps[step], (1, 2)) for p, step in zip(pictures, chosen, strict=True)])
+    chosen = torch.randint(0, len(steps), (len(images),), generator=generator)
+    moved = torch.stack([p.roll(steps[step], (1, 2)) for p, step in zip(images, chosen, strict=True)])
     noisy = moved + sigma * torch.randn(moved.shape, generator=generator)
     return noisy.round().clamp(0, 255).to(torch.uint8)
 
 
-def subset(pictures: PictureSet, indices: Tensor) -> PictureSet:
-    assert isinstance(pictures, MemoryPictures)
-    return dataclasses.replace(pictures, pixels=pictures.pixels[indices], labels=pictures.labels[indices])
+def subset(images: ImageSet, indices: Tensor) -> ImageSet:
+    assert isinstance(images, MemoryImages)
+    return dataclasses.replace(images, pixels=images.pixels[indices], labels=images.labels[indices])
 
 
-# On the excerpt: 300 training pictures, 100 test pictures, of which 80 calibrate and check and 20 pass as samples
+# On the excerpt: 300 training images, 100 test images, of which 80 calibrate and check and 20 pass as samples
 
-PLANTED = torch.arange(5, 300, 29)  # 11 training pictures
+PLANTED = torch.arange(5, 300, 29)  # 11 training images
 
 
 @pytest.fixture(scope="module")
-def sets(excerpt: tuple[PictureSet, PictureSet]) -> tuple[PictureSet, PictureSet, Tensor]:
+def sets(excerpt: tuple[ImageSet, ImageSet]) -> tuple[ImageSet, ImageSet, Tensor]:
     """Training set, test set, and 20 + 11 samples."""
     train, test = excerpt
     fresh = torch.arange(100) % 5 == 0
@@ -59,13 +59,13 @@ def sets(excerpt: tuple[PictureSet, PictureSet]) -> tuple[PictureSet, PictureSet
 
 
 @pytest.fixture(scope="module")
-def result(sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed) -> Memorisation:
+def result(sets: tuple[ImageSet, ImageSet, Tensor], embed: Embed) -> Memorisation:
     train, test, samples = sets
     return memorisation(samples, train, test, embed, rate=0.05)
 
 
 @pytest.mark.fast
-def test_planted_copies_are_flagged_and_fresh_pictures_are_not(result: Memorisation) -> None:
+def test_planted_copies_are_flagged_and_fresh_images_are_not(result: Memorisation) -> None:
     assert result.flagged[20:].all()
     assert torch.equal(result.samples.pixel_index[20:], PLANTED)
     assert result.flagged[:20].sum() <= 2
@@ -107,7 +107,7 @@ def test_summary_is_plain_arithmetic(result: Memorisation) -> None:
 
 @pytest.mark.fast
 def test_same_seed_same_numbers_and_another_seed_another_half(
-    result: Memorisation, sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed
+    result: Memorisation, sets: tuple[ImageSet, ImageSet, Tensor], embed: Embed
 ) -> None:
     train, test, samples = sets
     told: list[tuple[int, int]] = []
@@ -127,7 +127,7 @@ def test_same_seed_same_numbers_and_another_seed_another_half(
 
 @pytest.mark.fast
 def test_exact_copies_are_flagged_even_where_test_images_are_training_images(
-    sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed
+    sets: tuple[ImageSet, ImageSet, Tensor], embed: Embed
 ) -> None:
     train, test, _ = sets
     samples = torch.cat([train.gather([17]), test.gather([3])])
@@ -142,7 +142,7 @@ def test_exact_copies_are_flagged_even_where_test_images_are_training_images(
 
 @pytest.mark.fast
 def test_mirrored_copies_are_flagged_where_training_mirrors(
-    sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed
+    sets: tuple[ImageSet, ImageSet, Tensor], embed: Embed
 ) -> None:
     train, test, _ = sets
     shoes = (train.labels == 7).nonzero()[:3, 0]  # sneakers: they have a side
@@ -156,8 +156,8 @@ def test_mirrored_copies_are_flagged_where_training_mirrors(
 
 @pytest.mark.fast
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_picture_shows_the_closest_first_each_beside_its_neighbours_in_place(
-    sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed, mirrored: bool
+def test_image_shows_the_closest_first_each_beside_its_neighbours_in_place(
+    sets: tuple[ImageSet, ImageSet, Tensor], embed: Embed, mirrored: bool
 ) -> None:
     train, test, _ = sets
     own = train.gather([40, 80])
@@ -165,7 +165,7 @@ def test_picture_shows_the_closest_first_each_beside_its_neighbours_in_place(
     moved = moved.flip(-1) if mirrored else moved
     samples = torch.cat([test.gather([0]), (moved[:1].int() + 5).clamp(max=255).to(torch.uint8), moved[1:]])
     found = memorisation(samples, train, test, embed, rate=0.05, mirrored=mirrored)
-    sheet = neighbour_picture(found, samples, train, most=2)
+    sheet = neighbour_image(found, samples, train, most=2)
     assert sheet.shape == (3, 2 * 34 - 2, 3 * 34 - 2)
     tiles = [[sheet[:, y : y + 32, x : x + 32] for x in (0, 34, 68)] for y in (0, 34)]
     assert torch.equal(tiles[0][0], samples[2])  # at distance 0
@@ -174,11 +174,11 @@ def test_picture_shows_the_closest_first_each_beside_its_neighbours_in_place(
     assert torch.equal(tiles[1][1], moved[0])
     for row, sample in enumerate((2, 1)):
         assert torch.equal(tiles[row][2], train[int(found.samples.feature_index[sample])])
-    assert neighbour_picture(found, samples, train).shape[1] == 3 * 34 - 2
+    assert neighbour_image(found, samples, train).shape[1] == 3 * 34 - 2
 
 
 @pytest.mark.fast
-def test_requests_that_cannot_be_met_are_refused(sets: tuple[PictureSet, PictureSet, Tensor], embed: Embed) -> None:
+def test_requests_that_cannot_be_met_are_refused(sets: tuple[ImageSet, ImageSet, Tensor], embed: Embed) -> None:
     train, test, samples = sets
     for wrong in (samples[:0], samples.float() / 255, samples[:, :1], samples[0]):
         with pytest.raises(UsageError, match=r"Expected samples uint8 \(n, 3, S, S\) with n > 0"):
@@ -203,16 +203,14 @@ def test_requests_that_cannot_be_met_are_refused(sets: tuple[PictureSet, Picture
 
 
 @pytest.mark.fast
-def test_pictures_of_other_samples_are_refused(
-    result: Memorisation, sets: tuple[PictureSet, PictureSet, Tensor]
-) -> None:
+def test_images_of_other_samples_are_refused(result: Memorisation, sets: tuple[ImageSet, ImageSet, Tensor]) -> None:
     train, _, samples = sets
     for wrong, most in ((samples[1:], 16), (samples, 0)):
         with pytest.raises(UsageError, match="Expected the 31 samples of the result and at least 1 row"):
-            neighbour_picture(result, wrong, train, most)
+            neighbour_image(result, wrong, train, most)
 
 
-# On all of Fashion-MNIST: 950 test pictures that pass as samples, and of each level of noise 50 planted copies
+# On all of Fashion-MNIST: 950 test images that pass as samples, and of each level of noise 50 planted copies
 
 LEVELS = (5, 10, 15)  # standard deviation of the noise, in levels of 255
 FRESH = 950

@@ -14,25 +14,25 @@ from torch import Tensor
 
 from spherectl import api
 from spherectl.baselines import Vae, load_baseline
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import FileError, UsageError
 from spherectl.evaluation.autoencoders import PublishedVae, SphereAutoencoder, VaeAutoencoder
+from spherectl.evaluation.embeddings import real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.pictures import real_draw
 from spherectl.evaluation.posterior import COLUMNS, Gaussian, Hole, fit, posterior_hole, rows
-from spherectl.evaluation.reference import of_pictures
+from spherectl.evaluation.reference import of_images
 from spherectl.model import seeding
 from spherectl.model.geometry import spherify
 
 pytestmark = pytest.mark.fast
 
-Excerpt = tuple[PictureSet, PictureSet]
+Excerpt = tuple[ImageSet, ImageSet]
 
 
 class Shrinking:
-    """Latents are pictures of 4 x 4 at a tenth of their brightness; each is as uncertain as it is told to be."""
+    """Latents are images of 4 x 4 at a tenth of their brightness; each is as uncertain as it is told to be."""
 
     name = "shrinking"
     latent_shape = (3, 4, 4)
@@ -72,9 +72,9 @@ def test_it_is_fitted_to_posteriors_in_any_order_of_axes(excerpt: Excerpt) -> No
     torch.testing.assert_close(gaussian.variance, torch.full((48,), 0.25))
 
 
-def test_columns_are_scored_as_their_pictures_are(excerpt: Excerpt, scorer: Extractor) -> None:
+def test_columns_are_scored_as_their_images_are(excerpt: Excerpt, scorer: Extractor) -> None:
     train, test = excerpt
-    reference = of_pictures(test, scorer)
+    reference = of_images(test, scorer)
     assert reference is not None
     told: list[tuple[int, int]] = []
     tell: Any = lambda done, total: told.append((done, total))  # noqa: E731
@@ -108,8 +108,8 @@ def test_rows_hold_the_numbers_alone() -> None:
     pixels = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
     hole = Hole("a", (Column("input", pixels, 1.5, (1.0, 2.0)), Column("prior", pixels, 3.0, None)))
     assert rows([hole]) == [
-        {"model": "a", "pictures": "input", "count": 3, "frechet_distance": 1.5, "interval": [1.0, 2.0]},
-        {"model": "a", "pictures": "prior", "count": 3, "frechet_distance": 3.0, "interval": None},
+        {"model": "a", "images": "input", "count": 3, "frechet_distance": 1.5, "interval": [1.0, 2.0]},
+        {"model": "a", "images": "prior", "count": 3, "frechet_distance": 3.0, "interval": None},
     ]
 
 
@@ -167,7 +167,7 @@ def test_a_published_vae_computes_what_diffusers_does(published: Path, excerpt: 
 
 
 def test_a_published_vae_that_does_not_fit_is_a_sentence(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="halves pictures to 1/2 of their side, which 33 px do not allow"):
+    with pytest.raises(UsageError, match="halves images to 1/2 of their side, which 33 px do not allow"):
         PublishedVae(str(published), 33, torch.device("cpu"))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(FileError, match="Cannot read a VAE of diffusers at"):

@@ -9,9 +9,9 @@ import torch
 
 from spherectl import api
 from spherectl.baselines import Vae, load_baseline
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
-from spherectl.evaluation.pictures import real_draw
+from spherectl.evaluation.embeddings import real_draw
 from spherectl.evaluation.projection import clouds, project, spread, through_training
 from spherectl.evaluation.uniformity import uniformity
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.fixture(scope="module")
-def test_pictures(excerpt: tuple[PictureSet, PictureSet]) -> PictureSet:
+def test_images(excerpt: tuple[ImageSet, ImageSet]) -> ImageSet:
     return excerpt[1]
 
 
@@ -35,20 +35,20 @@ def test_the_projection_keeps_uniform_points_uniform_and_a_pull_a_pull() -> None
     assert uniformity(pulled, draws=99).mean_direction.value > 5
 
 
-def test_there_are_always_four_panels_of_the_same_pictures(
-    test_pictures: PictureSet, tiny_run: Path, tiny_baselines: dict[str, Path]
+def test_there_are_always_four_panels_of_the_same_images(
+    test_images: ImageSet, tiny_run: Path, tiny_baselines: dict[str, Path]
 ) -> None:
     model, vae = api.load(tiny_run), load_baseline(tiny_baselines["vae"])
     assert isinstance(vae, Vae)
-    with_vae = clouds(model, vae, test_pictures, count=40, draws=19)
-    without = clouds(model, None, test_pictures, count=40, draws=19)
+    with_vae = clouds(model, vae, test_images, count=40, draws=19)
+    without = clouds(model, None, test_images, count=40, draws=19)
     titles = ["latents of tiny", "truly uniform points", "means of vae", "pixels less their mean"]
     assert [cloud.title for cloud in with_vae] == titles
     assert [cloud.title for cloud in without] == [*titles[:2], "means of a VAE: none given", titles[3]]
     assert [cloud.projected is None for cloud in without] == [False, False, True, False]
     assert without[2].measured is None
-    draw = real_draw(test_pictures, 40, 0)
-    images, labels = to_float(draw.gather(torch.arange(40))), test_pictures.labels[draw.indices]
+    draw = real_draw(test_images, 40, 0)
+    images, labels = to_float(draw.gather(torch.arange(40))), test_images.labels[draw.indices]
     latents, uniform, means, pixels = (cloud.projected for cloud in with_vae)
     torch.testing.assert_close(latents, project(model.encode(images, labels), 0))
     torch.testing.assert_close(means, project(vae.posterior(images, labels)[0], 0))
@@ -58,7 +58,7 @@ def test_there_are_always_four_panels_of_the_same_pictures(
         assert torch.equal(cloud.labels, labels)
         assert cloud.measured is not None
         assert cloud.measured.overall.count == 40
-        assert [name for name, _ in cloud.measured.classes] == list(test_pictures.class_names)
+        assert [name for name, _ in cloud.measured.classes] == list(test_images.class_names)
     measured = with_vae[1].measured
     assert measured is not None
     assert measured.overall.dimension == 128
@@ -77,11 +77,11 @@ def test_points_of_training_are_those_nearest_to_thirds(tmp_path: Path) -> None:
     assert of(10, 20, 30, 40, 50, 60, 70, 80, 90) == [30, 60, 90]
 
 
-def test_numbers_through_training_are_of_the_weights_then(test_pictures: PictureSet, tiny_run: Path) -> None:
+def test_numbers_through_training_are_of_the_weights_then(test_images: ImageSet, tiny_run: Path) -> None:
     model = api.load(tiny_run, dtype="float32")  # as the weights of checkpoints are computed
-    stages = through_training(tiny_run, model, test_pictures, count=40, draws=19)
+    stages = through_training(tiny_run, model, test_images, count=40, draws=19)
     assert [images for images, _ in stages] == [80, 160]
-    own = clouds(model, None, test_pictures, count=40, draws=19)[0].measured
+    own = clouds(model, None, test_images, count=40, draws=19)[0].measured
     assert own is not None
     assert stages[1][1].overall == own.overall
     assert stages[0][1].overall.mean_direction.value != own.overall.mean_direction.value

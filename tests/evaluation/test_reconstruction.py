@@ -16,8 +16,8 @@ from spherectl.features import imagenet
 
 
 @pytest.fixture
-def pictures() -> tuple[Tensor, Tensor]:
-    """Three smooth pictures (3, 3, 40, 44) and the same with more and more noise, uint8."""
+def shown() -> tuple[Tensor, Tensor]:
+    """Three smooth images (3, 3, 40, 44) and the same with more and more noise, uint8."""
     generator = torch.Generator().manual_seed(0)
     down, right = torch.linspace(0, 255, 40)[:, None], torch.linspace(0, 255, 44)
     smooth = torch.stack([down.expand(40, 44), right.expand(40, 44), 255 - down * right / 255])
@@ -53,20 +53,20 @@ def test_psnr_is_capped_at_100_db() -> None:
 
 
 @pytest.mark.fast
-def test_psnr_is_of_each_image_alone(pictures: tuple[Tensor, Tensor]) -> None:
-    together = reconstruction.psnr(*pictures)
-    alone = [reconstruction.psnr(a[None], b[None]) for a, b in zip(*pictures, strict=True)]
+def test_psnr_is_of_each_image_alone(shown: tuple[Tensor, Tensor]) -> None:
+    together = reconstruction.psnr(*shown)
+    alone = [reconstruction.psnr(a[None], b[None]) for a, b in zip(*shown, strict=True)]
     assert torch.equal(together, torch.cat(alone))
     assert together[0] > together[1] > together[2]  # more and more noise
 
 
 def published_ssim(a: Tensor, b: Tensor) -> float:
-    """Equation 13 of Wang et al. (2004) at each pixel of one picture, by scipy's Gaussian, mirrored at the borders."""
+    """Equation 13 of Wang et al. (2004) at each pixel of one image, by scipy's Gaussian, mirrored at the borders."""
 
     def smooth(values: np.ndarray) -> np.ndarray:  # a window of 11: 5 pixels to a side
         return scipy.ndimage.gaussian_filter(values, sigma=1.5, radius=5, mode="mirror", axes=(1, 2))
 
-    x, y = (to_float(picture).double().numpy() for picture in (a, b))
+    x, y = (to_float(image).double().numpy() for image in (a, b))
     mean_x, mean_y = smooth(x), smooth(y)
     var_x, var_y = smooth(x * x) - mean_x**2, smooth(y * y) - mean_y**2
     cov = smooth(x * y) - mean_x * mean_y
@@ -77,30 +77,26 @@ def published_ssim(a: Tensor, b: Tensor) -> float:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("pixels", [2**20, 40 * 44 * 2])  # all at once, and in two pieces
-def test_ssim_is_the_published_one(
-    pictures: tuple[Tensor, Tensor], pixels: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ssim_is_the_published_one(shown: tuple[Tensor, Tensor], pixels: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconstruction, "_PIXELS", pixels)
-    found = reconstruction.ssim(*pictures)
+    found = reconstruction.ssim(*shown)
     assert found.shape == (3,)
     assert found.dtype == torch.float64
-    expected = [published_ssim(a, b) for a, b in zip(*pictures, strict=True)]
+    expected = [published_ssim(a, b) for a, b in zip(*shown, strict=True)]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-9)
     assert 0.99 > found[0] > found[1] > found[2] > 0
 
 
 @pytest.mark.fast
-def test_ssim_of_equal_pictures_is_1_and_of_flat_ones_the_closed_form(pictures: tuple[Tensor, Tensor]) -> None:
-    torch.testing.assert_close(
-        reconstruction.ssim(pictures[0], pictures[0]), torch.ones(3).double(), rtol=0, atol=1e-12
-    )
+def test_ssim_of_equal_images_is_1_and_of_flat_ones_the_closed_form(shown: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(reconstruction.ssim(shown[0], shown[0]), torch.ones(3).double(), rtol=0, atol=1e-12)
     x, y = 51 / 255, 204 / 255
     closed = (2 * x * y + 1e-4) / (x * x + y * y + 1e-4)  # no variance: the light alone
     assert reconstruction.ssim(flat(51), flat(204)).item() == pytest.approx(closed, rel=1e-6)
 
 
 class Known(nn.Module):
-    """Two stages that are known: the pictures, and twice the pictures at half the size."""
+    """Two stages that are known: the images, and twice the images at half the size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +113,7 @@ def test_lpips_sums_channels_and_stages_and_averages_positions(monkeypatch: pyte
     monkeypatch.setattr(reconstruction, "_PIXELS", 32 * 32 * 2)
     network = Known()
     originals, others = flat(0, count=3), torch.cat([flat(51), flat(0), flat(255)])
-    others[1, :, :16] = 255  # half of the picture
+    others[1, :, :16] = 255  # half of the image
     found = reconstruction.lpips(network, originals, others)  # type: ignore[arg-type]
     assert found.dtype == torch.float64
     # 3 channels of d^2 at the first stage and of (2 d)^2 at the second
@@ -126,23 +122,23 @@ def test_lpips_sums_channels_and_stages_and_averages_positions(monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_lpips_of_each_image_is_the_packages(pictures: tuple[Tensor, Tensor]) -> None:
+def test_lpips_of_each_image_is_the_packages(shown: tuple[Tensor, Tensor]) -> None:
     """The package's heads on one random trunk in both."""
     torch.manual_seed(0)
     theirs = package.LPIPS(net="vgg", pnet_rand=True, verbose=False)
     stages = (theirs.net.slice1, theirs.net.slice2, theirs.net.slice3, theirs.net.slice4, theirs.net.slice5)
     network = imagenet.LpipsFeatures(nn.Sequential(*(layer for s in stages for layer in s)), imagenet.lpips_heads())
-    found = reconstruction.lpips(network.eval(), *pictures)
-    a, b = (2 * to_float(some) - 1 for some in pictures)
+    found = reconstruction.lpips(network.eval(), *shown)
+    a, b = (2 * to_float(some) - 1 for some in shown)
     with torch.no_grad():
         expected = theirs(a, b).flatten().double()
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-7)
     assert 0 < found[0] < found[1] < found[2]
-    assert reconstruction.lpips(network, pictures[0], pictures[0]).tolist() == [0, 0, 0]
+    assert reconstruction.lpips(network, shown[0], shown[0]).tolist() == [0, 0, 0]
 
 
 @pytest.mark.fast
-def test_pictures_of_other_kinds_and_sizes_are_one_sentence() -> None:
+def test_images_of_other_kinds_and_sizes_are_one_sentence() -> None:
     scores = (reconstruction.psnr, reconstruction.ssim, lambda a, b: reconstruction.lpips(Known(), a, b))  # type: ignore[arg-type]
     for score in scores:
         with pytest.raises(UsageError, match=r"these are torch\.float32"):
@@ -154,10 +150,10 @@ def test_pictures_of_other_kinds_and_sizes_are_one_sentence() -> None:
 
 
 @pytest.mark.fast
-def test_pictures_smaller_than_a_score_can_see_are_refused_by_it_alone() -> None:
-    with pytest.raises(UsageError, match="SSIM needs pictures of at least 11 pixels a side; these are 10 x 10"):
+def test_images_smaller_than_a_score_can_see_are_refused_by_it_alone() -> None:
+    with pytest.raises(UsageError, match="SSIM needs images of at least 11 pixels a side; these are 10 x 10"):
         reconstruction.ssim(flat(0, side=10), flat(0, side=10))
-    with pytest.raises(UsageError, match="LPIPS needs pictures of at least 16 pixels a side; these are 15 x 15"):
+    with pytest.raises(UsageError, match="LPIPS needs images of at least 16 pixels a side; these are 15 x 15"):
         reconstruction.lpips(Known(), flat(0, side=15), flat(0, side=15))  # type: ignore[arg-type]
     assert reconstruction.ssim(flat(9, side=11), flat(9, side=11)).item() == pytest.approx(1)
     assert reconstruction.psnr(flat(9, side=1), flat(9, side=1)).item() == reconstruction.PSNR_CAP_DB

@@ -1,4 +1,4 @@
-"""References: statistics as others publish them, a cache that notices every change, draws of real pictures."""
+"""References: statistics as others publish them, a cache that notices every change, draws of real images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from spherectl.data.datasets import FolderPictures, MemoryPictures, PictureSet, open_dataset
+from spherectl.data.datasets import FolderImages, ImageSet, MemoryImages, open_dataset
 from spherectl.errors import FileError, UsageError
 from spherectl.evaluation import reference as references
+from spherectl.evaluation.embeddings import Held, even_draw, extract, real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.pictures import Held, even_draw, extract, real_draw
-from spherectl.evaluation.reference import Reference, of_pictures, read_statistics, save_statistics, statistics
+from spherectl.evaluation.reference import Reference, of_images, read_statistics, save_statistics, statistics
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
 from tests.evaluation.conftest import write_pngs
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
-def real(excerpt: tuple[PictureSet, PictureSet], scorer: Extractor) -> Reference:
-    found = of_pictures(excerpt[1], scorer, what="test")
+def real(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> Reference:
+    found = of_images(excerpt[1], scorer, what="test")
     assert found is not None
     return found
 
@@ -50,11 +50,11 @@ def test_statistics_are_numpys(real: Reference) -> None:
 
 
 def test_the_cache_is_used_and_every_change_misses_it(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, real: Reference
+    excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, real: Reference
 ) -> None:
     assert len(cached()) == 1
     asked: list[int] = []
-    again = of_pictures(excerpt[1], scorer, progress=lambda done, _: asked.append(done))
+    again = of_images(excerpt[1], scorer, progress=lambda done, _: asked.append(done))
     assert asked == []
     assert again is not None
     assert again.features is not None
@@ -62,7 +62,7 @@ def test_the_cache_is_used_and_every_change_misses_it(
     assert torch.equal(again.features.embedding, real.features.embedding)
     assert torch.equal(again.features.logits, real.features.logits)  # type: ignore[arg-type]
     test = excerpt[1]
-    assert isinstance(test, MemoryPictures)
+    assert isinstance(test, MemoryImages)
     other = test.pixels.clone()
     other[3, 5, 5] += 1
     changed = [
@@ -70,29 +70,29 @@ def test_the_cache_is_used_and_every_change_misses_it(
         (dataclasses.replace(test, pixels=test.pixels.flip(0)), scorer),  # their order
         (test, dataclasses.replace(scorer, digest="another network")),
     ]
-    for number, (pictures, network) in enumerate(changed, 2):
-        of_pictures(pictures, network)
+    for number, (images, network) in enumerate(changed, 2):
+        of_images(images, network)
         assert len(cached()) == number
 
 
 def test_a_damaged_file_of_the_cache_is_made_again(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, real: Reference
+    excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, real: Reference
 ) -> None:
     path = cached()[0]
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    again = of_pictures(excerpt[1], scorer)
+    again = of_images(excerpt[1], scorer)
     assert again is not None
     np.testing.assert_array_equal(again.covariance, real.covariance)
     assert path.read_bytes()[:100] == whole[:100]
 
 
-def test_a_folders_fingerprint_is_of_its_files_contents(tmp_path: Path, excerpt: tuple[PictureSet, PictureSet]) -> None:
-    def opened(name: str) -> FolderPictures:
+def test_a_folders_fingerprint_is_of_its_files_contents(tmp_path: Path, excerpt: tuple[ImageSet, ImageSet]) -> None:
+    def opened(name: str) -> FolderImages:
         spec = DataSpec(kind="folder", fit="pad", flip=False)
-        pictures = open_dataset(spec, 32, root=tmp_path / name, evaluation=True)
-        assert isinstance(pictures, FolderPictures)
-        return pictures
+        images = open_dataset(spec, 32, root=tmp_path / name, evaluation=True)
+        assert isinstance(images, FolderImages)
+        return images
 
     pixels = excerpt[1].gather(torch.arange(4))
     for name in ("a", "copy", "other"):
@@ -107,8 +107,8 @@ def test_a_folders_fingerprint_is_of_its_files_contents(tmp_path: Path, excerpt:
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_statistics_made_elsewhere_give_the_pictures_distance(
-    kind: type, excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, real: Reference, tmp_path: Path
+def test_statistics_made_elsewhere_give_the_images_distance(
+    kind: type, excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, real: Reference, tmp_path: Path
 ) -> None:
     """As the authors' scripts and the ADM suite write them, with arrays of other names beside."""
     assert real.features is not None
@@ -122,8 +122,8 @@ def test_statistics_made_elsewhere_give_the_pictures_distance(
     samples = excerpt[0].gather(torch.arange(60))
     theirs = read_statistics(tmp_path / "theirs.npz", scorer, 32)
     by_file = fidelity(samples, theirs, scorer, metrics=["fid"]).frechet_distance
-    by_pictures = fidelity(samples, excerpt[1], scorer, metrics=["fid"]).frechet_distance
-    assert by_file == pytest.approx(by_pictures, rel=1e-4)
+    by_images = fidelity(samples, excerpt[1], scorer, metrics=["fid"]).frechet_distance
+    assert by_file == pytest.approx(by_images, rel=1e-4)
     assert (theirs.name, theirs.count, theirs.extractor) == ("theirs.npz", None, None)
 
 
@@ -148,7 +148,7 @@ def test_statistics_of_another_network_or_size_are_refused(real: Reference, scor
         UsageError, match=r"of the features of fashion-scorer; those of another .*--features|comparable"
     ):
         read_statistics(path, dataclasses.replace(scorer, name="another"), 32)
-    with pytest.raises(UsageError, match="of pictures of 32 px; the samples have 64 px") as caught:
+    with pytest.raises(UsageError, match="of images of 32 px; the samples have 64 px") as caught:
         read_statistics(path, dataclasses.replace(scorer, image_size=None), 64)
     assert "Give the folder of those images, which are then brought to 64 px" in caught.value.hint
     np.savez(tmp_path / "wide.npz", mu=np.zeros(2048), sigma=np.eye(2048))
@@ -223,11 +223,11 @@ def test_a_file_that_holds_no_statistics_is_told(what: str, sentence: str, score
 
 
 def test_a_very_large_set_is_represented_by_a_random_part(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor, monkeypatch: pytest.MonkeyPatch
+    excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(references, "LARGEST", 99)
     monkeypatch.setattr(references, "PART", 40)
-    found = of_pictures(excerpt[1], scorer)
+    found = of_images(excerpt[1], scorer)
     assert found is not None
     assert found.features is not None
     whole = extract(excerpt[1], scorer)
@@ -247,14 +247,14 @@ def test_an_even_draw_takes_as_many_of_each_class_without_repeating() -> None:
     assert even_draw(labels, 89, seed=3).sort().values.tolist() == list(range(89))
 
 
-def test_a_real_draw_gives_what_there_is(excerpt: tuple[PictureSet, PictureSet]) -> None:
+def test_a_real_draw_gives_what_there_is(excerpt: tuple[ImageSet, ImageSet]) -> None:
     assert len(real_draw(excerpt[1], 1000, 0)) == 100
     drawn = real_draw(excerpt[1], 10, 0)
     assert excerpt[1].labels[drawn.indices].sort().values.tolist() == list(range(10))
     assert torch.equal(drawn.gather(torch.tensor([2])), excerpt[1].gather(drawn.indices[2:3]))
 
 
-def test_features_do_not_depend_on_the_batch(excerpt: tuple[PictureSet, PictureSet], scorer: Extractor) -> None:
+def test_features_do_not_depend_on_the_batch(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> None:
     pixels: Tensor = excerpt[1].gather(torch.arange(50))
     by_64, by_7 = (extract(Held(pixels), scorer, batch=batch) for batch in (64, 7))
     assert by_64 is not None
@@ -279,11 +279,9 @@ def test_whatever_statistics_say_of_themselves_is_used_or_refused(
         assert len(caught.value.message) < 400 + len(str(path))
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(
-    excerpt: tuple[PictureSet, PictureSet], scorer: Extractor
-) -> None:
+def test_a_cache_that_cannot_be_written_stops_nothing(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> None:
     (load_settings().cache / "features").parent.mkdir(parents=True, exist_ok=True)
     (load_settings().cache / "features").write_text("a file where the folder would be")
-    found = of_pictures(excerpt[1], scorer, what="test")
+    found = of_images(excerpt[1], scorer, what="test")
     assert found is not None
     assert found.count == 100

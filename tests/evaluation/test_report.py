@@ -1,4 +1,4 @@
-"""Reports: tables that say what they are of, JSON without surprises, pictures that can be made again."""
+"""Reports: tables that say what they are of, JSON without surprises, images that can be made again."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from PIL import Image
 
 from spherectl import api
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.evaluation import report as reports
 from spherectl.evaluation.bootstrap import Difference
 from spherectl.evaluation.extractors import Extractor, open_extractor
 from spherectl.evaluation.fidelity import Scores
 from spherectl.evaluation.protocol import Comparison, Grid, Plan, Real, Reconstruction, Report, Row
-from spherectl.evaluation.reference import of_pictures
+from spherectl.evaluation.reference import of_images
 from spherectl.evaluation.spectrum import PatchLines
 from spherectl.evaluation.uniformity import uniformity_by_class
 from spherectl.images import read_provenance
@@ -40,7 +40,7 @@ class Named:
 
 
 def make_report(count: int = 2000, **changes: Any) -> Report:
-    """One row of made-up scores beside a row of real pictures."""
+    """One row of made-up scores beside a row of real images."""
     scores = Scores("net", "some set", count, "round", 3.25, 0.0123, 0.001, 8.5, 0.1, 0.75, 0.5, 0.912)
     interval = {"frechet_distance": (3.0, 3.5), "kid": (-0.01, 0.03)}
     row = Row(
@@ -84,7 +84,7 @@ def test_names_of_inceptions_scores_are_for_inception_alone() -> None:
     assert "rFID" in reports.reconstruction_rows(make_report(extractor=Named(True)))[0]
 
 
-def test_a_row_shows_scores_with_their_intervals_and_the_real_pictures_below() -> None:
+def test_a_row_shows_scores_with_their_intervals_and_the_real_images_below() -> None:
     first, _, real = reports.score_rows(make_report())
     assert first == {
         "model": "model",
@@ -150,17 +150,17 @@ def test_uniformity_is_shown_beside_what_uniform_points_give() -> None:
 
 
 @pytest.fixture
-def measured(excerpt: tuple[PictureSet, PictureSet], scorer: Extractor) -> dict[str, Any]:
+def measured(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> dict[str, Any]:
     """What a real evaluation puts into its report beside the scores."""
     return {
         "models": [api.load("fashion-mnist")],
         "plan": Plan(steps=(2, 4), metrics=["fid"], count=2000),
-        "real": Real(of_pictures(excerpt[1], scorer, what="test"), *excerpt, "test"),
+        "real": Real(of_images(excerpt[1], scorer, what="test"), *excerpt, "test"),
         "extractor": scorer,
     }
 
 
-def test_a_written_report_is_whole_and_its_pictures_can_be_made_again(measured: dict[str, Any], tmp_path: Path) -> None:
+def test_a_written_report_is_whole_and_its_images_can_be_made_again(measured: dict[str, Any], tmp_path: Path) -> None:
     model = measured["models"][0]
     settings = api.sample_settings(model, steps=2, guidance=1.4)
     labels = api.spread_classes(model, 20, None)
@@ -196,8 +196,8 @@ def test_a_written_report_is_whole_and_its_pictures_can_be_made_again(measured: 
         "![model, 2 steps, guidance 1.4](model-2-steps-guidance-1.4.png)",
     ):
         assert part in text, part
-    with Image.open(files[2]) as picture:
-        assert picture.size == (10 * 34 - 2, 2 * 34 - 2)
+    with Image.open(files[2]) as image:
+        assert image.size == (10 * 34 - 2, 2 * 34 - 2)
     about = read_provenance(files[2])
     assert about is not None
     assert (about["index"], about["steps"], about["columns"]) == (list(range(20)), 2, 10)
@@ -266,8 +266,8 @@ def test_names_of_strangers_are_shown_as_they_are(tmp_path: Path) -> None:
     assert json.loads(document)["reference"]["name"] == name
 
 
-def test_a_pictures_name_is_as_long_as_file_systems_take(tmp_path: Path) -> None:
-    pictures = {"x" * 4_000 + str(number): torch.zeros(3, 4, 4, dtype=torch.uint8) for number in range(2)}
-    files = reports._write_pictures(tmp_path, make_report(neighbours=pictures))
+def test_a_images_name_is_as_long_as_file_systems_take(tmp_path: Path) -> None:
+    dataset = {"x" * 4_000 + str(number): torch.zeros(3, 4, 4, dtype=torch.uint8) for number in range(2)}
+    files = reports._write_images(tmp_path, make_report(neighbours=dataset))
     assert len({file.name for file in files.values()}) == 2
     assert max(len(file.name) for file in files.values()) < 255

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from spherectl import api
-from spherectl.data.datasets import MemoryPictures, PictureSet
+from spherectl.data.datasets import ImageSet, MemoryImages
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.evaluation import reconstruction, uniformity
+from spherectl.evaluation.embeddings import Features, real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.pictures import Features, real_draw
 from spherectl.evaluation.protocol import Plan, Real, Report
-from spherectl.evaluation.reference import from_features, of_pictures, read_statistics, save_statistics
+from spherectl.evaluation.reference import from_features, of_images, read_statistics, save_statistics
 from spherectl.evaluation.run import evaluate
 from spherectl.evaluation.spectrum import line_powers, patch_lines
 from spherectl.features import imagenet
@@ -30,7 +30,7 @@ from spherectl.model.sphere import build
 from spherectl.model.weights import Package
 from spherectl.recipe import Recipe, SampleSpec
 
-Sets = tuple[PictureSet, PictureSet]
+Sets = tuple[ImageSet, ImageSet]
 
 TABLE: dict[str, Any] = {
     "name": "known",
@@ -67,18 +67,18 @@ def make_model(lively: Callable[[Recipe], Package], excerpt: Sets) -> Callable[.
 
 @pytest.fixture
 def real(excerpt: Sets, scorer: Extractor) -> Real:
-    return Real(of_pictures(excerpt[1], scorer, what="test"), *excerpt, "test")
+    return Real(of_images(excerpt[1], scorer, what="test"), *excerpt, "test")
 
 
 @pytest.fixture
 def draws_garments(excerpt: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models draw training pictures of the asked classes; one step shows them upside down."""
+    """Models draw training images of the asked classes; one step shows them upside down."""
     train = excerpt[0]
     by_class = train.labels.argsort(stable=True).reshape(10, 30)
 
     def draw(_: api.Model, indices: Tensor, labels: Tensor, settings: SampleSpec, seed: int) -> Tensor:
-        pictures = to_float(train.gather(by_class[labels, (indices // 10 + seed) % 30]))
-        return pictures.flip(2) if settings.steps == 1 else pictures
+        dataset = to_float(train.gather(by_class[labels, (indices // 10 + seed) % 30]))
+        return dataset.flip(2) if settings.steps == 1 else dataset
 
     monkeypatch.setattr(api, "sample_indices", draw)
 
@@ -91,7 +91,7 @@ def run(models: list[api.Model], plan: Plan, real: Real, scorer: Extractor, **op
 
 @pytest.mark.fast
 @pytest.mark.usefixtures("draws_garments")
-def test_scores_are_those_of_the_pictures(
+def test_scores_are_those_of_the_images(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets
 ) -> None:
     plan = Plan(steps=(1, 4), guidance=(1.0,), count=120, metrics=["fid", "kid", "is", "prc", "acc"], resamples=10)
@@ -147,7 +147,7 @@ def test_rows_are_compared_with_fewer_steps_and_with_the_first_model(
     for one in report.comparisons:
         difference = accuracy[one.first] - accuracy[one.second]  # type: ignore[operator]
         assert one.difference.value == pytest.approx(difference)
-        if (one.first[0], one.second[0]) == ("b", "a"):  # the same pictures: paired, so nothing is left to chance
+        if (one.first[0], one.second[0]) == ("b", "a"):  # the same images: paired, so nothing is left to chance
             assert (one.difference.low, one.difference.high) == (0, 0)
 
 
@@ -175,7 +175,7 @@ def test_samples_become_bytes_by_the_asked_rule(
 
 
 @pytest.mark.fast
-def test_reconstructions_are_those_of_the_model_with_the_pictures_own_classes(
+def test_reconstructions_are_those_of_the_model_with_the_images_own_classes(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets
 ) -> None:
     model = make_model()
@@ -190,7 +190,7 @@ def test_reconstructions_are_those_of_the_model_with_the_pictures_own_classes(
     assert one.rfid == pytest.approx(fidelity(again, originals, scorer, metrics=["fid"]).frechet_distance, rel=1e-6)
     assert one.ssim is not None
     assert 0 < one.ssim < 1
-    assert (one.count, one.pictures, one.lpips) == (70, "fashion-mnist test", None)
+    assert (one.count, one.dataset, one.lpips) == (70, "fashion-mnist test", None)
     assert set(one.intervals) == {"psnr", "ssim"}
 
 
@@ -217,7 +217,7 @@ def test_lpips_is_of_each_reconstruction(
 
 @pytest.mark.fast
 @pytest.mark.usefixtures("draws_garments")
-def test_without_real_pictures_statistics_give_a_distance_and_the_rest_is_told(
+def test_without_real_images_statistics_give_a_distance_and_the_rest_is_told(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, tmp_path: Path
 ) -> None:
     assert real.reference is not None
@@ -229,22 +229,22 @@ def test_without_real_pictures_statistics_give_a_distance_and_the_rest_is_told(
     assert (row.floors, row.scores.kid, row.scores.precision) == (None, None, None)
     assert (report.floor, report.reconstructions, report.accuracy_real) == (None, [], None)
     assert sum("mean and covariance alone" in note for note in report.notes) == 2
-    assert sum("no pictures to reconstruct" in note for note in report.notes) == 1
+    assert sum("no images to reconstruct" in note for note in report.notes) == 1
     assert sum("nothing says what a perfect model would get" in note for note in report.notes) == 1
-    with pytest.raises(UsageError, match="KID compares features picture by picture") as caught:
+    with pytest.raises(UsageError, match="KID compares features image by image") as caught:
         evaluate([make_model()], Plan(count=30, metrics=["fid", "kid"]), bare, scorer)
     assert caught.value.hint == "Leave kid out of --metrics."
-    with pytest.raises(UsageError, match="no pictures to reconstruct"):
+    with pytest.raises(UsageError, match="no images to reconstruct"):
         evaluate([make_model()], Plan(count=30, metrics=["psnr"]), bare, scorer)
     with pytest.raises(UsageError, match="no latents to look at"):
         evaluate([make_model()], Plan(count=30, metrics=["uniformity"]), bare, scorer)
 
 
 @pytest.mark.fast
-def test_accuracy_on_real_pictures_is_of_the_test_images_whichever_side_they_are_on(
+def test_accuracy_on_real_images_is_of_the_test_images_whichever_side_they_are_on(
     make_model: Callable[..., api.Model], scorer: Extractor, excerpt: Sets, real: Real
 ) -> None:
-    other = Real(of_pictures(excerpt[0], scorer, what="train"), *excerpt, "train")
+    other = Real(of_images(excerpt[0], scorer, what="train"), *excerpt, "train")
     plan = Plan(count=100, metrics=["acc"], resamples=0)
     found = [run([make_model()], plan, side, scorer).accuracy_real for side in (real, other)]
     assert found[0] == found[1]
@@ -253,7 +253,7 @@ def test_accuracy_on_real_pictures_is_of_the_test_images_whichever_side_they_are
 
 
 @pytest.mark.fast
-def test_uniformity_is_of_the_latents_of_training_pictures(
+def test_uniformity_is_of_the_latents_of_training_images(
     make_model: Callable[..., api.Model],
     real: Real,
     scorer: Extractor,
@@ -281,13 +281,13 @@ def test_uniformity_is_of_the_latents_of_training_pictures(
 
 @pytest.mark.fast
 @pytest.mark.usefixtures("draws_garments")
-def test_samples_that_are_training_pictures_are_near_copies(
+def test_samples_that_are_training_images_are_near_copies(
     make_model: Callable[..., api.Model], scorer: Extractor, excerpt: Sets
 ) -> None:
-    """With the splits changed: 300 pictures to set a threshold, the 100 that it draws from to train on."""
+    """With the splits changed: 300 images to set a threshold, the 100 that it draws from to train on."""
     train, test = excerpt
-    assert isinstance(train, MemoryPictures)
-    real = Real(of_pictures(test, scorer), train, train, "test")
+    assert isinstance(train, MemoryImages)
+    real = Real(of_images(test, scorer), train, train, "test")
     plan = Plan(steps=(1, 4), count=40, metrics=["memorisation"], resamples=0)
     report = run([make_model()], plan, real, scorer)
     found = report.memorisation["known"]
@@ -355,9 +355,9 @@ from spherectl import api
 from spherectl.data.datasets import open_dataset
 from spherectl.evaluation.extractors import open_extractor
 from spherectl.evaluation.protocol import Plan, Real
-from spherectl.evaluation.pictures import extract
-from spherectl.evaluation.reference import of_pictures
-from spherectl.evaluation.rows import Samples
+from spherectl.evaluation.embeddings import extract
+from spherectl.evaluation.reference import of_images
+from spherectl.evaluation.scoring import Samples
 from spherectl.evaluation.run import evaluate
 from spherectl.model.weights import save_file
 from spherectl.processes import joined
@@ -372,7 +372,7 @@ with joined() as processes:
     few = Samples(model, spec, 0, labels[:70], 70, "round")
     others = extract(few, open_extractor(f"inception:{inception}"), processes=processes)
     train, test = (open_dataset(model.recipe.data, 32, root=excerpt, split=split) for split in ("train", "test"))
-    real = Real(of_pictures(test, scorer, processes=processes), train, test, "test")
+    real = Real(of_images(test, scorer, processes=processes), train, test, "test")
     metrics = ["fid", "kid", "is", "prc", "acc", "rfid", "psnr", "ssim"]
     plan = Plan(steps=(1, 2), count=150, reconstructions=90, resamples=20, metrics=metrics)
     report = evaluate([model], plan, real, scorer, processes=processes)

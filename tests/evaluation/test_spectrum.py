@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from spherectl.data.datasets import PictureSet
+from spherectl.data.datasets import ImageSet
 from spherectl.evaluation.spectrum import line_powers, patch_lines
 
 pytestmark = pytest.mark.fast
 
 
 @pytest.fixture
-def real(excerpt: tuple[PictureSet, PictureSet]) -> Tensor:
+def real(excerpt: tuple[ImageSet, ImageSet]) -> Tensor:
     return excerpt[1].gather(torch.arange(100))
 
 
@@ -23,8 +23,8 @@ def tiles(period: int, side: int = 32) -> Tensor:
     return (one - one.mean()).tile(side // period, side // period)
 
 
-def with_pattern(pictures: Tensor, period: int, levels: float) -> Tensor:
-    return (pictures.float() + levels * tiles(period)).round().clamp(0, 255).to(torch.uint8)
+def with_pattern(images: Tensor, period: int, levels: float) -> Tensor:
+    return (images.float() + levels * tiles(period)).round().clamp(0, 255).to(torch.uint8)
 
 
 def test_a_pattern_has_all_its_power_on_the_lines_of_its_period() -> None:
@@ -42,14 +42,14 @@ def test_power_is_that_of_a_discrete_fourier_transform() -> None:
     assert line_powers(pixels, 4)[0, 0].item() == pytest.approx(2 * 32**2 * 50**2 / 4 / points)
 
 
-def test_real_pictures_beside_themselves_are_1(real: Tensor) -> None:
+def test_real_images_beside_themselves_are_1(real: Tensor) -> None:
     powers = line_powers(real, 4)
     found = patch_lines(powers, powers)
     assert (found.power, found.peak) == pytest.approx((1, 1))
 
 
 @pytest.mark.parametrize(("levels", "least"), [(4, 1.03), (12, 1.2)])
-def test_a_checkerboard_over_real_pictures_shows(real: Tensor, levels: float, least: float) -> None:
+def test_a_checkerboard_over_real_images_shows(real: Tensor, levels: float, least: float) -> None:
     found = patch_lines(line_powers(with_pattern(real, 4, levels), 4), line_powers(real, 4))
     assert found.power > least
     assert found.peak is not None

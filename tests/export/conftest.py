@@ -1,4 +1,4 @@
-"""Small models whose pictures depend on everything, and their graphs, exported once for all tests here."""
+"""Small models whose images depend on everything, and their graphs, exported once for all tests here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example of docs/export.md, run as it stands, draws the pictures that spherectl draws."""
+"""The example of docs/export.md, run as it stands, draws the images that spherectl draws."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def example(files: dict[str, OnnxFile], tmp_path: Path, monkeypatch: pytest.Monk
     return found
 
 
-def test_the_same_seed_is_the_same_picture_within_two_levels(example: dict, model) -> None:
+def test_the_same_seed_is_the_same_image_within_two_levels(example: dict, model) -> None:
     settings = {"steps": 4, "guidance": 1.4, "guide": "both", "noise": "shared", "strength": "decaying"}
     wanted = next(spherectl.generate(model, 3, classes=[0, 1, 2], seed=7, **settings)).images
-    levels = to_uint8(torch.from_numpy(example["pictures"])).int() - to_uint8(wanted).int()
+    levels = to_uint8(torch.from_numpy(example["images"])).int() - to_uint8(wanted).int()
     assert levels.abs().max() <= 2
     other = torch.from_numpy(example["sample"]([0, 1, 2], seed=8))
     assert (to_uint8(other).int() - to_uint8(wanted).int()).abs().max() > 20

@@ -45,9 +45,9 @@ def test_it_loads_by_its_path_and_keeps_its_header(package: Package, model_file:
     assert slim.recipe == whole.recipe
     assert slim.header["export"]["from"] == "small"
     assert slim.header["export"]["difference"]["median_psnr_db"] == written.difference.median_psnr_db >= 40
-    pictures = [next(spherectl.generate(one, 4, steps=1)).images for one in (slim, whole)]
-    torch.testing.assert_close(*pictures, rtol=0, atol=0.02)
-    assert not torch.equal(*pictures)
+    shown = [next(spherectl.generate(one, 4, steps=1)).images for one in (slim, whole)]
+    torch.testing.assert_close(*shown, rtol=0, atol=0.02)
+    assert not torch.equal(*shown)
 
 
 def test_raw_weights_can_be_chosen(package: Package, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import torch
 from spherectl.api import Model
 from spherectl.errors import SpherectlError
 from spherectl.export import check, pt2
-from spherectl.export.about import Exported
 from spherectl.export.graphs import example
+from spherectl.export.metadata import Exported
 from spherectl.export.pt2 import export_pt2, run
 
 pytestmark = pytest.mark.slow

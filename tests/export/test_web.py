@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from spherectl import api, recipe
 from spherectl.cli.app import app
 from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, to_float, to_grey, to_uint8
-from spherectl.editing.pictures import fit
+from spherectl.editing.fitting import fit
 from spherectl.editing.rounds import harmonise, rounds
 from spherectl.editing.stitching import LAYOUTS, layout_mask
 from spherectl.errors import UsageError
@@ -77,7 +77,7 @@ def model(make_model: Callable[..., api.Model]) -> api.Model:
 
 @pytest.fixture(scope="module")
 def free(make_model: Callable[..., api.Model]) -> api.Model:
-    """A small model in colour without classes: pictures are cropped, the noise of rounds is fresh and falls."""
+    """A small model in colour without classes: images are cropped, the noise of rounds is fresh and falls."""
     return make_model(
         "free",
         model={"num_classes": 0, "encoder_mixer_blocks": 0},
@@ -149,8 +149,8 @@ def click(page: Page, selector: str) -> None:
 def pixels(page: Page, selector: str) -> Tensor:
     """The bytes of a canvas: uint8 (3, H, W)."""
     content = page.run(f"document.querySelector({selector!r}).toDataURL()").partition(",")[2]
-    with Image.open(io.BytesIO(base64.b64decode(content))) as picture:
-        return as_tensor(picture.convert("RGB"))
+    with Image.open(io.BytesIO(base64.b64decode(content))) as shown:
+        return as_tensor(shown.convert("RGB"))
 
 
 def apart(shown: Tensor, image: Tensor) -> int:
@@ -289,9 +289,9 @@ def test_a_saved_image_says_how_it_was_made_and_is_made_again(page, browser, mod
     told = read_provenance(saved)
     assert (told["seed"], told["class"], told["guidance"], told["dtype"]) == (2**64 - 1, 2, 1.3, "float32")
     assert told["model_sha256"] == model.sha256
-    with Image.open(saved) as picture:
-        assert DIGITAL_SOURCE_TYPE in picture.text["XML:com.adobe.xmp"]
-        shown = as_tensor(picture.convert("RGB"))
+    with Image.open(saved) as opened:
+        assert DIGITAL_SOURCE_TYPE in opened.text["XML:com.adobe.xmp"]
+        shown = as_tensor(opened.convert("RGB"))
     assert torch.equal(shown, pixels(page, "#drawn"))
     again = [
         "sample",
@@ -341,7 +341,7 @@ def test_play_walks_and_stops(page):
     assert page.run("document.getElementById('way').value") == stood
 
 
-# Pictures
+# Images
 
 
 @pytest.fixture(scope="module")
@@ -375,13 +375,13 @@ def test_a_chosen_file_is_reconstructed_as_python_does(page, model, photo):
 
 
 @pytest.mark.parametrize("size", [(200, 150), (33, 32), (20, 27)])
-def test_pictures_for_a_padded_model_are_fitted_as_for_edit(page, model, photo, size):
+def test_images_for_a_padded_model_are_fitted_as_for_edit(page, model, photo, size):
     path = photo(*size)
     drop(page, "#slot-first", path)
     assert torch.equal(pixels(page, "#slot-first canvas"), fit(Image.open(path), model.recipe).pixels)
 
 
-def test_a_dropped_picture_takes_another_class(page, model, photo):
+def test_a_dropped_image_takes_another_class(page, model, photo):
     path = photo(32, 20)
     drop(page, "#slot-first", path)
     click(page, "input[value=class]")
@@ -392,7 +392,7 @@ def test_a_dropped_picture_takes_another_class(page, model, photo):
     assert apart(pixels(page, "#rounds-strip li:last-child canvas"), last) <= LEVELS
 
 
-def test_two_pictures_are_joined(page, model, photo):
+def test_two_images_are_joined(page, model, photo):
     click(page, "input[value=join]")
     for slot, path in (("first", photo(28, 28)), ("second", photo(32, 20))):
         drop(page, f"#slot-{slot}", path)
@@ -406,12 +406,12 @@ def test_two_pictures_are_joined(page, model, photo):
         assert apart(pixels(page, "#rounds-strip li:last-child canvas"), last) <= LEVELS
 
 
-def test_what_is_no_picture_gets_a_sentence(page, tmp_path):
+def test_what_is_no_image_gets_a_sentence(page, tmp_path):
     (tmp_path / "letter.png").write_text("Dear reader")
     page.choose_files("#first", tmp_path / "letter.png")
     page.wait("document.querySelector('#edit-said.wrong')")
     said = page.run("document.getElementById('edit-said').textContent")
-    assert said == "This file is not a picture that the browser can read; try a PNG, JPEG or WebP."
+    assert said == "This file is not an image that the browser can read; try a PNG, JPEG or WebP."
 
 
 def test_a_wrong_seed_gets_a_sentence_and_a_right_one_clears_it(page):
@@ -436,7 +436,7 @@ def drop(page: Page, selector: str, path: Path) -> None:
     settle(page)
 
 
-def test_a_pasted_picture_is_taken(page, photo):
+def test_a_pasted_image_is_taken(page, photo):
     data = list(photo(30, 30).read_bytes())
     page.run(f"""(() => {{
         const data = new DataTransfer();
@@ -472,13 +472,13 @@ def test_a_model_without_classes_draws_too(free_page, free):
 
 
 @pytest.mark.parametrize("size", [(32, 32), (47, 90), (200, 150), (15, 40)])
-def test_pictures_are_cropped_as_in_python(free_page, photo, size):
+def test_images_are_cropped_as_in_python(free_page, photo, size):
     path = photo(*size)
     drop(free_page, "#slot-first", path)
     assert torch.equal(pixels(free_page, "#slot-first canvas"), adm_crop(Image.open(path), 32))
 
 
-def test_transparent_pictures_lie_over_white(free_page, photo):
+def test_transparent_images_lie_over_white(free_page, photo):
     from spherectl.data.decode import load_image
 
     path = photo(32, 32, "RGBA")
@@ -549,7 +549,7 @@ def test_the_keyboard_reaches_and_moves_everything(page):
     assert page.run("document.getElementById('draw-said').textContent").startswith("3 steps in")
 
 
-def test_every_control_has_a_name_and_every_picture_a_text(page):
+def test_every_control_has_a_name_and_every_image_a_text(page):
     unnamed = """[...document.querySelectorAll("input, select, button")].filter((one) => one.offsetParent)
         .filter((one) => !(one.labels?.length || one.textContent.trim() || one.getAttribute("aria-label")))
         .map((one) => one.outerHTML)"""

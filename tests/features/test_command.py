@@ -21,7 +21,7 @@ pytestmark = pytest.mark.fast
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """1,280 training and 100 test pictures of 28 px: class k has a bright column at 2 k."""
+    """1,280 training and 100 test images of 28 px: class k has a bright column at 2 k."""
     folder = tmp_path / "data"
     folder.mkdir()
     for prefix, count in (("train", 1280), ("t10k", 100)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spherectl.data.datasets import MemoryPictures
+from spherectl.data.datasets import MemoryImages
 from spherectl.errors import UsageError
 from spherectl.features import fit
 from spherectl.features.store import fingerprint
@@ -21,14 +21,14 @@ PLAN = fit.FitPlan(
 )
 
 
-def bright_halves(count: int) -> MemoryPictures:
+def bright_halves(count: int) -> MemoryImages:
     """Class 0 has a bright upper half, class 1 stripes in its lower half, both under noise."""
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 60, (count, 16, 16), generator=generator)
     labels = torch.arange(count) % 2
     pixels[labels == 0, :8] += 150
     pixels[labels == 1, 8:, ::3] += 150
-    return MemoryPictures(
+    return MemoryImages(
         name="halves",
         root=Path(),
         class_names=("upper", "lower"),
@@ -39,22 +39,22 @@ def bright_halves(count: int) -> MemoryPictures:
     )
 
 
-def moved(picture: Tensor, rows: int, columns: int) -> Tensor:
-    """`picture` (C, H, W) moved by a loop over pixels, the plainest way."""
-    out = torch.empty_like(picture)
-    _, height, width = picture.shape
+def moved(image: Tensor, rows: int, columns: int) -> Tensor:
+    """`image` (C, H, W) moved by a loop over pixels, the plainest way."""
+    out = torch.empty_like(image)
+    _, height, width = image.shape
     for i in range(height):
         for j in range(width):
-            out[:, i, j] = picture[:, min(max(i - rows, 0), height - 1), min(max(j - columns, 0), width - 1)]
+            out[:, i, j] = image[:, min(max(i - rows, 0), height - 1), min(max(j - columns, 0), width - 1)]
     return out
 
 
-def test_shift_moves_each_picture_by_its_own_offset_and_repeats_its_edge() -> None:
-    pictures = torch.arange(1, 1 + 4 * 2 * 5 * 6, dtype=torch.uint8).reshape(4, 2, 5, 6)
+def test_shift_moves_each_image_by_its_own_offset_and_repeats_its_edge() -> None:
+    dataset = torch.arange(1, 1 + 4 * 2 * 5 * 6, dtype=torch.uint8).reshape(4, 2, 5, 6)
     offsets = torch.tensor([[0, 0], [2, -1], [-2, 2], [1, 0]])
-    expected = torch.stack([moved(p, int(r), int(c)) for p, (r, c) in zip(pictures, offsets, strict=True)])
-    assert torch.equal(fit.shift(pictures, offsets), expected)
-    assert torch.equal(fit.shift(pictures, torch.zeros_like(offsets)), pictures)
+    expected = torch.stack([moved(p, int(r), int(c)) for p, (r, c) in zip(dataset, offsets, strict=True)])
+    assert torch.equal(fit.shift(dataset, offsets), expected)
+    assert torch.equal(fit.shift(dataset, torch.zeros_like(offsets)), dataset)
 
 
 def test_every_shift_up_to_the_limit_occurs_and_none_beyond() -> None:
@@ -74,20 +74,20 @@ def test_fit_learns_a_plain_task_and_leaves_a_frozen_network_without_batch_norma
 
 
 def test_the_same_plan_gives_the_same_network_whatever_torchs_generator_was_at() -> None:
-    pictures, plan = bright_halves(48), dataclasses.replace(PLAN, epochs=1)
+    dataset, plan = bright_halves(48), dataclasses.replace(PLAN, epochs=1)
     torch.manual_seed(1)
-    first = fit.fit(plan, pictures)
+    first = fit.fit(plan, dataset)
     torch.manual_seed(2)
     state = torch.random.get_rng_state()
-    again = fit.fit(plan, pictures)
+    again = fit.fit(plan, dataset)
     assert fingerprint(first.network) == fingerprint(again.network)
     assert torch.equal(torch.random.get_rng_state(), state)
-    other = fit.fit(dataclasses.replace(plan, seed=6), pictures)
+    other = fit.fit(dataclasses.replace(plan, seed=6), dataset)
     assert fingerprint(first.network) != fingerprint(other.network)
 
 
-def test_too_few_pictures_for_a_step_are_one_sentence() -> None:
-    with pytest.raises(UsageError, match="at least 16 pictures, one step; halves has 15"):
+def test_too_few_images_for_a_step_are_one_sentence() -> None:
+    with pytest.raises(UsageError, match="at least 16 images, one step; halves has 15"):
         fit.fit(PLAN, bright_halves(15))
 
 

@@ -31,7 +31,7 @@ class Malicious:
 
 
 @pytest.fixture
-def pictures() -> tuple[Tensor, Tensor]:
+def images() -> tuple[Tensor, Tensor]:
     """Two batches (2, 3, 40, 40) in [0, 1]: smooth, and with noise."""
     generator = torch.Generator().manual_seed(3)
     ramp = torch.linspace(0, 1, 40)
@@ -45,7 +45,7 @@ def test_published_distance_from_a_server_equals_lpips_and_torchvision(
     lpips_module: lpips.LPIPS,
     convnext: nn.Module,
     served: tuple[imagenet.Source, imagenet.Source],
-    pictures: tuple[Tensor, Tensor],
+    images: tuple[Tensor, Tensor],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -60,7 +60,7 @@ def test_published_distance_from_a_server_equals_lpips_and_torchvision(
     assert fetched.keys() == {source.url.rpartition("/")[2] for source in served}
     assert {total for done, total in told if done == total} == set(fetched.values())
 
-    a, b = (p[:1] for p in pictures)
+    a, b = (p[:1] for p in images)
     with torch.no_grad():
         theirs = lpips_module(2 * a - 1, 2 * b - 1).mean()
         logits = (convnext(resized(a)) - convnext(resized(b))).square().mean()
@@ -74,7 +74,7 @@ def test_published_distance_from_a_server_equals_lpips_and_torchvision(
 def test_lpips_alone_needs_vgg16_alone(
     vgg16_file: Path,
     served: tuple[imagenet.Source, imagenet.Source],
-    pictures: tuple[Tensor, Tensor],
+    images: tuple[Tensor, Tensor],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -82,15 +82,15 @@ def test_lpips_alone_needs_vgg16_alone(
     monkeypatch.setattr(imagenet, "CONVNEXT_SMALL", imagenet.Source(f"{served[1].url}.nothing", "0" * 64))
     network = imagenet.load_lpips()
     assert [path.name for path in (tmp_path / "cache" / "torchvision").glob("[!.]*")] == [vgg16_file.name]
-    expected = imagenet.lpips_features(vgg16_file, imagenet.lpips_heads())(pictures[1])
-    assert all(torch.equal(a, b) for a, b in zip(network(pictures[1]), expected, strict=True))
+    expected = imagenet.lpips_features(vgg16_file, imagenet.lpips_heads())(images[1])
+    assert all(torch.equal(a, b) for a, b in zip(network(images[1]), expected, strict=True))
 
 
 @pytest.mark.slow
 def test_lpips_and_its_gradient_equal_the_packages(
-    lpips_module: lpips.LPIPS, vgg16_file: Path, pictures: tuple[Tensor, Tensor]
+    lpips_module: lpips.LPIPS, vgg16_file: Path, images: tuple[Tensor, Tensor]
 ) -> None:
-    a, b = (p.double() for p in pictures)
+    a, b = (p.double() for p in images)
     features = imagenet.lpips_features(vgg16_file, imagenet.lpips_heads()).double()
     double = lpips_module.double()
     try:
@@ -107,7 +107,7 @@ def test_lpips_and_its_gradient_equal_the_packages(
 
 
 @pytest.mark.slow
-def test_a_black_picture_has_a_finite_gradient(vgg16_file: Path) -> None:
+def test_a_black_image_has_a_finite_gradient(vgg16_file: Path) -> None:
     """With no light and no bias every ReLU gives 0: a plain norm has no gradient there."""
     features = imagenet.lpips_features(vgg16_file, [torch.ones(width) for width in HEAD_WIDTHS])
     for layer in features.trunk.modules():
@@ -122,9 +122,9 @@ def test_a_black_picture_has_a_finite_gradient(vgg16_file: Path) -> None:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("side", [32, 224, 256])
-def test_convnext_sees_pictures_as_torchvisions_transforms_make_them(side: int) -> None:
-    pictures = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(imagenet.ConvNextLogits(nn.Identity())(pictures), resized(pictures), rtol=0, atol=1e-6)
+def test_convnext_sees_images_as_torchvisions_transforms_make_them(side: int) -> None:
+    images = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(imagenet.ConvNextLogits(nn.Identity())(images), resized(images), rtol=0, atol=1e-6)
 
 
 @pytest.mark.fast
@@ -207,6 +207,6 @@ def test_a_pickle_in_the_weights_is_not_executed(tmp_path: Path) -> None:
 
 
 @pytest.mark.fast
-def test_lpips_refuses_pictures_that_its_last_stage_could_not_see() -> None:
+def test_lpips_refuses_images_that_its_last_stage_could_not_see() -> None:
     with pytest.raises(UsageError, match="at least 16 px"):
         build_perceptual(LossSpec(perceptual="lpips+convnext"), 8, "cpu")

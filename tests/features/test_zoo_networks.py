@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import UsageError
 from spherectl.features import fit
 from spherectl.features.independence import check_independent
@@ -27,7 +27,7 @@ FACTS = [
 
 
 @pytest.fixture(scope="module")
-def tests() -> PictureSet:
+def tests() -> ImageSet:
     try:
         return open_dataset(fit.DATA["fashion-mnist"], fit.IMAGE_SIZE, split="test", download=False)
     except UsageError:
@@ -40,9 +40,7 @@ def trained_against(name: str) -> Recipe:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_at_least_92_percent_of_the_10000_test_images_as_the_file_and_the_card_say(
-    name: str, tests: PictureSet
-) -> None:
+def test_at_least_92_percent_of_the_10000_test_images_as_the_file_and_the_card_say(name: str, tests: ImageSet) -> None:
     measured = fit.measure_accuracy(load_feature_network(name), tests)
     header = read_feature_header(packaged("zoo") / f"{name}.safetensors")
     assert len(tests) == header["test_images"] == 10_000

@@ -107,8 +107,8 @@ def run_folder() -> Path:
 
     folder = Path(tempfile.mkdtemp(dir=SCRATCH.name)) / "tiny"
     recipe, cpu = recipes.parse(RECIPE, "the tiny recipe"), torch.device("cpu")
-    pictures = open_dataset(recipe.data, recipe.model.image_size, root=EXCERPT)
-    train(resolve(recipe, pictures, cpu), pictures, folder, device=cpu)
+    images = open_dataset(recipe.data, recipe.model.image_size, root=EXCERPT)
+    train(resolve(recipe, images, cpu), images, folder, device=cpu)
     return folder
 
 
@@ -132,7 +132,7 @@ def published() -> dict[str, bytes]:
 
 
 def image(size: tuple[int, int] = (32, 32), mode: str = "RGB", format_: str = "PNG", **how: Any) -> bytes:
-    """A picture file of stripes."""
+    """An image file of stripes."""
     pixels = np.add.outer(np.arange(size[1]), 3 * np.arange(size[0])).astype(np.uint8)
     written = io.BytesIO()
     Image.fromarray(pixels).convert(mode).save(written, format_, **how)
@@ -150,8 +150,8 @@ def png_with(text: str, key: str = "spherectl") -> bytes:
 def sampled(*arguments: str) -> dict[str, Any]:
     """What a sample of the tiny model says of itself, as `--like` reads it."""
     folder = command("sample", "--model", "{work}/tiny.safetensors", *arguments, "--out", "{work}/o.png")
-    with Image.open(folder / "o.png") as picture:
-        found: dict[str, Any] = json.loads(picture.info["spherectl"])
+    with Image.open(folder / "o.png") as pil_image:
+        found: dict[str, Any] = json.loads(pil_image.info["spherectl"])
     return found
 
 

@@ -181,7 +181,7 @@ def data_recipe(kind: str, **model: Any) -> dict[str, Any]:
 
 @st.composite
 def lists(draw: Any) -> Attempt:
-    """A list of pictures, some lines of which are hostile."""
+    """A list of images, some lines of which are hostile."""
     lines = draw(mutated(LINES, 3))
     rows = lines if isinstance(lines, list) else [lines]
     text = b"\n".join(json.dumps(line).encode() for line in rows[:4000]) + b"\n"

@@ -1,4 +1,4 @@
-"""Compiled networks against the plain ones: same pictures, one graph each, nothing in it that a CUDA graph refuses."""
+"""Compiled networks against the plain ones: same images, one graph each, nothing in it that a CUDA graph refuses."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_only_the_compilers_errors_become_its_sentence():
 
 
 @pytest.mark.slow
-def test_pictures_of_compiled_networks_are_those_of_the_plain_ones(tiny_run: Path) -> None:
+def test_images_of_compiled_networks_are_those_of_the_plain_ones(tiny_run: Path) -> None:
     """Through torch's own compiler, once a network: a shorter last batch is filled up, and says so of itself."""
     import torch._dynamo.utils as dynamo
 

@@ -34,17 +34,17 @@ def network(**changes: Any) -> diffusion.Denoiser:
 
 
 class Oracle:
-    """Predicts v of one known picture from any of its noised ones."""
+    """Predicts v of one known image from any of its noised ones."""
 
-    def __init__(self, picture: Tensor) -> None:
-        self.picture = picture
+    def __init__(self, image: Tensor) -> None:
+        self.image = image
         self.calls = 0
 
     def __call__(self, x: Tensor, y: Tensor | None, times: Tensor) -> Tensor:
         self.calls += 1
         a, s = self.scales(times)
-        noise = (x - a * self.picture) / s
-        return a * noise - s * self.picture
+        noise = (x - a * self.image) / s
+        return a * noise - s * self.image
 
     @staticmethod
     def scales(times: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,11 +66,11 @@ def test_the_objective_asks_for_v() -> None:
 
 @pytest.mark.parametrize("solver", diffusion.SOLVERS)
 @pytest.mark.parametrize("steps", [1, 2, 4, 50])
-def test_a_solver_finds_the_picture_that_the_network_knows(solver: diffusion.Solver, steps: int) -> None:
-    picture = torch.rand(2, 3, 4, 4) * 1.8 - 0.9
-    oracle: Any = Oracle(picture)
+def test_a_solver_finds_the_image_that_the_network_knows(solver: diffusion.Solver, steps: int) -> None:
+    image = torch.rand(2, 3, 4, 4) * 1.8 - 0.9
+    oracle: Any = Oracle(image)
     drawn = diffusion.generate(oracle, torch.randn(2, 3, 4, 4), None, steps=steps, solver=solver)
-    torch.testing.assert_close(drawn, picture / 2 + 0.5, atol=2e-3, rtol=0)
+    torch.testing.assert_close(drawn, image / 2 + 0.5, atol=2e-3, rtol=0)
     assert oracle.calls == steps
 
 
@@ -111,7 +111,7 @@ def test_what_is_drawn_for_an_image_depends_on_its_number_alone() -> None:
     assert abs(float(every.times.double().mean()) - 499.5) < 60  # 4 of its standard deviations
 
 
-def test_noise_of_grey_pictures_is_grey_and_as_strong() -> None:
+def test_noise_of_grey_images_is_grey_and_as_strong() -> None:
     numbers = torch.arange(50)
     grey = diffusion.draw(0, numbers, None, image_size=16, grey=True).noise
     colour = diffusion.draw(0, numbers, None, image_size=16).noise

@@ -18,7 +18,6 @@ import safetensors.torch
 import torch
 
 from spherectl.errors import FileError, UsageError
-from spherectl.headers import safetensors_header
 from spherectl.model.package import check_weights
 from spherectl.model.sphere import build, initialise
 from spherectl.model.weights import (
@@ -33,6 +32,7 @@ from spherectl.model.weights import (
     write_published,
 )
 from spherectl.recipe import Recipe
+from spherectl.safetensors_header import safetensors_header
 
 pytestmark = pytest.mark.fast
 

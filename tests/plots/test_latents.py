@@ -60,12 +60,12 @@ def test_the_page_needs_nothing_else_and_holds_the_points(panels: list[Cloud], t
     path = tmp_path / "page.html"
     measured = panels[0].measured
     assert measured is not None
-    uniformity.write_page(panels, NAMES, path, about="1 < 2 pictures", training=[(1000, measured)])
+    uniformity.write_page(panels, NAMES, path, about="1 < 2 images", training=[(1000, measured)])
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"(?:https?:)?//[\w.]+\.\w|<link|\bimport\b|fetch\(", text)
     assert text.count("</script>") == 2
     assert "%" not in re.sub(r"<style>.*?</style>", "", text, flags=re.DOTALL).split('id="data">')[0]
-    assert "1 &lt; 2 pictures" in text
+    assert "1 &lt; 2 images" in text
     embedded = re.search(r'id="data">(.*?)</script>', text)
     assert embedded
     data = json.loads(embedded[1])
@@ -97,5 +97,5 @@ def test_each_model_has_four_columns_under_its_name(drawn: list[Any]) -> None:
 
 def test_figures_are_written(panels: list[Cloud], tmp_path: Path) -> None:
     uniformity.plot_uniformity(panels, NAMES, tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as picture:
-        assert picture.width > picture.height
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.width > image.height

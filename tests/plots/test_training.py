@@ -392,10 +392,10 @@ def test_the_suffix_says_what_is_written_and_the_bytes_do_not_depend_on_the_time
     assert first.read_bytes() == second.read_bytes()
     assert [path.name for path in first.parent.iterdir()] == [first.name]
     if suffix.lower() == ".png":
-        with Image.open(first) as picture:
-            assert picture.format == "PNG"
-            assert picture.width > 900  # of two panels
-            assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+        with Image.open(first) as image:
+            assert image.format == "PNG"
+            assert image.width > 900  # of two panels
+            assert len(image.convert("RGB").getcolors(1 << 20)) > 10
     elif suffix == ".svg":
         assert ET.parse(first).getroot().tag == "{http://www.w3.org/2000/svg}svg"
     else:

@@ -90,10 +90,10 @@ def test_a_folder_and_arrays_of_ten_thousand_images_take_the_memory_of_a_hundred
             peaks[f"{count}{suffix}"] = watched(cli, "-m", "spherectl", "sample", *settings).peak_mb
         assert peaks[f"{IMAGES}{suffix}"] <= peaks[f"{FEW}{suffix}"] + NOISE_MB, f"{suffix or 'folder'}: {peaks}"
     with np.load(tmp_path / f"{IMAGES}.npz", allow_pickle=False) as arrays:
-        pictures = arrays["arr_0"]
+        dataset = arrays["arr_0"]
         for i in random.Random(0).sample(range(IMAGES), FEW):
-            with Image.open(tmp_path / str(IMAGES) / f"{i:06d}.png") as picture:
-                assert np.array_equal(np.asarray(picture), pictures[i]), i
+            with Image.open(tmp_path / str(IMAGES) / f"{i:06d}.png") as image:
+                assert np.array_equal(np.asarray(image), dataset[i]), i
     memory = {"peak_mb": peaks[str(IMAGES)], "peak_mb_of_100": peaks[str(FEW)]}
     npz = {"npz_peak_mb": peaks[f"{IMAGES}.npz"], "npz_peak_mb_of_100": peaks[f"{FEW}.npz"]}
     record("one step", size="nano", images=IMAGES, seconds=time.monotonic() - began, **memory, **npz)
@@ -108,10 +108,10 @@ def test_ten_thousand_images_take_no_more_memory_than_a_hundred(cli: Any, tmp_pa
     assert {path.name for path in (tmp_path / str(IMAGES)).iterdir()} == {f"{i:06d}.png" for i in range(IMAGES)}
     assert many.peak_mb <= 1.1 * few.peak_mb
     chosen = [tmp_path / str(IMAGES) / f"{i:06d}.png" for i in random.Random(0).sample(range(IMAGES), AGAIN)]
-    for picture in chosen:
-        again = cli("sample", "--like", picture, "--out", tmp_path / "again.png")
+    for image in chosen:
+        again = cli("sample", "--like", image, "--out", tmp_path / "again.png")
         assert again.returncode == 0, again.stderr
-        assert (tmp_path / "again.png").read_bytes() == picture.read_bytes(), picture.name
+        assert (tmp_path / "again.png").read_bytes() == image.read_bytes(), image.name
     made = read_provenance(chosen[0]) or {}
     assert made["model"] == "fashion-mnist"  # the embedded model, since nothing else was named
     about = {"model": made["model"], "model_sha256": made["model_sha256"], "images": IMAGES, "steps": 4}
@@ -149,22 +149,22 @@ from spherectl.data.order import training_batches
 from spherectl.recipe import DataSpec
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 began = time.monotonic()
-pictures = open_dataset(DataSpec(kind="folder"), 32, root=Path(sys.argv[1]))
+images = open_dataset(DataSpec(kind="folder"), 32, root=Path(sys.argv[1]))
 opened = time.monotonic()
 index_mb = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
-batches = training_batches(pictures, seed=0, batch_size=64, flip=False)
+batches = training_batches(images, seed=0, batch_size=64, flip=False)
 read = [next(batches) for _ in range(int(sys.argv[2]) // 64)]
 ended = time.monotonic()
 batches.close()
 colours = [colour for batch in read for colour in batch.images[:, :, 16, 16].tolist()]
 labels = [label for batch in read for label in batch.labels.tolist()]
-numbers = {"pictures": len(pictures), "open_s": opened - began, "read_s": ended - opened, "index_mb": index_mb}
+numbers = {"images": len(images), "open_s": opened - began, "read_s": ended - opened, "index_mb": index_mb}
 print(json.dumps({**numbers, "colours": colours, "labels": labels}))
 """
 
 
 def write_folder(folder: Path, a_class: int) -> None:
-    """CLASSES class folders of pictures of one colour, which is its class and its number in two bytes."""
+    """CLASSES class folders of images of one colour, which is its class and its number in two bytes."""
     for label in range(CLASSES):
         (folder / f"{label:02d}").mkdir(parents=True)
         for number in range(a_class):
@@ -174,7 +174,7 @@ def write_folder(folder: Path, a_class: int) -> None:
         os.utime(written, (1e9, 1e9))  # long unchanged: the index of what was written this moment is not kept
 
 
-def test_a_folder_of_a_hundred_thousand_pictures_is_listed_once_and_read_in_order(
+def test_a_folder_of_a_hundred_thousand_images_is_listed_once_and_read_in_order(
     cli: Any, tmp_path: Path, record: Record
 ) -> None:
     ended: dict[int, Ended] = {}
@@ -185,7 +185,7 @@ def test_a_folder_of_a_hundred_thousand_pictures_is_listed_once_and_read_in_orde
         told[a_class] = json.loads(ended[a_class].stdout)
         # The order of the first epoch, as the method's section 11 has it.
         order = seeding.permutation(0, seeding.ORDER, 0, CLASSES * a_class)[:READ].tolist()
-        assert told[a_class]["pictures"] == CLASSES * a_class
+        assert told[a_class]["images"] == CLASSES * a_class
         assert told[a_class]["labels"] == [number // a_class for number in order]
         wanted = [[n // a_class, n % a_class // 256, n % a_class % 256] for n in order]
         assert told[a_class]["colours"] == wanted
@@ -194,7 +194,7 @@ def test_a_folder_of_a_hundred_thousand_pictures_is_listed_once_and_read_in_orde
     again = json.loads(watched(cli, "-c", READING, tmp_path / str(A_CLASS), str(READ)).stdout)
     assert (again["colours"], again["labels"]) == (told[A_CLASS]["colours"], told[A_CLASS]["labels"])
     assert again["open_s"] < AGAIN_S
-    facts = {key: told[A_CLASS][key] for key in ("pictures", "read_s", "index_mb")}
+    facts = {key: told[A_CLASS][key] for key in ("images", "read_s", "index_mb")}
     opening = {"index_s": told[A_CLASS]["open_s"], "again_s": again["open_s"]}
     record("folder", **facts, **opening, read=READ, peak_mb=many.peak_mb, peak_mb_of_1000=few.peak_mb)
 
@@ -233,7 +233,7 @@ def test_files_are_the_same_whatever_is_drawn_with_them(
                 files = [(folder / f"{i:06d}.png").read_bytes() for i in range(COUNT)]
                 if not expected:
                     expected = files
-                    assert len({Image.open(picture).tobytes() for picture in folder.iterdir()}) == COUNT
+                    assert len({Image.open(image).tobytes() for image in folder.iterdir()}) == COUNT
                     continue
                 different = [i for i in range(COUNT) if files[i] != expected[i]]
                 assert not different, f"{steps} steps, {threads} threads, batch {batch}: {different}"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spherectl.model.weights import read_header, read_tensors
-from spherectl.training.gauges import Gauge
+from spherectl.training.monitor import Gauge
 
 # A program that runs spherectl and kills itself at a point: killing.py POINT NTH ARGUMENTS...
 KILLING = Path(__file__).with_name("killing.py")

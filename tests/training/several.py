@@ -27,9 +27,9 @@ def main() -> None:
         for variant in variants:
             name, _, tables = variant.partition(":")
             recipe = recipes.load(packaged("recipes") / "debug.toml", json.loads(tables))
-            pictures = open_dataset(recipe.data, recipe.model.image_size, root=Path(data))
-            resolved = resolve(recipe, pictures, torch.device("cpu"))
-            train(resolved, pictures, Path(folder) / name, device=torch.device("cpu"), processes=processes)
+            images = open_dataset(recipe.data, recipe.model.image_size, root=Path(data))
+            resolved = resolve(recipe, images, torch.device("cpu"))
+            train(resolved, images, Path(folder) / name, device=torch.device("cpu"), processes=processes)
 
 
 if __name__ == "__main__":

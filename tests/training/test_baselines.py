@@ -12,7 +12,7 @@ import torch
 from spherectl import api
 from spherectl import recipe as recipes
 from spherectl.baselines import DiffusionModel, Vae, load_baseline
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.model.weights import read_header, read_package
@@ -36,14 +36,14 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> PictureSet:
+def dataset(fashion_excerpt: Path) -> ImageSet:
     recipe = recipes.load(packaged("recipes") / "debug.toml")
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
 
-def debug(kind: str, pictures: PictureSet, **run: Any) -> Recipe:
+def debug(kind: str, dataset: ImageSet, **run: Any) -> Recipe:
     recipe = recipes.load(packaged("recipes") / "debug.toml").replace(**CHANGES[kind])
-    return resolve(recipe.replace(run=run), pictures, CPU)
+    return resolve(recipe.replace(run=run), dataset, CPU)
 
 
 def lines(run: Run) -> list[dict[str, float]]:
@@ -51,11 +51,11 @@ def lines(run: Run) -> list[dict[str, float]]:
 
 
 @pytest.fixture(scope="module")
-def runs(pictures: PictureSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+def runs(dataset: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A finished run of each kind, long enough to learn something."""
     folder = tmp_path_factory.mktemp("baselines")
     length = {"length_images": 480, "checkpoint_images": 480, "sample_images": 480}
-    return {kind: train(debug(kind, pictures, **length), pictures, folder / kind, device=CPU).run for kind in CHANGES}
+    return {kind: train(debug(kind, dataset, **length), dataset, folder / kind, device=CPU).run for kind in CHANGES}
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -73,12 +73,12 @@ def test_the_metrics_have_the_parts_of_the_kind(runs: dict[str, Run]) -> None:
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_a_run_that_is_stopped_goes_on_bit_for_bit(kind: str, pictures: PictureSet, tmp_path: Path) -> None:
-    recipe = debug(kind, pictures, length_images=64, checkpoint_images=64, sample_images=64)
-    whole = train(recipe, pictures, tmp_path / "whole", device=CPU).run
+def test_a_run_that_is_stopped_goes_on_bit_for_bit(kind: str, dataset: ImageSet, tmp_path: Path) -> None:
+    recipe = debug(kind, dataset, length_images=64, checkpoint_images=64, sample_images=64)
+    whole = train(recipe, dataset, tmp_path / "whole", device=CPU).run
     steps = iter([False, False, True])
-    train(recipe, pictures, tmp_path / "parts", device=CPU, should_stop=lambda: next(steps))
-    parts = train(recipe, pictures, tmp_path / "parts", device=CPU)
+    train(recipe, dataset, tmp_path / "parts", device=CPU, should_stop=lambda: next(steps))
+    parts = train(recipe, dataset, tmp_path / "parts", device=CPU)
     assert (parts.finished, parts.steps_now) == (True, 5)
     one, other = (read_package(run.model, kind).weights for run in (whole, parts.run))
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -86,12 +86,12 @@ def test_a_run_that_is_stopped_goes_on_bit_for_bit(kind: str, pictures: PictureS
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_micro_batches_add_up_to_the_batch(kind: str, pictures: PictureSet, tmp_path: Path) -> None:
+def test_micro_batches_add_up_to_the_batch(kind: str, dataset: ImageSet, tmp_path: Path) -> None:
     short = {"length_images": 16, "checkpoint_images": 16, "sample_images": 16, "dtype": "float64"}
     found = []
     for size in (8, 3):
-        recipe = debug(kind, pictures, **short, micro_batch_size=size)
-        found.append(lines(train(recipe, pictures, tmp_path / str(size), device=CPU).run))
+        recipe = debug(kind, dataset, **short, micro_batch_size=size)
+        found.append(lines(train(recipe, dataset, tmp_path / str(size), device=CPU).run))
     assert [line["loss"] for line in found[0]] == pytest.approx([line["loss"] for line in found[1]], rel=1e-9)
     assert found[0][1]["grad_norm"] == pytest.approx(found[1][1]["grad_norm"], rel=1e-6)
 
@@ -109,18 +109,18 @@ def test_its_file_is_told_from_a_sphere_encoders(kind: str, runs: dict[str, Run]
         load_baseline(runs[kind].path, other)
 
 
-def test_a_vae_draws_encodes_and_decodes(runs: dict[str, Run], pictures: PictureSet) -> None:
+def test_a_vae_draws_encodes_and_decodes(runs: dict[str, Run], dataset: ImageSet) -> None:
     model = load_baseline(runs["vae"].path)
     assert isinstance(model, Vae)
     numbers = torch.arange(6)
     drawn = model.draw(numbers, model.spread(6))
     torch.testing.assert_close(drawn[4:], model.draw(numbers[4:], torch.tensor([4, 5])))
     assert not torch.equal(drawn, model.draw(numbers, model.spread(6), seed=1))
-    images = to_float(pictures.gather(numbers))
-    mean, variance = model.posterior(images, pictures.labels[numbers])
+    images = to_float(dataset.gather(numbers))
+    mean, variance = model.posterior(images, dataset.labels[numbers])
     assert mean.shape == variance.shape == (6, 16, 8)
     assert bool((variance > 0).all())
-    again = model.decode(mean, pictures.labels[numbers])
+    again = model.decode(mean, dataset.labels[numbers])
     assert float((again - images).square().mean()) < float((images - 0.5).square().mean())
 
 
@@ -136,12 +136,12 @@ def test_a_diffusion_model_draws_by_number(runs: dict[str, Run], solver: Any) ->
 
 
 @pytest.mark.parametrize("kind", CHANGES)
-def test_a_step_is_counted_in_operations_as_torch_counts_it(kind: str, pictures: PictureSet) -> None:
+def test_a_step_is_counted_in_operations_as_torch_counts_it(kind: str, dataset: ImageSet) -> None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from spherectl.model.kinds import build
 
-    recipe = debug(kind, pictures, batch_size=3).replace(model={"attention": "math"})
+    recipe = debug(kind, dataset, batch_size=3).replace(model={"attention": "math"})
     model = build(recipe.model)
     for trunk in model.children():
         trunk.by_modules = True

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from spherectl import recipe as recipes
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.order import Batch
 from spherectl.errors import SpherectlError
 from spherectl.model.sphere import build
@@ -43,13 +43,13 @@ def an_ampere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> PictureSet:
+def dataset(fashion_excerpt: Path) -> ImageSet:
     recipe = recipes.load(packaged("recipes") / "debug.toml")
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
 
-def debug(pictures: PictureSet, dtype: str) -> Recipe:
-    return resolve(recipes.load(packaged("recipes") / "debug.toml").replace(run={"dtype": dtype}), pictures, CPU)
+def debug(dataset: ImageSet, dtype: str) -> Recipe:
+    return resolve(recipes.load(packaged("recipes") / "debug.toml").replace(run={"dtype": dtype}), dataset, CPU)
 
 
 def precisions() -> dict[str, str]:
@@ -93,11 +93,11 @@ def test_a_gpu_without_tf32_is_left_as_it_is(monkeypatch):
 
 
 @pytest.mark.fast
-def test_a_run_says_in_what_its_products_were_taken(pictures, tmp_path, monkeypatch):
-    run = loop.train(debug(pictures, "float32").replace(run={"length_images": 8}), pictures, tmp_path / "a", device=CPU)
+def test_a_run_says_in_what_its_products_were_taken(dataset, tmp_path, monkeypatch):
+    run = loop.train(debug(dataset, "float32").replace(run={"length_images": 8}), dataset, tmp_path / "a", device=CPU)
     assert json.loads(run.run.info.read_text())["float32_products"] == "float32"
     monkeypatch.setattr("spherectl.training.run.takes_tf32", lambda device, dtype: (device, dtype) == (CPU, "float32"))
-    run = loop.train(debug(pictures, "float32").replace(run={"length_images": 8}), pictures, tmp_path / "b", device=CPU)
+    run = loop.train(debug(dataset, "float32").replace(run={"length_images": 8}), dataset, tmp_path / "b", device=CPU)
     assert json.loads(run.run.info.read_text())["float32_products"] == "tf32"
 
 
@@ -110,7 +110,7 @@ def numbers(log: list[str]) -> Generator[int]:
         for number in itertools.count():
             log.append(f"read {number}")
             if number == 3:
-                raise SpherectlError("no picture 3")
+                raise SpherectlError("no image 3")
             yield number
     finally:
         log.append("closed")
@@ -145,7 +145,7 @@ def test_an_error_comes_where_the_item_would_have():
     log: list[str] = []
     items = cuda._one_ahead(numbers(log), lambda number: number)
     assert [next(items), next(items), next(items)] == [0, 1, 2]
-    with pytest.raises(SpherectlError, match="no picture 3"):
+    with pytest.raises(SpherectlError, match="no image 3"):
         next(items)
     assert log[-1] == "closed"
 
@@ -199,9 +199,9 @@ class Recorder(TorchDispatchMode):
 
 @pytest.mark.fast
 @pytest.mark.parametrize("pixel_head", ["linear", "conv"])
-def test_a_step_is_read_once_and_sends_nothing(pictures, pixel_head, monkeypatch, tmp_path):
+def test_a_step_is_read_once_and_sends_nothing(dataset, pixel_head, monkeypatch, tmp_path):
     """On the meta device, whose numbers nobody can read: any read but the one that is replaced here would raise."""
-    recipe = debug(pictures, "float32").replace(model={"pixel_head": pixel_head})
+    recipe = debug(dataset, "float32").replace(model={"pixel_head": pixel_head})
     reads = []
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: reads.append(tuple(self.shape)) or [1.0] * len(self))
     with torch.device("meta"):
@@ -251,9 +251,9 @@ def test_batches_arrive_on_a_gpu_in_order():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_run_on_a_gpu_learns_as_on_a_cpu(pictures, tmp_path, dtype):
+def test_a_run_on_a_gpu_learns_as_on_a_cpu(dataset, tmp_path, dtype):
     losses = {}
     for device in (CPU, GPU):
-        run = loop.train(debug(pictures, dtype), pictures, tmp_path / device.type, device=device).run
+        run = loop.train(debug(dataset, dtype), dataset, tmp_path / device.type, device=device).run
         losses[device.type] = [json.loads(line)["loss"] for line in run.metrics.read_text().splitlines()]
     assert losses["cuda"] == pytest.approx(losses["cpu"], rel=0.05)

@@ -1,4 +1,4 @@
-"""Training on grey pictures: what is drawn is grey, whatever the perceptual network asks of each channel."""
+"""Training on grey images: what is drawn is grey, whatever the perceptual network asks of each channel."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spherectl import recipe as recipes
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.model.sphere import build, initialise
 from spherectl.model.weights import read_package
 from spherectl.recipe import Recipe
@@ -29,17 +29,15 @@ def recipe_of(head: str = "linear", **tables: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> PictureSet:
+def dataset(fashion_excerpt: Path) -> ImageSet:
     recipe = recipe_of()
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
 
 @pytest.mark.parametrize("head", ["linear", "conv"])
-def test_a_trained_model_and_its_raw_weights_draw_equal_channels(
-    head: str, pictures: PictureSet, tmp_path: Path
-) -> None:
-    recipe = resolve(recipe_of(head), pictures, CPU)
-    run = train(recipe, pictures, tmp_path / "run", device=CPU).run
+def test_a_trained_model_and_its_raw_weights_draw_equal_channels(head: str, dataset: ImageSet, tmp_path: Path) -> None:
+    recipe = resolve(recipe_of(head), dataset, CPU)
+    run = train(recipe, dataset, tmp_path / "run", device=CPU).run
     weights = read_package(run.model).weights
     network = build(recipe.model)
     network.load_state_dict(weights)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spherectl import recipe as recipes
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import TrainingError, UsageError
 from spherectl.model import objective
 from spherectl.model.sphere import build
@@ -18,11 +18,11 @@ from spherectl.model.weights import Package, instantiate, read_package
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training import checkpoint
-from spherectl.training.gauges import Gauge
+from spherectl.training.finetune import take_over
 from spherectl.training.loop import train
+from spherectl.training.monitor import Gauge
 from spherectl.training.plan import plan, resolve, smoke
 from spherectl.training.run import Run
-from spherectl.training.start import take_over
 from spherectl.training.steps import SphereStep, Step, VaeStep
 
 pytestmark = pytest.mark.fast
@@ -33,12 +33,12 @@ CPU = torch.device("cpu")
 DEBUG_LOSSES: list[float] = json.loads(Path(__file__).with_name("debug-losses.json").read_text())
 
 
-def debug(pictures: PictureSet, **tables: dict[str, Any]) -> Recipe:
-    return resolve(recipes.load(packaged("recipes") / "debug.toml").replace(**tables), pictures, CPU)
+def debug(dataset: ImageSet, **tables: dict[str, Any]) -> Recipe:
+    return resolve(recipes.load(packaged("recipes") / "debug.toml").replace(**tables), dataset, CPU)
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> PictureSet:
+def dataset(fashion_excerpt: Path) -> ImageSet:
     recipe = recipes.load(packaged("recipes") / "debug.toml")
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
@@ -47,21 +47,21 @@ def lines(run: Run) -> list[dict[str, float]]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
-def test_debug_recipe_has_its_stored_losses(pictures: PictureSet, tmp_path: Path) -> None:
-    outcome = train(debug(pictures, run={"dtype": "float64"}), pictures, tmp_path / "run", device=CPU)
+def test_debug_recipe_has_its_stored_losses(dataset: ImageSet, tmp_path: Path) -> None:
+    outcome = train(debug(dataset, run={"dtype": "float64"}), dataset, tmp_path / "run", device=CPU)
     assert [line["loss"] for line in lines(outcome.run)] == pytest.approx(DEBUG_LOSSES, rel=1e-7)
 
 
-def test_the_loss_at_least_halves(pictures: PictureSet, tmp_path: Path) -> None:
-    recipe = debug(pictures, run={"length_images": 1600, "checkpoint_images": 1600, "sample_images": 1600})
-    run = train(recipe, pictures, tmp_path / "run", device=CPU).run
+def test_the_loss_at_least_halves(dataset: ImageSet, tmp_path: Path) -> None:
+    recipe = debug(dataset, run={"length_images": 1600, "checkpoint_images": 1600, "sample_images": 1600})
+    run = train(recipe, dataset, tmp_path / "run", device=CPU).run
     losses = [line["loss"] for line in lines(run)]
     assert sum(losses[-20:]) / 20 < 0.5 * losses[0]
 
 
-def test_the_part_that_centres_classes_is_told_where_it_is_on(pictures: PictureSet, tmp_path: Path) -> None:
-    recipe = debug(pictures, loss={"centre": 0.5})
-    run = train(recipe, pictures, tmp_path / "run", device=CPU).run
+def test_the_part_that_centres_classes_is_told_where_it_is_on(dataset: ImageSet, tmp_path: Path) -> None:
+    recipe = debug(dataset, loss={"centre": 0.5})
+    run = train(recipe, dataset, tmp_path / "run", device=CPU).run
     told = lines(run)
     assert all(-0.5 <= line["loss_centre"] <= 0.5 for line in told)
     assert len({line["loss_centre"] for line in told}) > 1
@@ -69,12 +69,12 @@ def test_the_part_that_centres_classes_is_told_where_it_is_on(pictures: PictureS
     assert all(line["loss"] == pytest.approx(sum(line[part] for part in parts), rel=1e-5) for line in told)
 
 
-def test_a_scheduled_weight_counts_as_it_is_then(pictures: PictureSet, tmp_path: Path) -> None:
+def test_a_scheduled_weight_counts_as_it_is_then(dataset: ImageSet, tmp_path: Path) -> None:
     """The first step's parts are equal but for their weights: nothing has moved yet."""
     weights = {"con": 1, "con_perceptual": 1, "latent": 0.5, "centre": 0.1}
     entries = ({"images": 8, "con": 0.5, "latent": 0.1, "centre": 0}, {"images": 80})
     plain, scheduled = (
-        lines(train(debug(pictures, loss=weights | {"schedule": s}), pictures, tmp_path / name, device=CPU).run)
+        lines(train(debug(dataset, loss=weights | {"schedule": s}), dataset, tmp_path / name, device=CPU).run)
         for name, s in (("plain", ()), ("scheduled", entries))
     )
     assert scheduled[0]["loss_rec"] == plain[0]["loss_rec"]
@@ -87,18 +87,18 @@ def test_a_scheduled_weight_counts_as_it_is_then(pictures: PictureSet, tmp_path:
 @pytest.mark.parametrize(
     ("kind", "step", "key"), [("sphere", SphereStep, "pooled"), ("vae", VaeStep, "kl")], ids=["sphere", "vae"]
 )
-def test_a_steps_loss_is_that_of_its_time(kind: str, step: type[Step], key: str, pictures: PictureSet) -> None:
+def test_a_steps_loss_is_that_of_its_time(kind: str, step: type[Step], key: str, dataset: ImageSet) -> None:
     loss = {key: 3, "schedule": [{"images": 80, key: 1}, {"images": 120}]}
-    recipe = debug(pictures, model={"kind": kind, "encoder_mixer_blocks": 0}, loss=loss)
+    recipe = debug(dataset, model={"kind": kind, "encoder_mixer_blocks": 0}, loss=loss)
     taken = step(torch.nn.Module(), recipe, None)
     drawn = [taken.draws(torch.zeros(8, dtype=torch.long), seen, (0, 8), CPU) for seen in (0, 80, 100, 120, 160)]
     assert [getattr(draws.loss, key) for draws in drawn] == [1, 1, 2, 3, 3]
 
 
-def test_a_run_folder_has_what_it_promises(pictures: PictureSet, tmp_path: Path) -> None:
+def test_a_run_folder_has_what_it_promises(dataset: ImageSet, tmp_path: Path) -> None:
     seen: list[dict[str, float]] = []
-    recipe = debug(pictures)
-    outcome = train(recipe, pictures, tmp_path / "run", device=CPU, on_step=seen.append)
+    recipe = debug(dataset)
+    outcome = train(recipe, dataset, tmp_path / "run", device=CPU, on_step=seen.append)
     run = outcome.run
     assert (outcome.finished, outcome.images_seen, outcome.steps_now) == (True, 160, 20)
     assert recipes.load(run.recipe) == recipe
@@ -121,18 +121,18 @@ def test_a_run_folder_has_what_it_promises(pictures: PictureSet, tmp_path: Path)
     assert header["class_names"][9] == "ankle-boot"
     assert header["channels"] == "grey"
     assert str(tmp_path) not in json.dumps(header)  # no paths
-    assert str(pictures.root) not in json.dumps(header)
+    assert str(dataset.root) not in json.dumps(header)
     newest = checkpoint.checkpoints(run.checkpoints)[-1]
     averages = checkpoint.read_part(newest, "ema")
     assert averages.keys() == package.weights.keys()
     assert all(torch.equal(package.weights[name], t) for name, t in averages.items())
 
 
-def test_tensorboard_is_written(pictures: PictureSet, tmp_path: Path) -> None:
+def test_tensorboard_is_written(dataset: ImageSet, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = train(debug(pictures), pictures, tmp_path / "run", device=CPU).run
+    run = train(debug(dataset), dataset, tmp_path / "run", device=CPU).run
     events = EventAccumulator(str(run.path / "tensorboard")).Reload()
     by_step = {line["step"]: line["loss"] for line in lines(run)}
     for event in events.Scalars("loss"):
@@ -140,15 +140,15 @@ def test_tensorboard_is_written(pictures: PictureSet, tmp_path: Path) -> None:
     assert [event.step for event in events.Scalars("loss")] == [10, 20]
 
 
-def test_checkpoints_are_pruned(pictures: PictureSet, tmp_path: Path) -> None:
-    recipe = debug(pictures, run={"checkpoint_images": 24, "keep_checkpoints": 2})
-    run = train(recipe, pictures, tmp_path / "run", device=CPU).run
+def test_checkpoints_are_pruned(dataset: ImageSet, tmp_path: Path) -> None:
+    recipe = debug(dataset, run={"checkpoint_images": 24, "keep_checkpoints": 2})
+    run = train(recipe, dataset, tmp_path / "run", device=CPU).run
     assert [p.name for p in checkpoint.checkpoints(run.checkpoints)] == ["000000000144", "000000000160"]
 
 
-def test_stopping_saves_and_the_next_call_goes_on_alike(pictures: PictureSet, tmp_path: Path) -> None:
-    recipe = debug(pictures)
-    whole = train(recipe, pictures, tmp_path / "whole", device=CPU).run
+def test_stopping_saves_and_the_next_call_goes_on_alike(dataset: ImageSet, tmp_path: Path) -> None:
+    recipe = debug(dataset)
+    whole = train(recipe, dataset, tmp_path / "whole", device=CPU).run
     count = 0
 
     def after_seven() -> bool:
@@ -156,23 +156,23 @@ def test_stopping_saves_and_the_next_call_goes_on_alike(pictures: PictureSet, tm
         count += 1
         return count == 7
 
-    first = train(recipe, pictures, tmp_path / "parts", device=CPU, should_stop=after_seven)
+    first = train(recipe, dataset, tmp_path / "parts", device=CPU, should_stop=after_seven)
     assert (first.finished, first.images_seen) == (False, 56)
-    second = train(recipe, pictures, tmp_path / "parts", device=CPU)
+    second = train(recipe, dataset, tmp_path / "parts", device=CPU)
     assert (second.finished, second.steps_now) == (True, 13)
     assert second.run.model.read_bytes() == whole.model.read_bytes()
-    third = train(recipe, pictures, tmp_path / "parts", device=CPU)
+    third = train(recipe, dataset, tmp_path / "parts", device=CPU)
     assert (third.finished, third.steps_now) == (True, 0)
 
 
-def test_a_run_whose_rate_has_not_begun_to_fall_may_become_longer(pictures: PictureSet, tmp_path: Path) -> None:
+def test_a_run_whose_rate_has_not_begun_to_fall_may_become_longer(dataset: ImageSet, tmp_path: Path) -> None:
     """12 steps of one that would have been 14 long, then as one of 20: the same as 20 from the start."""
-    short, long = (debug(pictures, optim={"decay_images": 16}, run={"length_images": n}) for n in (112, 160))
-    whole = train(long, pictures, tmp_path / "whole", device=CPU).run
+    short, long = (debug(dataset, optim={"decay_images": 16}, run={"length_images": n}) for n in (112, 160))
+    whole = train(long, dataset, tmp_path / "whole", device=CPU).run
     asked = iter(range(100))
-    first = train(short, pictures, tmp_path / "parts", device=CPU, should_stop=lambda: next(asked) == 11)
+    first = train(short, dataset, tmp_path / "parts", device=CPU, should_stop=lambda: next(asked) == 11)
     assert first.images_seen == 96
-    second = train(long, pictures, tmp_path / "parts", device=CPU)
+    second = train(long, dataset, tmp_path / "parts", device=CPU)
     assert (second.finished, second.steps_now) == (True, 8)
     assert second.run.model.read_bytes() == whole.model.read_bytes()
     assert recipes.load(second.run.recipe).run.length_images == 160
@@ -180,49 +180,47 @@ def test_a_run_whose_rate_has_not_begun_to_fall_may_become_longer(pictures: Pict
 
 @pytest.mark.parametrize("decay", [None, 64])
 def test_a_run_whose_rate_has_fallen_stays_as_long_as_it_is(
-    decay: int | None, pictures: PictureSet, tmp_path: Path
+    decay: int | None, dataset: ImageSet, tmp_path: Path
 ) -> None:
-    short, long = (debug(pictures, optim={"decay_images": decay}, run={"length_images": n}) for n in (112, 160))
-    train(short, pictures, tmp_path / "run", device=CPU)
+    short, long = (debug(dataset, optim={"decay_images": decay}, run={"length_images": n}) for n in (112, 160))
+    train(short, dataset, tmp_path / "run", device=CPU)
     with pytest.raises(UsageError, match=r"differs in run\.length_images"):
-        train(long, pictures, tmp_path / "run", device=CPU)
+        train(long, dataset, tmp_path / "run", device=CPU)
 
 
-def test_a_kill_between_the_last_checkpoint_and_the_model_file_is_made_good(
-    pictures: PictureSet, tmp_path: Path
-) -> None:
-    run = train(debug(pictures), pictures, tmp_path / "run", device=CPU).run
+def test_a_kill_between_the_last_checkpoint_and_the_model_file_is_made_good(dataset: ImageSet, tmp_path: Path) -> None:
+    run = train(debug(dataset), dataset, tmp_path / "run", device=CPU).run
     whole, earlier = (
         run.model.read_bytes(),
-        train(debug(pictures, run={"length_images": 80}), pictures, tmp_path / "a", device=CPU).run,
+        train(debug(dataset, run={"length_images": 80}), dataset, tmp_path / "a", device=CPU).run,
     )
     run.model.write_bytes(earlier.model.read_bytes())
     half = run.path / ".model.safetensors.abc.tmp.safetensors"
     half.write_bytes(whole[:1000])
-    again = train(debug(pictures), pictures, run.path, device=CPU)
+    again = train(debug(dataset), dataset, run.path, device=CPU)
     assert (again.finished, again.steps_now) == (True, 0)
     assert run.model.read_bytes() == whole
     assert not half.exists()
 
 
-def test_another_recipe_in_the_folder_is_refused_by_its_keys(pictures: PictureSet, tmp_path: Path) -> None:
-    train(debug(pictures, run={"length_images": 8}), pictures, tmp_path / "run", device=CPU)
-    other = debug(pictures, run={"length_images": 8, "seed": 1}, optim={"lr": 2e-3})
+def test_another_recipe_in_the_folder_is_refused_by_its_keys(dataset: ImageSet, tmp_path: Path) -> None:
+    train(debug(dataset, run={"length_images": 8}), dataset, tmp_path / "run", device=CPU)
+    other = debug(dataset, run={"length_images": 8, "seed": 1}, optim={"lr": 2e-3})
     with pytest.raises(UsageError, match=r"differs in optim\.lr, run\.seed"):
-        train(other, pictures, tmp_path / "run", device=CPU)
+        train(other, dataset, tmp_path / "run", device=CPU)
 
 
-def test_two_trainings_in_one_folder_are_refused(pictures: PictureSet, tmp_path: Path) -> None:
+def test_two_trainings_in_one_folder_are_refused(dataset: ImageSet, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     with run.locked(), pytest.raises(TrainingError, match="Another process"):
-        train(debug(pictures), pictures, run.path, device=CPU)
-    assert train(debug(pictures, run={"length_images": 8}), pictures, run.path, device=CPU).finished  # lock is gone
+        train(debug(dataset), dataset, run.path, device=CPU)
+    assert train(debug(dataset, run={"length_images": 8}), dataset, run.path, device=CPU).finished  # lock is gone
 
 
 def test_a_loss_that_is_not_finite_stops_before_anything_moves(
-    pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = debug(pictures, run={"checkpoint_images": 160})
+    recipe = debug(dataset, run={"checkpoint_images": 160})
     real, count = objective.objective, 0
 
     def broken(*arguments: Any, **named: Any) -> Any:
@@ -235,37 +233,37 @@ def test_a_loss_that_is_not_finite_stops_before_anything_moves(
 
     monkeypatch.setattr(objective, "objective", broken)
     with pytest.raises(TrainingError, match="Step 5 has a non-finite loss"):
-        train(recipe, pictures, tmp_path / "run", device=CPU)
+        train(recipe, dataset, tmp_path / "run", device=CPU)
     monkeypatch.undo()
     run = Run(tmp_path / "run")
     assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
     assert [p.name for p in checkpoint.checkpoints(run.checkpoints)] == ["000000000032"]
     # Trained on from there it equals a run that never failed: nothing had moved.
-    whole = train(recipe, pictures, tmp_path / "whole", device=CPU).run
-    assert train(recipe, pictures, tmp_path / "run", device=CPU).run.model.read_bytes() == whole.model.read_bytes()
+    whole = train(recipe, dataset, tmp_path / "whole", device=CPU).run
+    assert train(recipe, dataset, tmp_path / "run", device=CPU).run.model.read_bytes() == whole.model.read_bytes()
 
 
 def test_a_gradient_that_is_not_finite_stops_too(
-    pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda *_: torch.tensor(float("inf")))
     with pytest.raises(TrainingError, match="gradient norm"):
-        train(debug(pictures), pictures, tmp_path / "run", device=CPU)
+        train(debug(dataset), dataset, tmp_path / "run", device=CPU)
 
 
-def test_fine_tuning_takes_what_fits(pictures: PictureSet, tmp_path: Path) -> None:
-    source = train(debug(pictures, run={"length_images": 80}), pictures, tmp_path / "a", device=CPU).run
+def test_fine_tuning_takes_what_fits(dataset: ImageSet, tmp_path: Path) -> None:
+    source = train(debug(dataset, run={"length_images": 80}), dataset, tmp_path / "a", device=CPU).run
     start = read_package(source.model)
-    model = build(debug(pictures).model.model_copy(update={"num_classes": 4}))
+    model = build(debug(dataset).model.model_copy(update={"num_classes": 4}))
     kept = take_over(model, start.weights)
     assert kept == ["encoder.y_embedder.embedding_table.weight", "decoder.y_embedder.embedding_table.weight"]
     state = model.state_dict()
     assert all(torch.equal(state[n], t) for n, t in start.weights.items() if n not in kept)
-    tuned = train(debug(pictures), pictures, tmp_path / "b", device=CPU, start=start, parent="abc").run
+    tuned = train(debug(dataset), dataset, tmp_path / "b", device=CPU, start=start, parent="abc").run
     assert read_package(tuned.model).header["parent"] == "abc"
     assert lines(tuned)[0]["loss"] < 0.6 * lines(source)[0]["loss"]
     with pytest.raises(UsageError, match="--from"):
-        train(debug(pictures), pictures, tmp_path / "b", device=CPU)
+        train(debug(dataset), dataset, tmp_path / "b", device=CPU)
 
 
 @pytest.mark.parametrize("name", sorted(p.stem for p in packaged("recipes").glob("*.toml")))
@@ -288,8 +286,8 @@ def test_plan_counts_without_allocating() -> None:
     assert size.memory_bytes > 20 * size.parameters
 
 
-def test_raw_weights_of_a_run_are_those_of_its_newest_checkpoint(pictures: PictureSet, tmp_path: Path) -> None:
-    run = train(debug(pictures), pictures, tmp_path / "run", device=CPU).run
+def test_raw_weights_of_a_run_are_those_of_its_newest_checkpoint(dataset: ImageSet, tmp_path: Path) -> None:
+    run = train(debug(dataset), dataset, tmp_path / "run", device=CPU).run
     raw = checkpoint.read_part(checkpoint.checkpoints(run.checkpoints)[-1], "model")
     package = read_package(run.model)
     model = instantiate(Package(package.header, package.weights, raw), "raw")

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from spherectl import recipe as recipes
-from spherectl.data.datasets import PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import UsageError
 from spherectl.model import seeding
 from spherectl.model.objective import draw
@@ -59,14 +59,14 @@ def losses(run: Path) -> dict[str, list[float]]:
     return found | {"rank": [line["effective_rank"] for line in lines if "effective_rank" in line]}
 
 
-def trained(pictures: PictureSet, folder: Path, of: dict[str, Any]) -> Path:
+def trained(dataset: ImageSet, folder: Path, of: dict[str, Any]) -> Path:
     """The same by one process at once."""
-    recipe = resolve(recipes.load(packaged("recipes") / "debug.toml", of), pictures, CPU)
-    return loop.train(recipe, pictures, folder, device=CPU).run.path
+    recipe = resolve(recipes.load(packaged("recipes") / "debug.toml", of), dataset, CPU)
+    return loop.train(recipe, dataset, folder, device=CPU).run.path
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> PictureSet:
+def dataset(fashion_excerpt: Path) -> ImageSet:
     recipe = recipes.load(packaged("recipes") / "debug.toml")
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
@@ -77,22 +77,22 @@ def compare(found: Path, expected: Path, rel: float, floor: float = 0.0) -> None
         assert ours[key] == pytest.approx(theirs[key], rel=rel, abs=floor), key
 
 
-# Of float32: in the first two steps the far picture is the near one but for rounding, and the square of that, 1e-16,
+# Of float32: in the first two steps the far image is the near one but for rounding, and the square of that, 1e-16,
 # is the consistency loss.
 ROUNDING = 1e-14
 
 
 @pytest.mark.slow
 def test_two_processes_accumulation_and_shards_learn_the_same(
-    together: Callable[..., Any], pictures: PictureSet, tmp_path: Path, fashion_excerpt: Path
+    together: Callable[..., Any], dataset: ImageSet, tmp_path: Path, fashion_excerpt: Path
 ) -> None:
     """200 steps in float64 to 1e-9, the first 20 in float32 to 1e-5."""
     wanted = [variant(name, tables("float64", STEPS, **run)) for name, run in VARIANTS.items()]
     wanted += [variant(f"{name}-32", tables("float32", 20, **run)) for name, run in VARIANTS.items()]
     ended = together(2, SEVERAL, tmp_path, fashion_excerpt, *wanted)
     assert [one.returncode for one in ended] == [0, 0], ended[0].stderr + ended[1].stderr
-    whole = trained(pictures, tmp_path / "whole", tables("float64", STEPS))
-    short = trained(pictures, tmp_path / "whole-32", tables("float32", 20))
+    whole = trained(dataset, tmp_path / "whole", tables("float64", STEPS))
+    short = trained(dataset, tmp_path / "whole-32", tables("float32", 20))
     total = losses(whole)["loss"]
     assert len(total) == STEPS
     assert sum(total[-20:]) / 20 < 0.5 * total[0]
@@ -112,16 +112,16 @@ def test_two_processes_accumulation_and_shards_learn_the_same(
 
 @pytest.mark.slow
 def test_the_command_under_torchrun_goes_on_with_what_one_process_began(
-    cli: Any, pictures: PictureSet, tmp_path: Path, fashion_excerpt: Path
+    cli: Any, dataset: ImageSet, tmp_path: Path, fashion_excerpt: Path
 ) -> None:
     """Ten steps alone, the rest by two processes in uneven micro-batches: the same losses, told by the first alone."""
     half, whole = tables("float64", 10), tables("float64", 20)
     half["run"] |= whole["run"] | {"length_images": 160}
-    expected = trained(pictures, tmp_path / "whole", half)
+    expected = trained(dataset, tmp_path / "whole", half)
     run = tmp_path / "run"
-    recipe = resolve(recipes.load(packaged("recipes") / "debug.toml", half), pictures, CPU)
+    recipe = resolve(recipes.load(packaged("recipes") / "debug.toml", half), dataset, CPU)
     asked = iter(range(100))
-    stopped = loop.train(recipe, pictures, run, device=CPU, should_stop=lambda: next(asked) == 9)
+    stopped = loop.train(recipe, dataset, run, device=CPU, should_stop=lambda: next(asked) == 9)
     assert stopped.images_seen == 80
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "spherectl"]
     command += ["train", str(run / "recipe.toml"), "--data", str(fashion_excerpt), "--run", str(run)]
@@ -192,12 +192,12 @@ def test_parts_of_a_draw_are_parts_of_the_whole(hard_cases: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("change", [{"activation_checkpointing": True}, {"compile": True}])
 def test_checkpointed_and_compiled_blocks_have_the_same_gradient(
-    change: dict[str, bool], pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, bool], dataset: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compile_block = torch.nn.Module.compile  # traced as ever; the C++ that would follow takes a minute
     monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compile_block(block, backend="aot_eager"))
-    expected = trained(pictures, tmp_path / "plain", tables("float64", 3))
-    found = trained(pictures, tmp_path / "changed", tables("float64", 3, **change))
+    expected = trained(dataset, tmp_path / "plain", tables("float64", 3))
+    found = trained(dataset, tmp_path / "changed", tables("float64", 3, **change))
     compare(found, expected, 1e-9)
     header = read_header(found / "model.safetensors")
     assert header["recipe"]["run"] | change == header["recipe"]["run"]
@@ -262,10 +262,10 @@ def test_the_loss_scale_halves_at_an_overflow_and_doubles_after_two_thousand_goo
 
 @pytest.mark.slow
 def test_float16_leaves_out_a_step_that_overflows_and_goes_on(
-    pictures: PictureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On a CPU, which users are not offered: slow, but the same code. One gradient is made infinite."""
-    recipe = resolve(recipes.load(packaged("recipes") / "debug.toml", tables("float32", 8)), pictures, CPU)
+    recipe = resolve(recipes.load(packaged("recipes") / "debug.toml", tables("float32", 8)), dataset, CPU)
     recipe = recipe.replace(run={"dtype": "float16"})
     real, count = torch.nn.utils.clip_grad_norm_, 0
 
@@ -275,7 +275,7 @@ def test_float16_leaves_out_a_step_that_overflows_and_goes_on(
         return torch.tensor(float("inf")) if count == 3 else real(*arguments)
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", overflowing)
-    run = loop.train(recipe, pictures, tmp_path / "half", device=CPU).run
+    run = loop.train(recipe, dataset, tmp_path / "half", device=CPU).run
     about = json.loads((run.checkpoints / f"{64:012d}" / "checkpoint.json").read_text())
     left_out = about["step"] - about["updates"]
     assert about["step"] == 8
@@ -283,5 +283,5 @@ def test_float16_leaves_out_a_step_that_overflows_and_goes_on(
     assert about["loss_scale"] == 2.0 ** (16 - left_out)
     assert not math.isfinite(losses(run.path)["grad_norm"][2])
     monkeypatch.undo()
-    single = trained(pictures, tmp_path / "single", tables("float32", 8))
+    single = trained(dataset, tmp_path / "single", tables("float32", 8))
     assert losses(run.path)["loss"][0] == pytest.approx(losses(single)["loss"][0], rel=2e-3)

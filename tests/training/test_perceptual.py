@@ -22,7 +22,7 @@ ARGUMENTS = {"num_classes": 3, "widths": [4, 6, 8], "convolutions": [1, 1, 1]}
 
 
 class Given(nn.Module):
-    """A network whose stages are the picture itself, and the picture halved."""
+    """A network whose stages are the image itself, and the image halved."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,22 +39,22 @@ def network() -> nn.Module:
 
 
 @pytest.fixture
-def pictures() -> tuple[Tensor, Tensor]:
+def shown() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.rand(2, 4, 3, 32, 32, generator=generator).unbind(0)
     return a, b
 
 
 def test_distance_of_hand_made_features_is_the_formula() -> None:
-    # One picture of constant (3, 4, 0) / 10 and one of (0, 0, 1) / 10: unit vectors (0.6, 0.8, 0) and (0, 0, 1),
+    # One image of constant (3, 4, 0) / 10 and one of (0, 0, 1) / 10: unit vectors (0.6, 0.8, 0) and (0, 0, 1),
     # |difference|^2 = 0.36 + 0.64 + 1 = 2 in both stages; the second pair is equal: the mean over images is 1.
     a = torch.tensor([[0.3, 0.4, 0.0], [0.2, 0.2, 0.2]])[:, :, None, None].expand(2, 3, 4, 4)
     b = torch.tensor([[0.0, 0.0, 0.1], [0.4, 0.4, 0.4]])[:, :, None, None].expand(2, 3, 4, 4)
     assert FeatureDistance(Given())(a, b).item() == pytest.approx(1.0, rel=1e-6)
 
 
-def test_distance_is_two_minus_two_cosines(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
-    a, b = pictures
+def test_distance_is_two_minus_two_cosines(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
+    a, b = shown
     pairs = zip(network.stages(a), network.stages(b), strict=True)  # type: ignore[operator]
     stages = [(2 - 2 * torch.cosine_similarity(p, q, dim=1)).mean() for p, q in pairs]
     distance = FeatureDistance(network)
@@ -63,8 +63,8 @@ def test_distance_is_two_minus_two_cosines(network: nn.Module, pictures: tuple[T
     assert distance(a, a).item() == 0.0
 
 
-def test_the_pooled_part_is_two_minus_two_cosines_of_means(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
-    a, b = pictures
+def test_the_pooled_part_is_two_minus_two_cosines_of_means(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
+    a, b = shown
     pairs = zip(network.stages(a), network.stages(b), strict=True)  # type: ignore[operator]
     stages = [(2 - 2 * torch.cosine_similarity(p.mean((2, 3)), q.mean((2, 3)), dim=1)).mean() for p, q in pairs]
     pooled = FeatureDistance(network, 3.0)(a, b) - FeatureDistance(network)(a, b)
@@ -72,10 +72,10 @@ def test_the_pooled_part_is_two_minus_two_cosines_of_means(network: nn.Module, p
     assert FeatureDistance(network, 3.0)(a, a).item() == 0.0
 
 
-def test_another_weight_of_the_pooled_part(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
+def test_another_weight_of_the_pooled_part(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
     one, other = FeatureDistance(network, 3.0), FeatureDistance(network, 0.5)
-    assert one.with_pooled(0.5)(*pictures) == other(*pictures) != one(*pictures)
-    assert other.with_pooled(0.0)(*pictures) == FeatureDistance(network)(*pictures)
+    assert one.with_pooled(0.5)(*shown) == other(*shown) != one(*shown)
+    assert other.with_pooled(0.0)(*shown) == FeatureDistance(network)(*shown)
 
 
 def test_the_pooled_part_does_not_ask_where() -> None:
@@ -86,15 +86,15 @@ def test_the_pooled_part_does_not_ask_where() -> None:
     torch.testing.assert_close(both, placed, rtol=1e-5, atol=1e-6)
 
 
-def test_it_is_the_mean_over_images(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
-    a, b = pictures
+def test_it_is_the_mean_over_images(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
+    a, b = shown
     distance = FeatureDistance(network)
     alone = torch.stack([distance(a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
     torch.testing.assert_close(distance(a, b), alone.mean())
 
 
-def test_precomputed_targets_serve_as_the_pictures_do(network: nn.Module, pictures: tuple[Tensor, Tensor]) -> None:
-    a, b = pictures
+def test_precomputed_targets_serve_as_the_images_do(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
+    a, b = shown
     distance = FeatureDistance(network)
     targets = distance.targets(b.requires_grad_())
     assert not any(target.requires_grad for target in targets)
@@ -103,7 +103,7 @@ def test_precomputed_targets_serve_as_the_pictures_do(network: nn.Module, pictur
 
 
 @pytest.mark.parametrize("pooled_weight", [0.0, 2.0])
-def test_gradients_reach_the_first_pictures_alone_and_are_right(network: nn.Module, pooled_weight: float) -> None:
+def test_gradients_reach_the_first_images_alone_and_are_right(network: nn.Module, pooled_weight: float) -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = torch.rand(2, 1, 3, 8, 8, generator=generator, dtype=torch.float64).unbind(0)
     distance = FeatureDistance(network.double(), pooled_weight)
@@ -123,9 +123,9 @@ def test_gradients_reach_the_first_pictures_alone_and_are_right(network: nn.Modu
 
 
 def test_arithmetic_is_float32_under_autocast_and_float64_for_float64(
-    network: nn.Module, pictures: tuple[Tensor, Tensor]
+    network: nn.Module, shown: tuple[Tensor, Tensor]
 ) -> None:
-    a, b = pictures
+    a, b = shown
     distance = FeatureDistance(network)
     exact = distance(a, b)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -140,16 +140,16 @@ def test_arithmetic_is_float32_under_autocast_and_float64_for_float64(
 
 
 def test_a_recipe_chooses_the_distance_by_name(
-    network: nn.Module, pictures: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    network: nn.Module, shown: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     store.save_feature_network(tmp_path / "net", network, "plain", ARGUMENTS, {"image_size": 32})
     assert build_perceptual(LossSpec(perceptual="none"), 32, "cpu") is None
     distance = build_perceptual(LossSpec(perceptual="features:net"), 32, "cpu")
-    assert torch.equal(cast("Tensor", distance(*pictures)), FeatureDistance(network)(*pictures))  # type: ignore[misc]
+    assert torch.equal(cast("Tensor", distance(*shown)), FeatureDistance(network)(*shown))  # type: ignore[misc]
     assert not cast("nn.Module", distance).training
     both = build_perceptual(LossSpec(perceptual="features:net", pooled=2.0), 32, "cpu")
-    assert torch.equal(cast("Tensor", both(*pictures)), FeatureDistance(network, 2.0)(*pictures))  # type: ignore[misc]
+    assert torch.equal(cast("Tensor", both(*shown)), FeatureDistance(network, 2.0)(*shown))  # type: ignore[misc]
     with pytest.raises(UsageError, match=r"net was trained on 32 px; model\.image_size is 64"):
         build_perceptual(LossSpec(perceptual="features:net"), 64, "cpu")
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""Pictures of a training: against what the library draws by other ways, and angles measured on the latents."""
+"""Images of a training: against what the library draws by other ways, and angles measured on the latents."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from spherectl import api
 from spherectl import recipe as recipes
-from spherectl.data.datasets import MemoryPictures, PictureSet, open_dataset
+from spherectl.data.datasets import ImageSet, MemoryImages, open_dataset
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError
 from spherectl.images import grid
@@ -36,7 +36,7 @@ def model(tiny_run: Path) -> api.Model:
 
 
 @pytest.fixture(scope="module")
-def pictures(fashion_excerpt: Path) -> PictureSet:
+def dataset(fashion_excerpt: Path) -> ImageSet:
     recipe = recipes.load(packaged("recipes") / "debug.toml")
     return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
 
@@ -49,7 +49,7 @@ def decoded_latents(model: api.Model, monkeypatch: pytest.MonkeyPatch) -> list[t
     return seen
 
 
-def test_large_pictures_are_fewer() -> None:
+def test_large_images_are_fewer() -> None:
     assert [columns(size) for size in (32, 64, 128, 256)] == [10, 10, 4, 4]
 
 
@@ -61,15 +61,13 @@ def test_samples_are_rows_of_one_step_and_of_four(model: api.Model) -> None:
 
 
 def test_samples_are_those_that_a_training_leaves_in_its_folder(model: api.Model, tiny_run: Path) -> None:
-    with Image.open(tiny_run / "samples" / "000000000160.png") as picture:
-        pixels = np.asarray(picture.convert("RGB"))
+    with Image.open(tiny_run / "samples" / "000000000160.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
     assert np.array_equal(grid(samples(model), 10).permute(1, 2, 0).numpy(), pixels)
 
 
-def test_the_first_rows_are_the_pictures_and_what_the_model_makes_of_them(
-    model: api.Model, pictures: PictureSet
-) -> None:
-    images, labels = chosen(pictures)
+def test_the_first_rows_are_the_images_and_what_the_model_makes_of_them(model: api.Model, dataset: ImageSet) -> None:
+    images, labels = chosen(dataset)
     rows = reconstructions(model, images, labels).split(len(images))
     assert len(rows) == 4
     assert torch.equal(rows[0], images)
@@ -78,9 +76,9 @@ def test_the_first_rows_are_the_pictures_and_what_the_model_makes_of_them(
 
 
 def test_latents_are_turned_by_the_angles_along_one_noise(
-    model: api.Model, pictures: PictureSet, monkeypatch: pytest.MonkeyPatch
+    model: api.Model, dataset: ImageSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, labels = chosen(pictures)
+    images, labels = chosen(dataset)
     v = model.encode(images, labels).flatten(1)
     seen = decoded_latents(model, monkeypatch)
     reconstructions(model, images, labels)
@@ -92,45 +90,45 @@ def test_latents_are_turned_by_the_angles_along_one_noise(
     # e is orthogonal to v but for 1 / sqrt(L), L = 128: 5 degrees
     for measured, wanted in zip(angles[1:], (40, 80), strict=True):
         assert float(measured.mean()) == pytest.approx(wanted, abs=4)
-    # All three of a picture lie in one plane: the noise is the same at every angle.
-    for picture in zip(*turned, strict=True):
-        assert float(torch.linalg.svdvals(torch.stack(picture))[2]) < 1e-3
+    # All three of an image lie in one plane: the noise is the same at every angle.
+    for image in zip(*turned, strict=True):
+        assert float(torch.linalg.svdvals(torch.stack(image))[2]) < 1e-3
 
 
-def test_a_picture_is_turned_alike_whatever_stands_beside_it(model: api.Model, pictures: PictureSet) -> None:
-    images, labels = chosen(pictures)
+def test_a_image_is_turned_alike_whatever_stands_beside_it(model: api.Model, dataset: ImageSet) -> None:
+    images, labels = chosen(dataset)
     together = reconstructions(model, images, labels, (60.0,))
     alone = reconstructions(model, images[:1], labels[:1], (60.0,))
     assert torch.equal(together[[0, len(images)]], alone)
 
 
-def test_nothing_is_drawn_from_torchs_generator(model: api.Model, pictures: PictureSet) -> None:
+def test_nothing_is_drawn_from_torchs_generator(model: api.Model, dataset: ImageSet) -> None:
     before = torch.get_rng_state()
-    first = reconstructions(model, *chosen(pictures))
+    first = reconstructions(model, *chosen(dataset))
     samples(model)
     assert torch.equal(torch.get_rng_state(), before)
-    assert torch.equal(reconstructions(model, *chosen(pictures)), first)
+    assert torch.equal(reconstructions(model, *chosen(dataset)), first)
 
 
-def test_an_unconditional_model_needs_no_labels(pictures: PictureSet, lively: Callable[[Recipe], Package]) -> None:
+def test_an_unconditional_model_needs_no_labels(dataset: ImageSet, lively: Callable[[Recipe], Package]) -> None:
     recipe = recipes.load(packaged("recipes") / "debug.toml").replace(model={"num_classes": 0})
     package = lively(recipe)
     model = api.Model(instantiate(package, "raw"), package.header, name="a", device=CPU)
-    images = to_float(pictures.gather([0, 1]))
+    images = to_float(dataset.gather([0, 1]))
     rows = reconstructions(model, images, None, (0.0, 30.0))
     assert rows.shape == (6, 3, 32, 32)
     assert torch.equal(rows[2:4], model.reconstruct(images))
     assert torch.equal(rows, reconstructions(model, images, torch.zeros(2, dtype=torch.int64), (0.0, 30.0)))
 
 
-# Which pictures
+# Which images
 
 
-def numbered(count: int, size: int = 32) -> MemoryPictures:
-    """Picture i is all i, of class i."""
+def numbered(count: int, size: int = 32) -> MemoryImages:
+    """Image i is all i, of class i."""
     pixels = torch.arange(count, dtype=torch.uint8)[:, None, None].expand(count, size, size)
     about: dict[str, Any] = {"name": "a", "root": Path(), "class_names": (), "licence": "", "fit": "pad"}
-    return MemoryPictures(pixels=pixels, labels=torch.arange(count), image_size=size, **about)
+    return MemoryImages(pixels=pixels, labels=torch.arange(count), image_size=size, **about)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +141,7 @@ def numbered(count: int, size: int = 32) -> MemoryPictures:
         (1, 256, [0]),
     ],
 )
-def test_the_pictures_are_spread_evenly_over_the_set(count: int, size: int, numbers: list[int]) -> None:
+def test_the_images_are_spread_evenly_over_the_set(count: int, size: int, numbers: list[int]) -> None:
     images, labels = chosen(numbered(count, size))
     assert labels.tolist() == numbers
     assert images.shape == (len(numbers), 3, size, size)
@@ -151,8 +149,8 @@ def test_the_pictures_are_spread_evenly_over_the_set(count: int, size: int, numb
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class Damaged(PictureSet):
-    """A set of which only some pictures can be read; picture i is all i."""
+class Damaged(ImageSet):
+    """A set of which only some images can be read; image i is all i."""
 
     readable: set[int]
     in_memory: ClassVar[bool] = False
@@ -160,18 +158,18 @@ class Damaged(PictureSet):
     def _gather(self, indices: Tensor) -> Tensor:
         for number in indices.tolist():
             if number not in self.readable:
-                raise FileError(f"Cannot read picture {number}.")
+                raise FileError(f"Cannot read image {number}.")
         return indices.to(torch.uint8)[:, None, None, None].expand(-1, 3, 32, 32)
 
     def _contents(self) -> Iterator[bytes]:
         raise NotImplementedError
 
 
-def test_pictures_that_cannot_be_read_are_left_out() -> None:
+def test_images_that_cannot_be_read_are_left_out() -> None:
     about: dict[str, Any] = {"name": "a", "root": Path(), "class_names": (), "licence": "", "image_size": 32}
     about["labels"] = torch.arange(20)
     images, labels = chosen(Damaged(readable={1, 7, 9}, **about))  # of 1, 3, ..., 19
     assert labels.tolist() == [1, 7, 9]
     assert (255 * images[:, 0, 0, 0]).round().int().tolist() == [1, 7, 9]
-    with pytest.raises(FileError, match="Cannot read picture 19"):
+    with pytest.raises(FileError, match="Cannot read image 19"):
         chosen(Damaged(readable={2}, **about))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from spherectl import recipe as recipes
-from spherectl.data.pictures import MemoryPictures, PictureSet
+from spherectl.data.image_set import ImageSet, MemoryImages
 from spherectl.errors import FileError, UsageError
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
@@ -24,8 +24,8 @@ pytestmark = pytest.mark.fast
 CPU = torch.device("cpu")
 
 
-def made(classes: str = "ab", count: int = 6, *, value: int = 0, root: str = "here") -> MemoryPictures:
-    return MemoryPictures(
+def made(classes: str = "ab", count: int = 6, *, value: int = 0, root: str = "here") -> MemoryImages:
+    return MemoryImages(
         name="made",
         root=Path(root),
         class_names=tuple(classes),
@@ -36,13 +36,13 @@ def made(classes: str = "ab", count: int = 6, *, value: int = 0, root: str = "he
     )
 
 
-def recipe_for(pictures: PictureSet) -> Recipe:
+def recipe_for(images: ImageSet) -> Recipe:
     recipe = recipes.load(packaged("recipes") / "debug.toml", {"model": {"num_classes": "auto"}})
-    return resolve(recipe, pictures, CPU)
+    return resolve(recipe, images, CPU)
 
 
-def claim(run: Run, pictures: PictureSet, parent: str = "") -> None:
-    run.claim(recipe_for(pictures), pictures, parent, CPU)
+def claim(run: Run, images: ImageSet, parent: str = "") -> None:
+    run.claim(recipe_for(images), images, parent, CPU)
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_the_same_data_at_another_place_goes_on(run: Run) -> None:
     ],
 )
 def test_other_data_is_refused_in_words_and_changes_nothing(
-    run: Run, now: PictureSet, said: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, now: ImageSet, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Run, "images_seen", lambda _: 4)
     before = run.recipe.read_bytes(), run.info.read_bytes()

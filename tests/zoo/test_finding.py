@@ -11,7 +11,7 @@ import pytest
 
 from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.headers import read_header
+from spherectl.safetensors_header import read_header
 from spherectl.settings import Settings, load_settings, packaged
 from spherectl.zoo import Found, catalogue, find_model, find_recipe, index, newest_run, read_index
 

@@ -14,8 +14,8 @@ import pytest
 from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.settings import Settings, load_settings
-from spherectl.zoo import catalogue, entries, hub, notes
-from spherectl.zoo.parcels import hub_place
+from spherectl.zoo import catalogue, entries, hub, receipts
+from spherectl.zoo.download import hub_place
 from tests.serving import COMMIT, Host, hosting
 
 pytestmark = pytest.mark.fast
@@ -189,7 +189,7 @@ def test_any_type_at_any_key_of_a_note_is_one_sentence(tmp_path, key):
     path.parent.mkdir(parents=True)
     for value in [*VALUES, None, {"../../x": "0" * 64}, {"/etc/passwd": "0" * 64}, {"": 3}]:
         path.write_text(json.dumps({**NOTE, key: value}))
-        message = complaint(lambda: notes.verify_fetched("zoo/hf/a--b", settings))
+        message = complaint(lambda: receipts.verify_fetched("zoo/hf/a--b", settings))
         if "is damaged" in message:
             assert key in message or "is not JSON" in message
         else:
@@ -198,13 +198,13 @@ def test_any_type_at_any_key_of_a_note_is_one_sentence(tmp_path, key):
         assert len(message) < MAX_MESSAGE
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"\xff", b"[" * 5000, b"x" * (notes.MAX_NOTE + 1)])
+@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"\xff", b"[" * 5000, b"x" * (receipts.MAX_NOTE + 1)])
 def test_a_note_that_is_none_is_one_sentence(tmp_path, content):
     path = tmp_path / "zoo" / "one.json"
     path.parent.mkdir()
     path.write_bytes(content)
     with pytest.raises(FileError, match=r"one\.json.*"):
-        notes.load_note("zoo/one", Settings(cache=tmp_path))
+        receipts.load_note("zoo/one", Settings(cache=tmp_path))
 
 
 ANSWER = {

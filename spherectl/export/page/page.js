@@ -1,6 +1,6 @@
 // What a person sees and does. All computing is asked of worker.js; this file moves bytes to canvases.
 
-import { fromRgba } from "./picture.js";
+import { fromRgba } from "./image.js";
 import { withText } from "./png.js";
 
 const PLAY_S = 4; // seconds for one way
@@ -15,7 +15,7 @@ const chosenTask = () => document.querySelector("input[name=task]:checked").valu
 let about; // model.json
 let drawn; // RGBA bytes of the image drawn last
 let drawnFrom; // its seed, label, steps, guidance
-const slots = { first: null, second: null }; // pictures at the model's size
+const slots = { first: null, second: null }; // images at the model's size
 
 // Talking to the worker
 
@@ -182,38 +182,38 @@ function texts() {
   return { ...about.text, spherectl: json.replace(/[^\x00-\x7f]/g, (c) => `\\u${c.charCodeAt().toString(16).padStart(4, "0")}`) };
 }
 
-// Pictures
+// Images
 
 const edit = latest(at("edit-said"), async () => {
   const task = chosenTask(), strip = at("rounds-strip");
   strip.replaceChildren();
   if (!slots.first || (task === "join" && !slots.second)) {
-    return task === "join" ? "Joining needs two pictures." : "";
+    return task === "join" ? "Joining needs two images." : "";
   }
   const plain = { label: about.classes, guidance: 1, angle: 0, count: 1, seed: at("seed").value };
-  let picture = slots.first, asks = plain;
+  let image = slots.first, asks = plain;
   if (task === "join") {
-    ({ picture } = await ask("stitch", { ...slots, layout: at("layout").value }));
+    ({ image } = await ask("stitch", { ...slots, layout: at("layout").value }));
     asks = { ...plain, count: value("rounds") };
   } else if (task === "class") {
     const guidance = value("new-guidance");
     asks = { ...plain, label: value("new-class"), guidance, angle: value("angle"), count: value("rounds") };
   }
-  const { images, ms } = await ask("edit", { picture, ...asks });
+  const { images, ms } = await ask("edit", { image, ...asks });
   const word = (i) => (task === "reconstruct" ? "reconstruction" : `round ${i + 1}`);
-  showStrip(strip, [[withAlpha(picture), "picture"], ...images.map((image, i) => [image, word(i)])]);
+  showStrip(strip, [[withAlpha(image), "image"], ...images.map((image, i) => [image, word(i)])]);
   return `${plural(asks.count, "round")} in ${milliseconds(ms)}`;
 });
 
-function put(slot, picture, what) {
-  slots[slot] = picture;
-  show(document.querySelector(`#slot-${slot} canvas`), withAlpha(picture), what);
+function put(slot, image, what) {
+  slots[slot] = image;
+  show(document.querySelector(`#slot-${slot} canvas`), withAlpha(image), what);
   edit();
 }
 
 async function bring(slot, blob) {
   try {
-    put(slot, (await ask("fit", { blob })).picture, blob.name || "A pasted picture");
+    put(slot, (await ask("fit", { blob })).image, blob.name || "A pasted image");
   } catch (error) {
     say(at("edit-said"), error.message, true);
   }

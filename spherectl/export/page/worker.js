@@ -3,7 +3,7 @@
 
 import { INITIAL, ROUND, noise, parseSeed } from "./noise.js";
 import { load } from "./network.js";
-import { fit, readPicture, stitch, toFloat, toRgba } from "./picture.js";
+import { fit, readImage, stitch, toFloat, toRgba } from "./image.js";
 import { generate, guided, rounds } from "./sampler.js";
 import { slerp, spherify, strength } from "./sphere.js";
 
@@ -29,22 +29,22 @@ const tasks = {
     return timed(() => sample(start, between, settings));
   },
 
-  /** A file's picture at the model's size. */
+  /** A file's image at the model's size. */
   async fit({ blob }) {
-    return { picture: fit(await readPicture(blob), about) };
+    return { image: fit(await readImage(blob), about) };
   },
 
-  /** Two pictures of the model's size side by side. */
+  /** Two images of the model's size side by side. */
   async stitch({ first, second, layout }) {
-    return { picture: stitch(first, second, layout) };
+    return { image: stitch(first, second, layout) };
   },
 
-  /** Rounds of encode and decode from a picture of the model's size, with shared noise; every round's image. */
-  async edit({ picture, label, guidance, count, angle, seed }) {
+  /** Rounds of encode and decode from an image of the model's size, with shared noise; every round's image. */
+  async edit({ image, label, guidance, count, angle, seed }) {
     const model = guided(network, about.classes, guidance, "both");
     const from = parseSeed(seed);
     const settings = { rounds: count, sigma: strength(angle), noise: () => drawNoise(from, ROUND, 1) };
-    return timed(() => rounds(model, toFloat(picture), label, settings));
+    return timed(() => rounds(model, toFloat(image), label, settings));
   },
 };
 

@@ -15,11 +15,11 @@ COUNTS = {"train": 30, "t10k": 10}  # of each class, the first in the published 
 def main() -> None:
     source, target = Path(sys.argv[1]), Path(__file__).parent
     for split, count in COUNTS.items():
-        pictures = gzip.decompress((source / f"{split}-images-idx3-ubyte.gz").read_bytes())
+        images = gzip.decompress((source / f"{split}-images-idx3-ubyte.gz").read_bytes())
         labels = gzip.decompress((source / f"{split}-labels-idx1-ubyte.gz").read_bytes())
         classes = np.frombuffer(labels, np.uint8, offset=8)
         chosen = np.sort(np.concatenate([np.flatnonzero(classes == c)[:count] for c in range(10)]))
-        pixels = np.frombuffer(pictures, np.uint8, offset=16).reshape(-1, 28, 28)[chosen]
+        pixels = np.frombuffer(images, np.uint8, offset=16).reshape(-1, 28, 28)[chosen]
         write(target / f"{split}-images-idx3-ubyte.gz", pixels)
         write(target / f"{split}-labels-idx1-ubyte.gz", classes[chosen])
 

@@ -1,4 +1,4 @@
-"""Pictures of any size for a model of one, and what it made of them back in their place."""
+"""Images of any size for a model of one, and what it made of them back in their place."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from PIL import Image, ImageChops
 from torch import Tensor
 
-from spherectl.data.transforms import adm_crop, as_picture, fit_pad, to_grey
+from spherectl.data.transforms import adm_crop, as_image, fit_pad, to_grey
 from spherectl.recipe import Recipe
 
 GREY_LEVELS = 16
@@ -17,11 +17,11 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 @dataclass(frozen=True)
 class Fitted:
-    """A picture as a model sees it.
+    """An image as a model sees it.
 
     Attributes:
         pixels: uint8 (3, S, S).
-        original: the picture itself, RGB.
+        original: the image itself, RGB.
         box: what of the original is seen.
         inner: where in `pixels` that lies; what is around it is black.
     """
@@ -32,29 +32,29 @@ class Fitted:
     inner: Box
 
 
-def fit(picture: Image.Image, recipe: Recipe, size: int | None = None) -> Fitted:
-    """The picture at the model's size: a small one as in training where that pads, else the ADM centre crop.
+def fit(image: Image.Image, recipe: Recipe, size: int | None = None) -> Fitted:
+    """The image at the model's size: a small one as in training where that pads, else the ADM centre crop.
 
     Args:
-        picture: RGB, of any size.
+        image: RGB, of any size.
         recipe: of the model; a grey one sees luminance.
         size: S in pixels, if it is not the model's.
     """
     size = size or recipe.model.image_size
-    width, height = picture.size
+    width, height = image.size
     if recipe.data.fit == "pad" and max(width, height) <= size:
-        pixels, box = fit_pad(picture, size), (0, 0, width, height)
+        pixels, box = fit_pad(image, size), (0, 0, width, height)
         left, top = (size - width) // 2, (size - height) // 2
         inner = (left, top, left + width, top + height)
     else:
-        pixels, side = adm_crop(picture, size), min(width, height)
+        pixels, side = adm_crop(image, size), min(width, height)
         left, top = (width - side) // 2, (height - side) // 2
         box, inner = (left, top, left + side, top + side), (0, 0, size, size)
-    return Fitted(to_grey(pixels) if recipe.data.channels == "grey" else pixels, picture, box, inner)
+    return Fitted(to_grey(pixels) if recipe.data.channels == "grey" else pixels, image, box, inner)
 
 
 def put_back(pixels: Tensor, fitted: Fitted, where: Image.Image | None = None) -> Image.Image:
-    """What a model made of a picture at the picture's size and in its place; around it the picture stays as it is.
+    """What a model made of an image at the image's size and in its place; around it the image stays as it is.
 
     Args:
         pixels: uint8 (3, S, S).
@@ -70,7 +70,7 @@ def put_back(pixels: Tensor, fitted: Fitted, where: Image.Image | None = None) -
 
 
 def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Image.Image:
-    """The same without what is around it, as large as what the model saw of the picture.
+    """The same without what is around it, as large as what the model saw of the image.
 
     Args:
         pixels: uint8 (3, scale S, scale S).
@@ -81,14 +81,14 @@ def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Image.Image:
         RGB, of scale w x scale h pixels.
     """
     left, top, right, bottom = (scale * place for place in fitted.inner)
-    seen = as_picture(pixels[:, top:bottom, left:right])
+    seen = as_image(pixels[:, top:bottom, left:right])
     size = (scale * (fitted.box[2] - fitted.box[0]), scale * (fitted.box[3] - fitted.box[1]))
     return seen if seen.size == size else seen.resize(size, Image.Resampling.BICUBIC)
 
 
-def is_colourful(picture: Image.Image) -> bool:
+def is_colourful(image: Image.Image) -> bool:
     """Whether channels differ by more than what compression, or a grey model's drawing, makes of grey."""
-    red, green, blue = picture.split()
+    red, green, blue = image.split()
     high = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     low = ImageChops.darker(ImageChops.darker(red, green), blue)
     return bool(ImageChops.subtract(high, low).getextrema()[1] > GREY_LEVELS)  # type: ignore[operator]

@@ -1,6 +1,6 @@
-// Pictures of any size to what the model takes, as in spherectl/data/transforms.py, and between bytes and floats.
+// Images of any size to what the model takes, as in spherectl/data/transforms.py, and between bytes and floats.
 //
-// A picture is {width, height, pixels}: bytes, three a pixel. What a network takes is a Float32Array (3, H, W) in [0, 1].
+// An image is {width, height, pixels}: bytes, three a pixel. What a network takes is a Float32Array (3, H, W) in [0, 1].
 
 const CHANNELS = 3;
 const PRECISION = 2 ** 22; // Pillow's weights are integers of so many parts
@@ -17,13 +17,13 @@ const FILTERS = {
   },
 };
 
-/** Decode a file, upright and over white; throws a sentence where it is no picture. */
-export async function readPicture(blob) {
+/** Decode a file, upright and over white; throws a sentence where it is no image. */
+export async function readImage(blob) {
   let bitmap;
   try {
     bitmap = await createImageBitmap(blob);
   } catch {
-    throw new Error("This file is not a picture that the browser can read; try a PNG, JPEG or WebP.");
+    throw new Error("This file is not an image that the browser can read; try a PNG, JPEG or WebP.");
   }
   const { width, height } = bitmap;
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
@@ -44,17 +44,17 @@ export function fromRgba({ width, height, data }) {
 }
 
 /**
- * A picture at the model's size.
+ * An image at the model's size.
  *
  * "pad" puts one that is small enough in the middle of a black square. All others are halved with a box filter while they
  * stay large enough, resized bicubically, and cut to their centre.
  *
- * @param picture of any size
+ * @param image of any size
  * @param {{image_size: number, fit: "crop"|"pad", channels: "rgb"|"grey"}} about
  */
-export function fit(picture, { image_size: size, fit: how, channels }) {
-  const padded = how === "pad" && Math.max(picture.width, picture.height) <= size;
-  const fitted = padded ? pad(picture, size) : crop(picture, size);
+export function fit(image, { image_size: size, fit: how, channels }) {
+  const padded = how === "pad" && Math.max(image.width, image.height) <= size;
+  const fitted = padded ? pad(image, size) : crop(image, size);
   return channels === "grey" ? grey(fitted) : fitted;
 }
 
@@ -67,21 +67,21 @@ function grey({ width, height, pixels }) {
   return { width, height, pixels: out };
 }
 
-function pad(picture, size) {
-  const { width, height } = picture;
+function pad(image, size) {
+  const { width, height } = image;
   const out = { width: size, height: size, pixels: new Uint8Array(size * size * CHANNELS) };
-  copy(picture, out, Math.floor((size - width) / 2), Math.floor((size - height) / 2));
+  copy(image, out, Math.floor((size - width) / 2), Math.floor((size - height) / 2));
   return out;
 }
 
-function crop(picture, size) {
-  let { width, height } = picture;
+function crop(image, size) {
+  let { width, height } = image;
   while (Math.min(width, height) >= 2 * size) {
-    picture = resize(picture, Math.floor(width / 2), Math.floor(height / 2), FILTERS.box);
-    ({ width, height } = picture);
+    image = resize(image, Math.floor(width / 2), Math.floor(height / 2), FILTERS.box);
+    ({ width, height } = image);
   }
   const scale = size / Math.min(width, height);
-  const resized = resize(picture, evenRound(width * scale), evenRound(height * scale), FILTERS.bicubic);
+  const resized = resize(image, evenRound(width * scale), evenRound(height * scale), FILTERS.bicubic);
   const out = { width: size, height: size, pixels: new Uint8Array(size * size * CHANNELS) };
   copy(resized, out, -Math.floor((resized.width - size) / 2), -Math.floor((resized.height - size) / 2));
   return out;
@@ -93,7 +93,7 @@ function evenRound(value) {
   return value - below === 0.5 ? below + (below % 2) : Math.round(value);
 }
 
-/** Copy pixels to a place in another picture; what falls outside is left out. */
+/** Copy pixels to a place in another image; what falls outside is left out. */
 function copy(from, to, left, top) {
   for (let y = Math.max(0, -top); y < Math.min(from.height, to.height - top); y++) {
     const start = Math.max(0, -left), end = Math.min(from.width, to.width - left);
@@ -103,8 +103,8 @@ function copy(from, to, left, top) {
 }
 
 /** Pillow's resize: rows first, then columns, rounded to bytes after each. */
-function resize(picture, width, height, filter) {
-  const rows = width === picture.width ? picture : resizeRows(picture, width, filter);
+function resize(image, width, height, filter) {
+  const rows = width === image.width ? image : resizeRows(image, width, filter);
   return height === rows.height ? rows : transpose(resizeRows(transpose(rows), height, filter));
 }
 
@@ -173,7 +173,7 @@ const FIRST_SHOWS = {
   "anti-diagonal": (x, y, size) => x + y < size,
 };
 
-/** Two pictures of the model's size as one; `layout` says where the first shows, as in spherectl/editing/stitching.py. */
+/** Two images of the model's size as one; `layout` says where the first shows, as in spherectl/editing/stitching.py. */
 export function stitch(first, second, layout) {
   const { width, height } = first;
   const pixels = second.pixels.slice();

@@ -1,4 +1,4 @@
-"""Pictures that a command is given, and those it makes of them.
+"""Images that a command is given, and those it makes of them.
 
 Given ones are read and fitted to the model, with a word where the model sees something else; results are written beside
 a sheet that shows how they came about.
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spherectl.api import Model
-    from spherectl.data.pictures import PictureSet
-    from spherectl.editing.pictures import Fitted
+    from spherectl.data.image_set import ImageSet
+    from spherectl.editing.fitting import Fitted
 
 STEPS = "-steps"  # of the sheet
-MAX_STEM = 100  # characters of a picture's name in that of a result
+MAX_STEM = 100  # characters of an image's name in that of a result
 MAX_SUFFIX = 40  # characters of a class's name in that of a file
 _NO_NAME = re.compile(r'[/\\:*?"<>|]+')  # what the name of a file may not have, here or on Windows
 
@@ -77,17 +77,17 @@ def find(given: Iterable[str]) -> Given:
             here = [path] if is_there(path) else _matching(path)
             named.update(here)
             if not here:
-                raise UsageError(f"There is no picture {text}.")
+                raise UsageError(f"There is no image {text}.")
         files += here
     return Given(files, named)
 
 
-def tell_left_out(pictures: PictureSet) -> None:
+def tell_left_out(dataset: ImageSet) -> None:
     """Say which kinds of images in a training set's folder are not read; of very large sets it takes too long."""
-    from spherectl.data.pictures import FolderPictures
+    from spherectl.data.image_set import FolderImages
 
-    if isinstance(pictures, FolderPictures) and len(pictures) <= MAX_LOOKED_THROUGH:
-        folder = pictures.listing.folder
+    if isinstance(dataset, FolderImages) and len(dataset) <= MAX_LOOKED_THROUGH:
+        folder = dataset.listing.folder
         _tell_left_out(str(folder), _below(folder)[1])
 
 
@@ -148,32 +148,32 @@ def _matching(pattern: Path) -> list[Path]:
 
 
 def read(path: Path, model: Model, told: set[str] | None = None, size: int | None = None) -> Fitted:
-    """A picture as the model sees it; says what of it is not seen.
+    """An image as the model sees it; says what of it is not seen.
 
     Args:
-        path: of the picture.
+        path: of the image.
         model: that will see it.
-        told: what was said before of other pictures, which is not said again; this one's is added.
+        told: what was said before of other images, which is not said again; this one's is added.
         size: in pixels, if it is not the model's.
 
     Raises:
-        PictureError: it cannot be read.
+        ImageError: it cannot be read.
     """
     from spherectl.data.decode import is_animated, load_image
-    from spherectl.editing.pictures import fit, is_colourful
+    from spherectl.editing.fitting import fit, is_colourful
 
-    picture = load_image(path)
+    image = load_image(path)
     notes = {}
     if is_animated(path):
         notes["frames"] = "the first of its frames"
-    if model.recipe.data.channels == "grey" and is_colourful(picture):
+    if model.recipe.data.channels == "grey" and is_colourful(image):
         notes["grey"] = f"its colours are left out; {seen_by(model)}"
     for kind, note in notes.items():
         if told is None or kind not in told:
             console.say(f"{path}: {note}{'' if told is None else '; so with others'}")
     if told is not None:
         told.update(notes)
-    return fit(picture, model.recipe, size)
+    return fit(image, model.recipe, size)
 
 
 class Readable:
@@ -193,16 +193,16 @@ class Readable:
         """Of the files of those numbers uint8 (3, S, S) by number, where they can be read.
 
         Raises:
-            PictureError: one that was named itself cannot.
+            ImageError: one that was named itself cannot.
         """
-        from spherectl.data.decode import PictureError
+        from spherectl.data.decode import ImageError
 
         found: dict[int, Tensor] = {}
         for number in numbers:
             path = self._given.files[number]
             try:
                 found[number] = read(path, self._model, self._told).pixels
-            except PictureError as error:
+            except ImageError as error:
                 if path in self._given.named:
                     raise
                 self.left_out += 1
@@ -231,18 +231,18 @@ def unit(fitted: Fitted) -> Tensor:
 
 
 def warn_if_far(paths: list[Path], found_db: list[float], model: Model) -> None:
-    """Say of pictures whose reconstructions are bad that the model does not know such."""
+    """Say of images whose reconstructions are bad that the model does not know such."""
     for path, value in zip(paths, found_db, strict=True):
         if value < FAR_DB:
             console.say(f"{path}: its reconstruction reaches only {value:.1f} dB; {seen_by(model)}")
 
 
 def seen_by(model: Model) -> str:
-    """What the model was trained on, as in "fashion-mnist has only seen 32 px grey pictures of fashion-mnist"."""
+    """What the model was trained on, as in "fashion-mnist has only seen 32 px grey images of fashion-mnist"."""
     recipe, header = model.recipe, model.header
     grey = "grey " if recipe.data.channels == "grey" else ""
     data = f" of {header['data']}" if header.get("data") else ""
-    return f"{model.name} has only seen {recipe.model.image_size} px {grey}pictures{data}"
+    return f"{model.name} has only seen {recipe.model.image_size} px {grey}images{data}"
 
 
 def check_out(out: Path | None) -> None:
@@ -262,7 +262,7 @@ def check_out(out: Path | None) -> None:
 def write(
     out: Path | None, stem: str, results: Iterable[tuple[str, Image]], sheet: Tensor, about: dict[str, Any] | None
 ) -> list[Path]:
-    """Write what a command made of a picture.
+    """Write what a command made of an image.
 
     Args:
         out: NAME.png, checked by `check_out`; None: a new name made of `stem`.

@@ -11,11 +11,11 @@ from typing import Any
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.fetch import MAX_PART, Progress, RefusedError, fetch_file, file_hash
 from spherectl.files import is_regular
-from spherectl.headers import read_header
+from spherectl.safetensors_header import read_header
 from spherectl.settings import Settings, origin
 from spherectl.zoo import hub
 from spherectl.zoo.entries import CONFIG, MODEL_SUFFIX, Entry, cached_path
-from spherectl.zoo.notes import load_note, save_note
+from spherectl.zoo.receipts import load_note, save_note
 
 FREE = {
     *("apache-2.0", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "unlicense", "0bsd", "zlib", "bsl-1.0", "mpl-2.0"),

@@ -1,4 +1,4 @@
-"""PictureSet.identity: the same wherever a set lies, another whenever what is trained on is another."""
+"""ImageSet.identity: the same wherever a set lies, another whenever what is trained on is another."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spherectl.data import pictures as module
+from spherectl.data import image_set as module
 from spherectl.data.datasets import open_dataset
 from spherectl.recipe import DataSpec
 
@@ -45,7 +45,7 @@ def test_a_folder_is_the_same_wherever_it_lies(root, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("change", ["added", "removed", "renamed", "replaced", "swapped"])
-def test_a_folder_with_other_pictures_is_another(root, change):
+def test_a_folder_with_other_images_is_another(root, change):
     before = identity(root)
     match change:
         case "added":

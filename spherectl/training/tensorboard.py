@@ -1,4 +1,4 @@
-"""TensorBoard: curves and pictures of a training, where the package is installed."""
+"""TensorBoard: curves and images of a training, where the package is installed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class Board:
             if name != "step":
                 self._show("add_scalar", name, value, step)
 
-    def pictures(self, name: str, image: Tensor, step: int) -> None:
-        """A picture, such as a grid.
+    def images(self, name: str, image: Tensor, step: int) -> None:
+        """An image, such as a grid.
 
         Args:
             name: of the series that it belongs to.

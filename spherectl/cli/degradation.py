@@ -1,4 +1,4 @@
-"""What `spherectl restore` is told of a picture's damage: options that belong together, and what they mean."""
+"""What `spherectl restore` is told of an image's damage: options that belong together, and what they mean."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spherectl.api import Model
+    from spherectl.editing.fitting import Fitted
     from spherectl.editing.measurements import Measurement
-    from spherectl.editing.pictures import Fitted
 
 MISSING, SCALE, BLUR = 0.5, 4, 1.5  # where nothing is asked for: those of docs/restoration.md
 MAX_LAMBDA = 1e9  # beyond, the image is lost in rounding
@@ -23,7 +23,7 @@ CERTAIN = 5  # levels of 255 that a mask may have where a pixel is known, once i
 
 
 class Task(StrEnum):
-    """What is wrong with the picture."""
+    """What is wrong with the image."""
 
     INPAINT = "inpaint"
     DENOISE = "denoise"
@@ -32,7 +32,7 @@ class Task(StrEnum):
 
 
 class By(StrEnum):
-    """How a small picture came from a large one."""
+    """How a small image came from a large one."""
 
     POOL = "pool"
     DECIMATE = "decimate"
@@ -61,7 +61,7 @@ def check_options(task: Task, given: set[str], *, degrade: bool) -> None:
     if task is Task.INPAINT and not degrade and "--mask" not in given:
         raise UsageError(
             "Which pixels are missing? Expected --mask PNG, white where they are.",
-            "To see what it does to a whole picture: --degrade, with --missing 0.5 or a mask.",
+            "To see what it does to a whole image: --degrade, with --missing 0.5 or a mask.",
         )
 
 
@@ -83,7 +83,7 @@ def times_larger(task: Task, scale: int | None, model: Model) -> int:
 def measurement(
     task: Task, fitted: Fitted, model: Model, given: dict[str, Any], seed: int
 ) -> tuple[Measurement, dict[str, Any]]:
-    """How the picture was measured, and what of that is told."""
+    """How the image was measured, and what of that is told."""
     import torch
 
     from spherectl.data.decode import load_image
@@ -107,7 +107,7 @@ def measurement(
             shown = load_image(given["--kernel"], over="black")
             if max(shown.size) > size:
                 sides = f"{shown.height} x {shown.width}"
-                raise UsageError(f"A kernel of {sides} does not fit pictures of {size} x {size}.")
+                raise UsageError(f"A kernel of {sides} does not fit images of {size} x {size}.")
             kernel = measurements.kernel_of(as_tensor(shown))
             return measurements.Blurred(kernel, (size, size)), {"kernel": True}
     blur = given["--blur"] or BLUR
@@ -115,30 +115,30 @@ def measurement(
 
 
 def _known(mask: Path, fitted: Fitted, model: Model) -> Tensor:
-    """(1, 1, S, S), 1 where the picture is known: where a mask, made as small as the picture, is black.
+    """(1, 1, S, S), 1 where the image is known: where a mask, made as small as the image, is black.
 
     Raises:
         UsageError: the mask is of another size, or nothing or all is missing.
     """
-    from spherectl.editing.pictures import fit
+    from spherectl.editing.fitting import fit
 
-    picture = holes(mask)
-    if picture.size != fitted.original.size:
-        sizes = [f"{width} x {height}" for width, height in (picture.size, fitted.original.size)]
-        raise UsageError(f"The mask has {sizes[0]} pixels and the picture {sizes[1]}; expected the same size.")
-    known = (fit(picture.convert("RGB"), model.recipe).pixels[:1] <= CERTAIN).float()[None]
+    image = holes(mask)
+    if image.size != fitted.original.size:
+        sizes = [f"{width} x {height}" for width, height in (image.size, fitted.original.size)]
+        raise UsageError(f"The mask has {sizes[0]} pixels and the image {sizes[1]}; expected the same size.")
+    known = (fit(image.convert("RGB"), model.recipe).pixels[:1] <= CERTAIN).float()[None]
     left, top, right, bottom = fitted.inner
     share = float(known[..., top:bottom, left:right].mean())
     if share in (0.0, 1.0):
         raise UsageError(
-            f"By the mask {'nothing' if share else 'all'} is missing of what {model.name} sees of the picture.",
+            f"By the mask {'nothing' if share else 'all'} is missing of what {model.name} sees of the image.",
             "White means missing; black and transparent mean known.",
         )
     return known
 
 
 def holes(mask: Path) -> Image:
-    """A mask's picture ("L") in black, where a pixel is known, and white; what is transparent is known."""
+    """A mask's image ("L") in black, where a pixel is known, and white; what is transparent is known."""
     from spherectl.data.decode import load_image
 
     return load_image(mask, over="black").convert("L").point(lambda level: 255 * (level >= 128))

@@ -16,11 +16,11 @@ from typer.testing import CliRunner
 from spherectl import api, transfer, zoo
 from spherectl.cli.app import app
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.headers import read_header
 from spherectl.model import weights
 from spherectl.model.conversion import converted
+from spherectl.safetensors_header import read_header
 from spherectl.settings import load_settings
-from spherectl.zoo import catalogue, hub, notes, parcels
+from spherectl.zoo import catalogue, download, hub, receipts
 from tests.serving import COMMIT, Host, hosting, put_on_hub, sha256
 
 pytestmark = pytest.mark.fast
@@ -112,7 +112,7 @@ def test_a_published_folder_is_fetched_converted_and_sampled_by_name(host, own, 
     hashes = {path: sha256(content) for path, content in layout.items()}
     assert header["source"] == {"source": f"{host.url}far/", "files": hashes}
     assert (header["licence"], header["weights"]) == ("MIT", "ema")
-    note = notes.load_note("zoo/one", load_settings())
+    note = receipts.load_note("zoo/one", load_settings())
     assert (note["files"], note["converted"]["sha256"]) == (hashes, sha256(file.read_bytes()))
 
     assert zoo.fetch(entry) == file  # asks for nothing
@@ -139,15 +139,15 @@ def test_without_hashes_it_takes_a_word_and_what_came_is_pinned(host, own, layou
     assert host.paths() == []
     zoo.fetch(entry, trust=True)
     settings = load_settings()
-    assert notes.remove("zoo/one", settings) >= sum(map(len, layout.values()))
+    assert receipts.remove("zoo/one", settings) >= sum(map(len, layout.values()))
     assert entry.state(settings) == "remote"
 
     zoo.fetch(entry)  # as it was seen before: no word is needed
-    notes.remove("zoo/one", settings)
+    receipts.remove("zoo/one", settings)
     host.files["cfg.json"] += b"\n"
     with pytest.raises(SpherectlError, match=r"is not cfg\.json as it is known"):
         zoo.fetch(entry)
-    notes.remove("zoo/one", settings, forget=True)
+    receipts.remove("zoo/one", settings, forget=True)
     with pytest.raises(UsageError, match="--trust"):
         zoo.fetch(entry)
 
@@ -196,7 +196,7 @@ def test_a_file_without_a_hash_takes_a_word(host, own, ours):
         zoo.fetch(entry)
     path = zoo.fetch(entry, trust=True)
     assert path.read_bytes() == ours
-    assert notes.load_note("zoo/one", load_settings())["files"] == {"": sha256(ours)}
+    assert receipts.load_note("zoo/one", load_settings())["files"] == {"": sha256(ours)}
     assert zoo.verify(entry, load_settings()) == ""
     path.write_bytes(ours[:-1] + b"?")
     assert "and had" in zoo.verify(entry, load_settings())
@@ -218,13 +218,13 @@ def test_a_licence_that_is_not_free_is_accepted_once(host, own, ours, licence):
         zoo.fetch(entry)
     assert "`spherectl zoo fetch one --accept-licence`" in caught.value.hint
     zoo.fetch(entry, accept=True)
-    notes.remove("zoo/one", load_settings())
+    receipts.remove("zoo/one", load_settings())
     assert zoo.fetch(entry).read_bytes() == ours  # remembered
 
 
 @pytest.mark.parametrize("licence", ["Apache-2.0", "mit", "CC BY 4.0", "bsd_3_clause"])
 def test_free_licences_need_no_word(licence):
-    assert parcels.is_free(licence)
+    assert download.is_free(licence)
 
 
 # The hub
@@ -238,7 +238,7 @@ def test_our_file_on_the_hub_is_drawn_from_by_its_repositorys_name(host, ours, r
     assert found.path.read_bytes() == ours
     assert torch.equal(drawn("hf:user/garden"), drawn(str(reference / "published-layout")))
     assert len(host.asked) == 2  # the list, the file; afterwards nothing
-    note = notes.load_note("zoo/hf/user--garden", load_settings())
+    note = receipts.load_note("zoo/hf/user--garden", load_settings())
     assert (note["revision"], note["files"]) == (COMMIT, {"": sha256(ours)})
 
 
@@ -278,7 +278,7 @@ def test_the_zoos_entry_finds_its_folder_in_the_listing(host, own, layout):
     zoo.fetch(entry, trust=True, accept=True)
     assert host.paths()[-1] == f"authors/models/resolve/{COMMIT}/sphere-l-cats/{CHECKPOINT}"
     assert drawn("sphere-l-cats").shape == (2, 3, 16, 16)
-    note = notes.load_note("zoo/sphere-l-cats", load_settings())
+    note = receipts.load_note("zoo/sphere-l-cats", load_settings())
     assert (note["revision"], note["accepted"]) == (COMMIT, "unknown")
 
 
@@ -286,10 +286,10 @@ def test_a_second_fetch_compares_with_the_first(host, own, layout):
     put_on_hub(host, "authors/models", layout)
     entry = own(hub="authors/models")
     zoo.fetch(entry, trust=True)
-    notes.remove("zoo/one", load_settings())
+    receipts.remove("zoo/one", load_settings())
     put_on_hub(host, "authors/models", {**layout, CHECKPOINT: b"another"}, commit="f" * 40)  # main has moved on
     assert zoo.fetch(entry).is_dir()  # the commit that was seen is fetched, not the newest
-    notes.remove("zoo/one", load_settings())
+    receipts.remove("zoo/one", load_settings())
     put_on_hub(host, "authors/models", {**layout, CHECKPOINT: b"another"})  # the same commit, rewritten
     with pytest.raises(FileError, match=rf"one has changed since it was first fetched: {CHECKPOINT} had SHA-256"):
         zoo.fetch(entry)
@@ -351,7 +351,7 @@ def test_a_name_that_is_none_is_refused(text):
 def test_names_come_back_as_they_were_typed():
     for text in ("hf:user/repo", "hf:user/repo@v1.0", "hf:user/repo/folder/deep@main-2", "hf:user/m.safetensors"):
         assert str(hub.parse_name(text)) == text
-    places = {parcels.hub_place(hub.parse_name(text)) for text in ("hf:a/b", "hf:a/b@c", "hf:a/b/c", "hf:a/b/c@d")}
+    places = {download.hub_place(hub.parse_name(text)) for text in ("hf:a/b", "hf:a/b@c", "hf:a/b/c", "hf:a/b/c@d")}
     assert len(places) == 4
 
 

@@ -1,6 +1,6 @@
-"""Pictures by number, from wherever they come, and their features.
+"""Images by number, from wherever they come, and their features.
 
-Letters: n pictures, B batch, D width of the embedding, K classes, H and W picture sides.
+Letters: n images, B batch, D width of the embedding, K classes, H and W image sides.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from spherectl.data.datasets import FolderPictures, PictureSet
-from spherectl.data.decode import PictureError
+from spherectl.data.datasets import FolderImages, ImageSet
+from spherectl.data.decode import ImageError
 from spherectl.evaluation.extractors import Extractor
 from spherectl.model import seeding
 from spherectl.processes import Processes, Progress
@@ -21,8 +21,8 @@ BATCH = 64
 MAX_LOOKED_AT = 1_000  # images of a folder, spread over all, until one has another size than the model's
 
 
-class Pictures(Protocol):
-    """Anything that gives pictures by number, as `PictureSet` does."""
+class Images(Protocol):
+    """Anything that gives images by number, as `ImageSet` does."""
 
     def __len__(self) -> int:
         """How many there are."""
@@ -35,7 +35,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Held:
-    """Pictures in memory: `pixels` uint8 (n, 3, H, W)."""
+    """Images in memory: `pixels` uint8 (n, 3, H, W)."""
 
     pixels: Tensor
 
@@ -49,9 +49,9 @@ class Held:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some pictures of a set: those at `indices` (n,)."""
+    """Some images of a set: those at `indices` (n,)."""
 
-    whole: Pictures
+    whole: Images
     indices: Tensor
 
     def __len__(self) -> int:
@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Features of n pictures.
+    """Features of n images.
 
     Attributes:
         embedding: (n, D) float32.
@@ -79,62 +79,62 @@ class Features:
 
 
 def extract(
-    pictures: Pictures,
+    images: Images,
     extractor: Extractor,
     *,
     batch: int = BATCH,
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Features | None:
-    """Features of pictures, each computed once by one of the processes, whose bits do not depend on their number.
+    """Features of images, each computed once by one of the processes, whose bits do not depend on their number.
 
     Args:
-        pictures: at least one.
+        images: at least one.
         extractor: the network.
-        batch: pictures gathered together.
+        batch: images gathered together.
         processes: those that share the work.
-        progress: called with pictures done and pictures in all.
+        progress: called with images done and images in all.
 
     Returns:
         On the first process all features; None on the others.
     """
     shared = processes or Processes()
-    found = shared.gather(len(pictures), batch, lambda numbers: extractor(pictures.gather(numbers)), progress)
+    found = shared.gather(len(images), batch, lambda numbers: extractor(images.gather(numbers)), progress)
     return Features(found["embedding"], found.get("logits")) if shared.is_first else None
 
 
-def note_on_fit(pictures: PictureSet) -> str | None:
+def note_on_fit(images: ImageSet) -> str | None:
     """How images of a folder or list become as large as the model's; None where they are so already.
 
     Of published sets, which are always fitted in the one way, there is nothing to say.
     """
-    if not isinstance(pictures, FolderPictures):
+    if not isinstance(images, FolderImages):
         return None
-    side, numbers = pictures.image_size, range(0, len(pictures), -(-len(pictures) // MAX_LOOKED_AT))
-    if all(_size(pictures, number) in (None, (side, side)) for number in numbers):
+    side, numbers = images.image_size, range(0, len(images), -(-len(images) // MAX_LOOKED_AT))
+    if all(_size(images, number) in (None, (side, side)) for number in numbers):
         return None
-    small = "laid on black where they fit, else " if pictures.fit == "pad or adm" else ""
+    small = "laid on black where they fit, else " if images.fit == "pad or adm" else ""
     return (
-        f"Images of {pictures.name} that are not {side} x {side} px are {small}resized and cropped to their centre, "
+        f"Images of {images.name} that are not {side} x {side} px are {small}resized and cropped to their centre, "
         "as editing does (ADM's crop)."
     )
 
 
-def _size(pictures: FolderPictures, number: int) -> tuple[int, int] | None:
+def _size(images: FolderImages, number: int) -> tuple[int, int] | None:
     """Width and height; None where it cannot be read, which is told once it is needed."""
     try:
-        return pictures.load(number).size
-    except PictureError:
+        return images.load(number).size
+    except ImageError:
         return None
 
 
-def real_draw(pictures: PictureSet, count: int, seed: int) -> Part:
-    """Real pictures drawn as evenly over the classes as samples are; all where there are no more than `count`."""
-    return Part(pictures, even_draw(pictures.labels, min(count, len(pictures)), seed))
+def real_draw(images: ImageSet, count: int, seed: int) -> Part:
+    """Real images drawn as evenly over the classes as samples are; all where there are no more than `count`."""
+    return Part(images, even_draw(images.labels, min(count, len(images)), seed))
 
 
 def even_draw(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Indices (count,) of pictures drawn without replacement, as evenly over the classes as `count` allows.
+    """Indices (count,) of images drawn without replacement, as evenly over the classes as `count` allows.
 
     Args:
         labels: (n,) classes.
@@ -143,7 +143,7 @@ def even_draw(labels: Tensor, count: int, seed: int) -> Tensor:
     """
     order = seeding.permutation(seed, seeding.ORDER, 0, len(labels))  # (n,)
     mine = labels[order]
-    turn = torch.zeros_like(mine)  # a picture's place among those of its class
+    turn = torch.zeros_like(mine)  # an image's place among those of its class
     for label in mine.unique():
         of_class = mine == label
         turn[of_class] = torch.arange(int(of_class.sum()))

@@ -55,15 +55,15 @@ def test_like_makes_a_new_name_and_tells_the_difference(command, run_here, work,
     bare = command("sample", "--like", "a.png", "--no-provenance", "--out", "bare.png")
     assert bare.exit_code == 0
     assert read_provenance(work / "bare.png") is None
-    picture = torch.from_numpy(pixels(work / "a.png").copy()).permute(2, 0, 1)
+    image = torch.from_numpy(pixels(work / "a.png").copy()).permute(2, 0, 1)
     for change, said in ((1, "within 1 of 255 levels of b.png"), (50, "differs by up to 50 of 255 levels of b.png")):
-        other = picture.clone()
+        other = image.clone()
         other[:, 3, 3] = torch.where(other[:, 3, 3] > 127, other[:, 3, 3] - change, other[:, 3, 3] + change)
         save_png(work / "b.png", other, read_provenance(work / "a.png"))
         result = command("sample", "--like", "b.png", "--out", "c.png", "--json")
         assert said in result.stderr
         assert json.loads(result.stdout) == {"out": "c.png", "largest_difference": change}
-    save_png(work / "b.png", picture[:, :20], read_provenance(work / "a.png"))
+    save_png(work / "b.png", image[:, :20], read_provenance(work / "a.png"))
     assert "another size" in command("sample", "--like", "b.png", "--out", "c.png").stderr
 
 
@@ -98,7 +98,7 @@ def test_like_with_another_model_is_refused(command, run_here, tiny_run, lively,
     assert files() == before
 
 
-def test_like_a_picture_that_is_not_ours_is_refused(command, run_here, work, files, fails):
+def test_like_a_image_that_is_not_ours_is_refused(command, run_here, work, files, fails):
     Image.new("RGB", (32, 32)).save(work / "theirs.png")
     Image.new("RGB", (32, 32)).save(work / "theirs.jpg")
     (work / "cut.png").write_bytes((work / "theirs.png").read_bytes()[:40])
@@ -106,16 +106,16 @@ def test_like_a_picture_that_is_not_ours_is_refused(command, run_here, work, fil
     before = files()
     for name, code, said in (
         ("theirs.png", 2, "theirs.png does not say how it was made"),
-        ("absent.png", 2, "There is no picture absent.png"),
+        ("absent.png", 2, "There is no image absent.png"),
         ("theirs.jpg", 2, "theirs.jpg does not say how it was made"),
-        ("cut.png", 1, "Cannot read the picture cut.png"),
+        ("cut.png", 1, "Cannot read the image cut.png"),
         ("newer.png", 1, "provenance is of format 2; this version reads 1"),
     ):
         fails(command("sample", "--like", name), code, said)
     assert files() == before
 
 
-def test_like_takes_everything_from_the_picture(command, run_here, work, files, fails):
+def test_like_takes_everything_from_the_image(command, run_here, work, files, fails):
     command("sample", "--count", 1, "--out", "a.png")
     given = (
         "--class",

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from spherectl.errors import FileError
-from spherectl.headers import MAX_HEADER, Header, ModelHeader, TensorInfo, read_header, safetensors_header
+from spherectl.safetensors_header import MAX_HEADER, Header, ModelHeader, TensorInfo, read_header, safetensors_header
 from spherectl.settings import packaged
 
 pytestmark = pytest.mark.fast

@@ -1,6 +1,6 @@
-"""What a data set is to the rest of the program: pictures of one size with labels, by number.
+"""What a data set is to the rest of the program: images of one size with labels, by number.
 
-Letters: n pictures, B batch, S image size.
+Letters: n images, B batch, S image size.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from spherectl.data.decode import PictureError, cannot_read, decode_image, load_image
+from spherectl.data.decode import ImageError, cannot_read, decode_image, load_image
 from spherectl.data.folders import Listing
 from spherectl.data.shards import ShardIndex
 from spherectl.data.tars import read_member
-from spherectl.data.transforms import adm_crop, as_picture, fit_crop, fit_pad, pad_or_adm, pad_to, to_grey
+from spherectl.data.transforms import adm_crop, as_image, fit_crop, fit_pad, pad_or_adm, pad_to, to_grey
 from spherectl.data.unreadable import tolerated
 from spherectl.errors import FileError, UsageError
 from spherectl.fetch import file_hash
 from spherectl.files import open_regular
 
-# How a decoded picture becomes uint8 (3, S, S). "adm" is the evaluation's crop, also of what is too large to be padded.
+# How a decoded image becomes uint8 (3, S, S). "adm" is the evaluation's crop, also of what is too large to be padded.
 Fit = Literal["crop", "pad", "adm", "pad or adm"]
 _FITS = {"crop": fit_crop, "pad": fit_pad, "adm": adm_crop, "pad or adm": pad_or_adm}
 
@@ -41,7 +41,7 @@ MAX_SAMPLED, MAX_BEGINNING = 256, 1 << 16
 
 
 class Read(NamedTuple):
-    """Pictures as training reads them."""
+    """Images as training reads them."""
 
     images: Tensor  # (B, 3, S, S) uint8
     labels: Tensor  # (B,) int64
@@ -49,17 +49,17 @@ class Read(NamedTuple):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class PictureSet(Dataset[Tensor], ABC):
-    """Pictures of one size with labels, by number.
+class ImageSet(Dataset[Tensor], ABC):
+    """Images of one size with labels, by number.
 
     Attributes:
-        name: what the set is called; for a folder of people's own pictures the folder's name.
+        name: what the set is called; for a folder of people's own images the folder's name.
         root: where it is read from: a folder, a list, or a pattern of shards.
         class_names: one a class; empty where there are no classes.
         labels: (n,) int64; zeros where there are no classes, -1 where they are known only once read.
         licence: what its makers say about its use.
         image_size: S.
-        fit: how a picture is brought to that size.
+        fit: how an image is brought to that size.
         grey: whether colours are replaced by their luminance, in three equal channels.
         in_memory: whether gathering needs no decoding.
     """
@@ -78,7 +78,7 @@ class PictureSet(Dataset[Tensor], ABC):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Picture `index` as uint8 (3, S, S)."""
+        """Image `index` as uint8 (3, S, S)."""
         return self.gather([index])[0]
 
     @property
@@ -100,34 +100,34 @@ class PictureSet(Dataset[Tensor], ABC):
 
     @property
     def shard_counts(self) -> tuple[int, ...]:
-        """Pictures in each shard, where the order has to keep to shards; else empty."""
+        """Images in each shard, where the order has to keep to shards; else empty."""
         return ()
 
     def gather(self, indices: Tensor | Sequence[int]) -> Tensor:
-        """The pictures of those numbers, in that order: uint8 (B, 3, S, S).
+        """The images of those numbers, in that order: uint8 (B, 3, S, S).
 
         Raises:
             IndexError: a number is not below n.
-            PictureError: a file cannot be read as a picture.
-            UsageError: a picture is too large for the fit "pad".
+            ImageError: a file cannot be read as an image.
+            UsageError: an image is too large for the fit "pad".
         """
-        pictures = self._gather(torch.as_tensor(indices, dtype=torch.int64))  # (B, 3, S, S)
-        return to_grey(pictures) if self.grey else pictures
+        images = self._gather(torch.as_tensor(indices, dtype=torch.int64))  # (B, 3, S, S)
+        return to_grey(images) if self.grey else images
 
     def read(self, indices: Tensor | Sequence[int]) -> Read:
-        """The same with labels, for training: for a picture that cannot be read stands the next one that can.
+        """The same with labels, for training: for an image that cannot be read stands the next one that can.
 
-        The next of n - 1 is 0. The label is that of the picture shown.
+        The next of n - 1 is 0. The label is that of the image shown.
 
         Raises:
-            PictureError: more pictures in a row cannot be read than may be unreadable in the whole set.
+            ImageError: more images in a row cannot be read than may be unreadable in the whole set.
             IndexError, UsageError: as `gather`.
         """
         numbers = torch.as_tensor(indices, dtype=torch.int64)
         return Read(self.gather(numbers), self.labels[numbers], ())
 
     def fingerprint(self) -> str:
-        """SHA-256 over what `gather` depends on: contents of the pictures in their order, size, fit and colours.
+        """SHA-256 over what `gather` depends on: contents of the images in their order, size, fit and colours.
 
         Raises:
             FileError: a file cannot be read.
@@ -157,16 +157,16 @@ class PictureSet(Dataset[Tensor], ABC):
 
     @abstractmethod
     def _gather(self, indices: Tensor) -> Tensor:
-        """As `gather`, in the picture's own colours."""
+        """As `gather`, in the image's own colours."""
 
     @abstractmethod
     def _contents(self) -> Iterator[bytes | memoryview]:
-        """What tells the pictures from others, in their order."""
+        """What tells the images from others, in their order."""
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class MemoryPictures(PictureSet):
-    """Pictures held as one array `pixels`: uint8 (n, H, W) grey or (n, 3, H, W)."""
+class MemoryImages(ImageSet):
+    """Images held as one array `pixels`: uint8 (n, H, W) grey or (n, 3, H, W)."""
 
     pixels: Tensor
     in_memory: ClassVar[bool] = True
@@ -184,29 +184,29 @@ class MemoryPictures(PictureSet):
             return pad_to(pixels, self.image_size).contiguous()
         if pixels.shape[-2:] == (self.image_size, self.image_size):
             return pixels.contiguous()
-        return torch.stack([_FITS[self.fit](as_picture(picture), self.image_size) for picture in pixels])
+        return torch.stack([_FITS[self.fit](as_image(decoded), self.image_size) for decoded in pixels])
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class DecodedPictures(PictureSet):
-    """Pictures decoded from files on access; nothing is kept."""
+class DecodedImages(ImageSet):
+    """Images decoded from files on access; nothing is kept."""
 
     in_memory: ClassVar[bool] = False
 
     @abstractmethod
     def where(self, index: int) -> str:
-        """The file of picture `index`, as errors call it."""
+        """The file of image `index`, as errors call it."""
 
     @abstractmethod
     def load(self, index: int) -> Image.Image:
-        """Picture `index`, decoded; PictureError where it cannot be."""
+        """Image `index`, decoded; ImageError where it cannot be."""
 
     def label(self, index: int) -> int:
-        """The class of picture `index`."""
+        """The class of image `index`."""
         return int(self.labels[index])
 
     def read(self, indices: Tensor | Sequence[int]) -> Read:
-        """As `PictureSet.read`."""
+        """As `ImageSet.read`."""
         found = [self._next_readable(int(index)) for index in indices]
         images = torch.stack([image for _, image in found])  # (B, 3, S, S)
         return Read(
@@ -216,12 +216,12 @@ class DecodedPictures(PictureSet):
         )
 
     def _next_readable(self, index: int) -> tuple[int, Tensor]:
-        """The number and the pixels, uint8 (3, S, S), of the first picture from `index` on that can be read."""
+        """The number and the pixels, uint8 (3, S, S), of the first image from `index` on that can be read."""
         n = len(self)
         for shown in ((index + step) % n for step in range(tolerated(n))):
             try:
                 return shown, self._fitted(shown)
-            except PictureError:
+            except ImageError:
                 continue
         last = (index + tolerated(n)) % n
         return last, self._fitted(last)
@@ -230,25 +230,25 @@ class DecodedPictures(PictureSet):
         return torch.stack([self._fitted(int(index)) for index in indices])
 
     def _fitted(self, index: int) -> Tensor:
-        picture = self.load(index)
+        decoded = self.load(index)
         try:
-            return _FITS[self.fit](picture, self.image_size)
+            return _FITS[self.fit](decoded, self.image_size)
         except UsageError as error:
             raise UsageError(f"{self.where(index)}: {error.message}", error.hint) from None
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class FolderPictures(DecodedPictures):
-    """Pictures in the files of `listing`."""
+class FolderImages(DecodedImages):
+    """Images in the files of `listing`."""
 
     listing: Listing
 
     def where(self, index: int) -> str:
-        """The file of picture `index`, as errors call it."""
+        """The file of image `index`, as errors call it."""
         return str(self.listing.path(index))
 
     def load(self, index: int) -> Image.Image:
-        """Picture `index`, decoded; PictureError where it cannot be."""
+        """Image `index`, decoded; ImageError where it cannot be."""
         return load_image(self.listing.path(index))
 
     def _listing(self) -> Iterator[bytes]:
@@ -267,34 +267,34 @@ class FolderPictures(DecodedPictures):
 
 
 @dataclass(eq=False, repr=False, kw_only=True)
-class ShardPictures(DecodedPictures):
-    """Pictures in the tars of `index`."""
+class ShardImages(DecodedImages):
+    """Images in the tars of `index`."""
 
     index: ShardIndex
 
     def where(self, index: int) -> str:
-        """The file of picture `index`, as errors call it: tar/member."""
-        name = os.fsdecode(bytes(self.index.pictures.names[index]))
+        """The file of image `index`, as errors call it: tar/member."""
+        name = os.fsdecode(bytes(self.index.images.names[index]))
         return f"{self.index.paths[self.index.shard[index]]}/{name}"
 
     def load(self, index: int) -> Image.Image:
-        """Picture `index`, decoded; PictureError where it cannot be."""
+        """Image `index`, decoded; ImageError where it cannot be."""
         return decode_image(self._content(index), self.where(index))
 
     def _listing(self) -> Iterator[bytes]:
         yield "\n".join(path.name for path in self.index.paths).encode(errors="surrogateescape")
         yield self.index.shard.tobytes()
-        pictures = self.index.pictures
-        for part in (pictures.names, pictures.offsets, pictures.sizes):
+        images = self.index.images
+        for part in (images.names, images.offsets, images.sizes):
             yield part.tobytes()
         for index in _spread(len(self), MAX_SAMPLED):
-            path, size = self.index.paths[self.index.shard[index]], int(pictures.sizes[index])
-            yield _beginning(path, int(pictures.offsets[index]), min(size, MAX_BEGINNING))
+            path, size = self.index.paths[self.index.shard[index]], int(images.sizes[index])
+            yield _beginning(path, int(images.offsets[index]), min(size, MAX_BEGINNING))
 
     def _content(self, index: int) -> bytes:
-        path, pictures = self.index.paths[self.index.shard[index]], self.index.pictures
+        path, images = self.index.paths[self.index.shard[index]], self.index.images
         try:
-            return read_member(path, int(pictures.offsets[index]), int(pictures.sizes[index]))
+            return read_member(path, int(images.offsets[index]), int(images.sizes[index]))
         except OSError as error:
             raise cannot_read(self.where(index), error.strerror or str(error)) from None
 

@@ -108,7 +108,7 @@ class Gauge:
         Args:
             images: B.
             step_s: from one step's start to its end.
-            waited_s: seconds of it spent waiting for pictures.
+            waited_s: seconds of it spent waiting for images.
 
         Returns:
             images_per_s, data_wait_s, flop_per_s, peak_share (of what the devices were measured to do, 0 to 1) and,

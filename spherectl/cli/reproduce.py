@@ -1,4 +1,4 @@
-"""`spherectl sample --like`: make a picture again and say how far it is from the file."""
+"""`spherectl sample --like`: make an image again and say how far it is from the file."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def remake(
     as_json: bool,
     with_provenance: bool,
 ) -> None:
-    """Make a picture again, from its provenance alone.
+    """Make an image again, from its provenance alone.
 
     Args:
         like: a PNG of ours.
-        model: what drew it, as --model takes it; None: looked for by the name and hash in the picture.
+        model: what drew it, as --model takes it; None: looked for by the name and hash in the image.
         settings: where models are.
         device: where to compute.
         out: a .png; None: a new name.
@@ -39,8 +39,8 @@ def remake(
         with_provenance: write it into the new file too.
 
     Raises:
-        UsageError: no picture, not one of ours, or its model is not here.
-        FileError: a damaged picture, or a place that cannot be written.
+        UsageError: no image, not one of ours, or its model is not here.
+        FileError: a damaged image, or a place that cannot be written.
     """
     from spherectl import api, provenance
     from spherectl.data.transforms import to_uint8
@@ -50,7 +50,7 @@ def remake(
     from spherectl.output import Kind, check_target, kind
 
     if not is_there(like):
-        raise UsageError(f"There is no picture {like}.")
+        raise UsageError(f"There is no image {like}.")
     if out is not None and kind(out) is not Kind.GRID:
         raise UsageError(f"--like makes one PNG: expected an --out that ends in .png, got {out}.")
     check_target(out or Path("again.png"))
@@ -75,7 +75,7 @@ def remake(
 
 
 def _find_drawer(made: Provenance, settings: Settings) -> Found:
-    """The model that drew a picture: of those that the name may mean (runs and zoo), the one with the hash.
+    """The model that drew an image: of those that the name may mean (runs and zoo), the one with the hash.
 
     Raises:
         UsageError: none of them is it.
@@ -89,7 +89,7 @@ def _find_drawer(made: Provenance, settings: Settings) -> Found:
         others.append(str(found.path))
     but = f": {' and '.join(others)} {'is another' if len(others) == 1 else 'are others'}" if others else ""
     raise UsageError(
-        f"The picture was drawn by {made.model} (SHA-256 {made.model_sha256[:12]}...), which is not here{but}.",
+        f"The image was drawn by {made.model} (SHA-256 {made.model_sha256[:12]}...), which is not here{but}.",
         "Name the model file, run or folder that drew it with --model.",
     )
 
@@ -98,7 +98,7 @@ def _candidates(name: str, settings: Settings) -> Iterator[Found]:
     """What a name may mean here: a run, a file in the working folder, an entry, one of the hub, the setting's model."""
     from spherectl import zoo
     from spherectl.files import is_regular
-    from spherectl.zoo.notes import notes_of_the_hub
+    from spherectl.zoo.receipts import notes_of_the_hub
 
     file = Path(f"{name}.safetensors")
     if Path(name).name == name and is_regular(settings.runs / name / zoo.MODEL_FILE):
@@ -123,8 +123,8 @@ def _largest_difference(like: Path, pixels: Tensor) -> int | None:
     from spherectl.data.decode import open_image
     from spherectl.data.transforms import as_tensor
 
-    with open_image(like) as picture:
-        before = as_tensor(picture.convert("RGB"))  # (3, H, W)
+    with open_image(like) as image:
+        before = as_tensor(image.convert("RGB"))  # (3, H, W)
     if before.shape != pixels.shape:
         return None
     pixels = pixels.cpu()

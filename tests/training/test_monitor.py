@@ -20,8 +20,8 @@ from torch import Tensor
 
 from spherectl.evaluation.directions import measure
 from spherectl.model import kernels
-from spherectl.training import gauges
-from spherectl.training.gauges import effective_rank, latent_norm, memory_mb, peak_flops
+from spherectl.training import monitor
+from spherectl.training.monitor import effective_rank, latent_norm, memory_mb, peak_flops
 
 CPU = torch.device("cpu")
 
@@ -99,10 +99,10 @@ def test_autocast_does_not_make_the_rank_coarse() -> None:
 
 @pytest.mark.fast
 def test_what_is_timed_is_a_product_of_matrices_of_that_side_and_precision() -> None:
-    out = gauges._product(CPU, torch.float64, 96)()
+    out = monitor._product(CPU, torch.float64, 96)()
     a, b = torch.rand(2, 96, 96, generator=torch.Generator().manual_seed(0)).double()
     assert torch.allclose(out, a @ b)
-    assert gauges._product(CPU, torch.float32, 8)().dtype == torch.float32
+    assert monitor._product(CPU, torch.float32, 8)().dtype == torch.float32
 
 
 @pytest.mark.fast
@@ -116,8 +116,8 @@ class Device:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, speed: float, *, beside: Callable[[], float] = float) -> None:
         self.now, self.speed, self.beside = 0.0, speed, beside
         self.sides: list[int] = []
-        monkeypatch.setattr(gauges, "_product", self.product)
-        monkeypatch.setattr(gauges, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(monitor, "_product", self.product)
+        monkeypatch.setattr(monitor, "time", SimpleNamespace(perf_counter=lambda: self.now))
 
     def product(self, _device: torch.device, _dtype: torch.dtype, side: int) -> Callable[[], None]:
         self.sides.append(side)
@@ -134,7 +134,7 @@ def test_the_side_grows_as_the_time_allows(monkeypatch: pytest.MonkeyPatch, spee
     device = Device(monkeypatch, speed)
     assert peak_flops(CPU, torch.float32) == pytest.approx(speed, rel=1e-6)
     assert device.sides == [128 * 2**i for i in range(sides)]
-    assert device.now <= gauges.BUDGET_S or sides == 1  # the smallest is measured whatever it takes
+    assert device.now <= monitor.BUDGET_S or sides == 1  # the smallest is measured whatever it takes
 
 
 @pytest.mark.fast
@@ -142,7 +142,7 @@ def test_a_busy_machine_does_not_end_it_at_small_products(monkeypatch: pytest.Mo
     """12 ms a call, as two threads need on cores that others use: 128 alone would say 0.35 GFLOP/s."""
     device = Device(monkeypatch, 7e10, beside=lambda: 0.012)
     assert peak_flops(CPU, torch.float32) > 0.6 * 7e10
-    assert device.now <= 1.2 * gauges.BUDGET_S
+    assert device.now <= 1.2 * monitor.BUDGET_S
 
 
 @pytest.mark.fast
@@ -150,7 +150,7 @@ def test_what_is_set_up_once_takes_nothing_of_the_budget(monkeypatch: pytest.Mon
     """As where the first product builds the kernels, which takes longer than the whole budget."""
     quick = Device(monkeypatch, 7e10, beside=lambda: 1e-5)
     expected = peak_flops(CPU, torch.float32)
-    beside = iter([4 * gauges.BUDGET_S])
+    beside = iter([4 * monitor.BUDGET_S])
     slow = Device(monkeypatch, 7e10, beside=lambda: next(beside, 1e-5))
     assert peak_flops(CPU, torch.float32) == pytest.approx(expected, rel=1e-9)
     assert slow.sides == quick.sides
@@ -161,8 +161,8 @@ def test_the_peak_is_the_best_of_all_calls(monkeypatch: pytest.MonkeyPatch) -> N
     """Seconds beside the operations in each call; the quickest is the fourth of the second side."""
     beside = iter([9.0, 9.0, 0.4, 0.4, 0.2, 0.4, 0.4, 9.0, 0.4, 0.4, 0.0, 0.4, 0.4])
     Device(monkeypatch, 1e9, beside=lambda: next(beside))
-    monkeypatch.setattr(gauges, "BUDGET_S", 1000.0)
-    monkeypatch.setattr(gauges, "LARGEST_SIDE", 256)
+    monkeypatch.setattr(monitor, "BUDGET_S", 1000.0)
+    monkeypatch.setattr(monitor, "LARGEST_SIDE", 256)
     assert peak_flops(CPU, torch.float32) == pytest.approx(1e9, rel=1e-6)
 
 
@@ -170,9 +170,9 @@ def test_the_peak_is_the_best_of_all_calls(monkeypatch: pytest.MonkeyPatch) -> N
 def test_on_a_cpu_bfloat16_is_what_the_kernels_would_do(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(kernels, "bfloat16_product", lambda *shape: asked.append(shape) or (lambda: None))
-    gauges._product(CPU, torch.bfloat16, 256)
+    monitor._product(CPU, torch.bfloat16, 256)
     assert asked == [(256, 256)]
-    gauges._product(CPU, torch.float32, 256)
+    monitor._product(CPU, torch.float32, 256)
     assert asked == [(256, 256)]
 
 
@@ -187,7 +187,7 @@ def test_a_bfloat16_product_is_one_of_the_numbers_it_says(monkeypatch: pytest.Mo
 @pytest.mark.slow
 def test_memory_is_what_a_process_needed_at_its_worst(cli: Any) -> None:
     code = (
-        "import numpy, torch; from spherectl.training.gauges import memory_mb; cpu = torch.device('cpu');"
+        "import numpy, torch; from spherectl.training.monitor import memory_mb; cpu = torch.device('cpu');"
         "a = memory_mb(cpu); numpy.ones(25_000_000); b = memory_mb(cpu); numpy.ones(10_000_000);"
         "print(a, b, memory_mb(cpu))"
     )
@@ -202,8 +202,8 @@ def test_memory_is_what_a_process_needed_at_its_worst(cli: Any) -> None:
 @pytest.mark.fast
 @pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
 def test_without_proc_the_unit_is_the_systems(monkeypatch: pytest.MonkeyPatch, system: str, unit: int) -> None:
-    monkeypatch.setattr(gauges, "_STATUS", Path("/nowhere/status"))
-    monkeypatch.setattr(gauges.sys, "platform", system)
+    monkeypatch.setattr(monitor, "_STATUS", Path("/nowhere/status"))
+    monkeypatch.setattr(monitor.sys, "platform", system)
     usage = {resource.RUSAGE_SELF: SimpleNamespace(ru_maxrss=4_000)}
     monkeypatch.setattr(resource, "getrusage", usage.__getitem__)
     assert memory_mb(CPU) == pytest.approx(4_000 * unit / 1e6)
@@ -212,9 +212,9 @@ def test_without_proc_the_unit_is_the_systems(monkeypatch: pytest.MonkeyPatch, s
 @pytest.mark.fast
 @pytest.mark.skipif(platform.system() != "Linux", reason="both are there on Linux alone")
 def test_both_ways_agree_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_status = gauges.peak_resident_bytes()
-    monkeypatch.setattr(gauges, "_STATUS", Path("/nowhere/status"))
-    assert gauges.peak_resident_bytes() >= 0.99 * by_status
+    by_status = monitor.peak_resident_bytes()
+    monkeypatch.setattr(monitor, "_STATUS", Path("/nowhere/status"))
+    assert monitor.peak_resident_bytes() >= 0.99 * by_status
 
 
 @pytest.mark.fast
@@ -226,7 +226,7 @@ def test_where_nothing_tells_memory_is_no_number(monkeypatch: pytest.MonkeyPatch
             raise ImportError(name)
         return real(name, *rest, **named)
 
-    monkeypatch.setattr(gauges, "_STATUS", Path("/nowhere/status"))
+    monkeypatch.setattr(monitor, "_STATUS", Path("/nowhere/status"))
     monkeypatch.setattr(builtins, "__import__", no_resource)
     assert math.isnan(memory_mb(CPU))
 

@@ -1,4 +1,4 @@
-"""The pictures of docs/editing.md and docs/restoration.md: what the pages' commands make of garments, or of emoji."""
+"""The images of docs/editing.md and docs/restoration.md: what the pages' commands make of garments, or of emoji."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 
 from spherectl.data.datasets import open_dataset
 from spherectl.data.decode import open_image
-from spherectl.data.transforms import as_picture
+from spherectl.data.transforms import as_image
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
 
@@ -31,7 +31,7 @@ EMOJI = {
     "winking": "smileys/noto-1f61c.png",
 }
 
-# By model and by the name of a picture on a page: the command that makes it, and which of its files is shown.
+# By model and by the name of an image on a page: the command that makes it, and which of its files is shown.
 COMMANDS = {
     "fashion-mnist": {
         "harmonize": ("edit a.png b.png --harmonize", "a-harmonize-steps.png"),
@@ -60,7 +60,7 @@ SCALE = 3  # so many pixels for one: the model's own are small
 
 def main() -> None:
     """Make them all."""
-    parser = argparse.ArgumentParser(prog="benchmarks.editing_pictures", description=__doc__)
+    parser = argparse.ArgumentParser(prog="benchmarks.editing_images", description=__doc__)
     parser.add_argument("--data", type=Path, help="Fashion-MNIST, where it is not in its usual place")
     parser.add_argument("--model", choices=COMMANDS, default="fashion-mnist", help="default %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="folder")
@@ -73,13 +73,13 @@ def main() -> None:
                 shutil.copy(load_settings().data / "emoji" / "test" / path, folder / f"{name}.png")
         else:
             pixels = open_dataset(GARMENTS, 28, split="test", root=given.data).gather(torch.tensor(NUMBERS))
-            for name, picture in zip("abcd", pixels, strict=True):
-                as_picture(picture).save(folder / f"{name}.png")
+            for name, image in zip("abcd", pixels, strict=True):
+                as_image(image).save(folder / f"{name}.png")
         for name, (words, shown) in COMMANDS[given.model].items():
             command = [sys.executable, "-m", "spherectl", *shlex.split(words), "--dtype", "float32"]
             subprocess.run(command, cwd=folder, check=True)
-            with open_image(folder / shown) as picture:
-                large = picture.resize((SCALE * picture.width, SCALE * picture.height), Image.Resampling.NEAREST)
+            with open_image(folder / shown) as image:
+                large = image.resize((SCALE * image.width, SCALE * image.height), Image.Resampling.NEAREST)
             large.save(folder / shown, optimize=True)
             shutil.copy(folder / shown, given.out / f"{name}.png")
             print(given.out / f"{name}.png")

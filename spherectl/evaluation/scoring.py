@@ -1,6 +1,6 @@
 """One row of an evaluation: the samples of a model at one setting, scored, with their bootstrap; and rows compared.
 
-Letters: n samples, B batch, R resamples, H and W picture sides.
+Letters: n samples, B batch, R resamples, H and W image sides.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor
 from spherectl import api
 from spherectl.data.transforms import to_uint8
 from spherectl.evaluation import bootstrap
+from spherectl.evaluation.embeddings import Features
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import Quantise, right, score
-from spherectl.evaluation.pictures import Features
 from spherectl.evaluation.protocol import Comparison, Grid, Metric, Plan, Row
 from spherectl.evaluation.reference import Reference
 from spherectl.evaluation.spectrum import line_powers, patch_lines
@@ -92,8 +92,8 @@ def score_row(
         reference: what to compare with; None on all processes but the first.
         extractor: the network that scores.
         processes: those that share the work.
-        floor: Frechet distance of real pictures.
-        real_lines: `line_powers` of real pictures (m, 2) for the model's patch; None: no such pictures.
+        floor: Frechet distance of real images.
+        real_lines: `line_powers` of real images (m, 2) for the model's patch; None: no such images.
         most: samples to hand back, beside those of the grid.
         progress: called with samples done and samples in all.
         tell: makes such a callback for what is not counted in samples.

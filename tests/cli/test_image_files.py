@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import Result
 
-from spherectl.cli.pictures import suffixes
+from spherectl.cli.image_files import suffixes
 from spherectl.model.weights import read_header, read_tensors
 
 pytestmark = pytest.mark.fast
@@ -92,7 +92,7 @@ def test_hostile_images_are_one_sentence_in_every_command(
     out = "l.safetensors" if words[0] == "encode" else "x.png"
     result = command(*("bad.png" if word == "BAD" else word for word in words), "--out", out)
     in_folder = kind == "folder" and words[0] == "encode"
-    fails(result, 2 if in_folder else 1, "holds no images" if in_folder else "Cannot read the picture bad.png: ")
+    fails(result, 2 if in_folder else 1, "holds no images" if in_folder else "Cannot read the image bad.png: ")
     assert "Warning" not in result.stderr
     assert files() == before
 
@@ -117,7 +117,7 @@ def test_a_folder_is_encoded_as_training_reads_it(command: Command, garments: to
     assert header["files"] == ["photos/1.png", "photos/2.jfif", "photos/3.PNG", "photos/deep/er/0.png"]
     said = result.stderr
     assert "photos: 2 .heic, 1 .svg left out" in said
-    assert "left out: Cannot read the picture photos/1b.png" in said
+    assert "left out: Cannot read the image photos/1b.png" in said
     assert "2 of 6 images were left out" in said
     together = command("encode", *header["files"], "--out", "named.safetensors", *F32)
     assert together.exit_code == 0, together.stderr
@@ -138,7 +138,7 @@ def test_a_folder_of_broken_images_and_a_broken_image_that_is_named(
     result = command("encode", "photos", "--out", "l.safetensors", *F32)
     fails(result, 1, "None of the 12 images can be read")
     assert result.stderr.count("left out: ") == 10
-    fails(command("encode", "photos/0.png", "--out", "l.safetensors", *F32), 1, "Cannot read the picture photos/0.png")
+    fails(command("encode", "photos/0.png", "--out", "l.safetensors", *F32), 1, "Cannot read the image photos/0.png")
     assert files() == before
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from spherectl.errors import FileError
-from spherectl.training.board import opened
+from spherectl.training.tensorboard import opened
 
 pytestmark = pytest.mark.fast
 
@@ -35,7 +35,7 @@ def train(folder: Path, first: int, last: int, *, of: int, value: float) -> None
         for step in range(first, last + 1):
             board.scalars({"step": step, "images_seen": 8 * step, "loss": value + step / 100})
             if step % 15 == 0:
-                board.pictures("samples", torch.full((3, 4, 4), step, dtype=torch.uint8), step)
+                board.images("samples", torch.full((3, 4, 4), step, dtype=torch.uint8), step)
 
 
 def test_every_tenth_step_and_the_last_are_shown(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_leaves_nothing_of_it(
 
 
 def pixels(event: Any) -> np.ndarray:
-    with Image.open(BytesIO(event.encoded_image_string)) as picture:
-        return np.asarray(picture)
+    with Image.open(BytesIO(event.encoded_image_string)) as image:
+        return np.asarray(image)
 
 
 @pytest.fixture
@@ -77,11 +77,11 @@ def ramp() -> Tensor:
     return torch.arange(3 * 5 * 7, dtype=torch.uint8).mul(2).reshape(3, 5, 7)
 
 
-def test_pictures_are_shown_byte_for_byte(tmp_path: Path, ramp: Tensor) -> None:
+def test_images_are_shown_byte_for_byte(tmp_path: Path, ramp: Tensor) -> None:
     with opened(tmp_path, step=0, last_step=9) as board:
-        board.pictures("bytes", ramp, 3)
-        board.pictures("floats", ramp.float() / 255, 4)
-        board.pictures("floats", (ramp.float() + 0.4) / 255.4, 5)  # rounded, as everywhere, and not cut off
+        board.images("bytes", ramp, 3)
+        board.images("floats", ramp.float() / 255, 4)
+        board.images("floats", (ramp.float() + 0.4) / 255.4, 5)  # rounded, as everywhere, and not cut off
     found = events(tmp_path)
     assert [one.step for one in found.Images("floats")] == [4, 5]
     expected = ramp.permute(1, 2, 0).numpy()
@@ -93,7 +93,7 @@ def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with opened(tmp_path / "board", step=0, last_step=10) as board:
         board.scalars({"step": 10, "loss": 1.0})
-        board.pictures("samples", ramp, 10)
+        board.images("samples", ramp, 10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -108,7 +108,7 @@ def test_a_training_goes_on_where_its_board_can_no_longer_be_written(
         shutil.rmtree(folder)
         for step in range(10, 1000, 10):
             board.scalars({"step": step, "loss": 1.0})
-            board.pictures("samples", ramp, step)
+            board.images("samples", ramp, step)
             time.sleep(0.001)  # TensorBoard's thread writes meanwhile
             steps += 1
     assert steps == 99

@@ -1,7 +1,7 @@
-"""Take the picture of an exported page that the documentation shows, in headless Chromium.
+"""Take the image of an exported page that the documentation shows, in headless Chromium.
 
 spherectl export --format web --out page/
-python -m tools.web_picture page/ docs/web.png
+python -m tools.web_image page/ docs/web.png
 """
 
 from __future__ import annotations
