@@ -38,7 +38,7 @@ from spherectl.images import psnr
 
 SEED = 0
 MARGIN_DB = 2.0  # of PSNR that a setting may lie below the baseline
-MOST_WORSE = 0.2  # share of the images whose PSNR it may leave below that of what the rounds begin with
+MAX_WORSE = 0.2  # share of the images whose PSNR it may leave below that of what the rounds begin with
 
 RESULTS: Columns = {
     "task": "task",
@@ -192,7 +192,7 @@ def choose(rows: list[Row], floor_db: float) -> Row:
 
     Of equal ones that of fewer rounds; where there is none, the row of the highest PSNR.
     """
-    near = [row for row in rows if row["psnr_db"] >= floor_db and row["worse"] <= MOST_WORSE]
+    near = [row for row in rows if row["psnr_db"] >= floor_db and row["worse"] <= MAX_WORSE]
     if not near:
         return max(rows, key=lambda row: row["psnr_db"])
     return min(near, key=lambda row: (row["frechet"], row["rounds"]))

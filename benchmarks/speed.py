@@ -33,7 +33,7 @@ EXCERPT = ROOT / "tests" / "data" / "fashion-excerpt"  # what the images show do
 FORMAT = 2  # of the JSON
 EQUALITY = "training_equality"
 JUDGED, JUDGED_IMAGES = "base", 8  # where the baseline itself must come near the peak
-LEAST_BASELINE_PERCENT = 80
+MIN_BASELINE_PERCENT = 80
 
 
 def main() -> None:
@@ -126,7 +126,7 @@ def measure(given: Namespace) -> dict[str, Any]:
             "matrix_side": cases.MATRIX,
             "copied_mb": cases.COPIED_BYTES // 1_000_000,
             "guidance": subjects.GUIDANCE,
-            "least_baseline_percent": LEAST_BASELINE_PERCENT,
+            "least_baseline_percent": MIN_BASELINE_PERCENT,
         },
         "peaks": cases.peak_rows(kinds["machine"]),
         "models": [_model_row(subject, rows) for subject in chosen],
@@ -183,7 +183,7 @@ def _model_row(subject: Subject, rows: list[dict[str, Any]]) -> dict[str, Any]:
             for r in rows
             if (r["model"], r["what"], r["images"], r["path"]) == (JUDGED, subjects.what(1), JUDGED_IMAGES, BASELINE)
         )
-        holds = share >= LEAST_BASELINE_PERCENT
+        holds = share >= MIN_BASELINE_PERCENT
         row |= {"baseline_images": JUDGED_IMAGES, "baseline_percent": share, "baseline_holds": holds}
     return row
 

@@ -30,7 +30,7 @@ EMBEDDED = "fashion-mnist"
 EMBEDDED_DRAWS = ((1, (1, 8, 64)), (4, (1, 8, 64)))
 
 
-class Draws(NamedTuple):
+class TrainingNoise(NamedTuple):
     """What is drawn with a model of random weights: (steps, batches), and what is left out for its length."""
 
     title: str
@@ -47,9 +47,9 @@ def spec_of(size: str, image_size: int = 32, num_classes: int = 10) -> ModelSpec
 
 # Times do not depend on the weights. A call of more than about ten seconds is made for the bars' sake alone.
 RANDOM = {
-    "small": Draws("small, 32 px, patch 2", spec_of("small"), ((1, (1, 8, 64)), (4, (8,))), ((4, 64),)),
-    "base": Draws("base, 32 px, patch 2", spec_of("base"), ((1, (1, 8)), (4, (8,))), ((1, 64), (4, 64))),
-    "base-256": Draws("base, 256 px, patch 8", spec_of("base", 256, 1000), ((1, (1,)),), ((1, 8),)),
+    "small": TrainingNoise("small, 32 px, patch 2", spec_of("small"), ((1, (1, 8, 64)), (4, (8,))), ((4, 64),)),
+    "base": TrainingNoise("base, 32 px, patch 2", spec_of("base"), ((1, (1, 8)), (4, (8,))), ((1, 64), (4, 64))),
+    "base-256": TrainingNoise("base, 256 px, patch 8", spec_of("base", 256, 1000), ((1, (1,)),), ((1, 8),)),
 }
 NAMES = (EMBEDDED, *RANDOM)
 

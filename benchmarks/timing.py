@@ -31,7 +31,7 @@ from spherectl.training.plan import resolve
 
 CPU = torch.device("cpu")
 TURN_S = 0.02  # a shorter call is repeated for so long, and the mean of its times is one measurement
-LEAST_VISITS, MOST_VISITS = 3, 24
+MIN_VISITS, MAX_VISITS = 3, 24
 SPARE = 0.15  # of the time for the least visits, which there is always for further ones
 RUN_STEPS = 3  # of a short training; all but the first are timed
 TOLD_S = 20  # seconds between words on the progress
@@ -173,7 +173,7 @@ def time_in_turns(groups: list[Group], until: float) -> int:
 
     Args:
         groups: warm; the `seconds` of their cases grow. One that was measured before has had its first visit.
-        until: on the monotonic clock, where the visits should end; late or not, each group has `LEAST_VISITS`.
+        until: on the monotonic clock, where the visits should end; late or not, each group has `MIN_VISITS`.
 
     Returns:
         The number of visits.
@@ -195,17 +195,17 @@ def time_in_turns(groups: list[Group], until: float) -> int:
 def visits(costs: list[float], budget_s: float) -> list[int]:
     """Which group is visited when, after the first visit of each.
 
-    What costs little is visited more often, so that all get about the same time, but none more than `MOST_VISITS` in
-    all and none fewer than `LEAST_VISITS`. Each group's visits are spread evenly.
+    What costs little is visited more often, so that all get about the same time, but none more than `MAX_VISITS` in
+    all and none fewer than `MIN_VISITS`. Each group's visits are spread evenly.
 
     Args:
         costs: seconds of a visit.
         budget_s: seconds for all of them; passed where the least visits and a little time to spare do not fit.
     """
-    counts = [LEAST_VISITS - 1] * len(costs)
+    counts = [MIN_VISITS - 1] * len(costs)
     least = sum(cost * count for cost, count in zip(costs, counts, strict=True))
     left = max(budget_s - least, SPARE * least)
-    while affordable := [i for i, cost in enumerate(costs) if cost <= left and counts[i] < MOST_VISITS - 1]:
+    while affordable := [i for i, cost in enumerate(costs) if cost <= left and counts[i] < MAX_VISITS - 1]:
         poorest = min(affordable, key=lambda i: costs[i] * counts[i])
         counts[poorest] += 1
         left -= costs[poorest]

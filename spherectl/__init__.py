@@ -14,33 +14,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spherectl.api import (
-        Draws,
         Generated,
         Losses,
         LossWeights,
         Model,
         SampleSpec,
-        draw,
+        TrainingNoise,
         generate,
         load,
         objective,
+        training_noise,
     )
 
     __version__: str
 
 # What spherectl.api offers, by name: asking the module itself would import torch.
 __all__ = [
-    "Draws",
     "Generated",
     "LossWeights",
     "Losses",
     "Model",
     "SampleSpec",
+    "TrainingNoise",
     "__version__",
-    "draw",
     "generate",
     "load",
     "objective",
+    "training_noise",
 ]
 
 

@@ -43,7 +43,7 @@ from spherectl.model.devices import (
     choose_precision,
     finish,
 )
-from spherectl.model.objective import Draws, Losses, LossWeights, draw, objective
+from spherectl.model.objective import Losses, LossWeights, TrainingNoise, objective, training_noise
 from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import Recipe, SampleSpec
@@ -53,16 +53,16 @@ from spherectl.shown import quoted
 from spherectl.timing import Stopwatch
 
 __all__ = [
-    "Draws",
     "Generated",
     "LossWeights",
     "Losses",
     "Model",
     "SampleSpec",
-    "draw",
+    "TrainingNoise",
     "generate",
     "load",
     "objective",
+    "training_noise",
 ]
 
 TOLERANCE = 1e-6

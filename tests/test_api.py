@@ -535,7 +535,7 @@ class ConvDecoder(nn.Module):
 
 
 def conv_loss(encode: nn.Module, decode: nn.Module, images: Tensor, first: int) -> spherectl.Losses:
-    draws = spherectl.draw(0, first, None, batch=len(images), latent_shape=(8, 4, 4), hard_ratio=1.5)
+    draws = spherectl.training_noise(0, first, None, batch=len(images), latent_shape=(8, 4, 4), hard_ratio=1.5)
     return spherectl.objective(encode, decode, images, draws, sigma_max=5.67)
 
 

@@ -27,7 +27,7 @@ from spherectl.files import file_hash, write_text
 from spherectl.model.weights import Package, read_package, write_package
 
 ROOT = Path(__file__).resolve().parents[1]
-MOST_BYTES = 25_000_000  # what a file in the repository may have
+MAX_BYTES = 25_000_000  # what a file in the repository may have
 
 # By the key of a report: what the header calls a score.
 SCORES = {
@@ -69,8 +69,8 @@ def publish(given: argparse.Namespace) -> str:
     index = Index(given.zoo / "index.toml", given.name)
     package = read_package(given.source or target)
     size = sum(tensor.nbytes for tensor in package.weights.values())
-    if size > MOST_BYTES:
-        raise FileError(f"The weights have {size:,} bytes; expected at most {MOST_BYTES:,}.")
+    if size > MAX_BYTES:
+        raise FileError(f"The weights have {size:,} bytes; expected at most {MAX_BYTES:,}.")
     facts = {"licence": given.licence, "hours": given.hours}
     header = package.header | {key: value for key, value in facts.items() if value is not None}
     header["recipe"] = header["recipe"] | {"sample": recipes.load(zoo.find_recipe(given.name)).to_table()["sample"]}

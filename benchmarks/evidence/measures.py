@@ -27,7 +27,7 @@ from spherectl.evaluation.posterior import posterior_hole
 from spherectl.evaluation.projection import DRAWS, latents, through_training
 from spherectl.evaluation.reconstruction import psnr
 from spherectl.evaluation.scoring import Samples
-from spherectl.evaluation.uniformity import MOST, uniformity
+from spherectl.evaluation.uniformity import MAX_POINTS, uniformity
 from spherectl.model import seeding
 from spherectl.model.diffusion import Solver
 from spherectl.model.geometry import spherify
@@ -86,7 +86,7 @@ def of_sphere(run: Path, judge: Judge, *, whole: bool, draws: int = DRAWS, devic
     row["samples"] = [_of_setting(model, setting, judge) for setting in asked]
     row |= _of_latents(SphereAutoencoder(model), judge, draws)
     if whole:
-        count = min(MOST, judge.count)
+        count = min(MAX_POINTS, judge.count)
         stages = through_training(run, model, judge.test, count=count, draws=draws, seed=SEED)
         row["training"] = [{"images_seen": images, **_measures(measured.overall)} for images, measured in stages]
         row["interpolation"] = transitions(model, judge) if model.num_classes else None
@@ -147,7 +147,7 @@ def _of_latents(model: Autoencoder, judge: Judge, draws: int) -> Row:
         }  # fmt: skip
     draw = real_draw(judge.test, judge.count, SEED)
     labels = judge.test.labels[draw.indices]
-    points = latents(model, _first(draw, MOST), labels[:MOST])
+    points = latents(model, _first(draw, MAX_POINTS), labels[:MAX_POINTS])
     return {
         "hole": columns,
         "psnr_db": rounded(_psnr(model, draw, labels)),

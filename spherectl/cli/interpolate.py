@@ -1,4 +1,4 @@
-"""`spherectl interpolate`: between images, or between draws from noise; a strip, a grid or an animation."""
+"""`spherectl interpolate`: between images, or between samples; a strip, a grid or an animation."""
 
 from __future__ import annotations
 
@@ -30,7 +30,10 @@ def interpolate(
     seeds: Annotated[
         str | None,
         typer.Option(
-            "--seeds", metavar="LIST", help="Draws from noise in place of images: two, or four.", show_default="0,1"
+            "--seeds",
+            metavar="LIST",
+            help="Samples by seed in place of images: two, or four.",
+            show_default="0,1",
         ),
     ] = None,
     class_: Annotated[

@@ -37,7 +37,7 @@ FIRST_BYTES = 1 << 20  # of a download: what its first report counts
 
 KIND_NETWORKS = {"sphere": "E and D", "vae": "E and D of a VAE", "diffusion": "one diffusion network"}
 
-LEAST_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
+MIN_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
 # Training images of the sets that are the same everywhere.
 PUBLISHED_IMAGES = {
@@ -193,7 +193,7 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
         model_of_recipe = build(recipe.model)
     taken = fitting(model_of_recipe, package.weights)
     share = sum(p.numel() for p in taken.values()) / parameter_count(model_of_recipe)
-    if share < LEAST_SHARE:
+    if share < MIN_SHARE:
         raise UsageError(
             f"{found.name} has networks of another shape than the recipe {recipe.name}: {share:.1%} of its weights "
             "fit, so there is nothing to start from.",

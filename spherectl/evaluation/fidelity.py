@@ -33,10 +33,10 @@ METRICS: tuple[Metric, ...] = get_args(Metric)
 Quantise = Literal["round", "floor"]
 
 # Below so many samples a Frechet distance tells more of their number than of their quality.
-ENOUGH = 5_000
+MIN_FID_IMAGES = 5_000
 
 # Precision and recall compare all pairs; from more real images than these a random part is taken.
-MOST_NEIGHBOURS = 10_000
+MAX_NEIGHBOURS = 10_000
 
 NEIGHBOURS = 3  # k of precision and recall
 SPLITS = 10  # of the Inception Score
@@ -201,10 +201,10 @@ def right(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _some(features: Tensor) -> Tensor:
-    """At most `MOST_NEIGHBOURS` rows, drawn at random, always the same."""
-    if len(features) <= MOST_NEIGHBOURS:
+    """At most `MAX_NEIGHBOURS` rows, drawn at random, always the same."""
+    if len(features) <= MAX_NEIGHBOURS:
         return features
-    return features[seeding.permutation(0, seeding.ORDER, 0, len(features))[:MOST_NEIGHBOURS]]
+    return features[seeding.permutation(0, seeding.ORDER, 0, len(features))[:MAX_NEIGHBOURS]]
 
 
 def _images(given: Tensor | Images) -> Images:

@@ -33,8 +33,8 @@ from spherectl.model import seeding
 from spherectl.processes import Progress
 
 # Samples that an evaluation looks at, and test images that it compares them with.
-MOST = 2000
-MOST_TEST = 4000
+MAX_SAMPLES = 2000
+MAX_TEST = 4000
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -152,7 +152,7 @@ def memorisation(
     train_features: Tensor | None = None,
     mirrored: bool = False,
     rate: float = 0.01,
-    most_test: int = MOST_TEST,
+    most_test: int = MAX_TEST,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Memorisation:

@@ -14,7 +14,7 @@ import torch
 
 import spherectl
 from spherectl.evaluation.extractors import Extractor
-from spherectl.evaluation.fidelity import ENOUGH
+from spherectl.evaluation.fidelity import MIN_FID_IMAGES
 from spherectl.evaluation.protocol import Interval, Report
 from spherectl.evaluation.reference import Reference
 from spherectl.evaluation.uniformity import UniformityByClass
@@ -65,7 +65,7 @@ def score_rows(report: Report) -> Rows:
     rows = [*report.rows, *([report.floor] if report.floor is not None else [])]
     distance = ["kid", "frechet_distance"]
     names = [
-        *(distance if report.rows[0].scores.count < ENOUGH else reversed(distance)),
+        *(distance if report.rows[0].scores.count < MIN_FID_IMAGES else reversed(distance)),
         *("inception_score", "precision", "recall", "accuracy"),
     ]
     names = [name for name in names if any(getattr(row.scores, name) is not None for row in rows)]

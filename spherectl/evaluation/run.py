@@ -20,7 +20,7 @@ from spherectl.errors import UsageError
 from spherectl.evaluation import bootstrap, memorisation, reconstruction, uniformity
 from spherectl.evaluation.embeddings import Features, extract, real_draw
 from spherectl.evaluation.extractors import Extractor
-from spherectl.evaluation.fidelity import ENOUGH, right, score, unavailable
+from spherectl.evaluation.fidelity import MIN_FID_IMAGES, right, score, unavailable
 from spherectl.evaluation.protocol import (
     OF_RECONSTRUCTIONS,
     Interval,
@@ -41,7 +41,7 @@ from spherectl.recipe import SampleSpec
 # Called with images done, images in all, and what is going on.
 Progress = Callable[[int, int, str], None]
 
-MOST_LINES = 2_000  # real images that a spectrum is compared with
+MAX_LINES = 2_000  # real images that a spectrum is compared with
 
 
 def evaluate(
@@ -110,7 +110,7 @@ class _Evaluation:
             for spec in settings:
                 # Near-copies are looked for among the samples of the last setting, the one with the most steps.
                 many = spec is settings[-1] and "memorisation" in self.plan.wanted
-                if (row := self._row(model, spec, floor, memorisation.MOST if many else 0)) is not None:
+                if (row := self._row(model, spec, floor, memorisation.MAX_SAMPLES if many else 0)) is not None:
                     scored.append(row)
                     kept |= {model.name: row.pixels} if many else {}
         reconstructions = [one for model in self.models if (one := self._reconstruction(model)) is not None]
@@ -160,7 +160,7 @@ class _Evaluation:
         if dataset is None or not self.processes.is_first:
             return None
         if patch not in self._lines:
-            draw = real_draw(dataset, min(self.plan.count, MOST_LINES), self.plan.seed)
+            draw = real_draw(dataset, min(self.plan.count, MAX_LINES), self.plan.seed)
             parts = torch.arange(len(draw)).split(self.plan.batch)
             self._lines[patch] = torch.cat([line_powers(draw.gather(part), patch) for part in parts])
         return self._lines[patch]
@@ -259,7 +259,7 @@ class _Evaluation:
         dataset = self.real.train
         if "uniformity" not in self.plan.wanted or dataset is None:
             return None
-        draw = real_draw(dataset, uniformity.MOST, self.plan.seed)
+        draw = real_draw(dataset, uniformity.MAX_POINTS, self.plan.seed)
         labels = dataset.labels[draw.indices]
         own = labels if dataset.class_names == model.class_names else None
 
@@ -280,7 +280,7 @@ class _Evaluation:
         train, test = self.real.train, self.real.test
         assert train is not None, "checked before anything was drawn"
         assert test is not None, "checked before anything was drawn"
-        tell = self._tell(len(train) + min(memorisation.MOST_TEST, len(test)) + len(pixels), "near-copies")
+        tell = self._tell(len(train) + min(memorisation.MAX_TEST, len(test)) + len(pixels), "near-copies")
         found = memorisation.memorisation(
             pixels,
             train,
@@ -326,7 +326,7 @@ class _Evaluation:
     def _cautions(self) -> Iterator[str]:
         if self.real.held_out is None:
             yield "No real images beside the reference are at hand, so nothing says what a perfect model would get."
-        if "fid" in self.wanted and self.plan.count < ENOUGH:
+        if "fid" in self.wanted and self.plan.count < MIN_FID_IMAGES:
             yield (
                 f"{self.plan.count:,} samples: a Frechet distance is biased upward by few samples, the more the fewer. "
                 "KID is not, so it stands first. Compare distances of equal counts alone."
@@ -345,11 +345,11 @@ class _Evaluation:
         if self.real.unseen is not None and any(m in plan.wanted for m in OF_RECONSTRUCTIONS):
             total += len(self.models) * min(plan.reconstructions, len(self.real.unseen))
         if self.real.train is not None and "uniformity" in plan.wanted:
-            total += len(self.models) * min(uniformity.MOST, len(self.real.train))
+            total += len(self.models) * min(uniformity.MAX_POINTS, len(self.real.train))
         if self.processes.is_first and "memorisation" in plan.wanted:
             train, test = len(self.real.train or ()), len(self.real.test or ())
-            looked_at = min(plan.count, memorisation.MOST)
-            total += len(self.models) * (train + min(memorisation.MOST_TEST, test) + looked_at)
+            looked_at = min(plan.count, memorisation.MAX_SAMPLES)
+            total += len(self.models) * (train + min(memorisation.MAX_TEST, test) + looked_at)
         return total
 
     def _tell_part(self, what: str) -> Callable[[int, int], None]:

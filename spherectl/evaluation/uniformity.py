@@ -37,8 +37,8 @@ from spherectl.model import seeding
 from spherectl.processes import Progress
 
 DRAWS = 499  # so that p-values are multiples of 0.002
-MOST = 1000  # points in all; a draw costs n^3 where L > n, and up to 0.2 s of one core here
-MOST_OF_CLASS = 200
+MAX_POINTS = 1000  # points in all; a draw costs n^3 where L > n, and up to 0.2 s of one core here
+MAX_OF_CLASS = 200
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def uniformity(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    most: int = MOST,
+    most: int = MAX_POINTS,
     null: NullDistribution | None = None,
     progress: Progress | None = None,
 ) -> Uniformity:
@@ -154,8 +154,8 @@ def uniformity_by_class(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    most: int = MOST,
-    most_of_class: int = MOST_OF_CLASS,
+    most: int = MAX_POINTS,
+    most_of_class: int = MAX_OF_CLASS,
     progress: Progress | None = None,
 ) -> UniformityByClass:
     """Measure how evenly points are spread over the sphere, in all and class by class.

@@ -26,7 +26,7 @@ DTYPES: dict[Precision, torch.dtype] = {  # of the weights in memory
     "float64": torch.float64,
 }
 
-PAYS = 1.2  # so much faster bfloat16 must be to be chosen
+MIN_SPEEDUP = 1.2  # so much faster bfloat16 must be to be chosen
 
 
 def choose_device(name: str | torch.device = "auto") -> torch.device:
@@ -78,7 +78,7 @@ def choose_precision(name: Dtype | torch.dtype, device: torch.device, network: S
             raise UsageError("On MPS models run in float32.", "Leave --dtype at auto.")
         return "float32"
     if named == "auto":
-        pays = device.type == "cuda" or (network.takes_kernels(device) and kernels.speedup() > PAYS)
+        pays = device.type == "cuda" or (network.takes_kernels(device) and kernels.speedup() > MIN_SPEEDUP)
         return "bfloat16" if pays else "float32"
     if named == "float16" and device.type == "cpu":
         raise UsageError("On a CPU models run in float32, bfloat16, int8 or float64, not in float16.", "Use bfloat16.")

@@ -44,7 +44,7 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
-class Draws:
+class TrainingNoise:
     """Everything random in one training step.
 
     Attributes:
@@ -91,7 +91,7 @@ def objective(
     encode: Network,
     decode: Network,
     images: Tensor,
-    draws: Draws,
+    draws: TrainingNoise,
     *,
     sigma_max: float,
     weights: LossWeights | None = None,
@@ -103,7 +103,7 @@ def objective(
         encode: (B, 3, H, W) in [-1, 1] and labels to latents before f.
         decode: points on the sphere and labels to images in [-1, 1].
         images: (B, 3, H, W) in [0, 1].
-        draws: from `draw`, or one's own.
+        draws: from `training_noise`, or one's own.
         sigma_max: tan(angle_max).
         weights: defaults to those of the CIFAR-10 recipe.
         perceptual: distance P; None leaves both perceptual parts out.
@@ -202,7 +202,7 @@ def with_hard_cases(r: Tensor, u: Tensor, hard_ratio: float, probability: float,
     return torch.where(u <= probability, 1 + (u if place is None else place) * (hard_ratio - 1), r)
 
 
-def draw(
+def training_noise(
     seed: int,
     first_image: int,
     labels: Tensor | None,
@@ -216,7 +216,7 @@ def draw(
     hard_cases: str = "reference",
     label_dropout: float = 0.1,
     device: torch.device | str = "cpu",
-) -> Draws:
+) -> TrainingNoise:
     """Everything random in the step that starts at image `first_image`: the same on any device or process.
 
     Args:
@@ -259,10 +259,10 @@ def draw(
     noise = seeding.noise(seed, seeding.TRAINING, own, latent_shape)
     drawn = large.to(device), small.to(device), noise.to(device)
     if labels is None or num_classes == 0:
-        return Draws(*drawn)
+        return TrainingNoise(*drawn)
 
     def dropped(stream: int, word: int) -> Tensor:
         return seeding.with_null(seed, stream, own, labels, num_classes, label_dropout, word)
 
     decode_labels = torch.cat((dropped(seeding.DROP_D, 0), dropped(seeding.DROP_D, 1)))
-    return Draws(*drawn, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))
+    return TrainingNoise(*drawn, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))

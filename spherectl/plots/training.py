@@ -41,7 +41,7 @@ DASHES = ("-", "--", ":")  # one after another, where there are more runs than c
 
 PANEL_INCHES = (3.4, 2.4)
 LEGEND_ROW_INCHES = 0.25
-MOST_POINTS = 2000  # of a line; more would show no more, and make an SVG of megabytes
+MAX_POINTS = 2000  # of a line; more would show no more, and make an SVG of megabytes
 DEEPEST = 0.01
 SMOOTHED_SHARE = 50  # unless it is said, the mean is over a fiftieth of the longest run
 
@@ -68,7 +68,7 @@ PANELS = (
     Panel("latent_norm", "norm of latents, before f", "linear"),
     Panel("effective_rank", "effective rank of a batch's latents", "linear"),
     Panel("images_per_s", "images a second", "linear"),
-    Panel("peak_share", "share of the device's peak", "percent"),
+    Panel("mfu", "share of the device's peak", "percent"),
 )
 
 
@@ -250,9 +250,9 @@ def _draw(axes: Axes, panel: Panel, runs: Sequence[Curves], x: Axis, window: int
         # What is written on every tenth step alone is averaged over as many steps.
         mean = moving_mean(values, max(1, round(window * len(values) / len(run))))
         if window > 1:
-            raw = thinned(values, MOST_POINTS)
+            raw = thinned(values, MAX_POINTS)
             axes.plot(along[raw], values[raw], color=colour, alpha=0.35, linewidth=0.6)
-        kept = thinned(mean, MOST_POINTS)
+        kept = thinned(mean, MAX_POINTS)
         marker = "o" if len(values) == 1 else None
         strong += axes.plot(along[kept], mean[kept], dash, color=colour, linewidth=1.4, marker=marker)
     _set_axes(axes, panel, [_finite(run, panel.key) for run in runs], x)

@@ -23,7 +23,7 @@ from spherectl.plots.figures import COLOURS, STYLE, check_target, save
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-MOST_CLASSES = 10  # that get a place of their own
+MAX_CLASSES = 10  # that get a place of their own
 CLASS_COLOURS = (*COLOURS, "#F0E442", "#999999", "#8B4513")  # on white, in groups, yellow can be seen
 PANEL_INCHES = 1.25
 MEASURES = {
@@ -51,7 +51,7 @@ def plot_uniformity(clouds: Sequence[Cloud], class_names: Sequence[str], path: P
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    names = list(class_names)[:MOST_CLASSES]
+    names = list(class_names)[:MAX_CLASSES]
     across = 1 + len(names)
     with matplotlib.style.context(["default", STYLE]):
         figure = Figure(

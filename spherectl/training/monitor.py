@@ -93,7 +93,7 @@ class Gauge:
         processes: that train together; each is taken to have a device like this one.
     """
 
-    KEYS = ("images_per_s", "data_wait_s", "flop_per_s", "peak_share", "memory_mb", "wall_s")  # differ run by run
+    KEYS = ("images_per_s", "data_wait_s", "flop_per_s", "mfu", "memory_mb", "wall_s")  # differ run by run
 
     def __init__(self, recipe: Recipe, device: torch.device, dtype: torch.dtype, processes: int) -> None:
         self._device = device
@@ -111,7 +111,7 @@ class Gauge:
             waited_s: seconds of it spent waiting for images.
 
         Returns:
-            images_per_s, data_wait_s, flop_per_s, peak_share (of what the devices were measured to do, 0 to 1) and,
+            images_per_s, data_wait_s, flop_per_s, mfu (of what the devices were measured to do, 0 to 1) and,
             where the system tells, memory_mb.
         """
         flop_per_s = self._flop * images / step_s
@@ -119,7 +119,7 @@ class Gauge:
             "images_per_s": round(images / step_s, 3),
             "data_wait_s": round(waited_s, 6),
             "flop_per_s": round(flop_per_s),
-            "peak_share": round(flop_per_s / self._peak, 4),
+            "mfu": round(flop_per_s / self._peak, 4),
         }
         memory = memory_mb(self._device)
         return values if math.isnan(memory) else values | {"memory_mb": round(memory, 1)}

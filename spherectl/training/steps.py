@@ -90,10 +90,10 @@ class SphereStep(Step):
 
     def draws(
         self, labels: Tensor, images_seen: int, part: tuple[int, int], device: torch.device
-    ) -> Drawn[objective.Draws]:
+    ) -> Drawn[objective.TrainingNoise]:
         """As `Step.draws`, and the weights at that time."""
         recipe, spec = self.recipe, self.recipe.model
-        drawn = objective.draw(
+        drawn = objective.training_noise(
             recipe.run.seed,
             images_seen,
             labels if spec.classes else None,
@@ -109,7 +109,7 @@ class SphereStep(Step):
         )
         return Drawn(drawn, recipe.loss.after(images_seen))
 
-    def forward(self, images: Tensor, draws: Drawn[objective.Draws]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor, draws: Drawn[objective.TrainingNoise]) -> tuple[Tensor, Tensor, Tensor]:
         """As `Step.forward`."""
         loss = draws.loss
         losses = objective.objective(
@@ -213,7 +213,7 @@ def _numbers(images_seen: int, part: tuple[int, int], device: torch.device) -> T
 
 
 def _moved(draws: DrawsOf, device: torch.device) -> DrawsOf:
-    """Draws with all their tensors on a device."""
+    """TrainingNoise with all their tensors on a device."""
     tensors: dict[str, Tensor | None] = vars(draws)
     moved = {name: None if tensor is None else tensor.to(device) for name, tensor in tensors.items()}
     return type(draws)(**moved)

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import speed, subjects
 from benchmarks.page import page
 from benchmarks.subjects import BASELINE, INT8, KERNELS, PLAIN, spec_of
-from benchmarks.timing import LEAST_VISITS
+from benchmarks.timing import MIN_VISITS
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +73,7 @@ def test_every_case_is_measured(written: tuple[dict[str, Any], str, str]) -> Non
         assert case["percent_of_peak"] > 0
         if case["path"] == BASELINE:
             assert case["ratio"] == 1
-    assert results["visits"] >= LEAST_VISITS * (len(draws) + len(passes) + len(steps))
+    assert results["visits"] >= MIN_VISITS * (len(draws) + len(passes) + len(steps))
     assert told.count("for a visit") == len(draws) + len(passes) + len(steps) + 2
     (model,) = results["models"]
     assert (model["name"], model["parameters"]) == ("tiny", 153_275)

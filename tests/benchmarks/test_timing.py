@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from benchmarks.timing import (
-    LEAST_VISITS,
-    MOST_VISITS,
+    MAX_VISITS,
+    MIN_VISITS,
     SPARE,
     Case,
     Group,
@@ -84,10 +84,10 @@ def test_the_ways_of_a_group_follow_one_another_however_late_it_is(monkeypatch: 
         for name, ways in (("a", "xyz"), ("b", "xy"))
     ]
     groups[1].visit()
-    assert time_in_turns(groups, until=0) == 2 * LEAST_VISITS
+    assert time_in_turns(groups, until=0) == 2 * MIN_VISITS
     assert order[:5] == ["bx", "by", "ax", "ay", "az"]  # what was visited before is not visited first again
     assert "".join(order[5:]).replace("axayaz", "A").replace("bxby", "B") == "ABAB"
-    assert [len(case.seconds) for one in groups for case in one.cases] == [LEAST_VISITS] * 5
+    assert [len(case.seconds) for one in groups for case in one.cases] == [MIN_VISITS] * 5
     assert groups[0].cases[0].median_s == 1.0
 
 
@@ -96,13 +96,13 @@ def test_visits_share_the_time(budget: float) -> None:
     costs = [0.1, 40.0, 1.0, 8.0]
     order = visits(costs, budget)
     counts = [order.count(i) for i in range(len(costs))]
-    least = (LEAST_VISITS - 1) * sum(costs)
-    assert all(LEAST_VISITS - 1 <= count <= MOST_VISITS - 1 for count in counts)
+    least = (MIN_VISITS - 1) * sum(costs)
+    assert all(MIN_VISITS - 1 <= count <= MAX_VISITS - 1 for count in counts)
     assert sum(costs[i] for i in order) <= max(budget, least * (1 + SPARE))
     assert counts[0] >= counts[2] >= counts[3] >= counts[1]
-    assert counts[0] == MOST_VISITS - 1  # what costs nearly nothing is visited often, however little time there is
+    assert counts[0] == MAX_VISITS - 1  # what costs nearly nothing is visited often, however little time there is
     if budget == 1e6:
-        assert counts == [MOST_VISITS - 1] * len(costs)
+        assert counts == [MAX_VISITS - 1] * len(costs)
 
 
 def test_visits_of_each_group_are_spread_over_the_whole_time() -> None:

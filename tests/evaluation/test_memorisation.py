@@ -247,7 +247,7 @@ def test_at_most_2_percent_of_fresh_test_images_are_flagged(
     everything: tuple[Memorisation, dict[int, Tensor]],
 ) -> None:
     result, _ = everything
-    assert len(result.test) == module.MOST_TEST
+    assert len(result.test) == module.MAX_TEST
     assert result.flagged[:FRESH].sum() <= 0.02 * FRESH
     assert 0 < result.summary().test_share <= 0.02
     assert result.summary().pixels.test["50%"] > 3 * result.threshold

@@ -77,8 +77,8 @@ def draws_garments(excerpt: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
     by_class = train.labels.argsort(stable=True).reshape(10, 30)
 
     def draw(_: api.Model, indices: Tensor, labels: Tensor, settings: SampleSpec, seed: int) -> Tensor:
-        dataset = to_float(train.gather(by_class[labels, (indices // 10 + seed) % 30]))
-        return dataset.flip(2) if settings.steps == 1 else dataset
+        images = to_float(train.gather(by_class[labels, (indices // 10 + seed) % 30]))
+        return images.flip(2) if settings.steps == 1 else images
 
     monkeypatch.setattr(api, "sample_indices", draw)
 
@@ -190,7 +190,7 @@ def test_reconstructions_are_those_of_the_model_with_the_images_own_classes(
     assert one.rfid == pytest.approx(fidelity(again, originals, scorer, metrics=["fid"]).frechet_distance, rel=1e-6)
     assert one.ssim is not None
     assert 0 < one.ssim < 1
-    assert (one.count, one.dataset, one.lpips) == (70, "fashion-mnist test", None)
+    assert (one.count, one.images, one.lpips) == (70, "fashion-mnist test", None)
     assert set(one.intervals) == {"psnr", "ssim"}
 
 
@@ -268,7 +268,7 @@ def test_uniformity_is_of_the_latents_of_training_images(
         return "found"
 
     monkeypatch.setattr(uniformity, "uniformity_by_class", note)
-    monkeypatch.setattr(uniformity, "MOST", 50)
+    monkeypatch.setattr(uniformity, "MAX_POINTS", 50)
     model = make_model()
     report = run([model], Plan(count=10, metrics=["uniformity"], resamples=0), real, scorer)
     assert report.uniformity == {"known": "found"}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spherectl.model import fast, fused, kernels
-from spherectl.model.objective import LossWeights, draw, objective
+from spherectl.model.objective import LossWeights, objective, training_noise
 from spherectl.model.sphere import SphereEncoder
 from spherectl.model.weights import instantiate
 from spherectl.recipe import Recipe
@@ -145,7 +145,9 @@ def gradients(model: SphereEncoder, autocast: bool) -> tuple[float, dict[str, Te
     """Loss and gradients of one training step."""
     _, x, _ = inputs(model, 4)
     labels = torch.tensor([3, 19, 17, 3]) if model.num_classes else None
-    draws = draw(5, 0, labels, batch=4, latent_shape=model.latent_shape, hard_ratio=1.1, num_classes=model.num_classes)
+    draws = training_noise(
+        5, 0, labels, batch=4, latent_shape=model.latent_shape, hard_ratio=1.1, num_classes=model.num_classes
+    )
     model.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         losses = objective(

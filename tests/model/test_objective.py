@@ -13,13 +13,13 @@ from spherectl.errors import UsageError
 from spherectl.model import seeding
 from spherectl.model.geometry import spherify
 from spherectl.model.objective import (
-    Draws,
     LossWeights,
+    TrainingNoise,
     class_cosine,
     cosine,
-    draw,
     objective,
     stratified,
+    training_noise,
     with_hard_cases,
 )
 
@@ -29,9 +29,9 @@ SIGMA = math.tan(math.radians(80))
 HARD_RATIO = math.tan(math.radians(85)) / SIGMA
 
 
-def step(first: int = 0, batch: int = 64, **changes: Any) -> Draws:
+def step(first: int = 0, batch: int = 64, **changes: Any) -> TrainingNoise:
     settings = {"batch": batch, "latent_shape": (4, 3), "hard_ratio": HARD_RATIO, "num_classes": 10} | changes
-    return draw(7, first, torch.arange(batch) % 10, **settings)
+    return training_noise(7, first, torch.arange(batch) % 10, **settings)
 
 
 def test_stratified_has_one_value_in_each_stratum_one_exact_one_and_one_exact_zero() -> None:
@@ -95,7 +95,7 @@ def test_labels_drop_with_their_probability_and_apart_in_every_call() -> None:
 
 
 def test_unconditional_networks_get_no_labels() -> None:
-    draws = draw(0, 0, None, batch=4, latent_shape=(2, 2), hard_ratio=1.1)
+    draws = training_noise(0, 0, None, batch=4, latent_shape=(2, 2), hard_ratio=1.1)
     assert draws.labels_encode is draws.labels_decode is draws.labels_again is None
 
 
@@ -143,7 +143,7 @@ def test_every_part_of_the_loss_written_out() -> None:
         assert y is None
         return (v.mT.reshape(-1, 3, 2, 2) * scale).tanh()
 
-    draws = draw(0, 0, None, batch=4, latent_shape=(4, 3), hard_ratio=HARD_RATIO)
+    draws = training_noise(0, 0, None, batch=4, latent_shape=(4, 3), hard_ratio=HARD_RATIO)
     weights, distance = LossWeights(10, 1, 5, 0.5, 0.1, 0.3), Distance()
     losses = objective(encode, decode, images, draws, sigma_max=SIGMA, weights=weights, perceptual=distance)
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from spherectl.model.geometry import spherify
-from spherectl.model.objective import Draws, Losses, LossWeights, objective, with_hard_cases
+from spherectl.model.objective import Losses, LossWeights, TrainingNoise, objective, with_hard_cases
 from spherectl.model.sampler import generate, guided, to_unit
 from spherectl.model.sphere import SphereEncoder, parameter_count
 from spherectl.model.vit import Decoder, Encoder
@@ -94,7 +94,7 @@ class Case:
             rec=values["pixel_l1"], con=values["pixel_consistency_l1"], latent=values["latent_consistency"]
         )
         r, u = self.io["train_r_stratified"], self.io["train_u_hard"]
-        draws = Draws(
+        draws = TrainingNoise(
             large=with_hard_cases(r, u, self.noise.hard_ratio, self.noise.hard_case_probability),
             small=0.5 * r * self.io["train_r_anchor"],
             noise=self.io["train_noise"],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spherectl.model import sampler, seeding
-from spherectl.model.objective import draw, objective
+from spherectl.model.objective import objective, training_noise
 from spherectl.model.sphere import SphereEncoder, build, initialise, parameter_count
 from spherectl.recipe import ModelSpec
 
@@ -104,7 +104,7 @@ def test_the_first_steps_are_finite_although_the_first_latent_is_exactly_zero() 
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     norms = []
     for step in range(3):
-        draws = draw(
+        draws = training_noise(
             0, 4 * step, torch.arange(4), batch=4, latent_shape=model.latent_shape, hard_ratio=1.1, num_classes=10
         )
         losses = objective(model.encoder, model.decoder, images, draws, sigma_max=5.67)

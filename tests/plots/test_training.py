@@ -39,7 +39,7 @@ def lines(count: int, *, batch: int = 8, perceptual: float = 1.0, gauges: bool =
         line |= {"lr": 1e-3 / step, "grad_norm": 100.0 / step, "images_per_s": 50.0 + step % 2, "wall_s": 1.5 * step}
         if gauges:
             line |= {"loss_centre": 0.5 - step / 10}  # which may be below nothing
-            line |= {"loss_kl": 1 / step, "latent_norm": math.sqrt(step), "peak_share": 0.4, "memory_mb": 100.0}
+            line |= {"loss_kl": 1 / step, "latent_norm": math.sqrt(step), "mfu": 0.4, "memory_mb": 100.0}
             line |= {"effective_rank": step / 10} if step % 10 == 0 else {}
         found.append(line)
     return found
@@ -274,7 +274,7 @@ def test_losses_and_gradients_are_logarithmic_and_the_rest_starts_at_nothing(
 @pytest.mark.parametrize(
     ("key", "values", "expected"),
     [
-        ("peak_share", [0.1, 0.4], {"0%", "10%", "40%"}),
+        ("mfu", [0.1, 0.4], {"0%", "10%", "40%"}),
         ("lr", [1e-4, 4e-4], {"0", "0.0001", "0.0004"}),
         ("loss", [2.3, 1.2], {"1.25", "1.5", "2"}),
         ("loss", [5.0, 0.2], {"0.2", "0.5", "1", "2", "5"}),
@@ -360,7 +360,7 @@ def test_a_long_run_is_drawn_with_few_points(drawn: Callable[..., Figure], monke
     columns = {"step": steps, "images_seen": 256 * steps, "loss": loss}
     monkeypatch.setattr(plots, "read_metrics", lambda _folder: columns)
     raw, strong = drawn([Path("a")]).axes[0].get_lines()
-    assert max(len(raw.get_xdata()), len(strong.get_xdata())) <= plots.MOST_POINTS + 2
+    assert max(len(raw.get_xdata()), len(strong.get_xdata())) <= plots.MAX_POINTS + 2
     assert raw.get_ydata().max() == 50
 
 

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.errors import UsageError
-from spherectl.model.objective import Draws, LossWeights, Perceptual, objective
+from spherectl.model.objective import LossWeights, Perceptual, TrainingNoise, objective
 from spherectl.model.sphere import build
 from spherectl.recipe import SIZES, ModelSpec, Recipe
 from spherectl.training import flops
@@ -50,7 +50,7 @@ def step(spec: ModelSpec, perceptual: Perceptual | None = None, weights: LossWei
     network = build(spec.model_copy(update={"attention": "sdpa"}))
     labels = torch.zeros(1, dtype=torch.int64) if spec.classes else None
     both = None if labels is None else torch.cat((labels, labels))
-    draws = Draws(torch.ones(1), torch.ones(1), torch.ones(1, *network.latent_shape), labels, both, labels)
+    draws = TrainingNoise(torch.ones(1), torch.ones(1), torch.ones(1, *network.latent_shape), labels, both, labels)
     images = torch.full((1, 3, spec.image_size, spec.image_size), 0.5)
     arguments = {"sigma_max": 1.0, "perceptual": perceptual, "weights": weights}
     objective(network.encoder, network.decoder, images, draws, **arguments).total.backward()  # type: ignore[arg-type]

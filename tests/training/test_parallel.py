@@ -20,7 +20,7 @@ from spherectl import recipe as recipes
 from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import UsageError
 from spherectl.model import seeding
-from spherectl.model.objective import draw
+from spherectl.model.objective import training_noise
 from spherectl.model.sphere import build, initialise
 from spherectl.model.weights import read_header, read_package
 from spherectl.processes import Processes
@@ -180,9 +180,9 @@ def test_parts_of_a_draw_are_parts_of_the_whole(hard_cases: str) -> None:
     labels = torch.arange(16) % 10
     common: dict[str, Any] = {"batch": 16, "latent_shape": (4, 3), "hard_ratio": 1.1, "num_classes": 10}
     common |= {"hard_probability": 0.5, "hard_cases": hard_cases, "label_dropout": 0.5}
-    whole = draw(5, 320, labels, **common)
+    whole = training_noise(5, 320, labels, **common)
     for start, stop in ((0, 16), (3, 4), (7, 16)):
-        part = draw(5, 320, labels[start:stop], part=(start, stop), **common)
+        part = training_noise(5, 320, labels[start:stop], part=(start, stop), **common)
         for name in ("large", "small", "noise", "labels_encode", "labels_again"):
             assert torch.equal(getattr(part, name), getattr(whole, name)[start:stop]), name
         halves = whole.labels_decode.chunk(2)  # type: ignore[union-attr]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.features.imagenet import Source
-from spherectl.model.objective import Draws, LossWeights, objective
+from spherectl.model.objective import LossWeights, TrainingNoise, objective
 from spherectl.model.sphere import SphereEncoder
 from spherectl.model.weights import Package, instantiate
 from spherectl.recipe import Recipe
@@ -36,7 +36,7 @@ def on_sphere(z: Tensor) -> Tensor:
 def published_parts(
     model: SphereEncoder,
     images: Tensor,
-    draws: Draws,
+    draws: TrainingNoise,
     sigma_max: float,
     weights: LossWeights,
     perceptual: Callable[[Tensor, Tensor], Tensor],
@@ -108,7 +108,7 @@ def test_objective_with_the_published_networks_is_section_4(
     generator = torch.Generator().manual_seed(5)
     images = torch.rand(batch, 3, px, px, generator=generator).double()
     labels = torch.tensor([3, classes])[:batch]  # one of them dropped to the null class
-    draws = Draws(
+    draws = TrainingNoise(
         large=torch.tensor([0.7, 1.05]).double()[:batch],
         small=torch.tensor([0.2, 0.4]).double()[:batch],
         noise=torch.randn(batch, *model.latent_shape, generator=generator).double(),

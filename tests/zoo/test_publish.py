@@ -105,7 +105,7 @@ def test_what_is_not_there_is_one_sentence(command, zoo, words, expected):
 
 
 def test_a_file_too_large_for_the_repository_is_refused(command, zoo, monkeypatch):
-    monkeypatch.setattr(publish, "MOST_BYTES", 1_000)
+    monkeypatch.setattr(publish, "MAX_BYTES", 1_000)
     with pytest.raises(SystemExit, match=r"bytes; expected at most 1,000"):
         command("fashion-mnist", "--from", SCRATCH)
     assert [path.name for path in zoo.iterdir()] == ["index.toml"]
