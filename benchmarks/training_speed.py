@@ -117,7 +117,7 @@ def trained(given: Namespace, root: Path, run: Path, batch: int) -> list[dict[st
     changes = [word for key, steps in lengths.items() for word in ("--set", f"run.{key}={steps * batch}")]
     data = ["--data", str(given.data.resolve())] if given.data else []
     done = subprocess.run(
-        [sys.executable, "-m", "spherectl", "train", given.recipe, "--run", str(run), *changes, *data],
+        [sys.executable, "-m", "spherectl", "train", given.recipe, "--run-dir", str(run), *changes, *data],
         env=os.environ | {"PYTHONPATH": str(root)},
         cwd=run.parent,
         capture_output=True,

@@ -12,13 +12,13 @@ from pathlib import Path, PurePath
 from spherectl.addresses import check_url
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.files import MAX_DOCUMENT, file_hash, is_regular, read_text
+from spherectl.progress import Progress
 from spherectl.settings import Settings, load_settings, origin
 from spherectl.shown import quoted
-from spherectl.transfer import Downloader, Progress, RefusedError
+from spherectl.transfer import Downloader, RefusedError
 
 __all__ = [
     "ARCHIVE",
-    "Progress",
     "RefusedError",
     "check_relative",
     "check_url",

@@ -17,12 +17,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from spherectl.errors import ElsewhereError, SpherectlError, UsageError
+from spherectl.progress import Progress
 
 # The first process may be long at its scores, or at fetching, while the others wait.
 PATIENCE = timedelta(hours=12)
-
-# Called with items done and items in all.
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,8 @@ from spherectl.answers import (
 from spherectl.documents import parse_json
 from spherectl.errors import FileError, SpherectlError
 from spherectl.files import file_hash, read_text
+from spherectl.progress import Progress
 from spherectl.shown import shortened
-
-# Called with bytes done and bytes in all (0 where the server does not say).
-Progress = Callable[[int, int], None]
 
 ATTEMPTS = 3  # in a row that bring no new byte, with waits of 1 and 2 seconds between
 MIN_PROGRESS = 1 << 16  # bytes by which an attempt counts as one that brought something

@@ -22,7 +22,7 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["shown", "errors", "checks", "documents", "timing", "files", "places", "tables", "settings",
+    ["shown", "errors", "checks", "documents", "timing", "files", "places", "tables", "settings", "progress",
      *("recipe.limits", "recipe.model", "recipe.data", "recipe.noise", "recipe.loss", "recipe.optim", "recipe.run"),
      *("recipe.sample", "recipe.whole", "recipe.files", "recipe"),
      "addresses", "answers", "connections", "transfer",

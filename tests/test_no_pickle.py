@@ -29,7 +29,7 @@ def test_no_file_is_unpickled_from_training_to_scores(cli: Cli, tmp_path: Path, 
         )
 
     data = ["--data", str(fashion_excerpt), "--threads", "1"]
-    train = ["train", "debug", *data, "--run", "run"]
+    train = ["train", "debug", *data, "--run-dir", "run"]
     sample = ["sample", "--model", "run", "--count", "4", "--out", "grid.png", "--threads", "1"]
     again = ["sample", "--like", "grid.png", "--model", "run", "--out", "again.png", "--threads", "1"]
     evaluate = ["evaluate", "run", *data, "--features", "fashion-scorer", "--steps", "1", "--count", "20"]

@@ -57,8 +57,8 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as in optim.lr=2e-4; repeatable."),
     ] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="PATH", help="The run folder.", show_default="runs/NAME")
+    run_dir: Annotated[
+        Path | None, typer.Option("--run-dir", metavar="PATH", help="The run folder.", show_default="runs/NAME")
     ] = None,
     from_: Annotated[
         str | None, typer.Option("--from", metavar="MODEL", help="Start from the weights of this model (fine-tuning).")
@@ -83,7 +83,7 @@ def train(
 
     spherectl train recipes/imagenet256.toml --smoke
 
-    torchrun --nproc-per-node 8 -m spherectl train recipes/imagenet256.toml
+    torchrun --nproc-per-node 8 -m spherectl train recipes/imagenet256.toml --run-dir runs/x
     """
     options.prepare_for_training()
     import torch
@@ -115,7 +115,7 @@ def train(
             dataset = open_dataset(wanted.data, wanted.model.image_size, root=data, progress=console.say)
             resolved = resolve(wanted, dataset, where)
             start, parent = _start(from_, resolved, settings)
-        folder = run or settings.runs / resolved.name
+        folder = run_dir or settings.runs / resolved.name
         console.say(f"data: {dataset.name}, {len(dataset):,} images, {len(dataset.class_names) or 'no'} classes")
         if processes.is_first:
             image_files.tell_left_out(dataset)
@@ -139,7 +139,7 @@ def train(
         raise typer.Exit(EXIT_CODES[stopped[0] if stopped else signal.SIGTERM])
 
 
-def _tell_fetching(done: int, total: int) -> None:
+def _tell_fetching(done: int, total: int, _: str = "", /) -> None:
     """A line for each network of the loss that is fetched, when its first bytes are here."""
     if done <= FIRST_BYTES:
         console.say(f"fetching a network of the loss ({total / 1e6:.0f} MB)")
@@ -211,7 +211,7 @@ def _tell_end(outcome: Outcome, kind: str, settings: Settings) -> None:
     if not outcome.finished:
         console.say(f"saved at {seen} in {path}; go on with: {shlex.join(['spherectl', *sys.argv[1:]])}")
     elif outcome.steps_now == 0:
-        console.say(f"{path} is finished: {seen} seen; --run another folder trains anew")
+        console.say(f"{path} is finished: {seen} seen; --run-dir another folder trains anew")
     else:
         console.say(f"finished: {seen} seen; samples in {outcome.run.samples}")
     if outcome.finished and kind != "sphere":

@@ -155,7 +155,7 @@ def fetch_shard(index: RemoteIndex, number: int, stop: threading.Event | None = 
     """
     from filelock import FileLock
 
-    def check(_done: int, _total: int) -> None:
+    def check(_done: int, _total: int, _note: str = "", /) -> None:
         if stop is not None and stop.is_set():
             raise StoppedError
 

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spherectl.errors import UsageError
-from spherectl.processes import Progress
+from spherectl.progress import Progress
 
 # Rows worked on at once: a tile of kernel values takes 8 MB, which caches hold; twice this was a third slower.
 BLOCK = 1024

@@ -15,7 +15,8 @@ from spherectl.data.datasets import FolderImages, ImageSet
 from spherectl.data.decode import ImageError
 from spherectl.evaluation.extractors import Extractor
 from spherectl.model import seeding
-from spherectl.processes import Processes, Progress
+from spherectl.processes import Processes
+from spherectl.progress import Progress
 
 BATCH = 64
 MAX_LOOKED_AT = 1_000  # images of a folder, spread over all, until one has another size than the model's

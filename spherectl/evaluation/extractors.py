@@ -28,9 +28,10 @@ from spherectl import zoo
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.features.store import find_feature_network, fingerprint, load_feature_network, read_feature_header
-from spherectl.fetch import Progress, fetch_url
+from spherectl.fetch import fetch_url
 from spherectl.files import expanded, is_there
 from spherectl.model.pickles import read_tensors
+from spherectl.progress import Progress
 from spherectl.settings import load_settings
 
 INCEPTION = "inception"

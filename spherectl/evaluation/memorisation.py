@@ -30,7 +30,7 @@ from spherectl.errors import UsageError
 from spherectl.evaluation.neighbours import COPY_SIZE, CROWD, SMALLEST, Embed, Neighbours, find_neighbours, survey
 from spherectl.images import grid
 from spherectl.model import seeding
-from spherectl.processes import Progress
+from spherectl.progress import Progress
 
 # Samples that an evaluation looks at, and test images that it compares them with.
 MAX_SAMPLES = 2000

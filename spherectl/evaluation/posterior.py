@@ -33,7 +33,7 @@ from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import score
 from spherectl.evaluation.reference import Reference
 from spherectl.model import seeding
-from spherectl.processes import Progress
+from spherectl.progress import Progress
 
 ColumnName = Literal["input", "reconstruction", "prior", "fitted"]
 COLUMNS: tuple[ColumnName, ...] = get_args(ColumnName)

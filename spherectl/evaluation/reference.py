@@ -30,7 +30,8 @@ from spherectl.evaluation.embeddings import Features, Images, Part, extract
 from spherectl.evaluation.extractors import Extractor
 from spherectl.files import replacing
 from spherectl.model import seeding
-from spherectl.processes import Processes, Progress
+from spherectl.processes import Processes
+from spherectl.progress import Progress
 from spherectl.recipe import MAX_COUNT, MAX_IMAGE_SIZE
 from spherectl.settings import load_settings
 

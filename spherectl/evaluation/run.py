@@ -9,7 +9,7 @@ Letters: n samples, B batch, R resamples, H and W image sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -36,10 +36,10 @@ from spherectl.evaluation.spectrum import line_powers
 from spherectl.features import imagenet
 from spherectl.features.independence import check_independent
 from spherectl.processes import Processes
+from spherectl.progress import Progress, part_of
 from spherectl.recipe import SampleSpec
 
 # Called with images done, images in all, and what is going on.
-Progress = Callable[[int, int, str], None]
 
 MAX_LINES = 2_000  # real images that a spectrum is compared with
 
@@ -352,25 +352,20 @@ class _Evaluation:
             total += len(self.models) * (train + min(memorisation.MAX_TEST, test) + looked_at)
         return total
 
-    def _tell_part(self, what: str) -> Callable[[int, int], None]:
+    def _tell_part(self, what: str) -> Progress:
         """Progress of what is not counted in images, told in words."""
 
-        def tell(done: int, total: int) -> None:
+        def tell(done: int, total: int, _: str = "", /) -> None:
             if self._progress is not None:
                 self._progress(self._done, self._total, f"{what} {done} of {total}")
 
         return tell
 
-    def _tell(self, count: int, what: str) -> Callable[[int, int], None]:
+    def _tell(self, count: int, what: str) -> Progress | None:
         """Progress of one part as progress of the whole."""
         before = self._done
         self._done += count
-
-        def tell(done: int, _: int) -> None:
-            if self._progress is not None:
-                self._progress(before + done, self._total, what)
-
-        return tell
+        return part_of(self._progress, before, self._total, what)
 
 
 def _check(models: Sequence[api.Model], real: Real, extractor: Extractor, plan: Plan) -> None:

@@ -22,7 +22,8 @@ from spherectl.evaluation.fidelity import Quantise, right, score
 from spherectl.evaluation.protocol import Comparison, Grid, Metric, Plan, Row
 from spherectl.evaluation.reference import Reference
 from spherectl.evaluation.spectrum import line_powers, patch_lines
-from spherectl.processes import Processes, Progress
+from spherectl.processes import Processes
+from spherectl.progress import Progress
 from spherectl.recipe import SampleSpec
 
 GRID_ROWS = 8

@@ -34,7 +34,7 @@ from torch import Tensor
 from spherectl.errors import UsageError
 from spherectl.evaluation.directions import MEASURES, Statistics, draw_uniform, mean_distance, measure, normalise
 from spherectl.model import seeding
-from spherectl.processes import Progress
+from spherectl.progress import Progress, part_of
 
 DRAWS = 499  # so that p-values are multiples of 0.002
 MAX_POINTS = 1000  # points in all; a draw costs n^3 where L > n, and up to 0.2 s of one core here
@@ -191,7 +191,7 @@ def uniformity_by_class(
     sizes = sorted({len(indices) for indices in (everything, *chosen) if len(indices) > 1})
     nulls = {}
     for place, size in enumerate(sizes):
-        tell = _part_of(progress, place * draws, len(sizes) * draws)
+        tell = part_of(progress, place * draws, len(sizes) * draws)
         nulls[size] = null_distribution(size, flat.shape[1], draws, seed, tell)
 
     def examine(indices: Tensor) -> Uniformity:
@@ -292,8 +292,3 @@ def _flatten(points: Tensor) -> Tensor:
 def _directions(flat: Tensor, indices: Tensor) -> Tensor:
     """The points (n, L) at `indices` (m,) divided by their lengths: (m, L) float32 on the CPU."""
     return normalise(flat[indices.to(flat.device)].to("cpu", torch.float32))
-
-
-def _part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
-    """Progress of one part of a work of `total`, after `before` of it."""
-    return None if progress is None else lambda done, _: progress(before + done, total)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,9 +21,8 @@ from spherectl.errors import UsageError
 from spherectl.features.networks import build_network, fold
 from spherectl.model import seeding
 from spherectl.model.devices import has_fast_bfloat16
+from spherectl.progress import Progress
 from spherectl.recipe import DataSpec
-
-Progress = Callable[[int, int, str], None]  # images seen, images in all, what to say
 
 # What the plans below learn from, as the recipes of these names have it: never flipped, since garments have a side and
 # emoji letters.

@@ -23,12 +23,12 @@ from spherectl.data.order import training_batches
 from spherectl.data.unreadable import Tally
 from spherectl.data.workers import lost_worker
 from spherectl.errors import TrainingError
-from spherectl.fetch import Progress
 from spherectl.images import save_png
 from spherectl.model.kinds import build
 from spherectl.model.sphere import initialise
 from spherectl.model.weights import Package, fill
 from spherectl.processes import Processes, lost
+from spherectl.progress import Progress
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint, cuda
 from spherectl.training.checkpoint import Counts
@@ -278,7 +278,7 @@ class _Training:
             self.saver.finish()
             error = TrainingError(
                 f"Step {self.counts.step + 1} has a non-finite {', '.join(bad)}; nothing was changed by it.",
-                f"The weights before it are in {self.run.path}; try a lower optim.lr with --run another folder.",
+                f"The weights before it are in {self.run.path}; try a lower optim.lr with --run-dir another folder.",
             )
             raise self.processes.once(error)
 

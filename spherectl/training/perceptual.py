@@ -25,9 +25,9 @@ from spherectl.errors import UsageError
 from spherectl.features import imagenet
 from spherectl.features.networks import ZERO_GUARD, FeatureNetwork, normalise_channels
 from spherectl.features.store import find_feature_network, load_feature_network, read_feature_header
-from spherectl.fetch import Progress
 from spherectl.model import kernels
 from spherectl.model.geometry import at_least_float32
+from spherectl.progress import Progress
 from spherectl.recipe import LossSpec
 
 

@@ -98,17 +98,19 @@ class Run:
         except UnicodeEncodeError:
             raise UsageError(
                 f"The name of the run folder {self.path} is not UTF-8, so that safetensors cannot read what is in it.",
-                "Give another place with --run.",
+                "Give another place with --run-dir.",
             ) from None
         lock = filelock.FileLock(self.path / ".lock")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(blocking=False)
         except filelock.Timeout:
-            raise TrainingError(f"Another process is training in {self.path}.", "Wait for it, or give --run.") from None
+            raise TrainingError(
+                f"Another process is training in {self.path}.", "Wait for it, or give --run-dir."
+            ) from None
         except OSError as error:
             raise FileError(
-                f"Cannot make the run folder {self.path}: {error.strerror}.", "Give another place with --run."
+                f"Cannot make the run folder {self.path}: {error.strerror}.", "Give another place with --run-dir."
             ) from None
         try:
             yield
@@ -138,7 +140,7 @@ class Run:
             if before.data is not None and changes and self.images_seen() and not self._repaired(data, before.data):
                 raise UsageError(
                     f"The data is not what {self.path} began with: {changes}.",
-                    "Restore it to go on with that run, or give --run another folder.",
+                    "Restore it to go on with that run, or give --run-dir another folder.",
                 )
             # The same set may lie anywhere; of earlier versions' runs only the place is known.
             there = recipe if before.data is None else recipe.replace(data={"root": known.data.root})
@@ -150,7 +152,7 @@ class Run:
             if differing:
                 raise UsageError(
                     f"{self.path} holds a run that differs in {', '.join(differing)}.",
-                    "Give --run another folder, or the same settings to go on.",
+                    "Give --run-dir another folder, or the same settings to go on.",
                 )
         info = {
             "parent": parent,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import MAX_PART, Progress, RefusedError, fetch_file, file_hash
+from spherectl.fetch import MAX_PART, RefusedError, fetch_file, file_hash
 from spherectl.files import is_regular
+from spherectl.progress import Progress, part_of
 from spherectl.safetensors_header import read_header
 from spherectl.settings import Settings, origin
 from spherectl.zoo import hub
@@ -182,7 +182,7 @@ def _fetch(parcel: Parcel, settings: Settings, progress: Progress | None) -> Pat
         made.unlink()
     found, done = {}, 0
     for piece in parcel.pieces:
-        path = _fetch_piece(parcel, piece, seen.get(piece.path, ""), settings, _after(done, parcel.bytes, progress))
+        path = _fetch_piece(parcel, piece, seen.get(piece.path, ""), settings, part_of(progress, done, parcel.bytes))
         done += path.stat().st_size
         found[piece.path] = file_hash(path)
     if settings.offline:
@@ -266,10 +266,3 @@ def _check_model(path: Path) -> None:
     except FileError:
         path.unlink(missing_ok=True)
         raise
-
-
-def _after(before: int, total: int | None, progress: Progress | None) -> Callable[[int, int], None] | None:
-    """Progress of one file, told as progress of all."""
-    if progress is None:
-        return None
-    return lambda done, of_file: progress(before + done, total or before + of_file)

@@ -10,9 +10,10 @@ from typing import Literal
 
 from spherectl.documents import parse_toml
 from spherectl.errors import FileError, UsageError
-from spherectl.fetch import Progress, file_hash, refuse_archive
+from spherectl.fetch import file_hash, refuse_archive
 from spherectl.files import is_regular, read_text
 from spherectl.places import place
+from spherectl.progress import Progress
 from spherectl.settings import Settings, load_settings, origin, packaged
 from spherectl.shown import listed, quoted
 from spherectl.zoo import hub
@@ -250,7 +251,7 @@ def _model_at(path: Path, why: str) -> Found:
     if is_regular(path / "recipe.toml"):
         raise UsageError(
             f"The run {path} has no model yet: it gets one at its first checkpoint.",
-            f"`spherectl train {path / 'recipe.toml'} --run {path}` goes on with it.",
+            f"`spherectl train {path / 'recipe.toml'} --run-dir {path}` goes on with it.",
         )
     raise FileError(
         f"The folder {path} is no model: expected {MODEL_FILE} (a run), or cfg.json and ckpt/ (a published checkpoint)."

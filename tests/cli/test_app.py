@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
 from spherectl import __version__, zoo
@@ -239,6 +240,21 @@ def test_shells_get_a_script(cli, shell):
 
 
 @pytest.mark.fast
+@pytest.mark.parametrize("name", ["train", "evaluate"])
+def test_torchrun_takes_no_option_for_one_of_its_own(name):
+    """Its parser shortens its own options wherever they stand, even behind `-m spherectl`: `--run` was `--run-path`."""
+    torchrun = get_args_parser()
+    options = [option for one in typer.main.get_command(app).commands[name].params for option in one.opts]
+    assert "--device" in options
+    for option in options:
+        given = [name, "x", option, "1"]
+        assert torchrun.parse_args(["-m", "spherectl", *given]).training_script_args == given
+    own = [option for action in torchrun._actions for option in action.option_strings]
+    beginnings = [(option, other) for option in options for other in own if other.startswith(option)]
+    assert [pair for pair in beginnings if pair[0].startswith("--")] == []
+
+
+@pytest.mark.fast
 def test_every_command_takes_paths_in_the_one_way():
     leaves = [one for _, one in commands(typer.main.get_command(app)) if not hasattr(one, "commands")]
     assert leaves
@@ -252,7 +268,7 @@ def test_every_command_takes_paths_in_the_one_way():
         (["sample", "--out", ""], "--out is empty."),
         (["sample", "--out="], "--out is empty."),
         (["export", "--format", "onnx", "--out", ""], "--out is empty."),
-        (["train", "debug", "--run", ""], "--run is empty."),
+        (["train", "debug", "--run-dir", ""], "--run-dir is empty."),
         (["train", "folder32", "--data", "", "--dry-run"], "The place of the data is empty."),
         (["train", "debug", "--data", ""], "The place of the data is empty."),
         (["edit", ""], "The path is empty."),

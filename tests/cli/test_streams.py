@@ -142,7 +142,7 @@ def training(cli, folder: Path, images: int, **streams_: object) -> subprocess.P
     lengths = [f"run.{key}_images={images}" for key in ("length", "checkpoint", "sample")]
     options = [word for length in lengths for word in ("--set", length)]
     return subprocess.Popen(
-        [sys.executable, "-m", "spherectl", "train", "debug", "--data", str(folder), "--run", "x", *options],
+        [sys.executable, "-m", "spherectl", "train", "debug", "--data", str(folder), "--run-dir", "x", *options],
         cwd=cli.folder,
         env=cli.environment(),
         **streams_,

@@ -45,7 +45,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def debug(command: Callable[..., Any], fashion_excerpt: Path) -> Callable[..., Any]:
-    """`debug("--run", "x")`: train the debug recipe on the excerpt."""
+    """`debug("--run-dir", "x")`: train the debug recipe on the excerpt."""
     return lambda *arguments: command("train", "debug", "--data", fashion_excerpt, *arguments)
 
 
@@ -124,11 +124,11 @@ def test_train_then_sample_then_like_need_no_option(debug, command, work):
 
 @pytest.mark.fast
 def test_a_finished_run_says_so_and_changes_nothing(debug, work):
-    debug("--run", "x")
+    debug("--run-dir", "x")
     before = contents(work)
-    result = debug("--run", "x")
+    result = debug("--run-dir", "x")
     assert (result.exit_code, result.stdout) == (0, "x/model.safetensors\n")
-    assert "x is finished: 160 images seen; --run another folder trains anew" in result.stderr
+    assert "x is finished: 160 images seen; --run-dir another folder trains anew" in result.stderr
     assert contents(work).keys() == before.keys()
     changed = {name for name, value in contents(work).items() if value != before[name]}
     assert changed <= {"x/run.json"}  # says what it last ran on
@@ -139,10 +139,10 @@ def test_a_run_goes_on_by_its_own_recipe_from_any_folder(debug, command, work, s
     """The resolved recipe knows where the data is, also where --data was a relative path."""
     stopped_after(5)
     relative = os.path.relpath(Path(__file__).parents[1] / "data" / "fashion-excerpt")
-    assert command("train", "debug", "--data", relative, "--run", "x").exit_code == 143
+    assert command("train", "debug", "--data", relative, "--run-dir", "x").exit_code == 143
     (work / "elsewhere").mkdir()
     monkeypatch.chdir(work / "elsewhere")
-    result = command("train", "../x/recipe.toml", "--run", "../x")
+    result = command("train", "../x/recipe.toml", "--run-dir", "../x")
     assert result.exit_code == 0, result.stderr
     assert [line["step"] for line in metrics(work / "x")] == list(range(1, 21))
 
@@ -251,7 +251,7 @@ def test_without_data_one_sentence_says_where_it_goes(command, fails, files, wor
 def test_from_starts_at_the_weights_of_the_model(debug, work, tiny_run):
     """With steps of no length the run ends where it began: at the model's weights, bit for bit."""
     still = ["--set", "optim.lr=1e-40", "--set", "optim.min_lr=0", "--set", "run.length_images=16"]
-    result = debug("--from", tiny_run, *still, "--run", "same")
+    result = debug("--from", tiny_run, *still, "--run-dir", "same")
     assert result.exit_code == 0, result.stderr
     assert f"from: {tiny_run / 'model.safetensors'}, 100.0% of the weights\n" in result.stderr
     start = weights.read_package(tiny_run / "model.safetensors")
@@ -265,7 +265,7 @@ def test_from_starts_at_the_weights_of_the_model(debug, work, tiny_run):
 @pytest.mark.fast
 def test_from_takes_only_weights_of_equal_shape(debug, work, tiny_run):
     still = ["--set", "optim.lr=1e-40", "--set", "optim.min_lr=0", "--set", "run.length_images=16"]
-    result = debug("--from", tiny_run, *still, "--set", "model.compression_ratio=12", "--run", "wider")
+    result = debug("--from", tiny_run, *still, "--set", "model.compression_ratio=12", "--run-dir", "wider")
     assert result.exit_code == 0, result.stderr
     start = weights.read_package(tiny_run / "model.safetensors").weights
     tuned = weights.read_package(work / "wider" / "model.safetensors").weights
@@ -279,7 +279,7 @@ def test_from_takes_only_weights_of_equal_shape(debug, work, tiny_run):
 
 @pytest.mark.fast
 def test_from_is_part_of_what_a_run_is(debug, fails, work, tiny_run):
-    short = ["--set", "run.length_images=16", "--run", "x"]
+    short = ["--set", "run.length_images=16", "--run-dir", "x"]
     assert debug("--from", tiny_run, *short).exit_code == 0
     assert "is finished" in debug("--from", tiny_run, *short).stderr
     fails(debug(*short), 2, "x holds a run that differs in --from.")
@@ -301,11 +301,11 @@ def test_from_what_does_not_fit_is_refused(debug, fails, work, tiny_run, tmp_pat
 def test_a_stopped_run_says_how_to_go_on_and_does(debug, work, stopped_after, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["spherectl", "train", "debug", "--data", "my images"])
     stopped_after(7)
-    result = debug("--run", "x")
+    result = debug("--run-dir", "x")
     assert (result.exit_code, result.stdout) == (143, "x/model.safetensors\n")
     assert "saved at 56 images in x; go on with: spherectl train debug --data 'my images'\n" in result.stderr
-    assert debug("--run", "whole").exit_code == 0
-    assert debug("--run", "x").exit_code == 0
+    assert debug("--run-dir", "whole").exit_code == 0
+    assert debug("--run-dir", "x").exit_code == 0
     assert (work / "x" / "model.safetensors").read_bytes() == (work / "whole" / "model.safetensors").read_bytes()
     assert [line["step"] for line in metrics(work / "x")] == list(range(1, 21))
 
@@ -331,7 +331,7 @@ def test_a_second_ctrl_c_stops_at_once(capsys):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)]
 )
 def test_signals_save_and_the_same_command_goes_on(cli, command, fashion_excerpt, work, number, code):
-    arguments = ["train", "debug", "--data", str(fashion_excerpt), "--set", "run.length_images=800", "--run", "x"]
+    arguments = ["train", "debug", "--data", str(fashion_excerpt), "--set", "run.length_images=800", "--run-dir", "x"]
     arguments += ["--set", "run.checkpoint_images=800", "--set", "run.sample_images=800"]
     process = cli.start(*arguments, cwd=work)
     wait_for(lambda: steps_so_far(work / "x") > 3, process)
@@ -366,20 +366,20 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> N
 @pytest.mark.fast
 def test_two_processes_in_one_run_are_refused(debug, fails, work, stopped_after):
     stopped_after(5)
-    debug("--run", "x")
+    debug("--run-dir", "x")
     before = contents(work)
     with filelock.FileLock(work / "x" / ".lock"):
-        fails(debug("--run", "x"), 1, "Another process is training in x.")
+        fails(debug("--run-dir", "x"), 1, "Another process is training in x.")
     assert contents(work) == before
-    assert debug("--run", "x").exit_code == 0
+    assert debug("--run-dir", "x").exit_code == 0
 
 
 @pytest.mark.fast
 def test_another_recipe_in_the_folder_names_the_keys(debug, fails, work, stopped_after):
     stopped_after(5)
-    debug("--run", "x")
+    debug("--run-dir", "x")
     before = contents(work)
-    said = fails(debug("--run", "x", "--set", "optim.lr=2e-3", "--set", "run.seed=1", "--set", "data.flip=true"), 2)
+    said = fails(debug("--run-dir", "x", "--set", "optim.lr=2e-3", "--set", "run.seed=1", "--set", "data.flip=true"), 2)
     assert said == "error: x holds a run that differs in data.flip, optim.lr, run.seed."
     assert contents(work) == before
 
@@ -445,7 +445,7 @@ def test_a_broken_image_is_named_and_once_repaired_the_run_goes_on(command, fail
     (folder / "class-0001" / "2.png").write_bytes(whole[:50])
     arguments = ["train", "folder32", "--data", folder, "--set", "model.size=nano", "--set", "run.batch_size=4"]
     arguments += ["--set", "run.length_images=16", "--set", "loss.perceptual=none", "--set", "run.dtype=float32"]
-    arguments += ["--set", "data.workers=0", "--run", "x"]
+    arguments += ["--set", "data.workers=0", "--run-dir", "x"]
     said = fails(command(*arguments), 1)
     assert said.startswith(f"error: Cannot read the image {folder / 'class-0001' / '2.png'}: ")
     (folder / "class-0001" / "2.png").write_bytes(whole)
@@ -471,7 +471,7 @@ def test_a_run_folder_that_cannot_be_made_is_a_sentence(debug, fails, work, run)
     if run.startswith("/proc") and not Path("/proc/self").exists():
         pytest.skip("no /proc on this system")
     (work / "file").write_text("kept")
-    fails(debug("--run", run), 1, f"Cannot make the run folder {run}: ")
+    fails(debug("--run-dir", run), 1, f"Cannot make the run folder {run}: ")
     assert list(contents(work)) == ["file"]
     assert (work / "file").read_text() == "kept"
 
@@ -481,7 +481,7 @@ def test_a_run_folder_that_cannot_be_made_is_a_sentence(debug, fails, work, run)
 def test_a_full_disk_leaves_the_last_checkpoint_whole(cli, debug, fashion_excerpt, work, stopped_after):
     """Files can grow to 1 MB only, checkpoints have 2.5: the next one fails and leaves nothing; the old one stands."""
     stopped_after(7)
-    assert debug("--run", "x").exit_code == 143
+    assert debug("--run-dir", "x").exit_code == 143
     before = contents(work)
     script = """
 import resource, sys
@@ -489,7 +489,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.getrlimit(resourc
 from spherectl.cli.app import main
 main()
 """
-    arguments = ["train", "debug", "--data", str(fashion_excerpt), "--run", "x"]
+    arguments = ["train", "debug", "--data", str(fashion_excerpt), "--run-dir", "x"]
     full = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=work,
@@ -510,7 +510,7 @@ main()
         assert after[name] == before[name]
     assert [path.name for path in (work / "x" / "checkpoints").iterdir()] == ["000000000056"]
     assert not [name for name in after if ".tmp" in name]
-    assert debug("--run", "whole").exit_code == debug("--run", "x").exit_code == 0
+    assert debug("--run-dir", "whole").exit_code == debug("--run-dir", "x").exit_code == 0
     assert (work / "x" / "model.safetensors").read_bytes() == (work / "whole" / "model.safetensors").read_bytes()
     assert [line["step"] for line in metrics(work / "x")] == list(range(1, 21))
 

@@ -79,7 +79,7 @@ def test_a_list_and_shards_train_like_any_set(command, tmp_path, write_tar, labe
     (tmp_path / "all.jsonl").write_text("\n".join(json.dumps(line) for line in lines))
     losses = []
     for kind, place, name in (("shards", "tars", "tars"), ("jsonl", "all.jsonl", "all")):
-        done = command("--data", tmp_path / place, "--run", kind, data__kind=kind)
+        done = command("--data", tmp_path / place, "--run-dir", kind, data__kind=kind)
         assert done.exit_code == 0, done.stderr
         assert f"data: {name}, 4 images, 3 classes\n" in done.stderr
         losses.append([json.loads(line)["loss"] for line in Path(kind, "metrics.jsonl").read_text().splitlines()])

@@ -151,7 +151,7 @@ def test_kid_replicates_leave_out_pairs_of_an_image_with_its_repeats(
     monkeypatch.setattr(bootstrap, "BLOCK", block)
     m = bootstrap.multiplicities(len(features), 4, seed=0)
     calls: list[tuple[int, int]] = []
-    found = bootstrap.kid_replicates(features, reference, m, progress=lambda *call: calls.append(call))
+    found = bootstrap.kid_replicates(features, reference, m, progress=lambda done, total, *_: calls.append((done, total)))
     y = reference.double()
     within_y = (y @ y.T / WIDTH + 1) ** 3
     y_mean = within_y[~torch.eye(len(y), dtype=torch.bool)].mean()

@@ -77,7 +77,7 @@ def test_columns_are_scored_as_their_images_are(excerpt: Excerpt, scorer: Extrac
     reference = of_images(test, scorer)
     assert reference is not None
     told: list[tuple[int, int]] = []
-    tell: Any = lambda done, total: told.append((done, total))  # noqa: E731
+    tell: Any = lambda done, total, *_: told.append((done, total))  # noqa: E731
     models = [Shrinking(), Shrinking(4.0)]
     holes = posterior_hole(models, train, reference, scorer, count=40, resamples=20, progress=tell)
     assert told == [(number, 7) for number in range(1, 8)]

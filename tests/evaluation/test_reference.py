@@ -54,7 +54,7 @@ def test_the_cache_is_used_and_every_change_misses_it(
 ) -> None:
     assert len(cached()) == 1
     asked: list[int] = []
-    again = of_images(excerpt[1], scorer, progress=lambda done, _: asked.append(done))
+    again = of_images(excerpt[1], scorer, progress=lambda done, *_: asked.append(done))
     assert asked == []
     assert again is not None
     assert again.features is not None

@@ -96,7 +96,7 @@ def test_scores_are_those_of_the_images(
 ) -> None:
     plan = Plan(steps=(1, 4), guidance=(1.0,), count=120, metrics=["fid", "kid", "is", "prc", "acc"], resamples=10)
     told: list[tuple[int, int]] = []
-    report = run([make_model()], plan, real, scorer, progress=lambda done, total, _: told.append((done, total)))
+    report = run([make_model()], plan, real, scorer, progress=lambda done, total, *_: told.append((done, total)))
     train, test = excerpt
     by_class = train.labels.argsort(stable=True).reshape(10, 30)
     labels = torch.arange(120) % 10

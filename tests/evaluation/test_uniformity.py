@@ -247,9 +247,9 @@ def test_lengths_axes_and_order_do_not_matter() -> None:
 
 def test_the_null_distribution_is_kept_and_fewer_draws_are_the_first_of_more() -> None:
     told: list[tuple[int, int]] = []
-    few = null_distribution(7, 5, draws=3, seed=11, progress=lambda *at: told.append(at))
+    few = null_distribution(7, 5, draws=3, seed=11, progress=lambda done, total, *_: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
-    assert null_distribution(7, 5, draws=3, seed=11, progress=lambda *at: told.append(at)) is few
+    assert null_distribution(7, 5, draws=3, seed=11, progress=lambda done, total, *_: told.append((done, total))) is few
     assert told[3:] == [(3, 3)]
     assert null_distribution(7, 5, draws=5, seed=11).statistics[:3] == few.statistics
     assert null_distribution(7, 5, draws=3, seed=12) != few
@@ -270,7 +270,7 @@ def test_by_class_only_the_collapsed_class_is_far_from_uniform() -> None:
     names = ("crane", "shirt", "crane", "nobody", "one", "another")
     told: list[tuple[int, int]] = []
     found = uniformity_by_class(
-        points, labels, names, draws=99, most=90, most_of_class=30, progress=lambda *at: told.append(at)
+        points, labels, names, draws=99, most=90, most_of_class=30, progress=lambda done, total, *_: told.append((done, total))
     )
     assert [name for name, _ in found.classes] == ["crane", "shirt", "crane"]
     assert found.left_out == ("nobody", "one", "another")

@@ -228,7 +228,7 @@ def shards(draw: Any) -> Attempt:
         "d/0.tar": tar,
         "r.toml": recipe_text(data_recipe("shards", num_classes=draw(st.sampled_from([0, 2])))),
     }
-    how = draw(st.sampled_from([("--dry-run",), ("--run", "run")]))
+    how = draw(st.sampled_from([("--dry-run",), ("--run-dir", "run")]))
     return Attempt("shards", ("train", "r.toml", "--data", target, *how), files)
 
 
@@ -256,7 +256,7 @@ def datasets(draw: Any) -> Attempt:
         files[name] = bytes(content)
     given: dict[str, File] = {f"d/{key}": value for key, value in files.items()}
     given["r.toml"] = recipe_text(bases.RECIPE)
-    how = draw(st.sampled_from([("--dry-run",), ("--run", "run")]))
+    how = draw(st.sampled_from([("--dry-run",), ("--run-dir", "run")]))
     return Attempt("data set", ("train", "r.toml", "--data", "d", *how), given)
 
 

@@ -193,7 +193,7 @@ def lists(draw: Any) -> Attempt:
         "1.png": bases.image(),
         "r.toml": recipe_text(data_recipe("jsonl", num_classes=2)),
     }
-    how = draw(st.sampled_from([("--dry-run",), ("--run", "run")]))
+    how = draw(st.sampled_from([("--dry-run",), ("--run-dir", "run")]))
     return Attempt("lists", ("train", "r.toml", "--data", "l.jsonl", *how), files)
 
 
@@ -219,7 +219,7 @@ def class_lists(draw: Any) -> Attempt:
         files["d/x/0.png"] = bases.image()
     kind = "folder" if way == "folders" else "shards"
     files["r.toml"] = recipe_text(data_recipe(kind, num_classes=draw(st.sampled_from([0, 1, 2, 3]))))
-    how = draw(st.sampled_from([("--dry-run",), ("--run", "run")]))
+    how = draw(st.sampled_from([("--dry-run",), ("--run-dir", "run")]))
     return Attempt("class names", ("train", "r.toml", "--data", "d", *how), files)
 
 
@@ -320,8 +320,8 @@ RUN_USES = [
     ("plot", "training", "tiny", "--x", "hours", "--out", "{work}/o.svg"),
     ("sample", "--model", "tiny", "--count", "1", *OUT),
     ("sample", "--model", "tiny", "--weights", "raw", "--count", "1", *OUT),
-    ("train", "{work}/r.toml", "--data", EXCERPT, "--run", "tiny"),
-    ("train", "{work}/r.toml", "--data", EXCERPT, "--run", "tiny", "--set", "run.length_images=24"),
+    ("train", "{work}/r.toml", "--data", EXCERPT, "--run-dir", "tiny"),
+    ("train", "{work}/r.toml", "--data", EXCERPT, "--run-dir", "tiny", "--set", "run.length_images=24"),
     ("export", "--format", "published", "--model", "tiny", "--out", "{work}/published"),
 ]
 

@@ -218,7 +218,7 @@ class Harness:
             yield fault("starts a program", "; ".join(answer["started"]))
         left = _left(before, _listing(box), failed=answer["code"] != 0)
         # A training that is stopped by a bad image goes on in its folder once that is mended.
-        runs = ["work/runs", *(f"work/{run}" for word, run in pairwise(attempt.argv) if word == "--run")]
+        runs = ["work/runs", *(f"work/{run}" for word, run in pairwise(attempt.argv) if word == "--run-dir")]
         # A result may be asked for under a hidden name, and the sheet of its steps lies beside it.
         outs = [Path(word).stem for option, word in pairwise(attempt.argv) if option in {"--out", "-o"}]
         named = tuple(stem for stem in outs if stem.startswith(".") and answer["code"] == 0)

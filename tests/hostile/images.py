@@ -170,7 +170,7 @@ READERS = [
     ("restore", "a.png", "--task", "inpaint", "--mask", "{}", "--rounds", "1", "--model", M, *OUT),
     ("restore", "a.png", "--task", "deblur", "--kernel", "{}", "--rounds", "1", "--model", M, *OUT),
     ("sample", "--like", "{}", "--model", M, *OUT),
-    ("train", "f.toml", "--data", "d", "--run", "run"),
+    ("train", "f.toml", "--data", "d", "--run-dir", "run"),
 ]
 
 

@@ -171,7 +171,7 @@ def places(draw: Any) -> Attempt:
                     for command in COMMANDS
                     if any(name == "--model" for name, _ in options_of(command))
                 ),
-                *((("train",), name) for name in ("--data", "--run", "--from")),
+                *((("train",), name) for name in ("--data", "--run-dir", "--from")),
                 *((("sample",), name) for name in ("--like", "--latents")),
                 *((("evaluate",), name) for name in ("--reference", "--save-stats", "--features", "--data")),
                 *((("restore",), name) for name in ("--mask", "--kernel")),

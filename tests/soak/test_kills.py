@@ -35,7 +35,7 @@ def training(data: Path, run: Path, dtype: str, parallel: str = "ddp") -> list[s
     changes = [f"run.{key}={steps * BATCH}" for key, steps in lengths.items()]
     changes += [f"run.dtype={dtype}", f"run.parallel={parallel}"]
     options = [word for change in changes for word in ("--set", change)]
-    return ["train", "debug", "--data", str(data), "--run", str(run), "--threads", "1", *options]
+    return ["train", "debug", "--data", str(data), "--run-dir", str(run), "--threads", "1", *options]
 
 
 def test_runs_killed_at_random_end_as_if_left_alone(

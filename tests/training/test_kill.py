@@ -24,7 +24,8 @@ POINTS = {"step": 13, "save": 1, "between": 17, "rename": 2}
 
 
 def arguments(data: Path, run: Path, dtype: str) -> list[str]:
-    return ["train", "debug", "--data", str(data), "--run", str(run), "--set", f"run.dtype={dtype}", "--threads", "1"]
+    places = ["--data", str(data), "--run-dir", str(run)]
+    return ["train", "debug", *places, "--set", f"run.dtype={dtype}", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")

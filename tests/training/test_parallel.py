@@ -124,7 +124,7 @@ def test_the_command_under_torchrun_goes_on_with_what_one_process_began(
     stopped = loop.train(recipe, dataset, run, device=CPU, should_stop=lambda: next(asked) == 9)
     assert stopped.images_seen == 80
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "--", "spherectl"]
-    command += ["train", str(run / "recipe.toml"), "--data", str(fashion_excerpt), "--run", str(run)]
+    command += ["train", str(run / "recipe.toml"), "--data", str(fashion_excerpt), "--run-dir", str(run)]
     command += ["--set", "run.micro_batch_size=3"]
     ended = subprocess.run(
         [sys.executable, *command], env=cli.environment(), cwd=tmp_path, capture_output=True, text=True, check=False

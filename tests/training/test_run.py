@@ -78,7 +78,7 @@ def test_other_data_is_refused_in_words_and_changes_nothing(
     with pytest.raises(UsageError) as caught:
         claim(run, now)
     assert caught.value.message == f"The data is not what {run.path} began with: {said}."
-    assert caught.value.hint == "Restore it to go on with that run, or give --run another folder."
+    assert caught.value.hint == "Restore it to go on with that run, or give --run-dir another folder."
     assert (run.recipe.read_bytes(), run.info.read_bytes()) == before
 
 

@@ -99,7 +99,7 @@ def test_a_published_folder_is_fetched_converted_and_sampled_by_name(host, own, 
     with pytest.raises(UsageError, match="one is not on this machine yet"):
         zoo.find_model("one")
     seen: list[tuple[int, int]] = []
-    folder = zoo.fetch(entry, progress=lambda done, total: seen.append((done, total)))
+    folder = zoo.fetch(entry, progress=lambda done, total, *_: seen.append((done, total)))
     total = sum(map(len, layout.values()))
     assert seen[-1] == (total, total)
     assert folder == load_settings().cache / "zoo" / "one"

@@ -316,7 +316,7 @@ def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
         ("rumour", UsageError, "rumour is only known of: the zoo has no address to fetch it from"),
         ("hf:user", UsageError, "Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got 'hf:user'."),
         ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint."),
-        ("runs/new", UsageError, "`spherectl train runs/new/recipe.toml --run runs/new` goes on with it."),
+        ("runs/new", UsageError, "`spherectl train runs/new/recipe.toml --run-dir runs/new` goes on with it."),
         ("runs", FileError, "The folder runs is no model: expected model.safetensors (a run), or cfg.json and ckpt/"),
         ("weights.pth", FileError, "expected a .safetensors file or a folder. Give the folder that holds cfg.json"),
         ("zoo/index.toml", FileError, "zoo/index.toml is not a model: expected a .safetensors file or a folder."),
