@@ -22,34 +22,39 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["shown", "errors", "checks", "documents", "timing", "files", "places", "tables", "settings", "progress",
+    ["shown", "errors", "checks", "sampling", "documents", "timing", "files", "places", "tables", "settings", "progress",
+     "data", "data.sets",
      *("recipe.limits", "recipe.model", "recipe.data", "recipe.noise", "recipe.loss", "recipe.optim", "recipe.run"),
      *("recipe.sample", "recipe.whole", "recipe.files", "recipe"),
      "addresses", "answers", "connections", "transfer",
      "fetch", "safetensors_header", "classes",
+     *("model", "model.formats", "model.formats.header", "model.formats.layouts"),
      *("zoo.entries", "zoo.catalogue", "zoo.receipts", "zoo.hub", "zoo.download", "zoo.finding"),
         *("zoo", "zoo.additions")],
     # The networks and their mathematics.
     [
-        "model",
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
         "model.devices",
         *("model.sampler", "model.compiled", "model.objective", "model.vae", "model.diffusion", "model.kinds"),
-        *("model.package", "model.pickles", "model.published", "model.weights", "model.conversion"),
+        *("model.formats.package", "model.formats.pickles", "model.formats.published", "model.formats.weights"),
+        "model.formats.conversion",
     ],
     # Images, and frozen networks that look at them.
     [
         "arrays",
-        "data",
-        *("data.names", "data.decode", "data.formats", "data.indexes"),
+        *("data.names", "data.decode", "data.idx", "data.indexes"),
         *("data.folders", "data.lists", "data.tars", "data.shards"),
         *("data.transforms", "data.unreadable", "data.image_set", "data.remote", "data.streamed"),
-        *("data.emoji", "data.download", "data.datasets", "data.workers", "data.order"),
+        "data.download",
+        *("data.sets.folder", "data.sets.jsonl", "data.sets.shards", "data.sets.animal_faces", "data.sets.imagenet"),
+        *("data.sets.fashion_mnist", "data.sets.cifar10", "data.sets.flowers102", "data.sets.emoji"),
+        *("data.datasets", "data.workers", "data.order"),
         "features",
         *("features.networks", "features.store", "features.imagenet", "features.fit", "features.independence"),
         "images",
         "processes",
+        "versions",
     ],
     # What is done with a model.
     [

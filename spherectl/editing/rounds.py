@@ -19,7 +19,7 @@ from spherectl.checks import MAX_GUIDANCE, MAX_INDEX, MAX_STEPS, check_choice, c
 from spherectl.editing.stitching import stitch
 from spherectl.model import sampler, seeding
 from spherectl.model.geometry import perturb, spherify, strength
-from spherectl.model.sampler import Guide
+from spherectl.sampling import Guide
 
 # How a class is changed where a model's header has no table editing.to_class: the best point of docs/editing.md.
 TO_CLASS: dict[str, float] = {"noise_deg": 70.0, "guidance": 3.0, "steps": 4}

@@ -22,8 +22,8 @@ from spherectl.evaluation.memorisation import Memorisation
 from spherectl.evaluation.reference import Reference
 from spherectl.evaluation.spectrum import PatchLines
 from spherectl.evaluation.uniformity import UniformityByClass
-from spherectl.model.sampler import Strength
 from spherectl.recipe import SampleSpec
+from spherectl.sampling import Strength
 
 Metric = Literal["fid", "kid", "is", "prc", "acc", "rfid", "psnr", "ssim", "lpips", "uniformity", "memorisation"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from spherectl.model.geometry import at_least_float32, perturb, spherify
+from spherectl.sampling import Guide, Strength
 
 PAIRED = 16  # up to so many images, guidance computes both calls of a network as one
 
 Network = Callable[[Tensor, Tensor | None], Tensor]
 Noise = Callable[[int], Tensor]  # round k -> e_k, shaped like the latents
-Guide = Literal["both", "encoder", "decoder"]
-Strength = Literal["constant", "decaying"]
 
 
 # s_k = 1, or 1 - k / T
@@ -74,7 +72,7 @@ def generate(
     noise: Noise,
     strength: Strength = "constant",
 ) -> Tensor:
-    """Draw images.
+    """Generate images.
 
     Args:
         encode, decode: networks, guided or not.
@@ -82,7 +80,7 @@ def generate(
         y: (B,) labels or None.
         steps: T >= 1; each step is one pass of the decoder.
         sigma_max: tan(angle_max) of the model.
-        noise: e_k for round k = 1 .. T - 1; return the same draw every time for shared noise.
+        noise: e_k for round k = 1 .. T - 1; the same for every k where the noise is shared.
         strength: constant, or falling linearly with k.
 
     Returns:
