@@ -25,6 +25,7 @@ class Asked:
     path: str
     headers: dict[str, str]
     status: int = 0
+    method: str = "GET"
 
 
 @dataclass
