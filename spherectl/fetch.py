@@ -6,21 +6,26 @@ import functools
 import re
 import string
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import TYPE_CHECKING
 
-from spherectl.addresses import check_url
+from spherectl.addresses import MAX_FILE, RefusedError, check_room, check_url
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.files import MAX_DOCUMENT, file_hash, is_regular, read_text
 from spherectl.progress import Progress
 from spherectl.settings import Settings, load_settings, origin
 from spherectl.shown import quoted
-from spherectl.transfer import Downloader, RefusedError
+
+if TYPE_CHECKING:
+    from spherectl.downloader import Downloader
 
 __all__ = [
     "ARCHIVE",
+    "MAX_FILE",
     "RefusedError",
     "check_relative",
+    "check_room",
     "check_url",
     "download",
     "fetch_file",
@@ -65,7 +70,6 @@ def fetch_file(
     *,
     sha256: str = "",
     size: int | None = None,
-    headers: Callable[[str], dict[str, str]] | None = None,
     progress: Progress | None = None,
     settings: Settings | None = None,
 ) -> Path:
@@ -76,7 +80,6 @@ def fetch_file(
         filename: its name in the cache.
         sha256: of the file, or its first digits; empty where nobody knows it: then a file that is there is taken.
         size: bytes it must have, where that is known.
-        headers: of a request to an address, such as a token.
         progress, settings: as for `fetch_url`, which raises the same.
     """
     from filelock import FileLock
@@ -97,8 +100,10 @@ def fetch_file(
             f"{path} is {state}, and it is not fetched because {origin('offline')} says to stay offline.",
             f"Where there is a network, download {urls[0]} and put it at {path}.",
         )
+    from spherectl.downloader import Downloader
+
     part = path.with_name(f".{path.name}.part")
-    downloader = Downloader(part, path, sha256=sha256, size=size, headers=headers, progress=progress)
+    downloader = Downloader(part, path, sha256=sha256, size=size, progress=progress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
@@ -115,24 +120,24 @@ def fetch_file(
 def fetch_text(
     url: str,
     name: str,
-    headers: Callable[[str], dict[str, str]] | None = None,
     size: int | None = None,
-    most: int = MAX_DOCUMENT,
+    max_bytes: int = MAX_DOCUMENT,
 ) -> str:
     """A small text from the network, which is not kept; raises as `fetch_file` does.
 
     Args:
         url: https, or http on this machine.
         name: what errors call it.
-        headers: of a request to an address, such as a token.
         size: bytes it must have, where that is known.
-        most: bytes it may have.
+        max_bytes: it may have.
     """
+    from spherectl.downloader import Downloader
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text"
-        Downloader(path, Path(name), headers=headers, size=size, most=most, within_s=DOCUMENT_S).gather(url)
+        Downloader(path, Path(name), size=size, max_bytes=max_bytes, within_s=DOCUMENT_S).gather(url)
         try:
-            return read_text(path, most)
+            return read_text(path, max_bytes)
         except OSError as error:
             raise FileError(f"What came from {url} is no text: {error.strerror}.") from None
 
@@ -151,6 +156,8 @@ def download(url: str, temporary: Path, path: Path, progress: Progress | None = 
         RefusedError: the server says no.
         SpherectlError: no answer, or a busy server, at every attempt; or what comes is too large or too slow.
     """
+    from spherectl.downloader import Downloader
+
     downloader = Downloader(temporary.with_name(f"{temporary.name}.part"), path, size=size, progress=progress)
     try:
         downloader(url, str(temporary))

@@ -22,11 +22,11 @@ PACKAGE = ROOT / "spherectl"
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["shown", "errors", "checks", "sampling", "documents", "timing", "files", "places", "tables", "settings", "progress",
+    ["shown", "errors", "checks", "sampling", "documents", "timing", "files", "places", "validation", "tables", "settings", "progress",
      "data", "data.sets",
      *("recipe.limits", "recipe.model", "recipe.data", "recipe.noise", "recipe.loss", "recipe.optim", "recipe.run"),
      *("recipe.sample", "recipe.whole", "recipe.files", "recipe"),
-     "addresses", "answers", "connections", "transfer",
+     "addresses", "http", "downloader",
      "fetch", "safetensors_header", "classes",
      *("model", "model.formats", "model.formats.header", "model.formats.layouts"),
      *("zoo.entries", "zoo.catalogue", "zoo.receipts", "zoo.hub", "zoo.download", "zoo.finding"),

@@ -19,7 +19,7 @@ from spherectl.cli import console, image_files, models, options
 from spherectl.errors import SpherectlError, UsageError
 
 if TYPE_CHECKING:
-    from spherectl.model.weights import Package
+    from spherectl.model.formats.weights import Package
     from spherectl.recipe import Recipe
     from spherectl.settings import Settings
     from spherectl.training.loop import Outcome
@@ -38,16 +38,6 @@ FIRST_BYTES = 1 << 20  # of a download: what its first report counts
 KIND_NETWORKS = {"sphere": "E and D", "vae": "E and D of a VAE", "diffusion": "one diffusion network"}
 
 MIN_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
-
-# Training images of the sets that are the same everywhere.
-PUBLISHED_IMAGES = {
-    "imagenet": 1_281_167,
-    "fashion-mnist": 60_000,
-    "emoji": 3_432,
-    "cifar10": 50_000,
-    "flowers102": 8_189,
-    "animal-faces": 14_630,
-}
 
 
 def train(
@@ -181,9 +171,10 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     import torch
 
     from spherectl.api import model_hash
+    from spherectl.model.formats.header import ARCHITECTURE, BASELINES
+    from spherectl.model.formats.weights import read_package
     from spherectl.model.kinds import build
     from spherectl.model.sphere import parameter_count
-    from spherectl.model.weights import ARCHITECTURE, BASELINES, read_package
     from spherectl.training.finetune import fitting
 
     found = models.find(model, settings)
@@ -236,12 +227,13 @@ def _is_picked(model: Path, settings: Settings) -> bool:
 def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
     """Print the size of a training; where the set is not here, that of a training on the published one."""
     from spherectl.data.datasets import open_dataset
+    from spherectl.data.sets import find_record
     from spherectl.training.plan import plan, resolve, resolve_for
 
     try:
         dataset = open_dataset(recipe.data, recipe.model.image_size, root=data, download=False)
     except UsageError as error:
-        count = PUBLISHED_IMAGES.get(recipe.data.kind)
+        count = find_record(recipe.data.kind).train_images
         known = count is not None or recipe.run.length_images is not None
         if data is not None or recipe.model.num_classes == "auto":
             raise

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from spherectl.addresses import MAX_ADDRESS
 from spherectl.data.shards import CLASS_FILES, expand_braces, parse_class_names
@@ -29,8 +29,7 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.fetch import RefusedError, check_url, download, fetch_text
 from spherectl.files import is_regular, read_text, replacing, write_text
 from spherectl.settings import load_settings, origin
-from spherectl.shown import listed
-from spherectl.tables import describe
+from spherectl.validation import validated
 
 T = TypeVar("T")
 
@@ -223,14 +222,8 @@ def _fetch_class_names(index_url: str, kept: Path) -> tuple[str, ...]:
 
 def _parse_index(text: str, url: str) -> list[dict[str, Any]]:
     """The shards with absolute addresses; sizes and sums that the index leaves out are 0 and empty."""
-    table = parse_table(text, url)
-    try:
-        document = _Document.model_validate(table)
-    except ValidationError as error:
-        raise FileError(
-            f"{url}: {listed(describe(error, _Document), 3, '; ')}.",
-            'Expected {"wids_version": 1, "shardlist": [{"url": ..., "nsamples": ...}, ...]}.',
-        ) from None
+    hint = 'Expected {"wids_version": 1, "shardlist": [{"url": ..., "nsamples": ...}, ...]}.'
+    document = validated(_Document, parse_table(text, url), url, hint)
     return [
         {
             "url": _shard_url(url, shard.url, i),

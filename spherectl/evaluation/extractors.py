@@ -30,7 +30,7 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.features.store import find_feature_network, fingerprint, load_feature_network, read_feature_header
 from spherectl.fetch import fetch_url
 from spherectl.files import expanded, is_there
-from spherectl.model.pickles import read_tensors
+from spherectl.model.formats.pickles import read_tensors
 from spherectl.progress import Progress
 from spherectl.settings import load_settings
 

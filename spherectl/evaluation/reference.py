@@ -19,7 +19,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spherectl.arrays import Expected, read_npz
@@ -34,6 +34,7 @@ from spherectl.processes import Processes
 from spherectl.progress import Progress
 from spherectl.recipe import MAX_COUNT, MAX_IMAGE_SIZE
 from spherectl.settings import load_settings
+from spherectl.validation import validated
 
 Array = npt.NDArray[np.float64]
 
@@ -218,11 +219,8 @@ def read_statistics(path: Path, extractor: Extractor, image_size: int) -> Refere
 
 
 def _about(array: npt.NDArray[np.str_], path: Path) -> About:
-    text = str(array)
-    try:
-        return About.model_validate(parse_table(text, f"What {path} says about itself", most_bytes=MAX_ABOUT))
-    except ValidationError:
-        raise FileError(f"What {path} says about itself cannot be read by this version.") from None
+    what = f"What {path} says about itself"
+    return validated(About, parse_table(str(array), what, most_bytes=MAX_ABOUT), what)
 
 
 def _write_features(path: Path, features: Features) -> None:

@@ -1,15 +1,16 @@
-"""The evaluation of one or several models: every asked setting drawn from the same seeds, scored against one reference.
+"""The evaluation of one or several models: `evaluate`, and below it its steps, each a function of a `Task`.
 
 Image i of every row has the same noise and class, so rows are compared image by image: the bootstrap resamples them
-together. A row of real images, drawn from the other split as evenly over the classes as the samples are, says what a
+together. A row of real images, taken from the other split as evenly over the classes as the samples are, says what a
 perfect model would get.
 
-Letters: n samples, B batch, R resamples, H and W image sides.
+Letters: n samples, B batch, H and W image sides.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -17,39 +18,29 @@ from torch import Tensor
 from spherectl import api
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import UsageError
-from spherectl.evaluation import bootstrap, memorisation, reconstruction, uniformity
-from spherectl.evaluation.embeddings import Features, extract, real_draw
-from spherectl.evaluation.extractors import Extractor
-from spherectl.evaluation.fidelity import MIN_FID_IMAGES, right, score, unavailable
-from spherectl.evaluation.protocol import (
-    OF_RECONSTRUCTIONS,
-    Interval,
-    Plan,
-    Real,
-    Reconstruction,
-    Report,
-    Row,
-)
+from spherectl.evaluation import bootstrap
+from spherectl.evaluation import memorisation as copies
+from spherectl.evaluation import uniformity as evenness
+from spherectl.evaluation.embeddings import Features, real_draw
+from spherectl.evaluation.extractors import Extractor, default_features, open_extractor
+from spherectl.evaluation.fidelity import unavailable
+from spherectl.evaluation.metrics import METRICS, MIN_FID_IMAGES, Measured, chosen, correct
+from spherectl.evaluation.protocol import Bar, Plan, Real, Reconstruction, Report, Task
+from spherectl.evaluation.real import open_real
 from spherectl.evaluation.reference import from_features
-from spherectl.evaluation.scoring import Scored, compare, score_row
-from spherectl.evaluation.spectrum import line_powers
-from spherectl.features import imagenet
+from spherectl.evaluation.scoring import compare, lines_of_real_images, score_real_images, score_samples
 from spherectl.features.independence import check_independent
 from spherectl.processes import Processes
-from spherectl.progress import Progress, part_of
-from spherectl.recipe import SampleSpec
-
-# Called with images done, images in all, and what is going on.
-
-MAX_LINES = 2_000  # real images that a spectrum is compared with
+from spherectl.progress import Progress
 
 
 def evaluate(
     models: Sequence[api.Model],
-    plan: Plan,
-    real: Real,
-    extractor: Extractor,
+    plan: Plan | None = None,
+    real: Real | str | Path | None = None,
+    extractor: Extractor | str | None = None,
     *,
+    data: str | Path | None = None,
     processes: Processes | None = None,
     progress: Progress | None = None,
 ) -> Report | None:
@@ -57,10 +48,13 @@ def evaluate(
 
     Args:
         models: at least one, all of one image size; with several, each is compared with the first.
-        plan: what to draw and to measure.
-        real: the images to compare with.
-        extractor: the network that scores.
-        processes: those that share the work; each draws and looks at its own part.
+        plan: what to sample and to measure.
+        real: the images to compare with, or their name as `open_real` takes it; None: the training set, as in the
+            paper, or the test set for a scoring network.
+        extractor: the network that scores, or its name as `open_extractor` takes it; None: the zoo's for the data of
+            the first model, else Inception.
+        data: where the models' data set is, if not where its recipe says.
+        processes: those that share the work; each samples and looks at its own part.
         progress: called with images done, images in all and what is going on, in this process alone.
 
     Returns:
@@ -68,308 +62,221 @@ def evaluate(
 
     Raises:
         UsageError: models of several sizes, a setting out of range, a network that is a model's own loss, or a metric
-            that needs images or a package that is not there; before anything is drawn.
+            that needs images or a package that is not there; before anything is sampled.
         SpherectlError: LPIPS is asked for and its weights cannot be fetched.
+
+    Example:
+        >>> import spherectl
+        >>> from spherectl.evaluation import Plan, evaluate
+        >>> plan = Plan(steps=(1, 4), count=20, metrics=["kid", "acc"])
+        >>> report = evaluate([spherectl.load("fashion-mnist")], plan)  # doctest: +SKIP
+        >>> [row.scores.accuracy for row in report.rows]  # doctest: +SKIP
+        [0.95, 1.0]
     """
-    return _Evaluation(models, plan, real, extractor, processes or Processes(), progress).run()
+    task, notes = prepare(models, plan or Plan(), real, extractor, data, processes or Processes(), progress)
+    settings = [task.plan.settings(model) for model in models]
+    real_row, real_features = score_real_images(task)
+    scored, kept = [], {}
+    for model, own in zip(models, settings, strict=True):
+        lines = lines_of_real_images(task, model.recipe.model.patch)
+        for spec in own:
+            # Near-copies are looked for among the samples of the last setting, the one with the most steps.
+            wanted = copies.MAX_SAMPLES if spec is own[-1] and "memorisation" in task.metrics else 0
+            row = score_samples(task, model, spec, real_row, lines, kept=wanted)
+            if row is not None:
+                scored.append(row)
+                kept |= {model.name: row.pixels} if wanted else {}
+    reconstructions = [reconstruct(task, model) for model in models]
+    latents = {model.name: uniformity(task, model) for model in models}
+    if not task.processes.is_first:
+        return None
+    found = {model.name: memorisation(task, model, kept[model.name]) for model in models if model.name in kept}
+    return Report(
+        models,
+        task.plan,
+        task.real,
+        task.extractor,
+        accuracy_real=accuracy_of_real_images(task, real_features),
+        rows=[one.row for one in scored],
+        real_row=real_row,
+        comparisons=list(compare(scored, settings)),
+        reconstructions=[one for one in reconstructions if one is not None],
+        uniformity={name: one for name, one in latents.items() if one is not None},
+        memorisation={name: one for name, (one, _) in found.items()},
+        notes=[*task.real.notes, *notes, *cautions(task)],
+        grids=[one.grid for one in scored],
+        neighbours={name: image for name, (_, image) in found.items()},
+    )
 
 
-class _Evaluation:
-    """What the parts of one evaluation share."""
+def prepare(
+    models: Sequence[api.Model],
+    plan: Plan,
+    real: Real | str | Path | None,
+    extractor: Extractor | str | None,
+    data: str | Path | None,
+    processes: Processes,
+    progress: Progress | None,
+) -> tuple[Task, list[str]]:
+    """Open what is named, and refuse what could not be measured in the end.
 
-    def __init__(
-        self,
-        models: Sequence[api.Model],
-        plan: Plan,
-        real: Real,
-        extractor: Extractor,
-        processes: Processes,
-        progress: Progress | None,
-    ) -> None:
-        self.models, self.plan, self.real, self.extractor = models, plan, real, extractor
-        self.processes = processes
-        self.settings = [plan.settings(model) for model in models]
-        _check(models, real, extractor, plan)
-        with processes.first_goes_first():  # a download, or a package that is missing: rather now than in the end
-            self._lpips = imagenet.load_lpips() if "lpips" in plan.wanted else None
-        self.wanted = plan.wanted
-        self.notes: list[str] = []
-        self._unseen: tuple[Tensor, Tensor] | None = None  # logits and labels of test images
-        self._lines: dict[int, Tensor] = {}  # of real images, by patch size
-        self._progress, self._done = progress, 0
-        self._total = self._count_images()
+    Returns:
+        What the steps share, and notes on what cannot be measured here; what was asked by name is an error.
 
-    def run(self) -> Report | None:
-        """Rows, then reconstructions, then what else was asked."""
-        if self.processes.is_first:
-            self._drop_unavailable()
-        floor = self._real_row()
-        scored: list[Scored] = []
-        kept: dict[str, Tensor] = {}
-        for model, settings in zip(self.models, self.settings, strict=True):
-            for spec in settings:
-                # Near-copies are looked for among the samples of the last setting, the one with the most steps.
-                many = spec is settings[-1] and "memorisation" in self.plan.wanted
-                if (row := self._row(model, spec, floor, memorisation.MAX_SAMPLES if many else 0)) is not None:
-                    scored.append(row)
-                    kept |= {model.name: row.pixels} if many else {}
-        reconstructions = [one for model in self.models if (one := self._reconstruction(model)) is not None]
-        latents = {model.name: found for model in self.models if (found := self._uniformity(model)) is not None}
-        if not self.processes.is_first:
+    Raises:
+        UsageError, SpherectlError: as `evaluate`.
+    """
+    _check_models(models)
+    for model in models:
+        plan.settings(model)
+    recipe, device = models[0].recipe, models[0].device
+    with processes.first_goes_first():
+        if not isinstance(extractor, Extractor):
+            extractor = open_extractor(extractor or default_features(recipe.data.kind), device)
+        for model in models:
+            if extractor.scorer is not None:
+                check_independent(model.recipe, extractor.scorer)
+    if not isinstance(real, Real):
+        real = open_real(real, recipe, extractor, data=data, processes=processes, progress=progress)
+    with processes.first_goes_first():
+        missing = _missing(models, plan, real, extractor) if processes.is_first else {}
+        notes = list(dict.fromkeys(missing.values()))
+        if notes and plan.metrics is not None:
+            raise UsageError(" ".join(notes), f"Leave {', '.join(missing)} out of --metrics.")
+    metrics = tuple(name for name in plan.wanted if processes.agree(name not in missing))
+    if "memorisation" in metrics and real.train is not None and real.test is not None:
+        copies.check_sets(real.train, real.test)
+    with processes.first_goes_first():  # a download, or a package that is missing: now rather than in the end
+        functions = {
+            metric.scores[0].key: metric.compare(device)
+            for metric in chosen(metrics, "reconstructions")
+            if metric.compare is not None
+        }
+    bar = Bar(progress, _count_images(models, plan, real, metrics, is_first=processes.is_first))
+    return Task(models, plan, real, extractor, metrics, functions, processes, bar), notes
+
+
+def reconstruct(task: Task, model: api.Model) -> Reconstruction | None:
+    """Give real images back, and compare each with its original; None where no such metric is wanted."""
+    metrics, dataset, plan = chosen(task.metrics, "reconstructions"), task.real.unseen, task.plan
+    if not metrics or dataset is None:
+        return None
+    draw = real_draw(dataset, plan.reconstructions, plan.seed)
+    labels = dataset.labels[draw.indices] if dataset.class_names == model.class_names else None
+    of_features = [metric.compute for metric in metrics if metric.compute is not None]
+
+    def work(numbers: Tensor) -> dict[str, Tensor]:
+        originals = draw.gather(numbers)  # (B, 3, H, W)
+        again = model.reconstruct(to_float(originals), None if labels is None else labels[numbers])
+        pixels = to_uint8(again.cpu(), plan.quantise)
+        found = {key: function(originals, pixels) for key, function in task.compare.items()}  # (B,) each
+        if of_features:
+            found |= {"originals": task.extractor(originals)["embedding"]}  # (B, D)
+            found |= {"embedding": task.extractor(pixels)["embedding"]}
+        return found
+
+    progress = task.bar.part(len(draw), f"{model.name}, reconstructions")
+    found = task.processes.gather(len(draw), plan.batch, work, progress)
+    if not task.processes.is_first:
+        return None
+    values: dict[str, float] = {}
+    if of_features:
+        size = model.recipe.model.image_size
+        originals = from_features("originals", Features(found["originals"], None), task.extractor.name, size)
+        for compute in of_features:
+            values |= compute(Measured(Features(found["embedding"], None), originals))
+    values |= {key: float(found[key].mean()) for key in task.compare}
+    intervals = {}
+    if plan.resamples:
+        m = bootstrap.multiplicities(len(draw), plan.resamples, plan.seed)
+        for key in task.compare:
+            intervals[key] = bootstrap.interval(values[key], bootstrap.mean_replicates(found[key], m))
+    split = "test" if dataset is task.real.test else "train"
+    return Reconstruction(model.name, f"{dataset.name} {split}", len(draw), values, intervals)
+
+
+def uniformity(task: Task, model: api.Model) -> evenness.UniformityByClass | None:
+    """How evenly the latents of training images lie on the sphere; None where it is not wanted."""
+    dataset, plan = task.real.train, task.plan
+    if "uniformity" not in task.metrics or dataset is None:
+        return None
+    draw = real_draw(dataset, evenness.MAX_POINTS, plan.seed)
+    labels = dataset.labels[draw.indices]
+    own = labels if dataset.class_names == model.class_names else None
+
+    def work(numbers: Tensor) -> dict[str, Tensor]:
+        images = to_float(draw.gather(numbers))
+        return {"latents": model.encode(images, None if own is None else own[numbers]).float().cpu()}
+
+    progress = task.bar.part(len(draw), f"{model.name}, latents")
+    found = task.processes.gather(len(draw), plan.batch, work, progress)
+    if not task.processes.is_first:
+        return None
+    aside = task.bar.aside(f"{model.name}: set of uniform points")
+    return evenness.uniformity_by_class(
+        found["latents"], labels, dataset.class_names, seed=plan.seed, progress=aside
+    )
+
+
+def memorisation(task: Task, model: api.Model, pixels: Tensor) -> tuple[copies.Memorisation, Tensor]:
+    """Near-copies among samples (n, 3, H, W) of a model, and the nearest of them as an image."""
+    train, test, reference = task.real.train, task.real.test, task.real.reference
+    assert train is not None, "a need that was checked"
+    assert test is not None, "a need that was checked"
+    features = None  # (N, D) of all training images, where they are the reference
+    if task.real.compared == "train" and reference is not None and reference.features is not None:
+        features = reference.features.embedding if len(reference.features) == len(train) else None
+    found = copies.memorisation(
+        pixels,
+        train,
+        test,
+        lambda images: task.extractor(images)["embedding"],
+        train_features=features,
+        mirrored=model.recipe.data.flip,
+        seed=task.plan.seed,
+        progress=task.bar.part(len(train) + min(copies.MAX_TEST, len(test)) + len(pixels), "near-copies"),
+    )
+    return found, copies.neighbour_image(found, pixels, train)
+
+
+def accuracy_of_real_images(task: Task, held_out: Features | None) -> float | None:
+    """Share of test images whose class the scoring network finds, whichever side of the comparison they are on.
+
+    Args:
+        task: what is measured.
+        held_out: features of the images of `Real.held_out` in the real images' row.
+    """
+    real, test = task.real, task.real.test
+    if test is None or "acc" not in task.metrics or test.class_names != task.extractor.class_names:
+        return None
+    if real.compared == "test" and real.reference is not None and real.reference.features is not None:
+        logits, labels = real.reference.features.logits, test.labels
+        if logits is not None and len(logits) < len(test):  # of a very large split the reference is a random part
             return None
-        rows = [each.row for each in scored]
-        copies = {model.name: self._memorisation(model, kept[model.name]) for model in self.models if kept}
-        return Report(
-            self.models,
-            self.plan,
-            self.real,
-            self.extractor,
-            accuracy_real=self._accuracy_real(),
-            rows=rows,
-            floor=floor,
-            comparisons=list(compare(rows, [each.replicates for each in scored], self.settings)),
-            reconstructions=reconstructions,
-            uniformity=latents,
-            memorisation={name: found for name, (found, _) in copies.items()},
-            notes=[*self.real.notes, *self.notes, *self._cautions()],
-            grids=[each.grid for each in scored],
-            neighbours={name: image for name, (_, image) in copies.items()},
+    elif held_out is not None and real.held_out is test:
+        logits, labels = held_out.logits, test.labels[real_draw(test, task.plan.count, task.plan.seed).indices]
+    else:
+        return None
+    return None if logits is None else float(correct(logits, labels).double().mean())
+
+
+def cautions(task: Task) -> Iterator[str]:
+    """What to beware of when the report is read."""
+    if task.real.held_out is None:
+        yield "No real images beside the reference are at hand, so nothing says what a perfect model would get."
+    if "fid" in task.metrics and task.plan.count < MIN_FID_IMAGES:
+        yield (
+            f"{task.plan.count:,} samples: a Frechet distance is biased upward by few samples, the more the fewer. "
+            "KID is not, so it stands first. Compare distances of equal counts alone."
+        )
+    if not task.extractor.is_inception:
+        yield (
+            f"Distances and scores are of the features of {task.extractor.name}: they compare with each other, "
+            "never with published FID or Inception Scores."
         )
 
-    def _row(self, model: api.Model, spec: SampleSpec, floor: Row | None, most: int) -> Scored | None:
-        """Draw the samples of one setting and score them."""
-        what = f"{model.name}, {spec.steps} step{'s' * (spec.steps > 1)}"
-        return score_row(
-            model,
-            spec,
-            self.plan,
-            self.wanted,
-            self.real.reference,
-            self.extractor,
-            self.processes,
-            floor=floor.scores.frechet_distance if floor is not None else None,
-            real_lines=self._real_lines(model.recipe.model.patch),
-            most=most,
-            progress=self._tell(self.plan.count, what),
-            tell=lambda part: self._tell_part(f"{what}: {part}"),
-        )
 
-    def _real_lines(self, patch: int) -> Tensor | None:
-        """Powers (m, 2) of real images on the lines of a patch size, on the first process."""
-        dataset = self.real.unseen
-        if dataset is None or not self.processes.is_first:
-            return None
-        if patch not in self._lines:
-            draw = real_draw(dataset, min(self.plan.count, MAX_LINES), self.plan.seed)
-            parts = torch.arange(len(draw)).split(self.plan.batch)
-            self._lines[patch] = torch.cat([line_powers(draw.gather(part), patch) for part in parts])
-        return self._lines[patch]
-
-    def _real_row(self) -> Row | None:
-        """The score of as many real images, from the split that the reference is not."""
-        dataset = self.real.held_out
-        if dataset is None:
-            return None
-        draw = real_draw(dataset, self.plan.count, self.plan.seed)
-        features = extract(
-            draw,
-            self.extractor,
-            batch=self.plan.batch,
-            processes=self.processes,
-            progress=self._tell(len(draw), "real images"),
-        )
-        if features is None or self.real.reference is None:
-            return None
-        if dataset is self.real.test and features.logits is not None:
-            self._unseen = (features.logits, dataset.labels[draw.indices])
-        # Accuracy on images that the network learned from would say nothing.
-        metrics = [metric for metric in self.wanted if metric != "acc"]
-        scores = score(
-            features, self.real.reference, self.extractor, metrics=metrics, quantise="none, they are bytes already"
-        )
-        return Row("real images", None, scores, floors=1.0 if scores.frechet_distance else None)
-
-    def _accuracy_real(self) -> float | None:
-        """Of images that no network was trained on, whichever side of the comparison they are on."""
-        reference, test = self.real.reference, self.real.test
-        if test is None or "acc" not in self.wanted or test.class_names != self.extractor.class_names:
-            return None
-        if self.real.compared == "test" and reference is not None and reference.features is not None:
-            logits = reference.features.logits
-            # Of a very large split the reference is a random part.
-            if logits is not None and len(logits) == len(test):
-                return float(right(logits, test.labels).double().mean())
-        return float(right(*self._unseen).double().mean()) if self._unseen is not None else None
-
-    def _reconstruction(self, model: api.Model) -> Reconstruction | None:
-        """Give real images back, and compare each with its original."""
-        wanted, dataset = [m for m in OF_RECONSTRUCTIONS if m in self.plan.wanted], self.real.unseen
-        if not wanted or dataset is None:
-            return None
-        draw = real_draw(dataset, self.plan.reconstructions, self.plan.seed)
-        labels = dataset.labels[draw.indices] if dataset.class_names == model.class_names else None
-        network = self._lpips.to(model.device) if self._lpips is not None else None
-
-        def work(numbers: Tensor) -> dict[str, Tensor]:
-            originals = draw.gather(numbers)  # (B, 3, H, W)
-            again = model.reconstruct(to_float(originals), None if labels is None else labels[numbers])
-            pixels = to_uint8(again.cpu(), self.plan.quantise)
-            found: dict[str, Tensor] = {}
-            if "rfid" in wanted:
-                found["originals"] = self.extractor(originals)["embedding"]
-                found["embedding"] = self.extractor(pixels)["embedding"]
-            if "psnr" in wanted:
-                found["psnr"] = reconstruction.psnr(originals, pixels)
-            if "ssim" in wanted:
-                found["ssim"] = reconstruction.ssim(originals, pixels)
-            if network is not None:
-                found["lpips"] = reconstruction.lpips(network, originals, pixels)
-            return found
-
-        tell = self._tell(len(draw), f"{model.name}, reconstructions")
-        found = self.processes.gather(len(draw), self.plan.batch, work, tell)
-        if not self.processes.is_first:
-            return None
-        values = {name: found[name] for name in ("psnr", "ssim", "lpips") if name in found}
-        means = {name: float(each.mean()) for name, each in values.items()}
-        intervals: dict[str, Interval] = {}
-        if self.plan.resamples and values:
-            m = bootstrap.multiplicities(len(draw), self.plan.resamples, self.plan.seed)
-            intervals = {
-                name: bootstrap.interval(means[name], bootstrap.mean_replicates(each, m))
-                for name, each in values.items()
-            }
-        split = "test" if dataset is self.real.test else "train"
-        return Reconstruction(
-            model.name,
-            f"{dataset.name} {split}",
-            len(draw),
-            rfid=self._rfid(found["originals"], found["embedding"]) if "rfid" in wanted else None,
-            **means,
-            intervals=intervals,
-        )
-
-    def _rfid(self, originals: Tensor, reconstructions: Tensor) -> float | None:
-        size = self.models[0].recipe.model.image_size
-        reference = from_features("originals", Features(originals, None), self.extractor.name, size)
-        return score(Features(reconstructions, None), reference, self.extractor, metrics=["fid"]).frechet_distance
-
-    def _uniformity(self, model: api.Model) -> uniformity.UniformityByClass | None:
-        """How evenly the latents of training images lie on the sphere."""
-        dataset = self.real.train
-        if "uniformity" not in self.plan.wanted or dataset is None:
-            return None
-        draw = real_draw(dataset, uniformity.MAX_POINTS, self.plan.seed)
-        labels = dataset.labels[draw.indices]
-        own = labels if dataset.class_names == model.class_names else None
-
-        def work(numbers: Tensor) -> dict[str, Tensor]:
-            images = to_float(draw.gather(numbers))
-            return {"latents": model.encode(images, None if own is None else own[numbers]).float().cpu()}
-
-        found = self.processes.gather(len(draw), self.plan.batch, work, self._tell(len(draw), f"{model.name}, latents"))
-        if not self.processes.is_first:
-            return None
-        told = self._tell_part(f"{model.name}: uniform draw")
-        return uniformity.uniformity_by_class(
-            found["latents"], labels, dataset.class_names, seed=self.plan.seed, progress=told
-        )
-
-    def _memorisation(self, model: api.Model, pixels: Tensor) -> tuple[memorisation.Memorisation, Tensor]:
-        """Near-copies among the samples, and the nearest of them as an image."""
-        train, test = self.real.train, self.real.test
-        assert train is not None, "checked before anything was drawn"
-        assert test is not None, "checked before anything was drawn"
-        tell = self._tell(len(train) + min(memorisation.MAX_TEST, len(test)) + len(pixels), "near-copies")
-        found = memorisation.memorisation(
-            pixels,
-            train,
-            test,
-            lambda images: self.extractor(images)["embedding"],
-            train_features=self._train_features(len(train)),
-            mirrored=model.recipe.data.flip,
-            seed=self.plan.seed,
-            progress=tell,
-        )
-        return found, memorisation.neighbour_image(found, pixels, train)
-
-    def _train_features(self, count: int) -> Tensor | None:
-        """(N, D) of all training images, where they are the reference."""
-        reference = self.real.reference
-        if self.real.compared != "train" or reference is None or reference.features is None:
-            return None
-        return reference.features.embedding if len(reference.features) == count else None
-
-    def _drop_unavailable(self) -> None:
-        """Leave out what cannot be had here, with a note; what was asked by name is an error."""
-        assert self.real.reference is not None
-        missing = unavailable(self.wanted, self.real.reference, self.extractor) | self._without_images()
-        if missing and self.plan.metrics is not None:
-            told = " ".join(dict.fromkeys(missing.values()))
-            raise UsageError(told, f"Leave {', '.join(missing)} out of --metrics.")
-        self.wanted = tuple(metric for metric in self.wanted if metric not in missing)
-        self.notes += dict.fromkeys(missing.values())
-
-    def _without_images(self) -> dict[str, str]:
-        """What needs images that are not at hand, or classes that the network does not know."""
-        missing: dict[str, str] = {}
-        for metric in self.wanted:
-            if metric in OF_RECONSTRUCTIONS and self.real.unseen is None:
-                missing[metric] = "The models' data set is not at hand, so there are no images to reconstruct."
-            if metric == "uniformity" and self.real.train is None:
-                missing[metric] = "The models' training set is not at hand, so there are no latents to look at."
-            strangers = [model.name for model in self.models if model.class_names != self.extractor.class_names]
-            if metric == "acc" and self.extractor.class_names and strangers:
-                missing[metric] = f"{self.extractor.name} does not know the classes of {', '.join(strangers)}."
-        return missing
-
-    def _cautions(self) -> Iterator[str]:
-        if self.real.held_out is None:
-            yield "No real images beside the reference are at hand, so nothing says what a perfect model would get."
-        if "fid" in self.wanted and self.plan.count < MIN_FID_IMAGES:
-            yield (
-                f"{self.plan.count:,} samples: a Frechet distance is biased upward by few samples, the more the fewer. "
-                "KID is not, so it stands first. Compare distances of equal counts alone."
-            )
-        if not self.extractor.is_inception:
-            yield (
-                f"Distances and scores are of the features of {self.extractor.name}: they compare with each other, "
-                "never with published FID or Inception Scores."
-            )
-
-    def _count_images(self) -> int:
-        plan, total = self.plan, 0
-        total += sum(len(settings) for settings in self.settings) * plan.count
-        if self.real.held_out is not None:
-            total += min(plan.count, len(self.real.held_out))
-        if self.real.unseen is not None and any(m in plan.wanted for m in OF_RECONSTRUCTIONS):
-            total += len(self.models) * min(plan.reconstructions, len(self.real.unseen))
-        if self.real.train is not None and "uniformity" in plan.wanted:
-            total += len(self.models) * min(uniformity.MAX_POINTS, len(self.real.train))
-        if self.processes.is_first and "memorisation" in plan.wanted:
-            train, test = len(self.real.train or ()), len(self.real.test or ())
-            looked_at = min(plan.count, memorisation.MAX_SAMPLES)
-            total += len(self.models) * (train + min(memorisation.MAX_TEST, test) + looked_at)
-        return total
-
-    def _tell_part(self, what: str) -> Progress:
-        """Progress of what is not counted in images, told in words."""
-
-        def tell(done: int, total: int, _: str = "", /) -> None:
-            if self._progress is not None:
-                self._progress(self._done, self._total, f"{what} {done} of {total}")
-
-        return tell
-
-    def _tell(self, count: int, what: str) -> Progress | None:
-        """Progress of one part as progress of the whole."""
-        before = self._done
-        self._done += count
-        return part_of(self._progress, before, self._total, what)
-
-
-def _check(models: Sequence[api.Model], real: Real, extractor: Extractor, plan: Plan) -> None:
-    """Refuse what could not be measured in the end, before anything is drawn."""
+def _check_models(models: Sequence[api.Model]) -> None:
     if not models:
         raise UsageError("There is no model to evaluate.")
     sizes = {model.name: model.recipe.model.image_size for model in models}
@@ -378,14 +285,32 @@ def _check(models: Sequence[api.Model], real: Real, extractor: Extractor, plan: 
         raise UsageError(f"Models of several image sizes have no reference in common: {told}.", "Evaluate them apart.")
     if len(sizes) < len(models):
         raise UsageError("Two of the models have one name, so their rows could not be told apart.")
-    for model in models:
-        if extractor.scorer is not None:
-            check_independent(model.recipe, extractor.scorer)
-    if "memorisation" in plan.wanted:
-        if real.train is None or real.test is None:
-            raise UsageError(
-                "Near-copies are told from chance by the distances of test images: that needs the training and the "
-                "test images of the model's data set.",
-                "Leave memorisation out of --metrics, or give the data set with --data.",
-            )
-        memorisation.check_sets(real.train, real.test)
+
+
+def _missing(models: Sequence[api.Model], plan: Plan, real: Real, extractor: Extractor) -> dict[str, str]:
+    """The wanted metrics that cannot be had, each with the reason; on the first process, which has the reference."""
+    assert real.reference is not None
+    splits = (real.train is not None, real.test is not None)
+    there = {"images": any(splits), "training images": splits[0], "both splits": all(splits)}
+    met = [need for need, is_there in there.items() if is_there]
+    missing = unavailable(plan.wanted, real.reference, extractor, plan.count, met)
+    strangers = [model.name for model in models if model.class_names != extractor.class_names]
+    for name in plan.wanted if strangers else ():
+        if "classes" in METRICS[name].needs:
+            missing.setdefault(name, f"{extractor.name} does not know the classes of {', '.join(strangers)}.")
+    return missing
+
+
+def _count_images(models: Sequence[api.Model], plan: Plan, real: Real, metrics: Sequence[str], *, is_first: bool) -> int:
+    """Images in all, for the progress."""
+    total = sum(len(plan.settings(model)) for model in models) * plan.count
+    if real.held_out is not None:
+        total += min(plan.count, len(real.held_out))
+    if real.unseen is not None and chosen(metrics, "reconstructions"):
+        total += len(models) * min(plan.reconstructions, len(real.unseen))
+    if real.train is not None and "uniformity" in metrics:
+        total += len(models) * min(evenness.MAX_POINTS, len(real.train))
+    if is_first and "memorisation" in metrics:
+        looked_at = min(copies.MAX_TEST, len(real.test or ())) + min(plan.count, copies.MAX_SAMPLES)
+        total += len(models) * (len(real.train or ()) + looked_at)
+    return total

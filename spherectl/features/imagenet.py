@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import normalise_channels
 from spherectl.fetch import fetch_url
-from spherectl.model.pickles import read_tensors
+from spherectl.model.formats.pickles import read_tensors
 from spherectl.progress import Progress
 
 

@@ -24,9 +24,9 @@ from spherectl.data.unreadable import Tally
 from spherectl.data.workers import lost_worker
 from spherectl.errors import TrainingError
 from spherectl.images import save_png
+from spherectl.model.formats.weights import Package, fill
 from spherectl.model.kinds import build
 from spherectl.model.sphere import initialise
-from spherectl.model.weights import Package, fill
 from spherectl.processes import Processes, lost
 from spherectl.progress import Progress
 from spherectl.recipe import Recipe

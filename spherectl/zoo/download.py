@@ -10,11 +10,12 @@ from typing import Any
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.fetch import MAX_PART, RefusedError, fetch_file, file_hash
 from spherectl.files import is_regular
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.layouts import below
 from spherectl.progress import Progress, part_of
-from spherectl.safetensors_header import read_header
 from spherectl.settings import Settings, origin
 from spherectl.zoo import hub
-from spherectl.zoo.entries import CONFIG, MODEL_SUFFIX, Entry, cached_path
+from spherectl.zoo.entries import MODEL_SUFFIX, Entry, cached_path
 from spherectl.zoo.receipts import load_note, save_note
 
 FREE = {
@@ -32,7 +33,7 @@ class Piece:
     """One file of a parcel.
 
     Attributes:
-        path: what it is called in the layout: empty for a model file, else cfg.json or ckpt/ep####.pth.
+        path: what it is called in the layout; empty for a model file.
         urls: addresses, tried in order.
         sha256: that the index, the hub or an earlier fetch knows; empty if nobody does.
         bytes: of it, if they are known.
@@ -223,9 +224,8 @@ def _on_the_hub(name: hub.HubName, place: str, settings: Settings, entry: Entry 
     seen = load_note(place, settings)
     listing = hub.list_files(replace(name, revision=str(seen.get("revision") or name.revision)))
     paths = hub.choose(listing, name, entry.name if entry else "")
-    start = len(paths[0]) - len(CONFIG) if len(paths) > 1 else len(paths[0])
     pieces = tuple(
-        Piece(path[start:], (listing.url(path),), listing.files[path].sha256, listing.files[path].bytes)
+        Piece(below(path) or "", (listing.url(path),), listing.files[path].sha256, listing.files[path].bytes)
         for path in paths
     )
     stated = entry.licence if entry and entry.licence != "unknown" else listing.licence

@@ -6,12 +6,12 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Literal
 
 from spherectl.documents import parse_toml
 from spherectl.errors import FileError, UsageError
 from spherectl.fetch import file_hash, refuse_archive
 from spherectl.files import is_regular, read_text
+from spherectl.model.formats import layouts
 from spherectl.places import place
 from spherectl.progress import Progress
 from spherectl.settings import Settings, load_settings, origin, packaged
@@ -32,13 +32,13 @@ class Found:
     Attributes:
         path: the model file (of a run: its model.safetensors), or the published checkpoint folder.
         name: of the zoo entry, the run, the folder, or the file without its suffix.
-        kind: where it was found.
+        kind: where it was found: "file", "run", "zoo", "hub", or the name of a layout (`formats.layouts`).
         reason: one line that says which model was taken and why.
     """
 
     path: Path
     name: str
-    kind: Literal["file", "run", "published", "zoo", "hub"]
+    kind: str
     reason: str
 
 
@@ -246,16 +246,15 @@ def _model_at(path: Path, why: str) -> Found:
     name = path.resolve().name
     if is_regular(path / MODEL_FILE):
         return Found(path / MODEL_FILE, name, "run", f"model: {path} ({why})")
-    if is_regular(path / "cfg.json") and (path / "ckpt").is_dir():
-        return Found(path, name, "published", f"model: {path} ({why}, published checkpoint)")
+    if (layout := layouts.layout_at(path)) is not None:
+        return Found(path, name, layout.name, f"model: {path} ({why}, {layout.title})")
     if is_regular(path / "recipe.toml"):
         raise UsageError(
             f"The run {path} has no model yet: it gets one at its first checkpoint.",
             f"`spherectl train {path / 'recipe.toml'} --run-dir {path}` goes on with it.",
         )
-    raise FileError(
-        f"The folder {path} is no model: expected {MODEL_FILE} (a run), or cfg.json and ckpt/ (a published checkpoint)."
-    )
+    known = "".join(f", or {layout.contents} (a {layout.title})" for layout in layouts.LAYOUTS)
+    raise FileError(f"The folder {path} is no model: expected {MODEL_FILE} (a run){known}.")
 
 
 def _no_model(path: Path) -> FileError:
@@ -263,7 +262,8 @@ def _no_model(path: Path) -> FileError:
         refuse_archive(path.name)
     except ValueError as error:
         return FileError(f"{path} is not a model: {error}.", "Unpack it yourself, and look at what it holds.")
-    hint = "Give the folder that holds cfg.json and ckpt/." if path.suffix == ".pth" else ""
+    known = [layout.contents for layout in layouts.LAYOUTS if path.suffix == Path(layout.checkpoint).suffix]
+    hint = f"Give the folder that holds {' or '.join(known)}." if known else ""
     return FileError(f"{path} is not a model: expected a {MODEL_SUFFIX} file or a folder.", hint)
 
 

@@ -26,8 +26,8 @@ from spherectl.evaluation.reference import from_features, of_images, read_statis
 from spherectl.evaluation.run import evaluate
 from spherectl.evaluation.spectrum import line_powers, patch_lines
 from spherectl.features import imagenet
+from spherectl.model.formats.weights import Package
 from spherectl.model.sphere import build
-from spherectl.model.weights import Package
 from spherectl.recipe import Recipe, SampleSpec
 
 Sets = tuple[ImageSet, ImageSet]
@@ -359,7 +359,7 @@ from spherectl.evaluation.embeddings import extract
 from spherectl.evaluation.reference import of_images
 from spherectl.evaluation.scoring import Samples
 from spherectl.evaluation.run import evaluate
-from spherectl.model.weights import save_file
+from spherectl.model.formats.weights import save_file
 from spherectl.processes import joined
 
 folder, excerpt, inception = map(Path, sys.argv[1:])
@@ -389,7 +389,7 @@ def test_one_process_and_two_have_the_same_features_and_scores(
     tmp_path: Path, fashion_excerpt: Path, inception_file: Path
 ) -> None:
     """Alone with two threads, and as two processes with one thread each, as torchrun sets it."""
-    from spherectl.model.weights import read_tensors
+    from spherectl.model.formats.weights import read_tensors
 
     (tmp_path / "script.py").write_text(SCRIPT)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

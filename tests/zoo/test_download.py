@@ -13,12 +13,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from spherectl import api, transfer, zoo
+from spherectl import api, downloader, zoo
 from spherectl.cli.app import app
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.model import weights
-from spherectl.model.conversion import converted
-from spherectl.safetensors_header import read_header
+from spherectl.model.formats import weights
+from spherectl.model.formats.conversion import converted
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.layouts import PUBLISHED
 from spherectl.settings import load_settings
 from spherectl.zoo import catalogue, download, hub, receipts
 from tests.serving import COMMIT, Host, hosting, put_on_hub, sha256
@@ -47,7 +48,7 @@ def layout(reference: Path) -> dict[str, bytes]:
 def ours(reference: Path, tmp_path: Path) -> bytes:
     """The same model as a file of ours."""
     path = tmp_path / "ours.safetensors"
-    weights.write_package(path, weights.read_published(reference / "published-layout"))
+    weights.write_package(path, PUBLISHED.read(reference / "published-layout"))
     return path.read_bytes()
 
 
@@ -56,7 +57,7 @@ def host(monkeypatch) -> Iterator[Host]:
     """A server that is the hub as well."""
     with hosting() as host:
         monkeypatch.setenv("HF_ENDPOINT", host.url)
-        monkeypatch.setattr(transfer.time, "sleep", lambda _s: None)
+        monkeypatch.setattr(downloader.time, "sleep", lambda _s: None)
         yield host
 
 
@@ -124,7 +125,7 @@ def test_raw_and_averaged_weights_survive_the_conversion(host, own, layout, refe
     host.files |= layout
     converted(zoo.fetch(own(published=host.url, files=described(layout))), load_settings())
     file = weights.read_package(load_settings().cache / "zoo" / "one.safetensors")
-    folder = weights.read_published(reference / "published-layout")
+    folder = PUBLISHED.read(reference / "published-layout")
     for got, expected in ((file.weights, folder.weights), (file.raw, folder.raw)):
         assert got.keys() == expected.keys()
         assert all(torch.equal(got[name], expected[name]) for name in expected)
