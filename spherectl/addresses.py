@@ -1,13 +1,34 @@
-"""Addresses of files on the network: which may be asked at all, and where a redirection may lead."""
+"""What may be fetched at all: from which addresses, redirected where, and how much; and the errors where it may not."""
 
 from __future__ import annotations
 
+import shutil
 import urllib.parse
+from pathlib import Path
 
+from spherectl.errors import FileError, SpherectlError
 from spherectl.shown import quoted
 
 MAX_ADDRESS = 8_192  # characters; signed addresses of stores have 2,000
+MAX_FILE = 32 << 30  # bytes of a file whose size nobody states; the largest published checkpoints have a third of it
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class RefusedError(SpherectlError):
+    """The server answers, and its answer is no: trying again does not help.
+
+    Args:
+        message, hint: as for every error.
+        status: of the answer; 0 where it was no status that refused.
+    """
+
+    def __init__(self, message: str, hint: str = "", status: int = 0) -> None:
+        super().__init__(message, hint)
+        self.status = status
+
+
+class MismatchError(SpherectlError):
+    """What came is not the file that was expected; it was not kept."""
 
 
 def check_url(url: str) -> None:
@@ -62,3 +83,25 @@ def redirected(address: str, location: str) -> str:
         plain = "which is not encrypted" if scheme == "http" else "which is no address that is asked"
         raise ValueError(f"{quoted(target)}, {plain}") from None
     return target
+
+
+def check_room(name: str, folder: Path, needed: int, kept: int = 0) -> None:
+    """Refuse a file for which the disk of a folder has no room, or too little is left beside it.
+
+    Args:
+        name: of the file.
+        folder: where it is to be, or is to be made.
+        needed: bytes that are to come.
+        kept: bytes that have to be left.
+
+    Raises:
+        FileError: there is no room.
+    """
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    free = shutil.disk_usage(there).free
+    if needed + kept > free:
+        wanted = f"needs {needed / 1e6:,.0f} MB more" if needed else f"leaves less than {kept / 1e6:,.0f} MB free"
+        raise FileError(
+            f"{name} {wanted}, and the disk of {folder} has {free / 1e6:,.0f} MB free.",
+            "Make room, or name a folder on another disk as SPHERECTL_CACHE.",
+        )

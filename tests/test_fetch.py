@@ -1,65 +1,34 @@
-"""Fetching from a server on this machine: what it is asked, how often, and what the cache holds afterwards."""
+"""Fetching from servers that are slow, break off, lie, refuse and recover: the right file or one sentence."""
 
 from __future__ import annotations
 
-import hashlib
-import http.server
 import os
-import threading
+import shutil
+import ssl
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
 from pathlib import Path
 
 import pytest
 
-from spherectl import transfer
+from spherectl import downloader
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import fetch_url
+from spherectl.fetch import fetch_file, fetch_url
 from spherectl.settings import Settings
+from tests.serving import Host, hosting, sha256
 
-pytestmark = pytest.mark.fast
-
-CONTENT = bytes(range(256)) * 12_000  # 3 MB: several pieces of pooch's
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-@dataclass
-class Server:
-    """Answers GET / with `answers` in turn, the last one for ever, and counts."""
-
-    url: str = ""
-    answers: list[int | str] = field(default_factory=lambda: [200])
-    requests: int = 0
+CONTENT = bytes((7 * i + i // 256) % 256 for i in range(1_500_000))
+SHA256 = sha256(CONTENT)
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            answer = state.answers[min(state.requests, len(state.answers) - 1)]
-            state.requests += 1
-            if answer == "cut":  # promises all, sends half
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(CONTENT)))
-                self.end_headers()
-                self.wfile.write(CONTENT[: len(CONTENT) // 2])
-                return
-            body = CONTENT if answer == 200 else b"no"
-            self.send_response(answer)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
-        state.url = f"http://127.0.0.1:{running.server_address[1]}/weights.bin"
-        yield state
-        running.shutdown()
+def host() -> Iterator[Host]:
+    with hosting(w=CONTENT) as host:
+        yield host
 
 
 @pytest.fixture
@@ -67,136 +36,368 @@ def settings(tmp_path) -> Settings:
     return Settings(cache=tmp_path / "cache")
 
 
-def files_in(folder: Path) -> list[str]:
-    """All files but locks."""
-    return sorted(
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"
-    )
+def fetched(host: Host, settings: Settings, sha256: str = SHA256, **options) -> Path:
+    return fetch_file([f"{host.url}w"], "w", sha256=sha256, settings=settings, **options)
 
 
-def test_a_file_is_fetched_once_and_then_found(server, settings):
-    first = fetch_url(server.url, SHA256, "deep/weights.bin", settings=settings)
-    again = fetch_url(server.url, SHA256, "deep/weights.bin", settings=settings)
-    assert first == again == settings.cache / "deep" / "weights.bin"
-    assert first.read_bytes() == CONTENT
-    assert server.requests == 1
-    assert files_in(settings.cache) == [str(Path("deep", "weights.bin"))]
+def under_its_name(settings: Settings) -> list[Path]:
+    """What a reader of the cache would take for a file."""
+    return [path for path in settings.cache.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
+@pytest.mark.fast
+def test_a_file_is_fetched_once_with_its_progress_and_then_found(host, settings):
+    seen: list[tuple[int, int]] = []
+    paths = [
+        fetch_url(f"{host.url}w", SHA256, "deep/w", lambda done, total, _note="": seen.append((done, total)), settings)
+        for _ in range(2)
+    ]
+    assert paths == [settings.cache / "deep" / "w"] * 2
+    assert paths[0].read_bytes() == CONTENT
+    assert host.paths() == ["w"]
+    assert len(seen) > 2
+    assert seen == sorted(seen)
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    paths[0].write_bytes(CONTENT[:-1])  # damaged: it is fetched again
+    assert fetch_url(f"{host.url}w", SHA256, "deep/w", settings=settings).read_bytes() == CONTENT
+
+
+@pytest.mark.fast
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
-def test_the_umask_decides_who_may_read_it(server, settings, umask, mode):
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
+def test_the_umask_decides_who_may_read_it(host, settings, umask, mode):
     before = os.umask(umask)
     try:
-        path = fetch_url(server.url, SHA256, "weights.bin", settings=settings)
+        path = fetched(host, settings)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == mode
 
 
-def test_progress_ends_at_the_whole(server, settings):
-    seen: list[tuple[int, int]] = []
-    fetch_url(server.url, SHA256, "weights.bin", lambda done, total: seen.append((done, total)), settings)
-    done = [count for count, _ in seen]
-    assert len(seen) > 2
-    assert done == sorted(done)
-    assert seen[-1] == (len(CONTENT), len(CONTENT))
+BUSY = [500, 429, "cut", 200]
 
 
-def test_a_damaged_file_in_the_cache_is_fetched_again(server, settings):
-    path = settings.cache / "weights.bin"
-    path.parent.mkdir()
-    path.write_bytes(CONTENT[:-1])
-    assert fetch_url(server.url, SHA256, "weights.bin", settings=settings).read_bytes() == CONTENT
+@pytest.mark.fast
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
+@pytest.mark.parametrize("answers", [["slow"], BUSY, ["long", 200], [("wait", 429, 3), 200]], ids=str)
+def test_a_server_that_recovers_gives_the_file(host, settings, waits, answers, ranges):
+    host.answers["w"], host.ranges = list(answers), ranges
+    path = fetched(host, settings)
+    assert path.read_bytes() == CONTENT
+    assert sorted(path.name for path in settings.cache.iterdir()) == [".w.lock", "w"]
+    assert waits == {500: [1, 2, 1], ("wait", 429, 3): [3]}.get(answers[0], waits)
 
 
-def test_a_busy_server_is_asked_again_with_growing_waits(server, settings, waits):
-    server.answers = [503, 429, 200]
-    assert fetch_url(server.url, SHA256, "weights.bin", settings=settings).read_bytes() == CONTENT
-    assert (server.requests, waits) == (3, [1, 2])
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("answers", "requests", "words"),
+    [
+        ([404], 1, "the server says 404 Not Found"),
+        ([500], 3, "the server says 500 Internal Server Error"),
+        ([("wait", 429, 3)], 3, "the server says 429 Too Many Requests"),
+        ([("wait", 503, 86400)], 1, r"the server says 503 Service Unavailable, and to come back in 86,400 s\."),
+        (["wrong"], 1, "What came from .* is not w as it is known: its SHA-256 does not begin with"),
+        (["short"], 1, "is not w as it is known"),
+        ([("to", "/w")], 10, "the server redirects more than 10 times"),
+        ([("to", "http://example.org/w")], 1, "redirects to 'http://example.org/w', which is not encrypted"),
+        ([("to", "file:///etc/passwd")], 1, "redirects to 'file:///etc/passwd', which is not encrypted"),
+    ],
+    ids=str,
+)
+def test_a_server_that_does_not_is_one_sentence(host, settings, waits, answers, requests, words):
+    host.answers["w"] = list(answers)
+    with pytest.raises(SpherectlError, match=words) as caught:
+        fetched(host, settings)
+    assert (caught.value.exit_code, "\n" in str(caught.value)) == (1, False)
+    assert host.paths().count("w") == requests
+    assert under_its_name(settings) == []
 
 
-@pytest.mark.parametrize("status", [404, 403, 410])
-def test_a_refusal_is_not_asked_again(server, settings, waits, status):
-    server.answers = [status]
-    with pytest.raises(SpherectlError) as caught:
-        fetch_url(server.url, SHA256, "weights.bin", settings=settings)
-    assert (server.requests, waits, caught.value.exit_code) == (1, [], 1)
-    assert f"Cannot fetch weights.bin from {server.url}: the server says {status}" in caught.value.message
-    assert (
-        caught.value.hint
-        == f"Where there is a network, download {server.url} and put it at {settings.cache / 'weights.bin'}."
-    )
-    assert files_in(settings.cache) == []
-
-
-def test_a_broken_off_download_is_tried_again_and_has_no_name(server, settings, waits):
-    server.answers = ["cut"]
-    with pytest.raises(SpherectlError, match="the connection broke off"):
-        fetch_url(server.url, SHA256, "weights.bin", settings=settings)
-    assert (server.requests, waits) == (transfer.ATTEMPTS, [1, 2])
-    assert files_in(settings.cache) == [".weights.bin.part", ".weights.bin.part.json"]  # for the next time
-
-
-def test_a_broken_off_download_may_succeed_the_second_time(server, settings, waits):
-    server.answers = ["cut", 200]
-    assert fetch_url(server.url, SHA256, "weights.bin", settings=settings).read_bytes() == CONTENT
-
-
-def test_nobody_there_is_a_sentence(settings, waits):
-    with pytest.raises(SpherectlError, match=r"Cannot fetch w from http://127\.0\.0\.1:1/w: no connection\."):
+@pytest.mark.fast
+def test_nobody_there_is_a_sentence_that_says_how_to_do_it_by_hand(settings, waits):
+    with pytest.raises(SpherectlError, match=r"Cannot fetch w from http://127\.0\.0\.1:1/w: no connection\.") as caught:
         fetch_url("http://127.0.0.1:1/w", SHA256, "w", settings=settings)
-    assert waits == [1, 2]
+    by_hand = f"download http://127.0.0.1:1/w and put it at {settings.cache / 'w'}."
+    assert (waits, caught.value.hint) == ([1, 2], f"Where there is a network, {by_hand}")
 
 
-def test_another_file_than_expected_is_not_kept(server, settings):
-    with pytest.raises(SpherectlError, match="its SHA-256 does not begin with 000000000000, so it was not kept"):
-        fetch_url(server.url, "0" * 64, "weights.bin", settings=settings)
-    assert files_in(settings.cache) == []
+@pytest.mark.fast
+def test_what_was_cut_again_and_again_is_joined_from_its_parts(host, settings, waits):
+    """More often than three times: each attempt brings 30% of what is left."""
+    host.answers["w"] = ["cut"] * 4 + [200]
+    assert fetched(host, settings).read_bytes() == CONTENT
+    asked = [int(one.headers.get("range", "bytes=0-")[6:-1]) for one in host.asked]
+    assert asked == sorted(set(asked))
+    assert [one.status for one in host.asked] == [200] + [206] * 4
+    assert waits == [1] * 4  # each time as if it were the first
 
 
-def test_the_first_digits_of_a_hash_are_enough_where_no_more_is_known(server, settings):
-    assert fetch_url(server.url, SHA256[:8], "weights.bin", settings=settings).read_bytes() == CONTENT
+@pytest.mark.fast
+def test_without_ranges_three_cuts_at_the_same_place_are_enough(host, settings, waits):
+    host.answers["w"], host.ranges = ["cut"], False
+    with pytest.raises(SpherectlError, match="the connection broke off"):
+        fetched(host, settings)
+    assert (len(host.asked), waits) == (downloader.ATTEMPTS, [1, 2])
+
+
+@pytest.mark.fast
+def test_the_next_call_goes_on_where_the_last_one_stopped(host, settings, waits):
+    host.answers["w"] = ["cut", 500, 500, 500, 200]
+    with pytest.raises(SpherectlError, match="the server says 500"):
+        fetched(host, settings)
+    had = (settings.cache / ".w.part").stat().st_size
+    assert 0 < had < len(CONTENT)
+    assert fetched(host, settings).read_bytes() == CONTENT
+    assert host.asked[-1].headers["range"] == f"bytes={had}-"
+    assert "if-range" in host.asked[-1].headers
+
+
+@pytest.mark.fast
+def test_a_file_that_changed_meanwhile_is_fetched_anew(host, settings, waits):
+    """By its ETag where there is one; else the hash tells, and nothing old is in the second attempt."""
+    other = CONTENT[::-1]
+    host.answers["w"] = ["cut", 500, 500, 500, 200]
+    with pytest.raises(SpherectlError):
+        fetched(host, settings, sha256="")
+    host.files["w"] = other
+    assert fetched(host, settings, sha256="").read_bytes() == other
+    assert host.asked[-1].status == 200
+
+    part = settings.cache / ".v.part"
+    part.write_bytes(b"of another state")
+    host.files["v"] = CONTENT
+    path = fetch_file([f"{host.url}v"], "v", sha256=SHA256, settings=settings)
+    assert path.read_bytes() == CONTENT
+    assert [one.status for one in host.asked[-2:]] == [206, 200]
+
+
+@pytest.mark.fast
+def test_a_part_that_is_whole_is_only_looked_at(host, settings):
+    settings.cache.mkdir()
+    for part, statuses in ((CONTENT, [416]), (CONTENT + b"more than all", [416, 416, 200])):
+        (settings.cache / ".w.part").write_bytes(part)
+        assert fetched(host, settings).read_bytes() == CONTENT
+        assert [one.status for one in host.asked] == statuses
+        (settings.cache / "w").unlink()
+
+
+@pytest.mark.fast
+def test_a_part_is_not_joined_where_nothing_would_show_a_wrong_join(host, settings):
+    host.ranges = False
+    settings.cache.mkdir()
+    (settings.cache / ".w.part").write_bytes(b"something")
+    assert fetched(host, settings, sha256="").read_bytes() == CONTENT
+    assert "range" not in host.asked[0].headers
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("answer", [200, "short", "long"])
+def test_a_wrong_length_is_refused_before_it_is_fetched(host, settings, answer):
+    host.answers["w"] = [answer]
+    with pytest.raises(SpherectlError, match=rf"has {'more than ' if answer != 'short' else ''}.* bytes; w must have"):
+        fetched(host, settings, size=len(CONTENT) - (1000 if answer == 200 else 0))
+    assert under_its_name(settings) == []
+    assert not (settings.cache / ".w.part").exists()
+
+
+@pytest.mark.fast
+def test_mirrors_are_tried_in_turn(host, settings, waits):
+    host.files["wrong"] = CONTENT[::-1]
+    urls = [f"{host.url}absent", f"{host.url}wrong", f"{host.url}w", f"{host.url}never"]
+    assert fetch_file(urls, "w", sha256=SHA256, settings=settings).read_bytes() == CONTENT
+    assert host.paths() == ["absent", "wrong", "w"]
+    with pytest.raises(SpherectlError, match=r"never: the server says 404"):
+        fetch_file([f"{host.url}absent", f"{host.url}never"], "v", sha256=SHA256, settings=settings)
+
+
+@pytest.mark.fast
+def test_a_server_says_how_long_to_wait(host, settings, waits):
+    soon = formatdate(time.time() + 20, usegmt=True)
+    host.answers["w"] = [("wait", 503, 7), ("wait", 503, soon), ("wait", 503, "whenever"), 200]
+    with pytest.raises(SpherectlError, match="503"):
+        fetched(host, settings)
+    assert waits[0] == 7
+    assert 10 < waits[1] <= 20
+
+
+@pytest.mark.fast
+def test_a_full_disk_is_known_before_anything_is_fetched(host, settings, monkeypatch):
+    usage = type("Usage", (), {"free": 1_000_000})
+    monkeypatch.setattr("shutil.disk_usage", lambda _place: usage)
+    with pytest.raises(FileError, match=r"w needs 2 MB more, and the disk of .* has 1 MB free") as caught:
+        fetched(host, settings)
+    assert "SPHERECTL_CACHE" in caught.value.hint
+    assert under_its_name(settings) == []
+
+
+@pytest.mark.fast
+def test_the_first_digits_of_a_hash_are_enough_where_no_more_is_known(host, settings):
+    assert fetched(host, settings, SHA256[:8]).read_bytes() == CONTENT
     with pytest.raises(SpherectlError, match="does not begin with"):
-        fetch_url(server.url, "0" + SHA256[1:8], "other.bin", settings=settings)
+        fetch_url(f"{host.url}w", "0" + SHA256[1:8], "v", settings=settings)
 
 
-def test_offline_asks_nobody(server, tmp_path, monkeypatch):
+@pytest.mark.fast
+def test_offline_asks_nobody(host, tmp_path, monkeypatch):
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
     settings = Settings(cache=tmp_path)
-    with pytest.raises(
-        SpherectlError, match=r"weights\.bin is missing, .* because SPHERECTL_OFFLINE says to stay offline"
-    ):
-        fetch_url(server.url, SHA256, "weights.bin", settings=settings)
-    (tmp_path / "weights.bin").write_bytes(CONTENT)
-    assert fetch_url(server.url, SHA256, "weights.bin", settings=settings) == tmp_path / "weights.bin"
-    assert server.requests == 0
+    with pytest.raises(SpherectlError, match=r"w is missing, .* because SPHERECTL_OFFLINE says to stay offline"):
+        fetched(host, settings)
+    (tmp_path / "w").write_bytes(CONTENT)
+    assert fetched(host, settings) == tmp_path / "w"
+    assert host.asked == []
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(server, tmp_path):
-    (tmp_path / "cache").touch()  # a file where the folder should be; permissions would not stop root
-    with pytest.raises(FileError, match=r"Cannot write .*: (Not a directory|File exists)"):
-        fetch_url(server.url, SHA256, "weights.bin", settings=Settings(cache=tmp_path / "cache"))
+@pytest.mark.fast
+def test_a_cache_that_cannot_be_written_serves_what_it_has(host, settings, monkeypatch):
+    path = fetched(host, settings)
+
+    def refuse(*_args, **_options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr("filelock.FileLock.__init__", refuse)
+    assert fetched(host, settings) == path
+    with pytest.raises(FileError, match=r"Cannot write to the cache .*: Read-only file system"):
+        fetch_file([f"{host.url}w"], "v", sha256=SHA256, settings=settings)
+    assert len(host.asked) == 1
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("url", "sha256", "filename", "words"),
     [
         ("http://example.org/w", SHA256, "w", "expected an https address, got 'http://example.org/w'"),
-        ("ftp://localhost/w", SHA256, "w", "expected an https address"),
         ("file:///etc/passwd", SHA256, "w", "expected an https address"),
-        ("https:///w", SHA256, "w", "expected an https address"),
+        ("https://a:b@x/", SHA256, "w", "without a name and password"),
+        ("https://x:99999/", SHA256, "w", "expected an address"),
+        ("https://" + "x" * 70, SHA256, "w", "expected an address"),
+        ("https://x/" + "y" * 9000, SHA256, "w", "expected an address"),
+        ("https://x/\x1b", SHA256, "w", "expected an address"),
         ("https://example.org/w", SHA256, "../w", "expected a path inside the folder, got '../w'"),
         ("https://example.org/w", SHA256, "/etc/w", "expected a path inside the folder"),
         ("https://example.org/w", SHA256, "a\\..\\..\\w", "expected a path inside the folder"),
         ("https://example.org/w", SHA256, "C:w", "expected a path inside the folder"),
         ("https://example.org/w", SHA256[:7], "w", "expected a SHA-256 in hexadecimal digits"),
-        ("https://example.org/w", "", "w", "expected a SHA-256 in hexadecimal digits"),
         ("https://example.org/w", "x" * 64, "w", "expected a SHA-256 in hexadecimal digits"),
     ],
+    ids=lambda value: ascii(value)[:20],
 )
 def test_what_is_not_safe_to_fetch_is_refused_before_asking(settings, monkeypatch, url, sha256, filename, words):
-    monkeypatch.setattr(transfer.Downloader, "gather", lambda *_: pytest.fail("asked the network"))
+    monkeypatch.setattr(downloader.Downloader, "gather", lambda *_: pytest.fail("asked the network"))
     with pytest.raises(UsageError) as caught:
         fetch_url(url, sha256, filename, settings=settings)
     assert words in caught.value.message
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 400
+    assert not settings.cache.exists()
+
+
+# Proxies and encryption
+
+
+@pytest.fixture
+def proxy(monkeypatch) -> Iterator[Host]:
+    """A server that every variable names as the proxy; it lets nobody through."""
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with hosting() as proxy:
+        for name in ("http_proxy", "https_proxy", "all_proxy"):
+            monkeypatch.setenv(name, proxy.url)
+            monkeypatch.setenv(name.upper(), proxy.url)
+        yield proxy
+
+
+@pytest.mark.fast
+def test_a_proxy_is_used_but_not_for_this_machine(host, settings, proxy, waits):
+    with pytest.raises(SpherectlError, match="no connection through the proxy"):
+        fetch_file(["https://example.org/w"], "w", sha256=SHA256, settings=settings)
+    assert set(proxy.paths()) == {"example.org:443"}
+    for name in ("127.0.0.1", "LocalHost"):
+        url = f"{host.url}w".replace("127.0.0.1", name)
+        assert fetch_file([url], name, sha256=SHA256, settings=settings).read_bytes() == CONTENT
+    assert set(proxy.paths()) == {"example.org:443"}
+
+
+@pytest.fixture
+def encryption(tmp_path, monkeypatch) -> ssl.SSLContext:
+    """A certificate for this machine, made now, which requests is told to trust."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl, which makes the certificate, is not installed")
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {certificate} -days 2 -subj /CN=127.0.0.1"
+    words += " -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(words.split(), check=True, capture_output=True)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    return context
+
+
+@pytest.mark.fast
+def test_an_encrypted_address_never_leads_to_one_that_is_not(host, settings, encryption, monkeypatch):
+    """Not even to this machine, whose own addresses may be plain."""
+    with hosting(encryption, w=CONTENT) as secure:
+        secure.answers["away"] = [("to", f"{host.url}w")]
+        secure.answers["within"] = [("to", "/w")]
+        with pytest.raises(SpherectlError, match=rf"redirects to '{host.url}w', which is not encrypted"):
+            fetch_file([f"{secure.url}away"], "w", sha256=SHA256, settings=settings)
+        assert host.paths() == []
+        assert fetch_file([f"{secure.url}within"], "w", sha256=SHA256, settings=settings).read_bytes() == CONTENT
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        with pytest.raises(SpherectlError, match="its certificate cannot be verified"):
+            fetch_file([f"{secure.url}w"], "v", sha256=SHA256, settings=settings)
+
+
+# Many processes
+
+
+FETCHING = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from spherectl.fetch import fetch_file
+from spherectl.settings import Settings
+cache, url, sha256, threads = sys.argv[1:]
+def fetch(_number):
+    path = fetch_file([url], "deep/w", sha256=sha256, settings=Settings(cache=Path(cache)))
+    return path.stat().st_size
+with ThreadPoolExecutor(int(threads)) as pool:
+    print(*pool.map(fetch, range(int(threads))))
+"""
+
+
+@pytest.mark.slow
+def test_of_12_fetches_at_once_one_asks(cli, host, tmp_path):
+    """Two processes of six threads."""
+    host.answers["w"] = ["cut", "slow"]
+    command = [sys.executable, "-c", FETCHING, str(tmp_path / "cache"), f"{host.url}w", SHA256, "6"]
+
+    def run(_number: int) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(command, env=cli.environment(), capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(run, range(2)))
+    assert [(one.returncode, one.stderr) for one in ended] == [(0, "")] * 2
+    assert " ".join(one.stdout for one in ended).split() == [str(len(CONTENT))] * 12
+    assert len(host.asked) == 2
+    assert (tmp_path / "cache" / "deep" / "w").read_bytes() == CONTENT
+
+
+@pytest.mark.slow
+def test_a_killed_fetch_is_continued_by_the_next_process(cli, host, tmp_path):
+    host.files["w"] = CONTENT * 20
+    host.answers["w"] = ["slow", 200]
+    command = [sys.executable, "-c", FETCHING, str(tmp_path / "cache"), f"{host.url}w", sha256(CONTENT * 20), "1"]
+    started = subprocess.Popen(command, env=cli.environment())
+    part = tmp_path / "cache" / "deep" / ".w.part"
+    while not part.is_file() or part.stat().st_size == 0:
+        assert started.poll() is None
+        time.sleep(0.001)
+    started.kill()
+    started.wait()
+    assert not (tmp_path / "cache" / "deep" / "w").exists()
+    subprocess.run(command, env=cli.environment(), check=True, capture_output=True)
+    assert (tmp_path / "cache" / "deep" / "w").read_bytes() == CONTENT * 20
+    assert host.asked[-1].status == 206
+    assert sorted(path.name for path in part.parent.iterdir()) == [".w.lock", "w"]
