@@ -25,8 +25,8 @@ from spherectl import recipe as recipes
 from spherectl.export.check import PRECISIONS, expected
 from spherectl.export.graphs import Part, example
 from spherectl.export.onnx import export_onnx, session
-from spherectl.model.weights import instantiate
-from spherectl.training.run import versions
+from spherectl.model.formats.weights import instantiate
+from spherectl.versions import versions
 
 PARTS: tuple[Part, ...] = ("decoder", "encoder")
 IMAGES = (1, 8)

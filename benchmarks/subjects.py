@@ -15,10 +15,10 @@ from torch import Tensor
 
 from benchmarks.timing import CPU, counted_gflop
 from spherectl import api, zoo
-from spherectl.model import weights
 from spherectl.model.devices import Precision, choose_precision, has_fast_bfloat16
+from spherectl.model.formats import weights
+from spherectl.model.formats.weights import Package
 from spherectl.model.sphere import build, parameter_count
-from spherectl.model.weights import Package
 from spherectl.recipe import ModelSpec, Recipe, RunSpec, SampleSpec
 from spherectl.settings import load_settings
 

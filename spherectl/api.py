@@ -31,8 +31,7 @@ from spherectl.checks import (
 from spherectl.classes import names_of, parse_classes
 from spherectl.errors import UsageError
 from spherectl.files import file_hash
-from spherectl.model import compiled, sampler, seeding, weights
-from spherectl.model.conversion import converted
+from spherectl.model import compiled, sampler, seeding
 from spherectl.model.devices import (
     DTYPES,
     PRECISIONS,
@@ -43,11 +42,14 @@ from spherectl.model.devices import (
     choose_precision,
     finish,
 )
+from spherectl.model.formats import weights
+from spherectl.model.formats.conversion import converted
+from spherectl.model.formats.layouts import weights_file
 from spherectl.model.objective import Losses, LossWeights, TrainingNoise, objective, training_noise
-from spherectl.model.sampler import Guide, Strength
 from spherectl.model.sphere import SphereEncoder
 from spherectl.recipe import Recipe, SampleSpec
 from spherectl.safetensors_header import opened
+from spherectl.sampling import Guide, Strength
 from spherectl.settings import load_settings
 from spherectl.shown import quoted
 from spherectl.timing import Stopwatch
@@ -135,7 +137,7 @@ class Model:
         self.class_names: tuple[str, ...] = tuple(named)
         self.watch: Stopwatch | None = None
         # Held open, so that the hash is of what was loaded, even if a training writes a newer model under its name.
-        self._file = opened(_model_file(file)) if file else None
+        self._file = opened(weights_file(file)) if file else None
         self._sha256: str | None = None
         if self._file is not None:
             weakref.finalize(self, self._file.close)
@@ -484,8 +486,4 @@ def _class_number(one: object) -> int:
 
 def model_hash(path: Path) -> str:
     """SHA-256 of a model file; of a published checkpoint folder, that of its newest checkpoint."""
-    return file_hash(_model_file(path))
-
-
-def _model_file(path: Path) -> Path:
-    return weights.newest_checkpoint(path) if path.is_dir() else path
+    return file_hash(weights_file(path))

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 import spherectl
 from spherectl import api
 from spherectl.data.datasets import ImageSet, open_dataset
-from spherectl.data.formats import FASHION_MNIST_CLASSES
+from spherectl.data.sets import find_record
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, UsageError
-from spherectl.model import devices, sampler, seeding, weights
+from spherectl.model import devices, sampler, seeding
+from spherectl.model.formats import weights
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
@@ -71,7 +72,7 @@ def test_a_thousand_classes_without_names_are_imagenets_if_the_data_is(model, li
 
 def test_a_model_says_what_it_is(model):
     assert (model.name, model.num_classes, model.weights) == ("tiny", 10, "ema")
-    assert model.class_names == FASHION_MNIST_CLASSES
+    assert model.class_names == find_record("fashion-mnist").class_names
     assert (model.device, model.precision, model.dtype) == (CPU, "float32", torch.float32)
     assert model.recipe.noise.angle_deg == 80
     assert model.header["images_seen"] == 160
@@ -96,7 +97,7 @@ def test_without_a_name_the_newest_run_is_loaded(tiny_run, tmp_path, monkeypatch
 
 
 def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
-    raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights_kind="raw")
+    raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights="raw")
     assert raw.weights == "raw"
     shard = tiny_run / "checkpoints" / "000000000160" / "shard-00000-of-00001.safetensors"
     expected = weights.read_tensors(shard)
@@ -108,7 +109,7 @@ def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
 def test_raw_weights_of_a_file_without_them_are_refused(tiny_run, tmp_path):
     copy = shutil.copy(tiny_run / "model.safetensors", tmp_path / "copy.safetensors")
     with pytest.raises(UsageError, match="averaged"):
-        spherectl.load(copy, weights_kind="raw")
+        spherectl.load(copy, weights="raw")
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path):
@@ -185,8 +186,8 @@ def test_float16_on_a_cpu_is_refused(tiny_run, dtype):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"weights_kind": "avg"}, "weights_kind: expected one of ema, raw, got 'avg'"),
-        ({"weights_kind": None}, "weights_kind: expected one of ema, raw, got None"),
+        ({"weights": "avg"}, "weights: expected one of ema, raw, got 'avg'"),
+        ({"weights": None}, "weights: expected one of ema, raw, got None"),
         ({"compile": 1}, "compile: expected one of False, True, got 1"),
         ({"compile": "no"}, "compile: expected one of False, True, got 'no'"),
         ({"device": None}, "There is no device None here"),

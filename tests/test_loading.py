@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from spherectl import api
-from spherectl.model import weights
+from spherectl.model.formats import weights
+from spherectl.model.formats.layouts import PUBLISHED
 
 STARTS, FEWEST = 15, 3
 SAMPLE = ("-m", "spherectl", "sample", "--model", "fashion-mnist", "--count", "1", "--steps", "1", "--out", "x.png")
@@ -48,14 +49,14 @@ def package(tmp_path: Path, tiny_run: Path) -> weights.Package:
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize("write", [weights.write_package, weights.write_published])
+@pytest.mark.parametrize("write", [weights.write_package, PUBLISHED.write])
 def test_a_model_outlives_its_file(tmp_path, package, write):
     """Pages mapped from a file that is cut afterwards would be lost, and the process with them."""
     place = tmp_path / "model.safetensors"
     write(place, package)
     model = api.load(place, device="cpu", dtype="float32")
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
-    file = place if place.is_file() else weights.newest_checkpoint(place)
+    file = place if place.is_file() else PUBLISHED.newest(place)
     os.truncate(file, 0)
     assert len(before) > 50
     assert all(torch.equal(before[name], tensor) for name, tensor in model.network.state_dict().items())
@@ -76,14 +77,14 @@ def test_a_model_may_be_changed_without_its_file(tmp_path, package):
 @pytest.mark.fast
 def test_a_checkpoint_of_before_archives_is_read(tmp_path, package):
     """Until 1.6 torch wrote no zip files; some still go round."""
-    weights.write_published(tmp_path, package)
-    path = weights.newest_checkpoint(tmp_path)
-    expected = weights.read_published(tmp_path).weights
+    PUBLISHED.write(tmp_path, package)
+    path = PUBLISHED.newest(tmp_path)
+    expected = PUBLISHED.read(tmp_path).weights
     state = torch.load(path, weights_only=True)
     torch.save(state, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     path.unlink()
     (tmp_path / "old.pth").rename(path)
-    read = weights.read_published(tmp_path).weights
+    read = PUBLISHED.read(tmp_path).weights
     assert read.keys() == expected.keys()
     assert all(torch.equal(read[name], expected[name]) for name in expected)
 

@@ -14,7 +14,8 @@ import torch
 import spherectl
 from spherectl import api, provenance
 from spherectl.errors import FileError, UsageError
-from spherectl.model import kernels, weights
+from spherectl.model import kernels
+from spherectl.model.formats import weights
 
 pytestmark = pytest.mark.fast
 

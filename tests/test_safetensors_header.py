@@ -13,7 +13,8 @@ import safetensors.torch
 import torch
 
 from spherectl.errors import FileError
-from spherectl.safetensors_header import MAX_HEADER, Header, ModelHeader, TensorInfo, read_header, safetensors_header
+from spherectl.model.formats.header import Header, ModelHeader, read_header
+from spherectl.safetensors_header import MAX_HEADER, TensorInfo, safetensors_header
 from spherectl.settings import packaged
 
 pytestmark = pytest.mark.fast

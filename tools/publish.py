@@ -24,7 +24,7 @@ from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError
 from spherectl.files import file_hash, write_text
-from spherectl.model.weights import Package, read_package, write_package
+from spherectl.model.formats.weights import Package, read_package, write_package
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_BYTES = 25_000_000  # what a file in the repository may have

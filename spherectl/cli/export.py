@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -13,21 +14,12 @@ import typer
 
 from spherectl.cli import console, options
 from spherectl.errors import UsageError
+from spherectl.model.formats.layouts import LAYOUTS, Layout
 from spherectl.places import check_writable
 
 if TYPE_CHECKING:
     from spherectl.export.check import Difference
     from spherectl.zoo import Found
-
-
-class FormatName(StrEnum):
-    """What to write."""
-
-    ONNX = "onnx"
-    PT2 = "pt2"
-    PUBLISHED = "published"
-    SAFETENSORS = "safetensors"
-    WEB = "web"
 
 
 class PartName(StrEnum):
@@ -107,16 +99,16 @@ def _write_pt2(request: Request) -> Iterator[Written]:
         yield from export_pt2(model, request.out, [part])  # type: ignore[list-item]
 
 
-def _write_published(request: Request) -> Iterator[Written]:
-    from spherectl.export.layouts import export_published
-    from spherectl.model.weights import read_package
+def _write_layout(layout: Layout, request: Request) -> Iterator[Written]:
+    from spherectl.export.layouts import export_layout
+    from spherectl.model.formats.weights import read_package
 
-    yield export_published(read_package(request.found.path), request.out)
+    yield export_layout(read_package(request.found.path), request.out, layout)
 
 
 def _write_safetensors(request: Request) -> Iterator[Written]:
     from spherectl.export.layouts import export_safetensors
-    from spherectl.model.weights import read_package
+    from spherectl.model.formats.weights import read_package
 
     package, name = read_package(request.found.path), request.found.name
     yield export_safetensors(package, request.out, request.dtype, _kind(request), name)  # type: ignore[arg-type]
@@ -135,12 +127,13 @@ AUTO = "auto"
 SERVE = "see it: python -m http.server --directory {out} 8000, then open http://localhost:8000"
 
 FORMATS = {
-    FormatName.ONNX: Format(_write_onnx, ("float32", "float16", "int8"), has_parts=True),
-    FormatName.PT2: Format(_write_pt2, ("float32",), has_parts=True),
-    FormatName.PUBLISHED: Format(_write_published, ("float32",), has_weights=False),
-    FormatName.SAFETENSORS: Format(_write_safetensors, ("float32", "float16", "bfloat16"), suffix=".safetensors"),
-    FormatName.WEB: Format(_write_web, (AUTO, "float32", "float16", "int8"), then=SERVE),
+    "onnx": Format(_write_onnx, ("float32", "float16", "int8"), has_parts=True),
+    "pt2": Format(_write_pt2, ("float32",), has_parts=True),
+    **{one.name: Format(partial(_write_layout, one), ("float32",), has_weights=False) for one in LAYOUTS},
+    "safetensors": Format(_write_safetensors, ("float32", "float16", "bfloat16"), suffix=".safetensors"),
+    "web": Format(_write_web, (AUTO, "float32", "float16", "int8"), then=SERVE),
 }
+FormatName = StrEnum("FormatName", [(name.upper(), name) for name in FORMATS])  # type: ignore[misc]
 
 
 def export(
@@ -149,9 +142,10 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="onnx: graphs for ONNX Runtime and others. pt2: programs for torch alone. published: the folder that "
-            "the authors' code reads. safetensors: one set of weights as a smaller model file. web: a page that draws "
-            "in the browser, to be served as files.",
+            help="onnx: graphs for ONNX Runtime and others. pt2: programs for torch alone. "
+            + "".join(f"{one.name}: the folder that {one.readers} reads. " for one in LAYOUTS)
+            + "safetensors: one set of weights as a smaller model file. web: a page that samples in the browser, to "
+            "be served as files.",
         ),
     ],
     model: options.Model = None,
@@ -238,7 +232,7 @@ def export(
 def _load(request: Request) -> Any:
     from spherectl import api
 
-    return api.load_found(request.found, device="cpu", dtype="float32", weights_kind=_kind(request))
+    return api.load_found(request.found, device="cpu", dtype="float32", weights=_kind(request))
 
 
 def _kind(request: Request) -> Literal["ema", "raw"]:

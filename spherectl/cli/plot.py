@@ -130,9 +130,8 @@ def samples(
     from spherectl.errors import UsageError
     from spherectl.files import asked_or_claimed
     from spherectl.images import save_png
-    from spherectl.model.weights import BASELINES
+    from spherectl.model.formats.header import BASELINES, read_header
     from spherectl.plots.samples import sample_rows, usual_steps
-    from spherectl.safetensors_header import read_header
     from spherectl.settings import load_settings
 
     if out is not None and out.suffix.lower() != ".png":

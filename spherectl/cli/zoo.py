@@ -80,7 +80,7 @@ def ls(
 @app.command()
 def show(name: NameOrHub, as_json: options.Json = False) -> None:
     """Show an entry: its facts, what its file says of itself, what was seen when it was fetched, and its card."""
-    from spherectl.safetensors_header import read_header
+    from spherectl.model.formats.header import read_header
     from spherectl.settings import load_settings
     from spherectl.zoo import find_entry, hub, read_card
     from spherectl.zoo.receipts import load_note
@@ -146,7 +146,7 @@ def fetch(
     with console.progress(f"fetching {name}", parcel.bytes, "B") as bar:
         path = download.fetch_parcel(parcel, settings, bar, trust=trust, accept=agreed)
     if path.is_dir():
-        from spherectl.model.conversion import NoModelError, converted
+        from spherectl.model.formats.conversion import NoModelError, converted
         from spherectl.zoo.receipts import remove
 
         console.say(f"{name}: converting the checkpoint into one file")
@@ -242,7 +242,7 @@ def add(
 def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
     """What was noted of a model when it came from the hub, and what its file says of itself."""
     from spherectl.errors import UsageError
-    from spherectl.safetensors_header import read_header
+    from spherectl.model.formats.header import read_header
     from spherectl.zoo import hub
     from spherectl.zoo.download import hub_place
     from spherectl.zoo.entries import cached_path

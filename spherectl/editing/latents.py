@@ -25,8 +25,9 @@ from spherectl.api import Model
 from spherectl.editing.rounds import decode
 from spherectl.errors import FileError, UsageError
 from spherectl.files import replacing
+from spherectl.model.formats.header import HEADER_KEY, Header, header_of
 from spherectl.recipe import MAX_CLASSES
-from spherectl.safetensors_header import HEADER_KEY, Header, TensorInfo, contents, header_of, opened
+from spherectl.safetensors_header import TensorInfo, contents, opened
 from spherectl.shown import quoted
 
 ARCHITECTURE = "latents"
@@ -157,8 +158,8 @@ def open_latents(path: Path) -> Iterator[Latents]:
         FileError: no file, a damaged one, or one of another kind.
     """
     with opened(path) as file:
-        found = contents(file, path, most_bytes=MAX_HEADER)
-        header = header_of(found, path, Header)
+        found = contents(file, path, max_bytes=MAX_HEADER)
+        header = header_of(found, path, Header).table
         if header["architecture"] != ARCHITECTURE or header["format"] != FORMAT:
             raise FileError(
                 f"{path} holds no latents of this version, but {quoted(header['architecture'])}.",

@@ -24,7 +24,8 @@ from spherectl.evaluation.autoencoders import Autoencoder, SphereAutoencoder, Va
 from spherectl.evaluation.directions import normalise
 from spherectl.evaluation.embeddings import BATCH, Part, real_draw
 from spherectl.evaluation.uniformity import UniformityByClass, uniformity_by_class
-from spherectl.model import seeding, sphere, weights
+from spherectl.model import seeding, sphere
+from spherectl.model.formats import weights
 from spherectl.training import checkpoint
 
 DRAWS = 99  # p-values are multiples of 0.01

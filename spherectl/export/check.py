@@ -19,6 +19,7 @@ from spherectl.export.graphs import GUIDANCE, Part, example
 from spherectl.images import psnr
 from spherectl.model import sampler
 from spherectl.model.geometry import perturb, spherify
+from spherectl.sampling import Guide
 
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
@@ -79,7 +80,7 @@ def expected(model: Model, part: Part, given: Tensors) -> Tensors:
     y = None if labels is None else labels[-1]
     pair: tuple[sampler.Network, sampler.Network] = (encode, decode)
     if labels is not None and len(labels) == 2:
-        guide: sampler.Guide = "both" if torch.equal(given["encoder_weights"], given["decoder_weights"]) else "encoder"
+        guide: Guide = "both" if torch.equal(given["encoder_weights"], given["decoder_weights"]) else "encoder"
         pair = sampler.guided(encode, decode, labels[0], GUIDANCE, guide)
     x = pair[1](spherify(moved["latent"]), y)
     latent = perturb(spherify(pair[0](x, y)), moved["sigma"], moved["noise"])

@@ -1,14 +1,13 @@
-"""Model files for others: a slim safetensors file, and the layout of the published checkpoints.
+"""Model files for others: a slim safetensors file, and the layouts of published checkpoints.
 
 Both are read again and compared with the model before they take their names.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,13 +19,15 @@ from spherectl.export.check import Difference
 from spherectl.export.graphs import Part
 from spherectl.export.metadata import Exported
 from spherectl.files import replacing, sync_folder
-from spherectl.model import weights
-from spherectl.model.weights import Package
+from spherectl.model.formats import weights
+from spherectl.model.formats.layouts import PUBLISHED, Layout
+from spherectl.model.formats.weights import Package
 from spherectl.shown import listed
 
 Kept = Literal["float32", "float16", "bfloat16"]
 KEPT: tuple[Kept, ...] = ("float32", "float16", "bfloat16")
 CPU = torch.device("cpu")
+DESCRIBED = ("class_names", "licence", "channels", "data")  # keys of our header that a layout may lack
 
 
 def export_safetensors(
@@ -63,38 +64,40 @@ def export_safetensors(
     return Exported(path, difference)
 
 
-def export_published(package: Package, folder: Path) -> Exported:
-    """Write a model in the layout of the published checkpoints: cfg.json and ckpt/ep####.pth, both sets of weights.
+def export_layout(package: Package, folder: Path, layout: Layout = PUBLISHED) -> Exported:
+    """Write a model as a published checkpoint folder, with both sets of weights.
 
-    Class names and licence, for which that layout has no place, stand in cfg.json under "spherectl"; readers leave keys
-    alone that they do not know.
+    Class names, licence and the measured difference go where the layout's readers leave them alone.
 
     Args:
         package: from `weights.read_package`.
-        folder: made if it is missing; files of those names are replaced.
+        folder: made if it is missing; files of the layout's names are replaced.
+        layout: one of `formats.layouts.LAYOUTS`.
 
     Returns:
-        The checkpoint's path, and the difference of what is read again.
+        The checkpoint's path, and how far the model read from it is from the one written.
 
     Raises:
-        UsageError: the folder has a later checkpoint, which would be read instead.
+        UsageError: the folder has another checkpoint.
         SpherectlError: what is read again is not the model bit for bit; nothing is written.
     """
     folder = Path(folder)
     _make(folder.parent)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as place:
         made = Path(place) / folder.name
-        weights.write_published(made, package)
-        checkpoint = weights.newest_checkpoint(made)
-        _refuse_later(folder, checkpoint.name)
+        layout.write(made, package)
+        checkpoint = layout.newest(made)
+        written = folder / checkpoint.relative_to(made)
+        _refuse_others(folder, [path for path in layout.checkpoints(folder) if path != written])
         model = Model(weights.instantiate(package), package.header, name=folder.name, device=CPU)
-        back = weights.read_published(made)
+        back = layout.read(made)
         _demand_same(package, back)
         difference = _difference(model, back)
-        _describe(made / "cfg.json", package, difference)
-        _make(folder / "ckpt")
-        (made / "cfg.json").replace(folder / "cfg.json")
-        written = checkpoint.replace(folder / "ckpt" / checkpoint.name)
+        facts = {key: package.header[key] for key in DESCRIBED if key in package.header}
+        layout.describe(made, {**facts, "difference": difference.table()})
+        _make(written.parent)
+        (made / layout.config).replace(folder / layout.config)
+        checkpoint.replace(written)
         sync_folder(folder)
     return Exported(written, difference)
 
@@ -130,22 +133,13 @@ def _same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[k].dtype == b[k].dtype and torch.equal(a[k], b[k]) for k in a)
 
 
-def _refuse_later(folder: Path, name: str) -> None:
+def _refuse_others(folder: Path, others: list[Path]) -> None:
     """Two checkpoints in one folder are read as one model: the newest."""
-    others = sorted(path.name for path in (folder / "ckpt").glob("ep*.pth") if path.name != name)
     if others:
         raise UsageError(
-            f"{folder} holds another checkpoint, {others[-1]}; the two would be taken for one model.",
+            f"{folder} holds another checkpoint, {others[-1].name}; the two would be taken for one model.",
             "Choose another folder with --out.",
         )
-
-
-def _describe(path: Path, package: Package, difference: Difference) -> None:
-    cfg = json.loads(path.read_text(encoding="utf-8"))
-    kept = ("class_names", "licence", "channels", "data")
-    known: dict[str, Any] = {key: package.header[key] for key in kept if key in package.header}
-    cfg["spherectl"] = {**known, "difference": difference.table()}
-    path.write_text(json.dumps(cfg, indent=2) + "\n", encoding="utf-8")
 
 
 def _make(folder: Path) -> None:

@@ -25,7 +25,7 @@ from spherectl.export.check import PRECISIONS, Difference, Precision, Tensors
 from spherectl.export.graphs import PARTS, Part, Traced, trace
 from spherectl.export.metadata import about
 from spherectl.files import replacing
-from spherectl.model.weights import HEADER_KEY
+from spherectl.model.formats.header import HEADER_KEY
 
 OPSET = 20
 PRODUCER = "spherectl"

@@ -1,4 +1,4 @@
-"""Feature networks as files: the one-file format of `spherectl.model.weights`, architecture "feature-network"."""
+"""Feature networks as files: the format of `spherectl.model.formats.weights`, with architecture "feature-network"."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from spherectl import zoo
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import KINDS, build_network
 from spherectl.files import expanded, is_regular
-from spherectl.model import weights
+from spherectl.model.formats import weights
+from spherectl.model.formats.header import Header, header_of
 from spherectl.recipe import MAX_CLASSES, MAX_IMAGE_SIZE
-from spherectl.safetensors_header import Header, header_of, safetensors_header
-from spherectl.shown import listed, quoted
-from spherectl.tables import describe
+from spherectl.safetensors_header import safetensors_header
+from spherectl.shown import quoted
+from spherectl.validation import validated
 
 ARCHITECTURE = "feature-network"
 FORMAT = 1
@@ -117,7 +118,7 @@ def read_feature_header(path: Path) -> dict[str, Any]:
         FileError: the file is damaged.
     """
     contents = safetensors_header(path)
-    header = header_of(contents, path, Header)
+    header = header_of(contents, path, Header).table
     found = header["architecture"]
     if found != ARCHITECTURE:
         raise UsageError(
@@ -133,10 +134,7 @@ def read_feature_header(path: Path) -> dict[str, Any]:
             f"this version reads format {FORMAT}, kinds {', '.join(KINDS)}.",
             "A newer spherectl may read it.",
         )
-    try:
-        FeatureHeader.model_validate(header)
-    except ValidationError as error:
-        raise FileError(f"The header of {path}: {listed(describe(error, FeatureHeader), 3, '; ')}.") from None
+    validated(FeatureHeader, header, f"The header of {path}")
     return header
 
 

@@ -22,19 +22,20 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from spherectl import safetensors_header
 from spherectl.documents import parse_table
 from spherectl.errors import FileError
 from spherectl.files import read_bytes, sync_folder, write_text
-from spherectl.model.weights import read_rows, save_file
+from spherectl.model.formats.header import Count, Header, header_of
+from spherectl.model.formats.weights import read_rows, save_file
 from spherectl.processes import Processes, local
-from spherectl.safetensors_header import MAX_DIMENSIONS, Count, Header, TensorInfo, contents, header_of
+from spherectl.safetensors_header import MAX_DIMENSIONS, TensorInfo, contents
 from spherectl.shown import listed, quoted
-from spherectl.tables import describe
 from spherectl.training.ema import EMA
+from spherectl.validation import validated
 
 ARCHITECTURE = "training-state"
 FORMAT = 2
@@ -232,7 +233,7 @@ class Reader:
             FileError: it is damaged.
         """
         found = contents(file, shard)
-        rows = header_of(found, shard, ShardHeader)["rows"]
+        rows = header_of(found, shard, ShardHeader).table["rows"]
         for name, (start, *shape) in rows.items():
             info, whole = found.tensors.get(name), self.shapes.setdefault(name, tuple(shape))
             held = info.shape[:1] if info else ()
@@ -306,11 +307,9 @@ def _reader(path: Path, stack: contextlib.ExitStack) -> Reader:
     """A checkpoint's files, open until the stack is left, and held against its index."""
     try:
         table = parse_table(read_bytes(path / INDEX, MAX_INDEX), str(path / INDEX))
-        index = Index.model_validate(table)
     except OSError as error:
         raise FileError(f"Cannot read {path / INDEX}: {error.strerror}.") from None
-    except ValidationError as error:
-        raise FileError(f"{path / INDEX}: {listed(describe(error, Index), 3, '; ')}.") from None
+    index = validated(Index, table, str(path / INDEX))
     if (index.architecture, index.format) != (ARCHITECTURE, FORMAT):
         raise FileError(f"{path} is not a checkpoint of this version.")
     shards = sorted(path.glob(f"shard-*-of-{index.shards:05d}.safetensors"))

@@ -7,11 +7,13 @@ from typing import Any
 
 from spherectl.data.datasets import ImageSet
 from spherectl.errors import FileError
-from spherectl.model.weights import Package, read_header, write_package
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.weights import Package, write_package
 from spherectl.recipe import Recipe
 from spherectl.training import checkpoint
 from spherectl.training.checkpoint import Counts
-from spherectl.training.run import Run, versions
+from spherectl.training.run import Run
+from spherectl.versions import versions
 
 
 def publish(run: Run, recipe: Recipe, images: ImageSet, path: Path, counts: Counts) -> None:

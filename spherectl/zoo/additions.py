@@ -10,9 +10,10 @@ from typing import Any
 
 from spherectl.errors import FileError, UsageError
 from spherectl.files import file_hash, read_text, replacing, write_text
-from spherectl.safetensors_header import read_header
+from spherectl.model.formats.header import read_header
 from spherectl.shown import listed, printable, quoted
-from spherectl.zoo.entries import MAX_INDEX, MAX_NAME, MODEL_SUFFIX, Entry, check_index, read_index
+from spherectl.zoo.catalogue import check_index, read_index
+from spherectl.zoo.entries import MAX_INDEX, MAX_NAME, MODEL_SUFFIX, Entry
 
 _KINDS = {"sphere-encoder": "model", "feature-network": "features"}
 _TODO = "TODO"
@@ -115,7 +116,7 @@ def _table(model: Path, header: dict[str, Any], name: str, licence: str) -> dict
         "licence": "unknown" if stated == "unstated" else stated,
         "data_licence": header.get("data_licence"),
         "recipe": recipe.get("name"),
-        "summary": f"{_TODO}: one line on what it draws.",
+        "summary": f"{_TODO}: one line on what it generates.",
         "channels": header.get("channels", "rgb"),
         "image_size": spec.get("image_size") or header.get("image_size"),
         "classes": spec.get("num_classes", len(header.get("class_names", []))),
@@ -138,7 +139,7 @@ def _card(entry: Entry, header: dict[str, Any]) -> str:
     return printable(
         f"""# {entry.name}
 
-{_TODO}: what it draws, for whom, in two sentences. {entry.image_size} px, {classes if entry.classes else "no classes"}.
+{_TODO}: what it generates, for whom, in two sentences. {entry.image_size} px, {classes if entry.classes else "no classes"}.
 
 ## Scores
 

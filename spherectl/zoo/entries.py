@@ -22,22 +22,19 @@ from pydantic import (
     ConfigDict,
     Field,
     PrivateAttr,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from spherectl.documents import MAX_TOML, parse_toml
-from spherectl.errors import FileError
+from spherectl.documents import MAX_TOML
 from spherectl.fetch import check_relative, check_url, refuse_archive
-from spherectl.files import is_regular, read_text
+from spherectl.files import is_regular
+from spherectl.model.formats import layouts
 from spherectl.recipe import MAX_CLASSES, MAX_IMAGE_SIZE
 from spherectl.settings import Settings
-from spherectl.shown import listed, quoted, shortened
+from spherectl.shown import quoted
 
-CONFIG = "cfg.json"
-CHECKPOINT = re.compile(r"ckpt/ep[0-9]{1,12}\.pth")  # below the folder of a published checkpoint
 MODEL_SUFFIX = ".safetensors"
 
 MAX_INDEX = MAX_TOML  # bytes; room for some 3,000 entries
@@ -65,16 +62,18 @@ def check_repo(repo: str) -> str:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=MAX_NAME)]
 Text = Annotated[str, Field(max_length=MAX_TEXT)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
 Bytes = Annotated[int, Field(strict=True, gt=0, lt=1 << 50)]
 Repo = Annotated[str, AfterValidator(check_repo)]
 
 
-class _Table(BaseModel):
+class Table(BaseModel):
+    """What all tables of an index have in common: they are frozen, and closed to unknown keys."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Score(_Table):
+class Score(Table):
     """One measured number, with the command that measures it again."""
 
     metric: Text
@@ -82,11 +81,11 @@ class Score(_Table):
     command: Text
 
 
-class PublishedFile(_Table):
+class PublishedFile(Table):
     """One file of a folder in the published layout.
 
     Attributes:
-        path: below the folder: cfg.json, or ckpt/ep####.pth.
+        path: below the folder, one of the layout's files.
         sha256, bytes: of it; without a hash it is fetched on trust alone.
     """
 
@@ -99,21 +98,19 @@ class PublishedFile(_Table):
     def _check_path(cls, path: str) -> str:
         check_relative(path)
         refuse_archive(path)
-        if path != CONFIG and not CHECKPOINT.fullmatch(path):
-            raise ValueError(f"expected {CONFIG} or ckpt/ep####.pth, got {quoted(path)}")
-        return path
+        return layouts.check_file(path)
 
 
-class Entry(_Table):
+class Entry(Table):
     """One [[entry]] of an index.
 
     Attributes:
         name: what --model and `features:NAME` call it.
-        kind: a model that draws images, or a frozen feature network for losses and scores.
+        kind: a model that generates images, or a frozen feature network for losses and scores.
         file: for an embedded entry, the file beside the index.
         urls: addresses of one model file, tried in order.
         published: address of a folder in the published layout, ending in /.
-        files: what is in that folder: cfg.json and one checkpoint.
+        files: what is in that folder: its settings and one checkpoint.
         hub: a repository of the Hugging Face hub, as user/repo.
         revision: of the repository: a branch, a tag or a commit.
         folder: in the repository, where the name of the entry does not tell which of its folders is meant.
@@ -124,7 +121,7 @@ class Entry(_Table):
         data_licence: of the images it was trained on.
         recipe: name of the recipe it was trained by.
         summary: one line.
-        channels, image_size, classes: what a model draws; 0 classes is unconditional.
+        channels, image_size, classes: what a model generates; 0 classes is unconditional.
         scores: measured numbers.
         default: whether this is the model of a fresh installation; one embedded model is.
     """
@@ -200,8 +197,10 @@ class Entry(_Table):
             raise ValueError("expected one of file, urls, published, hub, page")
         if bool(self.published) != bool(self.files):
             raise ValueError("published and files: expected both or neither")
-        if self.published and sorted(file.path == CONFIG for file in self.files) != [False, True]:
-            raise ValueError(f"files: expected {CONFIG} and one ckpt/ep####.pth")
+        if self.published and not layouts.is_model([file.path for file in self.files]):
+            raise ValueError(
+                f"files: expected {' or '.join(f'{one.config} and one {one.checkpoint}' for one in layouts.LAYOUTS)}"
+            )
         if (self.published or self.hub) and (self.sha256 or self.bytes or self.kind != "model"):
             raise ValueError("published and hub are for models, and sha256 and bytes for one file")
         if self.default and (self.kind != "model" or not self.file):
@@ -259,56 +258,13 @@ class Entry(_Table):
         return "missing" if self.file else "remote"
 
 
-class _Index(_Table):
-    entry: Annotated[tuple[Entry, ...], Field(max_length=MAX_ENTRIES)] = ()
-
-
-def read_index(path: Path) -> tuple[Entry, ...]:
-    """The entries of one index file, in its order.
-
-    Raises:
-        FileError: it cannot be read, or is not valid; all mistakes at once.
-    """
-    try:
-        text = read_text(path, MAX_INDEX)
-    except OSError as error:
-        raise FileError(f"Cannot read the zoo index {path}: {error.strerror}.") from None
-    return check_index(parse_index(text, str(path)), str(path), path.parent)
-
-
-def parse_index(text: str, where: str) -> dict[str, Any]:
-    """The table in an index that comes from `where`.
-
-    Raises:
-        FileError: it is not TOML.
-    """
-    try:
-        return parse_toml(text)
-    except ValueError as error:
-        raise FileError(f"Cannot read the zoo index {where}: {error}.", "An index is a TOML file.") from None
-
-
-def check_index(table: dict[str, Any], where: str, folder: Path) -> tuple[Entry, ...]:
-    """The entries of the table in an index; `folder` holds its embedded files and cards.
-
-    Raises:
-        FileError: it is not valid; all mistakes at once.
-    """
-    try:
-        return _Index.model_validate(table, context=folder).entry
-    except ValidationError as error:
-        problems = [_describe(item, table) for item in error.errors(include_url=False)]
-        raise FileError(f"The zoo index {where} is not valid: {listed(problems, MAX_SHOWN, '; ')}.") from None
-
-
 def cached_path(place: str, settings: Settings) -> Path:
     """Where what was fetched to a place below the cache is, or would be: a model file, or a published folder.
 
     A folder gives way to the file that is made of it.
     """
     file, folder = settings.cache / f"{place}{MODEL_SUFFIX}", settings.cache / place
-    whole = is_regular(folder / CONFIG) and any((folder / "ckpt").glob("ep*.pth"))
-    return folder if whole and not is_regular(file) else file
+    return folder if layouts.is_whole(folder) and not is_regular(file) else file
 
 
 def is_present(path: Path) -> bool:
@@ -331,24 +287,3 @@ def _check_model_name(file: str) -> None:
     refuse_archive(file)
     if not file.endswith(MODEL_SUFFIX):
         raise ValueError(f"expected a {MODEL_SUFFIX} file, got {quoted(file)}")
-
-
-def _describe(item: Any, table: dict[str, Any]) -> str:
-    """One pydantic error as "entry NAME, key: what was expected"."""
-    first, *path = item["loc"]
-    if path and isinstance(path[0], int):
-        entry = table["entry"][path[0]]
-        name = entry.get("name") if isinstance(entry, dict) else None
-        first, path = (
-            f"entry {shortened(name, MAX_NAME) if isinstance(name, str) else f'number {path[0] + 1}'}",
-            path[1:],
-        )
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "extra_forbidden":
-        message = "unknown key"
-    elif item["type"] == "string_pattern_mismatch" and path[-1:] == ["sha256"]:
-        message = "expected 64 hexadecimal digits"
-    where = ", ".join(
-        [shortened(str(first), 2 * MAX_NAME), shortened(".".join(map(str, path)))] if path else [str(first)]
-    )
-    return f"{where}: {message[0].lower()}{message[1:]}"

@@ -16,11 +16,11 @@ from spherectl.places import place
 from spherectl.progress import Progress
 from spherectl.settings import Settings, load_settings, origin, packaged
 from spherectl.shown import listed, quoted
-from spherectl.zoo import hub
 from spherectl.zoo.catalogue import index
-from spherectl.zoo.download import fetch_parcel, find_on_the_hub, find_parcel, hub_place
+from spherectl.zoo.download import fetch_download, find_download, find_hub_download
 from spherectl.zoo.entries import MAX_NAME, MODEL_SUFFIX, Entry, cached_path, is_present
-from spherectl.zoo.receipts import load_note, verify_fetched
+from spherectl.zoo.receipts import load_receipt, verify_fetched
+from spherectl.zoo.repositories import PREFIX, HubName, hub_place, parse_name
 
 MODEL_FILE = "model.safetensors"  # what a run folder keeps its model in
 
@@ -137,7 +137,7 @@ def fetch(
     settings = settings or load_settings()
     if not needs_fetching(entry, settings):
         return _present(entry, settings)
-    return fetch_parcel(find_parcel(entry, settings), settings, progress, trust=trust, accept=accept)
+    return fetch_download(find_download(entry, settings), settings, progress, trust=trust, accept=accept)
 
 
 def needs_fetching(entry: Entry, settings: Settings) -> bool:
@@ -173,8 +173,8 @@ def verify(entry: Entry, settings: Settings) -> str:
 
 
 def _find(text: str, why: str, settings: Settings, progress: Progress | None) -> Found:
-    if text.startswith(hub.PREFIX):
-        return _on_the_hub(hub.parse_name(text), why, settings, progress)
+    if text.startswith(PREFIX):
+        return _on_the_hub(parse_name(text), why, settings, progress)
     entries = index(settings)
     if text in entries:
         return _zoo_model(entries[text], why, settings)
@@ -188,13 +188,13 @@ def _find(text: str, why: str, settings: Settings, progress: Progress | None) ->
     )
 
 
-def _on_the_hub(name: hub.HubName, why: str, settings: Settings, progress: Progress | None) -> Found:
+def _on_the_hub(name: HubName, why: str, settings: Settings, progress: Progress | None) -> Found:
     """A model of the hub: as it was fetched before, without asking again; else fetched now."""
     kept = hub_place(name)
     path = cached_path(kept, settings)
     if not is_present(path):
-        path = fetch_parcel(find_on_the_hub(name, settings), settings, progress)
-    commit = str(load_note(kept, settings).get("revision", ""))[:12]
+        path = fetch_download(find_hub_download(name, settings), settings, progress)
+    commit = str(load_receipt(kept, settings).get("revision", ""))[:12]
     return Found(
         path, name.repo.rpartition("/")[2], "hub", f"model: {name} ({why}{f', commit {commit}' * bool(commit)})"
     )
@@ -203,7 +203,7 @@ def _on_the_hub(name: hub.HubName, why: str, settings: Settings, progress: Progr
 def _zoo_model(entry: Entry, why: str, settings: Settings) -> Found:
     if entry.kind != "model":
         raise UsageError(
-            f"{entry.name} is a feature network for losses and scores; it draws no images.",
+            f"{entry.name} is a feature network for losses and scores; it generates no images.",
             "`spherectl zoo ls` lists the models.",
         )
     return Found(_present(entry, settings), entry.name, "zoo", f"model: {entry.name} ({why})")

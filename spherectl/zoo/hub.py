@@ -1,69 +1,39 @@
-"""The Hugging Face hub through its public API: what a repository holds, and addresses of its files.
+"""The Hugging Face hub by its library: what a repository holds, its files, and errors in our sentences.
 
-Plain requests, not huggingface_hub: that package has a cache, locks, bars and retries of its own, and would bypass the
-rules that hold for every other file here (a hash before the name, no step back to http, one place to look and to
-clean up). Two addresses are all that is needed.
-
-HF_ENDPOINT names another server that speaks the API; HF_TOKEN is sent to that server and to no other.
+huggingface_hub has the cache, the token (HF_TOKEN or `hf auth login`), HF_ENDPOINT, HF_HUB_OFFLINE and the transfers.
+It is imported when the hub is asked, never before. What a repository says is checked here: it comes from anyone.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import urllib.parse
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from spherectl.documents import parse_table
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import ARCHIVE, RefusedError, check_relative, check_url, fetch_text
-from spherectl.shown import listed, quoted
-from spherectl.tables import describe
-from spherectl.zoo.entries import CHECKPOINT, CONFIG, MAX_TEXT, MODEL_SUFFIX, check_repo
+from spherectl.fetch import MAX_FILE, check_relative, check_room, check_url
+from spherectl.progress import Progress
+from spherectl.settings import Settings, origin
+from spherectl.shown import quoted, shortened
+from spherectl.validation import validated
+from spherectl.zoo.entries import MAX_TEXT
+from spherectl.zoo.repositories import HubFile, HubName, Listing
 
-PREFIX = "hf:"
-MAX_HUB_NAME = 200  # characters of all but hf:; it becomes the name of a file
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 MAX_FILES = 50_000  # in a repository; those of models have tens
-_NAME = re.compile(r"hf:(?P<repo>[^/@]+/[^/@]+)(?P<folder>/[^@]+)?(@(?P<revision>[A-Za-z0-9][A-Za-z0-9_./-]*))?")
-
-
-@dataclass(frozen=True)
-class HubName:
-    """A model on the hub, as people type it: hf:user/repo[/folder][@revision].
-
-    Attributes:
-        repo: user/repo.
-        folder: in it, or one model file; empty where there is only one model.
-        revision: a branch, a tag or a commit.
-    """
-
-    repo: str
-    folder: str = ""
-    revision: str = "main"
-
-    def __str__(self) -> str:
-        return f"{PREFIX}{self.repo}{f'/{self.folder}' if self.folder else ''}" + (
-            f"@{self.revision}" if self.revision != "main" else ""
-        )
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """A file as the hub lists it: bytes, and its SHA-256 if it is one that the hub keeps by hash (all large ones)."""
-
-    bytes: int | None
-    sha256: str
+TIMEOUT_S = 30
 
 
 class _Schema(BaseModel):
-    """What is used of the hub's answer; it says much more."""
+    """What is used of the library's answer; it says much more."""
 
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, from_attributes=True)
 
 
 class _Large(_Schema):
@@ -92,45 +62,7 @@ class _Card(_Schema):
 class _Answer(_Schema):
     sha: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
     siblings: Annotated[list[_Sibling], Field(max_length=MAX_FILES)]
-    cardData: _Card | None = None  # noqa: N815 - the hub's spelling
-
-
-@dataclass(frozen=True)
-class Listing:
-    """A repository at one commit.
-
-    Attributes:
-        repo: user/repo.
-        commit: 40 hexadecimal digits.
-        licence: as its card says; "unknown" if it does not.
-        files: by path.
-    """
-
-    repo: str
-    commit: str
-    licence: str
-    files: dict[str, HubFile]
-
-    def url(self, path: str) -> str:
-        """Address of a file at this commit."""
-        return f"{endpoint()}/{self.repo}/resolve/{self.commit}/{urllib.parse.quote(path)}"
-
-
-def parse_name(text: str) -> HubName:
-    """What hf:user/repo[/folder][@revision] means.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    match = _NAME.fullmatch(text) if len(text) <= len(PREFIX) + MAX_HUB_NAME else None
-    if match is not None:
-        repo, folder = match["repo"], (match["folder"] or "").strip("/")
-        with contextlib.suppress(ValueError):
-            check_repo(repo)
-            if folder:
-                check_relative(folder)
-            return HubName(repo, folder, match["revision"] or "main")
-    raise UsageError(f"Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got {quoted(text)}.")
+    card_data: _Card | None = None
 
 
 def endpoint() -> str:
@@ -147,107 +79,151 @@ def endpoint() -> str:
     return named
 
 
-def headers(address: str) -> dict[str, str]:
-    """What a request to an address carries: the token in HF_TOKEN, for the hub itself and nobody it redirects to."""
-    token, ours, other = os.environ.get("HF_TOKEN", "").strip(), *map(urllib.parse.urlsplit, (endpoint(), address))
-    if not token or (ours.scheme, ours.netloc) != (other.scheme, other.netloc):
-        return {}
-    return {"Authorization": f"Bearer {token}"}
+def offline(settings: Settings) -> str:
+    """Which setting or variable says not to ask the hub; empty if none does."""
+    if settings.offline:
+        return origin("offline")
+    said = os.environ.get("HF_HUB_OFFLINE", "").strip().upper()
+    return "HF_HUB_OFFLINE" if said in ("1", "ON", "YES", "TRUE") else ""
+
+
+def api() -> HfApi:
+    """The library's client of the server in force."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=endpoint(), library_name="spherectl")
 
 
 def list_files(name: HubName) -> Listing:
     """What a repository holds at a revision.
 
     Raises:
-        UsageError: there is no such repository or revision, or it may not be read without a token.
+        UsageError: there is no such repository or revision, or it may not be read.
         FileError: the answer is not as the API describes it.
         SpherectlError: no answer.
     """
-    url = f"{endpoint()}/api/models/{name.repo}/revision/{urllib.parse.quote(name.revision, safe='')}?blobs=true"
-    try:
-        text = fetch_text(url, "the list of files", headers)
-    except RefusedError as error:
-        raise explained(error, name) from None
-    try:
-        answer = _Answer.model_validate(
-            parse_table(text, f"{url} does not answer as the Hugging Face hub does: what it says")
-        )
-    except ValidationError as error:
-        wrong = listed(describe(error, _Answer), 3, "; ")
-        raise FileError(f"{url} does not answer as the Hugging Face hub does: {wrong}.") from None
-    stated = answer.cardData.license if answer.cardData else None
+    with asking(name):
+        info = api().model_info(name.repo, revision=name.revision, files_metadata=True, timeout=TIMEOUT_S)
+    answer = validated(_Answer, info, f"{endpoint()} does not answer as the Hugging Face hub does")
+    stated = answer.card_data.license if answer.card_data else None
     licence = ", ".join(stated) if isinstance(stated, list) else stated
     files = {one.rfilename: one.file for one in answer.siblings}
     return Listing(name.repo, answer.sha, licence or "unknown", files)
 
 
-def explained(error: RefusedError, name: HubName) -> SpherectlError:
-    """A refusal of the hub, in the words of what a person can do about it."""
-    if error.status in (401, 403):
-        return UsageError(
-            f"The hub does not show {name}: it says {error.status}.",
-            f"Check the name; if {endpoint()}/{name.repo} asks for an agreement, accept it there and set HF_TOKEN.",
-        )
-    if error.status == 404:
-        return UsageError(f"The hub has no {name}, or it has no such revision.", f"Look at {endpoint()}/{name.repo}.")
-    return error
-
-
-def choose(listing: Listing, name: HubName, wanted: str = "") -> tuple[str, ...]:
-    """Paths of one model's files: a model file of ours, or cfg.json and the newest checkpoint of a published folder.
-
-    Args:
-        listing: of the repository.
-        name: whose folder, if it names one, is where to look.
-        wanted: a word with hyphens, all parts of which the folder's path must have if there are several.
+def fetch(listing: Listing, path: str, progress: Progress | None = None) -> Path:
+    """A file of a repository at a commit, in the library's cache.
 
     Raises:
-        UsageError: there is none, or it is not clear which.
+        FileError: it is too large or not as large as the listing says, or the cache cannot be written.
+        SpherectlError: it does not come.
     """
-    found = _models(listing.files)
-    below = {place: paths for place, paths in found.items() if _is_below(place, name.folder)}
-    if name.folder in below:
-        return below[name.folder]
-    if len(below) > 1 and wanted:
-        parts = set(_words(wanted))
-        below = {place: paths for place, paths in below.items() if parts <= set(_words(place))} or below
-    if len(below) == 1:
-        return next(iter(below.values()))
-    where = f"{name.folder} of {PREFIX}{name.repo}" if name.folder else f"{PREFIX}{name.repo}"
-    if not found:
-        archives = [path for path in listing.files if ARCHIVE.search(path)]
-        but = f"; archives such as {archives[0]} are never unpacked" if archives else ""
-        raise UsageError(
-            f"{where} holds no model: expected one {MODEL_SUFFIX} file, or {CONFIG} beside ckpt/ep####.pth{but}."
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.utils import tqdm
+
+    name, size = HubName(listing.repo), listing.files[path].bytes
+    try:
+        check_relative(path)
+    except ValueError as error:
+        raise FileError(f"{name} has a file that is not fetched: {error}.") from None
+    if size is None or size > MAX_FILE:
+        stated = "without a size" if size is None else f"of {size:,} bytes"
+        raise FileError(f"{name} has a file {quoted(path)} {stated}; expected at most {MAX_FILE:,} bytes.")
+
+    class Bar(tqdm):  # the library tells its progress to a bar alone
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **{**options, "disable": True})
+            self.done = int(options.get("initial") or 0)
+
+        def update(self, n: float | None = 1) -> None:
+            self.done += int(n or 0)
+            if self.done > size:
+                raise FileError(f"What comes for {quoted(path)} of {name} has more than the {size:,} bytes it states.")
+            if progress is not None:
+                progress(self.done, size)
+
+    cache = Path(constants.HF_HUB_CACHE)
+    with asking(name):
+        check_room(path, cache, size)
+        came = hf_hub_download(
+            listing.repo,
+            path,
+            revision=listing.commit,
+            endpoint=endpoint(),
+            library_name="spherectl",
+            tqdm_class=Bar,
         )
-    names = listed(sorted(below or found), 6)
-    raise UsageError(f"{where} holds several models, or none of that name: {names}.", _how_to_name(name, found))
+    return Path(came)
 
 
-def _how_to_name(name: HubName, found: Collection[str]) -> str:
-    one = HubName(name.repo, min(found), name.revision)
-    return f"Say which, as in {one}."
+def remove(pointer: Path) -> int:
+    """Remove a file from the library's cache; the bytes that are free again, none where another revision has it too.
+
+    Files elsewhere stay.
+    """
+    repo = next((folder.parent for folder in pointer.parents if folder.name == "snapshots"), None)
+    if repo is None or not repo.name.startswith("models--") or not pointer.exists():
+        return 0
+    blob = pointer.resolve()
+    pointer.unlink()
+    if blob.parent != (repo / "blobs").resolve():
+        return 0
+    if any(other.resolve() == blob for other in (repo / "snapshots").rglob("*") if other.is_symlink()):
+        return 0
+    size = blob.stat().st_size
+    blob.unlink()
+    return size
 
 
-def _models(files: Collection[str]) -> dict[str, tuple[str, ...]]:
-    """Files of each model in a repository, by its folder or its file."""
-    models: dict[str, tuple[str, ...]] = {path: (path,) for path in files if path.endswith(MODEL_SUFFIX)}
-    newest: dict[str, tuple[int, str]] = {}  # number and path of a checkpoint, by the folder that its ckpt/ is in
-    for path in files:
-        folder, _, below = f"/{path}".rpartition("/ckpt/")
-        if CHECKPOINT.fullmatch(f"ckpt/{below}"):
-            number = int(re.sub(r"[^0-9]", "", below))
-            newest[folder[1:]] = max(newest.get(folder[1:], (-1, "")), (number, path))
-    for path in files:
-        folder, _, last = path.rpartition("/")
-        if last == CONFIG and folder in newest:
-            models[folder] = (path, newest[folder][1])
-    return models
+@contextlib.contextmanager
+def asking(name: HubName) -> Iterator[None]:
+    """Turn what the library raises into our sentences; see `_explained`."""
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        yield
+    except SpherectlError:
+        raise
+    except (HTTPError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        raise _explained(error, name) from None
 
 
-def _is_below(place: str, folder: str) -> bool:
-    return not folder or place == folder or place.startswith(f"{folder}/")
+def _explained(error: Exception, name: HubName) -> SpherectlError:
+    """What a person can do about an error of the library, which wraps what happened first."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    page = f"{endpoint()}/{name.repo}"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return not_here(name, "HF_HUB_OFFLINE")
+    status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+    if status in (401, 403):
+        return UsageError(
+            f"The hub does not show {name}: it says {status}.",
+            f"Check the name; if {page} asks for an agreement, accept it there and log in by `hf auth login`.",
+        )
+    if status == 404:
+        return UsageError(f"The hub has no {name}, or it has no such revision.", f"Look at {page}.")
+    if status:
+        return SpherectlError(f"The hub does not answer for {name}: the server says {status}.", "Try again later.")
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return SpherectlError(f"The hub does not answer for {name}: no answer for too long.", "Try again later.")
+    if isinstance(error, errors.HTTPError):
+        return SpherectlError(f"The hub does not answer for {name}: no connection to {endpoint()}.")
+    first = shortened((str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__, 200)
+    if isinstance(error, OSError):
+        return FileError(
+            f"{name} is not fetched: {error.strerror or first}.", "Make room, or name another folder as HF_HOME."
+        )
+    if isinstance(error, KeyError | TypeError | AttributeError | ValueError):
+        return FileError(f"{endpoint()} does not answer as the Hugging Face hub does: {first}.")
+    return SpherectlError(f"{name} is not fetched: {first}.")
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
+def not_here(name: HubName, why: str) -> SpherectlError:
+    """The error for a model that is not in the cache, and is not fetched because of a setting or variable."""
+    return SpherectlError(
+        f"{name} is not in the cache, and it is not fetched because {why} says to stay offline.",
+        f"Where there is a network, `spherectl zoo fetch {name}` brings it.",
+    )

@@ -1,6 +1,6 @@
-"""Notes of what was fetched, beside it in the cache as NAME.json, and what can be done with them.
+"""Receipts of what was fetched, beside it in the cache as NAME.json, by which it is listed, verified and removed.
 
-A note has the source, the commit and SHA-256s that were seen, and the licence that was accepted. It stays when the
+A receipt has the source, the commit and SHA-256s that were seen, and the licence that was accepted. It stays when the
 files are removed, so that a second fetch compares with the first. A place is a path below the cache, without a suffix.
 """
 
@@ -11,17 +11,18 @@ import shutil
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from spherectl.documents import parse_table
 from spherectl.errors import FileError
 from spherectl.files import file_hash, is_regular, read_bytes, write_text
+from spherectl.model.formats.layouts import check_file
 from spherectl.settings import Settings
-from spherectl.shown import listed
-from spherectl.tables import describe
-from spherectl.zoo.entries import CHECKPOINT, CONFIG, MAX_ADDRESSES, MODEL_SUFFIX, Sha256, Text, cached_path, is_present
+from spherectl.validation import validated
+from spherectl.zoo import hub
+from spherectl.zoo.entries import MAX_ADDRESSES, MODEL_SUFFIX, Sha256, Text, cached_path, is_present
 
-MAX_NOTE = 1 << 18  # bytes; a note has 1 kB
+MAX_RECEIPT = 1 << 18  # bytes; a receipt has 1 kB
 _AGAIN = "Remove it, and fetch again."
 
 
@@ -36,8 +37,8 @@ class _Made(_Schema):
     bytes: Annotated[int, Field(ge=0)] = 0
 
 
-# "" is a model file itself; else files of the published layout.
-_Piece = Annotated[str, Field(pattern=rf"^(|{CONFIG}|{CHECKPOINT.pattern})$".replace(".json", r"\.json"))]
+# "" is a model file itself; else a file of a published layout.
+_Piece = Annotated[str, AfterValidator(lambda path: path and check_file(path))]
 
 
 class _Facts(_Schema):
@@ -51,8 +52,8 @@ class _Facts(_Schema):
     licence: Text | None = None
 
 
-class _Note(_Schema):
-    """What a note may say; what a later version adds stays in it."""
+class _Receipt(_Schema):
+    """What a receipt may say; what a later version adds stays in it."""
 
     name: Text = ""
     source: Annotated[str, Field(max_length=8_192)] = ""
@@ -65,49 +66,46 @@ class _Note(_Schema):
     converted: _Made | None = None
 
 
-def load_note(place: str, settings: Settings) -> dict[str, Any]:
+def load_receipt(place: str, settings: Settings) -> dict[str, Any]:
     """What was seen and accepted at an earlier fetch to a place; empty if there was none.
 
     Raises:
         FileError: it cannot be read.
     """
-    path = _note_path(place, settings)
+    path = _receipt_path(place, settings)
     try:
-        content = read_bytes(path, MAX_NOTE)
+        content = read_bytes(path, MAX_RECEIPT)
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise FileError(f"Cannot read {path}: {error.strerror}.", _AGAIN) from None
     table = parse_table(content, f"{path} is damaged: it should say what was fetched, but")
-    try:
-        _Note.model_validate(table)
-    except ValidationError as error:
-        raise FileError(f"{path} is damaged: {listed(describe(error, _Note), 3, '; ')}.", _AGAIN) from None
+    validated(_Receipt, table, f"{path} is damaged", _AGAIN)
     return table
 
 
-def save_note(place: str, settings: Settings, **changes: Any) -> None:
-    """Change a note, or begin one."""
-    note = load_note(place, settings) | changes
-    write_text(_note_path(place, settings), json.dumps(note, indent=1, ensure_ascii=False) + "\n")
+def save_receipt(place: str, settings: Settings, **changes: Any) -> None:
+    """Change a receipt, or begin one."""
+    receipt = load_receipt(place, settings) | changes
+    write_text(_receipt_path(place, settings), json.dumps(receipt, indent=1, ensure_ascii=False) + "\n")
 
 
-def notes_of_the_hub(settings: Settings) -> list[dict[str, Any]]:
-    """Notes of what is here from the hub without being an entry, by name; each with its place."""
+def hub_receipts(settings: Settings) -> list[dict[str, Any]]:
+    """Receipts of what is here from the hub without being an entry, by name; each with its place."""
     places = sorted(f"zoo/hf/{path.stem}" for path in (settings.cache / "zoo" / "hf").glob("*.json"))
     here = [place for place in places if is_present(cached_path(place, settings))]
-    empty = _Note().model_dump(include={"name", "licence", "bytes"})
-    return [{**empty, **load_note(place, settings), "place": place} for place in here]
+    empty = _Receipt().model_dump(include={"name", "licence", "bytes"})
+    return [{**empty, **load_receipt(place, settings), "place": place} for place in here]
 
 
 def verify_fetched(place: str, settings: Settings) -> str:
-    """What is wrong with what was fetched to a place, compared with its note; a sentence, or empty."""
-    path, note = cached_path(place, settings), load_note(place, settings)
-    expected = {path / name if name else path: sha256 for name, sha256 in note.get("files", {}).items()}
-    if is_regular(path) and note.get("converted"):
-        expected = {path: note["converted"]["sha256"]}
+    """What is wrong with what was fetched to a place, compared with its receipt; a sentence, or empty."""
+    path, receipt = cached_path(place, settings), load_receipt(place, settings)
+    expected = {path / name if name else path: sha256 for name, sha256 in receipt.get("files", {}).items()}
+    if is_regular(path) and receipt.get("converted"):
+        expected = {path: receipt["converted"]["sha256"]}
     if not expected:
-        return f"{path} is here without a note of what it must be; fetch it again"
+        return f"{path} is here without a receipt of what it must be; fetch it again"
     for file, sha256 in expected.items():
         digest = file_hash(file) if is_regular(file) else ""
         if digest != sha256:
@@ -121,7 +119,7 @@ def remove(place: str, settings: Settings, *, forget: bool = False) -> int:
     Args:
         place: below the cache.
         settings: name the cache.
-        forget: remove the note too: what was seen, and that a licence was accepted.
+        forget: remove the receipt too: what was seen, and that a licence was accepted.
 
     Raises:
         FileError: the cache cannot be written.
@@ -130,18 +128,19 @@ def remove(place: str, settings: Settings, *, forget: bool = False) -> int:
     folder = [path for path in base.rglob("*") if path.is_file()] if base.is_dir() and not base.is_symlink() else []
     beside = [base.with_name(f"{base.name}{MODEL_SUFFIX}"), *base.parent.glob(f".{base.name}{MODEL_SUFFIX}.*")]
     files = [path for path in (*beside, *folder) if path.is_file() or path.is_symlink()]
-    freed = sum(path.lstat().st_size for path in files)
+    freed = 0
     try:
         for path in files:
+            freed += hub.remove(path.readlink()) if path.is_symlink() else path.stat().st_size
             path.unlink()
         if folder:
             shutil.rmtree(base)
         if forget:
-            _note_path(place, settings).unlink(missing_ok=True)
+            _receipt_path(place, settings).unlink(missing_ok=True)
     except OSError as error:
         raise FileError(f"Cannot remove {error.filename}: {error.strerror}.") from None
     return freed
 
 
-def _note_path(place: str, settings: Settings) -> Path:
+def _receipt_path(place: str, settings: Settings) -> Path:
     return settings.cache / f"{place}.json"

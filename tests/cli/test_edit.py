@@ -16,7 +16,8 @@ from spherectl import api
 from spherectl.data.transforms import as_tensor, to_float, to_uint8
 from spherectl.editing.fitting import fit, put_back
 from spherectl.images import psnr, read_provenance
-from spherectl.model.weights import read_header, read_tensors
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.weights import read_tensors
 
 pytestmark = pytest.mark.fast
 

@@ -14,7 +14,8 @@ from PIL import Image
 from typer.testing import Result
 
 from spherectl import api
-from spherectl.model.weights import read_header, read_tensors
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.weights import read_tensors
 
 IMAGES, BATCH, SIDE = 1000, 50, 200
 

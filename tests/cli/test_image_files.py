@@ -18,7 +18,8 @@ from safetensors.torch import save_file
 from typer.testing import Result
 
 from spherectl.cli.image_files import suffixes
-from spherectl.model.weights import read_header, read_tensors
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.weights import read_tensors
 
 pytestmark = pytest.mark.fast
 

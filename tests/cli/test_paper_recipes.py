@@ -20,7 +20,7 @@ from PIL import Image
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.images import read_provenance
-from spherectl.model.weights import read_header
+from spherectl.model.formats.header import read_header
 
 # Section 4: px, N, d, L, classes. What else the paper's table has, tests/test_recipes.py compares with it.
 SHAPES = {

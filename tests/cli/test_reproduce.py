@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from spherectl.images import read_provenance, save_png
-from spherectl.model import weights
+from spherectl.model.formats import weights
 
 pytestmark = pytest.mark.fast
 

@@ -17,7 +17,8 @@ from spherectl.data.transforms import to_float, to_uint8
 from spherectl.editing.measurements import Masked, Pooled
 from spherectl.editing.restoration import restore, settings
 from spherectl.images import psnr, read_provenance
-from spherectl.model.weights import read_header, read_tensors, save_file
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.weights import read_tensors, save_file
 
 pytestmark = pytest.mark.fast
 

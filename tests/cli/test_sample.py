@@ -23,7 +23,9 @@ from spherectl import api, zoo
 from spherectl.cli import sample as command_file
 from spherectl.data.transforms import to_uint8
 from spherectl.images import read_provenance
-from spherectl.model import kernels, weights
+from spherectl.model import kernels
+from spherectl.model.formats import weights
+from spherectl.model.formats.layouts import PUBLISHED
 from spherectl.settings import load_settings
 
 DESIGNS_SENTENCE = (
@@ -400,7 +402,7 @@ def test_raw_weights_of_a_run_and_of_a_file(command, run_here, work, files, fail
     assert command("sample", "--count", 3, "--out", "raw.png", "--weights", "raw").exit_code == 0
     assert not np.array_equal(pixels(work / "ema.png"), pixels(work / "raw.png"))
     assert read_provenance(work / "raw.png")["weights"] == "raw"
-    raw = api.load(run_here, device="cpu", weights_kind="raw")
+    raw = api.load(run_here, device="cpu", weights="raw")
     assert np.array_equal(tiles(work / "raw.png", 3, 3), _uint8(next(api.generate(raw, 3)).images))
     shutil.copy(run_here / "model.safetensors", work / "model.safetensors")
     before = files()
@@ -500,7 +502,7 @@ class Payload:
 @pytest.mark.fast
 def test_a_malicious_checkpoint_is_not_executed(command, tiny_run, work, fails):
     package = weights.read_package(tiny_run / "model.safetensors")
-    weights.write_published(work / "theirs", package)
+    PUBLISHED.write(work / "theirs", package)
     assert command("sample", "--model", "theirs", "--count", 1, "--steps", 1, "--out", "a.png").exit_code == 0
     (checkpoint,) = (work / "theirs" / "ckpt").iterdir()
     marker = work / "executed"

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 
 from spherectl.cli import train as command_file
-from spherectl.model import weights
+from spherectl.model.formats import weights
+from spherectl.model.formats.header import read_header
 from spherectl.settings import load_settings, packaged
 from spherectl.training.monitor import Gauge
 
@@ -151,7 +152,7 @@ def test_a_run_goes_on_by_its_own_recipe_from_any_folder(debug, command, work, s
 def test_set_changes_keys(debug, work):
     arguments = ["--set", "run.length_images=24", "--set", "optim.lr=2e-4", "--set", "sample.noise=fresh"]
     assert debug(*arguments, "--set", "name=mine", "--set", "optim.warmup_images=0").exit_code == 0
-    header = weights.read_header(work / "runs" / "mine" / "model.safetensors")
+    header = read_header(work / "runs" / "mine" / "model.safetensors")
     assert header["recipe"]["sample"]["noise"] == "fresh"
     lines = metrics(work / "runs" / "mine")
     assert len(lines) == 3
@@ -220,7 +221,7 @@ def test_smoke_on_1000_classes_then_sample_207(command, class_folder, work, monk
     assert smoke.stderr.endswith("draw images with it: spherectl sample\n")
     run = work / "runs" / "imagenet256-smoke"
     assert [line["images_seen"] for line in metrics(run)] == [4, 8, 12]
-    header = weights.read_header(run / "model.safetensors")
+    header = read_header(run / "model.safetensors")
     assert (header["recipe"]["model"]["image_size"], header["recipe"]["model"]["num_classes"]) == (256, 1000)
     drawn = sorted(path.name for path in (run / "samples").iterdir())
     assert drawn == ["000000000012-reconstructions.png", "000000000012.png"]
@@ -344,7 +345,7 @@ def test_signals_save_and_the_same_command_goes_on(cli, command, fashion_excerpt
     assert "stopping: this step is finished and saved first (Ctrl-C again stops at once, unsaved)\n" in stderr
     assert f"saved at {seen:,} images in x; go on with: spherectl {' '.join(arguments)}\n" in stderr
     assert "Traceback" not in stderr
-    assert weights.read_header(work / "x" / "model.safetensors")["images_seen"] == seen
+    assert read_header(work / "x" / "model.safetensors")["images_seen"] == seen
     result = command(*arguments)
     assert result.exit_code == 0, result.stderr
     assert [line["step"] for line in metrics(work / "x")] == list(range(1, 101))

@@ -16,7 +16,7 @@ from spherectl.api import Model
 from spherectl.editing import latents as module
 from spherectl.editing.latents import decoded, open_latents, write_latents
 from spherectl.errors import FileError, UsageError
-from spherectl.safetensors_header import HEADER_KEY
+from spherectl.model.formats.header import HEADER_KEY
 
 pytestmark = pytest.mark.fast
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spherectl.api import Model
-from spherectl.model.weights import Package, instantiate, write_package
+from spherectl.model.formats.weights import Package, instantiate, write_package
 from spherectl.recipe import Recipe
 
 if TYPE_CHECKING:

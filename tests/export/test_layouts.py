@@ -11,10 +11,9 @@ import torch
 
 import spherectl
 from spherectl.errors import SpherectlError, UsageError
-from spherectl.export import layouts
-from spherectl.export.layouts import export_published, export_safetensors
-from spherectl.model import published, weights
-from spherectl.model.weights import Package, read_package, write_package
+from spherectl.export.layouts import export_layout, export_safetensors
+from spherectl.model.formats import published
+from spherectl.model.formats.weights import Package, read_package, write_package
 
 pytestmark = pytest.mark.fast
 
@@ -71,7 +70,7 @@ def test_a_type_that_cannot_hold_the_weights_is_refused(package: Package, tmp_pa
 
 
 def test_published_is_the_same_bits_under_the_published_keys(package: Package, reference: Path, tmp_path: Path) -> None:
-    written = export_published(package, tmp_path / "out")
+    written = export_layout(package, tmp_path / "out")
     assert written.path == tmp_path / "out" / "ckpt" / "ep0000.pth"
     assert written.difference.max_difference == 0
     state = torch.load(written.path, weights_only=True)
@@ -81,7 +80,7 @@ def test_published_is_the_same_bits_under_the_published_keys(package: Package, r
         assert all(torch.equal(state[key][name], tensor) for name, tensor in wanted.items())
     theirs = json.loads((reference / "published-layout" / "cfg.json").read_text())
     cfg = json.loads((tmp_path / "out" / "cfg.json").read_text())
-    needed = theirs.keys() & published._PUBLISHED_KEYS.values() | {
+    needed = theirs.keys() & published._KEYS.values() | {
         "num_classes",
         "cond_generator",
         "vit_enc_model_size",
@@ -96,7 +95,7 @@ def test_published_is_the_same_bits_under_the_published_keys(package: Package, r
 def test_a_published_checkpoint_comes_out_as_it_went_in(reference: Path, tmp_path: Path) -> None:
     """Keys, shapes (mixer scalars of 0 axes too) and bits of the reference's own folder."""
     source = reference / "published-layout"
-    written = export_published(read_package(source), tmp_path / "out")
+    written = export_layout(read_package(source), tmp_path / "out")
     before = torch.load(source / "ckpt" / "ep0007.pth", weights_only=True)
     after = torch.load(written.path, weights_only=True)
     assert written.path.name == "ep0007.pth"
@@ -115,19 +114,19 @@ def test_a_folder_with_another_checkpoint_is_refused(package: Package, tmp_path:
     later.parent.mkdir(parents=True)
     later.write_bytes(b"of another training")
     with pytest.raises(UsageError, match=r"holds another checkpoint, ep0009\.pth"):
-        export_published(package, tmp_path / "out")
+        export_layout(package, tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["ckpt"]
 
 
 def test_what_is_not_the_same_bits_is_not_written(package: Package, tmp_path: Path, monkeypatch) -> None:
-    really = weights.write_published
+    really = published.write
 
     def lossy(folder, given):
         really(folder, Package(given.header, {name: t.half().float() for name, t in given.weights.items()}, given.raw))
 
-    monkeypatch.setattr(layouts.weights, "write_published", lossy)
+    monkeypatch.setattr(published, "write", lossy)
     with pytest.raises(SpherectlError, match="not the model bit for bit"):
-        export_published(package, tmp_path / "out")
+        export_layout(package, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -135,5 +134,5 @@ def test_an_unconditional_model_leaves_too(unusual, tmp_path: Path) -> None:
     tensors = dict(unusual.network.state_dict())
     write_package(tmp_path / "model.safetensors", Package(unusual.header, tensors))
     package = read_package(tmp_path / "model.safetensors")
-    assert export_published(package, tmp_path / "out").difference.max_difference == 0
+    assert export_layout(package, tmp_path / "out").difference.max_difference == 0
     assert export_safetensors(package, tmp_path / "slim.safetensors").difference.max_difference == 0

@@ -28,7 +28,8 @@ from spherectl.editing.rounds import harmonise, rounds
 from spherectl.editing.stitching import LAYOUTS, layout_mask
 from spherectl.errors import UsageError
 from spherectl.images import DIGITAL_SOURCE_TYPE, read_provenance
-from spherectl.model import seeding, weights
+from spherectl.model import seeding
+from spherectl.model.formats import weights
 from spherectl.model.geometry import slerp, spherify
 from tools.browser import Browser, Page, browsing, chromium, served
 

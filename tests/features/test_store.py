@@ -12,7 +12,7 @@ import torch
 from spherectl.errors import FileError, UsageError
 from spherectl.features import store
 from spherectl.features.networks import KINDS, build_network
-from spherectl.model import weights
+from spherectl.model.formats import weights
 
 pytestmark = pytest.mark.fast
 

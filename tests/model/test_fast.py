@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from spherectl.model import fast, fused, kernels
+from spherectl.model.formats.weights import instantiate
 from spherectl.model.objective import LossWeights, objective, training_noise
 from spherectl.model.sphere import SphereEncoder
-from spherectl.model.weights import instantiate
 from spherectl.recipe import Recipe
 
 pytestmark = [

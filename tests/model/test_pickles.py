@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from spherectl.errors import FileError
-from spherectl.model.pickles import read_tensors
+from spherectl.model.formats.pickles import read_tensors
 from tests.model.test_published import PICKLES, archive
 
 pytestmark = pytest.mark.fast

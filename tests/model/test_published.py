@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from spherectl.errors import FileError
-from spherectl.model import published
-from spherectl.model.published import read_published
-from spherectl.model.weights import instantiate, read_package
+from spherectl.model.formats import published
+from spherectl.model.formats.published import read
+from spherectl.model.formats.weights import instantiate, read_package
 
 pytestmark = pytest.mark.fast
 
@@ -92,7 +92,7 @@ def test_cfg_and_checkpoint_are_regular_files(folder: Path) -> None:
     checkpoint(folder).rmdir()
     (folder / "ckpt" / f"ep{'9' * 200}.pth").write_bytes(b"")
     (folder / "ckpt" / "ep٣.pth").write_bytes(b"")
-    assert "not a readable checkpoint" in refused(folder)
+    assert "but no checkpoint" in refused(folder)
     (folder / "cfg.json").unlink()
     os.mkfifo(folder / "cfg.json")
     assert "not a regular file" in refused(folder)
@@ -199,12 +199,12 @@ def test_weights_that_are_no_numbers_are_named(folder: Path) -> None:
 
 
 def test_what_a_training_saves_besides_is_left_alone(folder: Path) -> None:
-    found, expected = state(folder), read_published(folder)
+    found, expected = state(folder), read(folder)
     moments = {0: {"step": torch.tensor(1.0), "exp_avg": torch.ones(3), "exp_avg_sq": torch.ones(3)}}
     optimiser = {"state": moments, "param_groups": [{"lr": 1e-4, "betas": (0.9, 0.95), "fused": None, "params": [0]}]}
     said = {"x": [None, True, (1, 2)], "n": "ü", "on": torch.device("cpu"), "b": b"\xff", "t": torch.bfloat16}
     torch.save({**found, "optimizer": optimiser, "args": said}, checkpoint(folder))
-    again = read_published(folder)
+    again = read(folder)
     assert again.header == expected.header
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in expected.weights.items())
 

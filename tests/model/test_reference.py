@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from spherectl.model.formats.weights import instantiate, read_package
 from spherectl.model.geometry import spherify
 from spherectl.model.objective import Losses, LossWeights, TrainingNoise, objective, with_hard_cases
 from spherectl.model.sampler import generate, guided, to_unit
 from spherectl.model.sphere import SphereEncoder, parameter_count
 from spherectl.model.vit import Decoder, Encoder
-from spherectl.model.weights import instantiate, read_package
 from spherectl.recipe import NoiseSpec
 
 pytestmark = pytest.mark.fast

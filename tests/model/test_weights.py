@@ -18,19 +18,19 @@ import safetensors.torch
 import torch
 
 from spherectl.errors import FileError, UsageError
-from spherectl.model.package import check_weights
-from spherectl.model.sphere import build, initialise
-from spherectl.model.weights import (
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.layouts import PUBLISHED
+from spherectl.model.formats.package import check_weights
+from spherectl.model.formats.weights import (
     Package,
     instantiate,
-    read_header,
     read_package,
     read_rows,
     read_tensors,
     save_file,
     write_package,
-    write_published,
 )
+from spherectl.model.sphere import build, initialise
 from spherectl.recipe import Recipe
 from spherectl.safetensors_header import safetensors_header
 
@@ -83,7 +83,7 @@ def test_averaged_or_raw_weights(tmp_path: Path, package: Package) -> None:
 
 def test_published_layout_read_then_written_is_the_same(tmp_path: Path, reference: Path) -> None:
     source = reference / "published-layout"
-    write_published(tmp_path / "out", read_package(source))
+    PUBLISHED.write(tmp_path / "out", read_package(source))
     before = torch.load(source / "ckpt" / "ep0007.pth", weights_only=True)
     after = torch.load(tmp_path / "out" / "ckpt" / "ep0007.pth", weights_only=True)
     assert before.keys() == after.keys()
@@ -94,7 +94,7 @@ def test_published_layout_read_then_written_is_the_same(tmp_path: Path, referenc
 
 
 def test_published_layout_written_then_read_is_the_same(tmp_path: Path, package: Package) -> None:
-    write_published(tmp_path, package)
+    PUBLISHED.write(tmp_path, package)
     back = read_package(tmp_path)
     assert same(back.weights, package.weights)
     assert same(back.raw, package.raw)
@@ -118,7 +118,7 @@ def test_published_scalars_of_both_shapes_are_taken(tmp_path: Path, reference: P
     expected = read_package(source)
     assert same(package.raw, expected.raw)
     instantiate(package, "raw")
-    write_published(tmp_path / "again", package)
+    PUBLISHED.write(tmp_path / "again", package)
     again = torch.load(tmp_path / "again" / "ckpt" / "ep0007.pth", weights_only=True)
     assert [again["model"][k].dim() for k in scalars] == [1 - i % 2 for i in range(len(scalars))]
 

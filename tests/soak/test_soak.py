@@ -22,7 +22,7 @@ from spherectl import recipe as recipes
 from spherectl.cli.app import app
 from spherectl.images import read_provenance
 from spherectl.model import seeding
-from spherectl.model.weights import Package, write_package
+from spherectl.model.formats.weights import Package, write_package
 from spherectl.recipe import Recipe
 
 pytestmark = [

@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from spherectl.model.weights import read_header, read_tensors
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.weights import read_tensors
 from spherectl.training.monitor import Gauge
 
 # A program that runs spherectl and kills itself at a point: killing.py POINT NTH ARGUMENTS...

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from spherectl.errors import FileError
-from spherectl.model.weights import read_tensors
+from spherectl.model.formats.weights import read_tensors
 from spherectl.processes import Processes
 from spherectl.training import checkpoint
 from spherectl.training.checkpoint import Counts, Piece

@@ -10,8 +10,8 @@ import torch
 
 from spherectl import recipe as recipes
 from spherectl.data.datasets import ImageSet, open_dataset
+from spherectl.model.formats.weights import read_package
 from spherectl.model.sphere import build, initialise
-from spherectl.model.weights import read_package
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training.grey import tie_channels

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from spherectl.model.weights import read_tensors
+from spherectl.model.formats.weights import read_tensors
 from tests.training.remains import KILLING, assert_alike, left_behind, metrics
 
 pytestmark = pytest.mark.slow

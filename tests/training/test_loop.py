@@ -13,8 +13,8 @@ from spherectl import recipe as recipes
 from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import TrainingError, UsageError
 from spherectl.model import objective
+from spherectl.model.formats.weights import Package, instantiate, read_package
 from spherectl.model.sphere import build
-from spherectl.model.weights import Package, instantiate, read_package
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training import checkpoint

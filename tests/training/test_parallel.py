@@ -20,9 +20,10 @@ from spherectl import recipe as recipes
 from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import UsageError
 from spherectl.model import seeding
+from spherectl.model.formats.header import read_header
+from spherectl.model.formats.weights import read_package
 from spherectl.model.objective import training_noise
 from spherectl.model.sphere import build, initialise
-from spherectl.model.weights import read_header, read_package
 from spherectl.processes import Processes
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged

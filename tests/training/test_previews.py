@@ -19,8 +19,8 @@ from spherectl.data.datasets import ImageSet, MemoryImages, open_dataset
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError
 from spherectl.images import grid
+from spherectl.model.formats.weights import Package, instantiate
 from spherectl.model.geometry import spherify
-from spherectl.model.weights import Package, instantiate
 from spherectl.recipe import Recipe
 from spherectl.settings import packaged
 from spherectl.training.previews import chosen, columns, reconstructions, samples

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.features.imagenet import Source
+from spherectl.model.formats.weights import Package, instantiate
 from spherectl.model.objective import LossWeights, TrainingNoise, objective
 from spherectl.model.sphere import SphereEncoder
-from spherectl.model.weights import Package, instantiate
 from spherectl.recipe import Recipe
 from spherectl.training.perceptual import build_perceptual
 from tests.published import resized

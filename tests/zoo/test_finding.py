@@ -11,7 +11,7 @@ import pytest
 
 from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.safetensors_header import read_header
+from spherectl.model.formats.header import read_header
 from spherectl.settings import Settings, load_settings, packaged
 from spherectl.zoo import Found, catalogue, find_model, find_recipe, index, newest_run, read_index
 
@@ -120,7 +120,7 @@ def test_every_shipped_file_has_an_entry():
         ({"sha256": SHA256.upper()}, "entry one, sha256: expected 64 hexadecimal digits"),
         ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, published, hub, page"),
         ({"name": "One"}, "entry One, name: "),
-        ({"kind": "encoder"}, "entry one, kind: input should be 'model' or 'features'"),
+        ({"kind": "encoder"}, "entry one, kind: expected 'model' or 'features'"),
         ({"licenze": "MIT"}, "entry one, licenze: unknown key"),
         ({"bytes": 0}, "entry one, bytes: "),
         ({"kind": "features", "default": True}, "entry one: default: only an embedded model can be the default"),

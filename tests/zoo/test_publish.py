@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from spherectl.files import file_hash
-from spherectl.model.weights import Package, read_package, write_package
+from spherectl.model.formats.weights import Package, read_package, write_package
 from spherectl.zoo.entries import read_index
 from tools import publish
 

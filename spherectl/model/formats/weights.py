@@ -1,9 +1,9 @@
-"""Model files: one safetensors file with a JSON header.
+"""Our model files: one safetensors file with a JSON header (`formats.header`).
 
-The tensors stand under the keys of the published layout (`encoder....`, `decoder....`); a second, raw set beside
-averaged weights stands under `raw.`. The header's `spherectl` key is JSON and says what the file is.
+Tensors have the names of the published layout (`encoder....`, `decoder....`). A second, raw set beside averaged weights
+has the prefix `raw.`.
 
-Tensors are read, not mapped: a file that is cut while it is mapped ends the process without a word.
+Tensors are read, not mapped: a file that is cut while it is mapped kills the process without a message.
 """
 
 from __future__ import annotations
@@ -21,39 +21,23 @@ from torch import Tensor
 
 from spherectl.errors import FileError, UsageError
 from spherectl.files import replacing
-from spherectl.model.package import Package, check_weights, fill, instantiate
-from spherectl.model.published import newest_checkpoint, read_published, write_published
-from spherectl.safetensors_header import (
-    ARCHITECTURE,
-    BASELINES,
-    FORMAT,
-    HEADER_KEY,
-    TensorInfo,
-    contents,
-    header_of,
-    opened,
-    read_header,
-)
+from spherectl.model.formats.header import ARCHITECTURE, FORMAT, HEADER_KEY, ModelHeader, header_of
+from spherectl.model.formats.layouts import PUBLISHED, layout_at
+from spherectl.model.formats.package import Package, check_weights, fill, instantiate, packed
+from spherectl.registry import EXPERIMENTS, NETWORKS, OF_EXPERIMENTS, SPHERE, of_header
+from spherectl.safetensors_header import TensorInfo, contents, opened
 from spherectl.shown import quoted
 
 __all__ = [
-    "ARCHITECTURE",
-    "BASELINES",
-    "FORMAT",
-    "HEADER_KEY",
     "Package",
     "check_header",
     "fill",
     "instantiate",
-    "newest_checkpoint",
-    "read_header",
     "read_package",
-    "read_published",
     "read_rows",
     "read_tensors",
     "save_file",
     "write_package",
-    "write_published",
 ]
 
 RAW = "raw."
@@ -118,8 +102,8 @@ def read_rows(file: BufferedReader, info: TensorInfo, path: Path, start: int = 0
 
 def write_package(path: Path, package: Package) -> None:
     """Write a model as one file."""
-    kind = package.header["recipe"].get("model", {}).get("kind")
-    header = {**package.header, "format": FORMAT, "architecture": kind if kind in BASELINES else ARCHITECTURE}
+    kind = NETWORKS[package.header["recipe"].get("model", {}).get("kind", SPHERE.name)]
+    header = {**package.header, "format": FORMAT, "architecture": kind.header_name}
     raw = {RAW + name: tensor for name, tensor in (package.raw or {}).items()}
     save_file(path, {**package.weights, **raw}, header)
 
@@ -128,21 +112,21 @@ def read_package(path: Path, architecture: str = ARCHITECTURE, *, raw: bool = Tr
     """Read a model: one of our files, or a published checkpoint folder.
 
     Args:
-        path: of it.
-        architecture: that it must have; a Sphere Encoder's, or one of `BASELINES`.
+        path: of the file or folder.
+        architecture: which the model must have: a Sphere Encoder's, or another of `spherectl.registry`.
         raw: whether raw weights beside averaged ones are read too.
 
     Raises:
         FileError: missing, damaged, of a newer format, of an architecture this version does not know, or with weights
             that no model has.
-        UsageError: a baseline where a Sphere Encoder is needed, or the other way round.
+        UsageError: networks of another kind than the one that is needed.
     """
     if Path(path).is_dir():
-        return read_published(path)
+        return (layout_at(path) or PUBLISHED).read(path)  # type: ignore[no-any-return]
     with opened(path) as file:
         found = contents(file, path)
         header = header_of(found, path)
-        check_header(path, header, architecture)
+        check_header(path, header.table, architecture)
 
         def read(wanted: Callable[[str], bool]) -> dict[str, Tensor]:
             named = {name: info for name, info in found.tensors.items() if wanted(name)}
@@ -151,18 +135,21 @@ def read_package(path: Path, architecture: str = ARCHITECTURE, *, raw: bool = Tr
             return tensors
 
         weights = read(lambda name: not name.startswith(RAW))
-        return Package(header, weights, (raw and read(lambda name: name.startswith(RAW))) or None)
+        raw_weights = (raw and read(lambda name: name.startswith(RAW))) or None
+        if isinstance(header, ModelHeader):
+            return packed(header.table, header.parsed_recipe, weights, raw_weights)
+        return Package(header.table, weights, raw_weights)
 
 
 def check_header(path: Path, header: dict[str, Any], architecture: str = ARCHITECTURE) -> None:
     """Refuse a network of another kind than the one that is needed."""
     found = header["architecture"]
-    if found not in (ARCHITECTURE, *BASELINES):
-        raise FileError(f"{path} holds a network of architecture {quoted(found)}; models here are {ARCHITECTURE!r}.")
-    if found in BASELINES and architecture == ARCHITECTURE:
-        raise UsageError(
-            f"{path} is a baseline ({found}), here to compare with, and no Sphere Encoder.",
-            f"`spherectl plot samples {path}` draws with it.",
-        )
+    kind = of_header(found)
+    if kind is None and found in OF_EXPERIMENTS:
+        raise UsageError(f"{path} holds a {found}, which experiments/ can read.", f"Use {EXPERIMENTS}.")
+    if kind is None:
+        known = ", ".join(repr(one.header_name) for one in NETWORKS.values())
+        raise FileError(f"{path} holds a network of architecture {quoted(found)}; models here are {known}.")
     if found != architecture:
-        raise UsageError(f"{path} holds a {found}; a {architecture} is needed here.", "Give another model.")
+        hint = f"`{kind.sampling.format(path)}` samples from it." if kind.sampling else "Give another model."
+        raise UsageError(f"{path} holds a {found}; a {architecture} is needed here.", hint)

@@ -1,6 +1,6 @@
-"""The published checkpoint layout: cfg.json beside ckpt/ep####.pth, a pickle of tensors that is never executed.
+"""Reading and writing `layouts.PUBLISHED`: a JSON of settings, and a pickle of tensors that is never executed.
 
-The pickle is looked through before torch reads it, so that nothing in it can ask for more than the file has bytes.
+The pickle is checked before torch reads it, so that nothing in it can ask for more than the file has bytes.
 """
 
 from __future__ import annotations
@@ -12,22 +12,23 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spherectl.classes import names_of
 from spherectl.documents import parse_table
 from spherectl.errors import FileError, UsageError
 from spherectl.files import read_bytes, replacing, write_text
-from spherectl.model import pickles
-from spherectl.model.package import Package, check_types, check_weights
+from spherectl.model.formats import pickles
+from spherectl.model.formats.header import ARCHITECTURE, FORMAT, Count, Text
+from spherectl.model.formats.layouts import PUBLISHED
+from spherectl.model.formats.package import Package, check_types, check_weights, packed
 from spherectl.recipe import MAX_CLASSES, MAX_EPOCHS, MAX_NAME, SIZES, Recipe, parse
-from spherectl.safetensors_header import ARCHITECTURE, FORMAT, Count, Text
 from spherectl.shown import listed, quoted
-from spherectl.tables import describe
+from spherectl.validation import validated
 
-# Our [model] keys beside the keys of a published cfg.json.
-_PUBLISHED_KEYS = {
+# Our [model] keys, and the keys of the published settings.
+_KEYS = {
     "image_size": "image_size",
     "patch_size": "patch_size",
     "token_channels": "token_channels",
@@ -39,15 +40,15 @@ _PUBLISHED_KEYS = {
     "decoder_mixer_blocks": "vit_dec_latent_mlp_mixer_depth",
     "mixer_norm_scale": "affine_latent_mlp_mixer",
 }
-# What only Sphere Encoder 2 has: keys of its cfg.json, and beginnings of its tensors' names.
+# What only Sphere Encoder 2 has: keys of its settings, and beginnings of its tensors' names.
 _SECOND_KEYS = {"use_angle_condition", "load_pretrained_encoder", "use_qk_norm"}
 _SECOND_TENSORS = ("decoder.alpha_embedder.", "encoder.encoder.")
 
-MAX_CFG = 1 << 20  # bytes of cfg.json; published ones have 1 to 4 kB
+MAX_CFG = 1 << 20  # bytes of the settings; published ones have 1 to 4 kB
 
 
 class Cfg(BaseModel):
-    """What counts in a published cfg.json, which has many other keys."""
+    """The keys that are read from the settings, which have many others."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -71,7 +72,7 @@ class Cfg(BaseModel):
 
 
 class State(BaseModel):
-    """What counts in a checkpoint; `model` and `ema_model` hold tensors by name."""
+    """The keys that are read from a checkpoint; `model` and `ema_model` hold tensors by name."""
 
     model_config = ConfigDict(strict=True, extra="allow", arbitrary_types_allowed=True)
 
@@ -80,31 +81,22 @@ class State(BaseModel):
     epoch: Count = 0
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The ckpt/ep####.pth with the highest number in a published folder."""
-    named = [(re.fullmatch(r"ep([0-9]+)\.pth", p.name), p) for p in (Path(folder) / "ckpt").glob("ep*.pth")]
-    found = {int(match[1]): p for match, p in named if match}
-    if not found:
-        raise FileError(f"{folder} has a cfg.json but no checkpoint ckpt/ep####.pth.")
-    return found[max(found)]
-
-
-def read_published(folder: Path, checkpoint: Path | None = None) -> Package:
-    """Read a checkpoint folder in the layout of the published models (cfg.json, ckpt/ep####.pth).
+def read(folder: Path) -> Package:
+    """Read a published checkpoint folder.
 
     Nothing in the pickle is executed: it is read with weights_only. Mixer scalars come as 0-d and as (1,); the header
-    remembers which, so that `write_published` gives back what was read.
+    records which, so that `write` gives back what was read.
 
-    The weights to use are copied into memory. Raw ones beside them stay mapped, since a file may hold two sets of
-    weights and an optimiser's state, of which most readers want one: they go with the file, should that be cut.
+    The weights to use are copied into memory. Raw weights beside them stay mapped, because most readers want one of the
+    two sets; they are lost if the file is cut.
 
     Raises:
         FileError: something is missing or damaged, or it is a Sphere Encoder 2.
     """
     folder = Path(folder)
-    cfg = _read_cfg(folder / "cfg.json", folder)
+    cfg = _read_cfg(folder / PUBLISHED.config, folder)
     recipe = _recipe_of_cfg(cfg, folder)
-    path = checkpoint or newest_checkpoint(folder)
+    path = PUBLISHED.newest(folder)
     state = _read_state(path)
     for tensors in (state.model, state.ema_model or {}):
         if any(name.startswith(_SECOND_TENSORS) for name in tensors):
@@ -129,11 +121,11 @@ def read_published(folder: Path, checkpoint: Path | None = None) -> Package:
         "licence": "unknown",
         "published": {"cfg": cfg, "epoch": state.epoch, "scalars": scalars},
     }
-    return Package(header, _at_least_1d(weights), _at_least_1d(state.model) if averaged else None)
+    return packed(header, recipe, _at_least_1d(weights), _at_least_1d(state.model) if averaged else None)
 
 
-def write_published(folder: Path, package: Package) -> None:
-    """Write a model in the layout of the published checkpoints: `folder`/cfg.json and `folder`/ckpt/ep####.pth."""
+def write(folder: Path, package: Package) -> None:
+    """Write a model as a published checkpoint folder."""
     folder, recipe = Path(folder), package.recipe
     published = package.header.get("published", {})
     cfg = {**published.get("cfg", {}), **_cfg_of_recipe(recipe)}
@@ -148,21 +140,23 @@ def write_published(folder: Path, package: Package) -> None:
         for key, tensors in sets.items()
     }
     state["epoch"] = published.get("epoch", 0)
-    with replacing(folder / "ckpt" / f"ep{state['epoch']:04d}.pth") as temporary:
+    with replacing(folder / PUBLISHED.checkpoint.replace("####", f"{state['epoch']:04d}")) as temporary:
         torch.save(state, held := io.BytesIO())  # in memory first: on a full disk torch's own writer fails badly
         temporary.write_bytes(held.getbuffer())
-    write_text(folder / "cfg.json", json.dumps(cfg, indent=2) + "\n")
+    write_text(folder / PUBLISHED.config, json.dumps(cfg, indent=2) + "\n")
+
+
+def describe(folder: Path, facts: dict[str, Any]) -> None:
+    """Put a table into the settings of a written folder, under a key that other readers leave alone."""
+    path = folder / PUBLISHED.config
+    cfg = parse_table(read_bytes(path, MAX_CFG), str(path))
+    write_text(path, json.dumps({**cfg, "spherectl": facts}, indent=2) + "\n")
 
 
 def _read_state(path: Path) -> State:
     """What a checkpoint holds, mapped, its pickle looked through."""
     state = pickles.load(path, "checkpoint", mapped=True)
-    try:
-        return State.model_validate(state)
-    except ValidationError as error:
-        raise FileError(
-            f"{path} is not a checkpoint in the published layout: {listed(describe(error, State), 3, '; ')}."
-        ) from None
+    return validated(State, state, f"{path} is not a checkpoint in the published layout")
 
 
 def _at_least_1d(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -177,12 +171,7 @@ def _read_cfg(path: Path, folder: Path) -> dict[str, Any]:
     cfg = parse_table(text, str(path))
     if _SECOND_KEYS & cfg.keys():
         raise _second(folder)
-    try:
-        Cfg.model_validate(cfg)
-    except ValidationError as error:
-        raise FileError(
-            f"{path} does not say what its networks are: {listed(describe(error, Cfg), 3, '; ')}."
-        ) from None
+    validated(Cfg, cfg, f"{path} does not say what its networks are")
     return cfg
 
 
@@ -194,12 +183,14 @@ def _size_of(name: str) -> str:
     """Our name of a published size name."""
     size = name.lower().removeprefix("reference-")
     if size not in SIZES:
-        raise FileError(f"The checkpoint's cfg.json names a size {quoted(name)}; known are {', '.join(SIZES)}.")
+        raise FileError(
+            f"The checkpoint's {PUBLISHED.config} names a size {quoted(name)}; known are {', '.join(SIZES)}."
+        )
     return size
 
 
 def _recipe_of_cfg(cfg: dict[str, Any], folder: Path) -> Recipe:
-    model = {ours: cfg[theirs] for ours, theirs in _PUBLISHED_KEYS.items()}
+    model = {ours: cfg[theirs] for ours, theirs in _KEYS.items()}
     model["size"], decoder = _size_of(cfg["vit_enc_model_size"]), _size_of(cfg["vit_dec_model_size"])
     if decoder != model["size"]:
         model["decoder_size"] = decoder
@@ -209,7 +200,7 @@ def _recipe_of_cfg(cfg: dict[str, Any], folder: Path) -> Recipe:
     if cfg.get("noise_sigma_max_angle") is not None:
         table["noise"] = {"angle_deg": cfg["noise_sigma_max_angle"]}
     try:
-        return parse(table, str(folder / "cfg.json"))
+        return parse(table, str(folder / PUBLISHED.config))
     except UsageError as error:
         raise FileError(error.message) from None
 
@@ -217,7 +208,7 @@ def _recipe_of_cfg(cfg: dict[str, Any], folder: Path) -> Recipe:
 def _cfg_of_recipe(recipe: Recipe) -> dict[str, Any]:
     spec = recipe.model
     resolved = {**spec.model_dump(), "patch_size": spec.patch, "token_channels": spec.channels_per_token}
-    cfg = {theirs: resolved[ours] for ours, theirs in _PUBLISHED_KEYS.items()}
+    cfg = {theirs: resolved[ours] for ours, theirs in _KEYS.items()}
     return {
         "dataset_name": recipe.data.kind,
         "vit_enc_model_size": spec.size,

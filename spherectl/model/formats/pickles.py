@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from spherectl.errors import FileError
-from spherectl.model.package import check_finite
+from spherectl.model.formats.package import check_finite
 from spherectl.safetensors_header import opened
 from spherectl.shown import shortened
 

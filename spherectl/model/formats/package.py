@@ -1,8 +1,9 @@
-"""A model at rest: a header and tensors, and the networks that they are put into."""
+"""A model as a file holds it: a header and tensors, and the networks that they are loaded into."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -13,36 +14,45 @@ from spherectl.model.sphere import SphereEncoder, build
 from spherectl.recipe import Recipe, parse
 from spherectl.shown import listed, quoted
 
-# Types that weights may have: all else in a file is no model's.
+# The types that weights may have.
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 MAX_PROBLEMS = 3  # that one sentence names
 
 
 @dataclass(frozen=True)
 class Package:
-    """A model at rest.
+    """A model as a file holds it.
 
     Attributes:
-        header: what the file says of itself; at least `recipe` (a table) and `weights` ("ema" or "raw").
+        header: the file's header; at least `recipe` (a table) and `weights` ("ema" or "raw").
         weights: the tensors to use, averaged ones where there are any.
         raw: the raw tensors beside averaged `weights`, or None.
     """
 
     header: dict[str, Any]
     weights: dict[str, Tensor]
-    raw: dict[str, Tensor] | None = field(default=None)
+    raw: dict[str, Tensor] | None = None
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
-        """The recipe in the header, checked.
+        """The recipe in the header, checked once.
 
         Raises:
-            FileError: it is none.
+            FileError: the header has no valid recipe.
         """
         try:
             return parse(self.header["recipe"], "The model's header")
         except UsageError as error:
             raise FileError(error.message) from None
+
+
+def packed(
+    header: dict[str, Any], recipe: Recipe, weights: dict[str, Tensor], raw: dict[str, Tensor] | None
+) -> Package:
+    """A package whose recipe is parsed already."""
+    package = Package(header, weights, raw)
+    package.__dict__["recipe"] = recipe
+    return package
 
 
 def instantiate(package: Package, weights: Literal["ema", "raw"] = "ema") -> SphereEncoder:
@@ -68,7 +78,7 @@ def instantiate(package: Package, weights: Literal["ema", "raw"] = "ema") -> Sph
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Give networks of no memory yet their weights, in eval mode without gradients.
+    """Load weights into networks on the meta device, and set eval mode without gradients.
 
     Raises:
         FileError: tensors are missing, left over, or of another shape than the networks'.
@@ -89,14 +99,14 @@ def fill(model: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def check_weights(tensors: dict[str, Tensor], what: str) -> None:
-    """Refuse what no model has: another type than floating point, or weights that are not finite numbers.
+    """Refuse weights that are not floating point, or not finite numbers.
 
     Args:
-        tensors: by name; every number is looked at once.
-        what: what errors call the file.
+        tensors: by name; every number is checked.
+        what: the file's name in errors.
 
     Raises:
-        FileError: names the first that is wrong.
+        FileError: names the first bad tensor.
     """
     check_types(tensors, what)
     check_finite(tensors, what)
