@@ -17,7 +17,7 @@ from benchmarks.tables import Columns, Row, put_between, table
 from benchmarks.timing import rounded
 from spherectl import recipe as recipes
 from spherectl import zoo
-from spherectl.cli.train import PUBLISHED_IMAGES
+from spherectl.data.sets import find_record
 from spherectl.errors import UsageError
 from spherectl.model.sphere import build, parameter_count
 from spherectl.training.flops import perceptual_gflop, step_gflop
@@ -76,7 +76,7 @@ def needs(names: tuple[str, ...] = RECIPES) -> list[dict[str, Any]]:
     rows = []
     for name in names:
         recipe = recipes.load(zoo.find_recipe(name))
-        shown, epochs = PUBLISHED_IMAGES[recipe.data.kind], recipe.run.length_epochs
+        shown, epochs = find_record(recipe.data.kind).train_images, recipe.run.length_epochs
         if epochs is None:
             raise UsageError(f"The recipe {name} gives its length in images; the paper's give epochs.")
         own, perceptual = step_gflop(recipe.model), perceptual_gflop(recipe)

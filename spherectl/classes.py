@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Literal
 
+from spherectl.data.sets import records
 from spherectl.errors import FileError, UsageError
 from spherectl.shown import listed, quoted, shortened
 
@@ -19,18 +17,6 @@ MAX_CLASS_NAME = 1_000
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
 _RANGE = re.compile(r"([0-9]{1,18})-([0-9]{1,18})")
 
-Named = Literal["imagenet", "flowers102", "cifar10"]
-
-# Words by which people call those sets, in a recipe's name or a published checkpoint's.
-_CALLED: dict[Named, str] = {"imagenet": r"imagenet|ilsvrc", "flowers102": r"flower", "cifar10": r"cifar[-_ ]?10(?!0)"}
-
-
-@functools.cache
-def known_class_names(dataset: Named) -> tuple[str, ...]:
-    """The names of a known set's classes, class 0 first (spherectl/class_names/SOURCES.md says where they are from)."""
-    text = (Path(__file__).parent / "class_names" / f"{dataset}.txt").read_text(encoding="utf-8")
-    return tuple(text.splitlines())
-
 
 def names_of(data: str, num_classes: int) -> tuple[str, ...]:
     """Names of a model's classes, by what its data or recipe is called; empty if that tells nothing.
@@ -39,9 +25,9 @@ def names_of(data: str, num_classes: int) -> tuple[str, ...]:
         data: such as "imagenet256", "oxford-flowers" or "cifar-10".
         num_classes: of the model, which must be as many as the set has.
     """
-    for dataset, words in _CALLED.items():
-        if re.search(words, data.lower()) and len(known_class_names(dataset)) == num_classes:
-            return known_class_names(dataset)
+    for record in records().values():
+        if record.called and re.search(record.called, data.lower()) and len(record.class_names) == num_classes:
+            return record.class_names
     return ()
 
 

@@ -23,8 +23,7 @@ from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.sets import find_record
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, UsageError
-from spherectl.model import devices, sampler, seeding
-from spherectl.model.formats import weights
+from spherectl.model import devices, sampler, seeding, weights
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
@@ -97,7 +96,7 @@ def test_without_a_name_the_newest_run_is_loaded(tiny_run, tmp_path, monkeypatch
 
 
 def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
-    raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights="raw")
+    raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights_kind="raw")
     assert raw.weights == "raw"
     shard = tiny_run / "checkpoints" / "000000000160" / "shard-00000-of-00001.safetensors"
     expected = weights.read_tensors(shard)
@@ -109,7 +108,7 @@ def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
 def test_raw_weights_of_a_file_without_them_are_refused(tiny_run, tmp_path):
     copy = shutil.copy(tiny_run / "model.safetensors", tmp_path / "copy.safetensors")
     with pytest.raises(UsageError, match="averaged"):
-        spherectl.load(copy, weights="raw")
+        spherectl.load(copy, weights_kind="raw")
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path):
@@ -186,8 +185,8 @@ def test_float16_on_a_cpu_is_refused(tiny_run, dtype):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"weights": "avg"}, "weights: expected one of ema, raw, got 'avg'"),
-        ({"weights": None}, "weights: expected one of ema, raw, got None"),
+        ({"weights_kind": "avg"}, "weights_kind: expected one of ema, raw, got 'avg'"),
+        ({"weights_kind": None}, "weights_kind: expected one of ema, raw, got None"),
         ({"compile": 1}, "compile: expected one of False, True, got 1"),
         ({"compile": "no"}, "compile: expected one of False, True, got 'no'"),
         ({"device": None}, "There is no device None here"),

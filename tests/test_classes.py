@@ -10,16 +10,15 @@ from spherectl.classes import (
     UnknownClassError,
     check_class_names,
     describe_classes,
-    known_class_names,
     names_of,
     parse_classes,
 )
-from spherectl.data.formats import FASHION_MNIST_CLASSES
+from spherectl.data.sets import find_record
 from spherectl.errors import FileError, UsageError
 
 pytestmark = pytest.mark.fast
 
-GARMENTS = FASHION_MNIST_CLASSES
+GARMENTS = find_record("fashion-mnist").class_names
 
 
 def garments(*items: str | int) -> list[int]:
@@ -218,7 +217,7 @@ def test_classes_are_described_by_number_and_ends():
 
 @pytest.mark.parametrize(("dataset", "count"), [("imagenet", 1000), ("flowers102", 102), ("cifar10", 10)])
 def test_no_two_names_of_a_set_are_typed_alike(dataset, count):
-    names = known_class_names(dataset)
+    names = find_record(dataset).class_names
     assert len(names) == len({re.sub(r"[\s_-]+", "-", name.lower()) for name in names}) == count
     some = range(0, count, 1 + count // 50)
     assert [parse_classes([names[i]], names, count, dataset) for i in some] == [[i] for i in some]
@@ -240,7 +239,7 @@ def test_no_two_names_of_a_set_are_typed_alike(dataset, count):
     ],
 )
 def test_imagenets_classes_have_their_known_numbers(typed, number):
-    assert parse_classes([typed], known_class_names("imagenet"), 1000, "m") == [number]
+    assert parse_classes([typed], find_record("imagenet").class_names, 1000, "m") == [number]
 
 
 def test_the_beginning_of_a_name_goes_before_that_of_a_word():
@@ -255,8 +254,8 @@ def test_the_lists_agree_with_torchvisions():
     from torchvision.models import ResNet18_Weights
 
     theirs = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    assert [i for i, name in enumerate(known_class_names("imagenet")) if name != theirs[i]] == [264]
-    assert known_class_names("flowers102") == tuple(Flowers102.classes)
+    assert [i for i, name in enumerate(find_record("imagenet").class_names) if name != theirs[i]] == [264]
+    assert find_record("flowers102").class_names == tuple(Flowers102.classes)
 
 
 @pytest.mark.parametrize(
@@ -275,4 +274,4 @@ def test_the_lists_agree_with_torchvisions():
     ],
 )
 def test_a_models_names_follow_from_its_data(data, classes, dataset):
-    assert names_of(data, classes) == (known_class_names(dataset) if dataset else ())
+    assert names_of(data, classes) == (find_record(dataset).class_names if dataset else ())

@@ -169,27 +169,11 @@ def _settings(settings: Settings) -> Facts:
 
 def _data(settings: Settings) -> Facts:
     """Where `train` would find each data set without --data; nothing is fetched and no image is decoded."""
-    from spherectl.data import formats
-    from spherectl.data.datasets import SYSTEM_DATA
-    from spherectl.data.emoji import find_emoji
-    from spherectl.data.folders import holds_images
+    from spherectl.data.datasets import find_set
+    from spherectl.data.sets import records
 
-    def find_folder(place: Path) -> Path | None:
-        return place if holds_images(place) else None
-
-    finders: dict[str, Callable[[Path], Path | None]] = {
-        "fashion-mnist": formats.find_fashion_mnist,
-        "emoji": find_emoji,
-        "cifar10": formats.find_cifar10,
-        "flowers102": formats.find_flowers102,
-        "animal-faces": find_folder,
-        "imagenet": find_folder,
-    }
-    facts: Facts = {}
-    for kind, find in finders.items():
-        places = (settings.data / kind, settings.data, SYSTEM_DATA / kind)
-        facts[kind] = str(next((found for found in map(find, places) if found), "not found"))
-    return facts
+    published = [record for record in records().values() if record.own_name is None]
+    return {record.name: str(find_set(record, settings) or "not found") for record in published}
 
 
 def _model(settings: Settings) -> Facts:

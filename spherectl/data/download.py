@@ -1,6 +1,6 @@
-"""Fetching the published sets, of which torchvision knows the addresses and MD5 sums, and how they are unpacked.
+"""Fetching the published sets, of which torchvision knows the addresses and MD5 sums.
 
-Their files come as all others do (`spherectl.transfer`: limits, attempts, proxies); torchvision would write what comes
+Their files come as all others do (`spherectl.downloader`: limits, attempts, proxies), because torchvision would write
 until the disk is full. A set is fetched into a folder beside its final place and renamed, so that a killed download
 never looks like a set.
 """
@@ -10,30 +10,20 @@ from __future__ import annotations
 import contextlib
 import io
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, NamedTuple
 
-from spherectl.data.emoji import fetch_emoji
+from spherectl.data.sets import Download, Say
 from spherectl.errors import FileError, SpherectlError
 from spherectl.fetch import download
 
-Fetched = Literal["fashion-mnist", "emoji", "cifar10", "flowers102"]
 
+def bring(url: str, md5: str, into: Path) -> None:
+    """Fetch one file with that MD5 sum to where torchvision looks for it before it would fetch it.
 
-CIFAR10_URL, CIFAR10_MD5 = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530"
-
-
-class _Source(NamedTuple):
-    title: str
-    folder: str  # what arrives, below the data folder
-    site: str
-    megabytes: int
-    fetch: Callable[[Path], object]
-
-
-def _bring(url: str, md5: str, into: Path) -> None:
-    """One file with that MD5 sum, put where torchvision looks for it before it would fetch it."""
+    Raises:
+        SpherectlError: the network refuses, or what arrives is another file.
+        FileError: it cannot be written.
+    """
     from torchvision.datasets.utils import check_integrity
 
     file = into / url.rpartition("/")[2]
@@ -43,63 +33,14 @@ def _bring(url: str, md5: str, into: Path) -> None:
         raise SpherectlError(f"Cannot fetch {file.name}: what comes from {url} has not the published MD5 sum.")
 
 
-def _fetch_fashion_mnist(into: Path) -> None:
-    from torchvision.datasets import FashionMNIST
-
-    for name, md5 in FashionMNIST.resources:
-        _bring(f"{FashionMNIST.mirrors[0]}{name}", md5, into / "FashionMNIST" / "raw")
-    FashionMNIST(into, download=True)
-
-
-def _fetch_cifar10(into: Path) -> None:
-    # Not torchvision.datasets.CIFAR10: that is the pickled version.
-    from torchvision.datasets.utils import extract_archive
-
-    _bring(CIFAR10_URL, CIFAR10_MD5, into)
-    extract_archive(str(into / CIFAR10_URL.rpartition("/")[2]), remove_finished=True)
-
-
-def _fetch_flowers102(into: Path) -> None:
-    from torchvision.datasets import Flowers102
-
-    for name, md5 in Flowers102._file_dict.values():  # noqa: SLF001 - torchvision has no public name for it
-        _bring(f"{Flowers102._download_url_prefix}{name}", md5, into / "flowers-102")  # noqa: SLF001
-    # Having found the files it reads the labels, for which it needs scipy; our own reader says so if that is missing.
-    with contextlib.suppress(ModuleNotFoundError):
-        Flowers102(into, download=True)
-    (into / "flowers-102" / "102flowers.tgz").unlink(missing_ok=True)
-
-
-_SOURCES: dict[str, _Source] = {
-    "fashion-mnist": _Source(
-        "Fashion-MNIST", "FashionMNIST", "github.com/zalandoresearch/fashion-mnist", 31, _fetch_fashion_mnist
-    ),
-    "emoji": _Source(
-        "Noto Emoji and Twemoji",
-        "emoji",
-        "registry.npmjs.org",
-        136,
-        lambda into: fetch_emoji(into / "emoji"),
-    ),
-    "cifar10": _Source(
-        "CIFAR-10 (binary version)", "cifar-10-batches-bin", "www.cs.toronto.edu/~kriz/cifar.html", 170, _fetch_cifar10
-    ),
-    "flowers102": _Source(
-        "Flowers-102", "flowers-102", "www.robots.ox.ac.uk/~vgg/data/flowers/102", 345, _fetch_flowers102
-    ),
-}
-
-
-def fetch_set(
-    kind: Fetched, data: Path, *, offline: bool = False, progress: Callable[[str], None] | None = None
-) -> Path:
+def fetch_set(source: Download, data: Path, *, offline: bool = False, say: Say | None = None) -> Path:
     """Fetch a set into the data folder; nothing is done if it is there.
 
     Args:
-        kind: which set.
+        source: which set.
         data: the data folder; the set arrives in a sub-folder.
         offline: refuse instead of using the network.
-        progress: called with a sentence before the download starts.
+        say: called with a sentence before the download starts.
 
     Returns:
         The set's own folder.
@@ -110,7 +51,6 @@ def fetch_set(
     """
     from filelock import FileLock
 
-    source = _SOURCES[kind]
     place = data / source.folder
     if place.exists():
         return place
@@ -123,8 +63,8 @@ def fetch_set(
         with FileLock(data / f".{source.folder}.lock"):
             if place.exists():  # another process fetched it while this one waited
                 return place
-            if progress is not None:
-                progress(f"Fetching {source.title} ({source.megabytes} MB) from {source.site} into {data}")
+            if say is not None:
+                say(f"Fetching {source.title} ({source.megabytes} MB) from {source.site} into {data}")
             _fetch_quietly(source, partial, by_hand)
             (partial / source.folder).replace(place)
             shutil.rmtree(partial, ignore_errors=True)
@@ -133,7 +73,7 @@ def fetch_set(
     return place
 
 
-def _fetch_quietly(source: _Source, into: Path, by_hand: str) -> None:
+def _fetch_quietly(source: Download, into: Path, by_hand: str) -> None:
     try:
         # torchvision draws bars of its own; narration is the command line's.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -38,6 +39,13 @@ MAX_SIZED = 200_000
 # Files whose beginnings it reads, and how many bytes: so many that a set of other images is told from it, so few that a
 # disk of a network has them in seconds.
 MAX_SAMPLED, MAX_BEGINNING = 256, 1 << 16
+
+
+class Pixels(NamedTuple):
+    """Images held in memory, as the reader of a published set gives them."""
+
+    pixels: Tensor  # uint8 (n, H, W) grey or (n, 3, H, W)
+    labels: Tensor  # (n,) int64
 
 
 class Read(NamedTuple):
@@ -324,3 +332,9 @@ def _size(file: Path) -> int:
         return file.stat().st_size
     except OSError:
         return -1
+
+
+def check_labels(labels: npt.NDArray[np.uint8], classes: int, path: Path) -> None:
+    """Refuse labels of a published set that are no number of a class; the error names the file."""
+    if labels.size and labels.max() >= classes:
+        raise FileError(f"{path}: expected labels below {classes}, got {labels.max()}.")

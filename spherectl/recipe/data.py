@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
+from spherectl.data.sets import records
 from spherectl.recipe.limits import MAX_WORKERS, Text
+from spherectl.shown import quoted
 from spherectl.tables import Spec
 
-# Where images come from: the first three are layouts of people's own images, the others data sets of that name.
-DataKind = Literal[
-    "folder", "jsonl", "shards", "fashion-mnist", "emoji", "cifar10", "flowers102", "animal-faces", "imagenet"
-]  # fmt: skip
+
+def _check_kind(value: object) -> object:
+    names = list(records())
+    if value not in names:
+        raise ValueError(f"data.kind: expected {', '.join(names[:-1])} or {names[-1]}, got {quoted(value)}")
+    return value
+
+
+# The name of a record in `spherectl.data.sets`.
+DataKind = Annotated[str, BeforeValidator(_check_kind)]
 
 
 class DataSpec(Spec):

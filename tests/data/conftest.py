@@ -92,6 +92,15 @@ def server(tmp_path: Path) -> Iterator[Server]:
         running.shutdown()
 
 
+@pytest.fixture
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty data folder in the settings, and nothing from the system."""
+    monkeypatch.setenv("SPHERECTL_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("spherectl.data.datasets.SYSTEM_DATA", tmp_path / "system")
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
 @pytest.fixture(name="write_tar")
 def _write_tar() -> Callable[..., Path]:
     return write_tar

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from spherectl.data import datasets, formats
 from spherectl.data.datasets import FolderImages, MemoryImages, open_dataset
+from spherectl.data.folders import Listing
+from spherectl.data.sets import fashion_mnist, folder, imagenet
 from spherectl.data.transforms import adm_crop, as_tensor, fit_crop
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
@@ -21,20 +22,6 @@ pytestmark = pytest.mark.fast
 
 EXCERPT = Path(__file__).parent / "fashion-excerpt"
 FASHION = DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey")
-
-
-@pytest.fixture
-def data_folder(tmp_path, monkeypatch):
-    """An empty data folder in the settings, and nothing from the user or the system."""
-    for name in ("CACHE", "RUNS", "DEVICE", "MODEL", "ZOO_INDEX"):
-        monkeypatch.delenv(f"SPHERECTL_{name}", raising=False)
-    (tmp_path / "config.toml").touch()
-    monkeypatch.setenv("SPHERECTL_CONFIG", str(tmp_path / "config.toml"))
-    monkeypatch.setenv("SPHERECTL_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("SPHERECTL_OFFLINE", "true")
-    monkeypatch.setattr(datasets, "SYSTEM_DATA", tmp_path / "system")
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
 
 
 def write_image(path: Path, number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
@@ -51,7 +38,7 @@ def test_fashion_mnist_is_padded_grey_and_in_memory():
     assert (len(images), images.in_memory) == (300, True)
     assert images.class_names[0] == "t-shirt"
     assert images.class_names[9] == "ankle-boot"
-    raw, labels = formats.read_fashion_mnist(EXCERPT, "train")
+    raw, labels = fashion_mnist.read(EXCERPT, "train")
     assert images.pixels.shape == (300, 28, 28), "held as published"
     batch = images.gather(torch.tensor([299, 0, 7, 0]))
     expected = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
@@ -59,6 +46,8 @@ def test_fashion_mnist_is_padded_grey_and_in_memory():
     assert torch.equal(batch, expected)
     assert torch.equal(images[7], expected[2])
     assert torch.equal(images.labels, labels)
+    with pytest.raises(IndexError):
+        images[300]
 
 
 def test_gathered_images_are_the_callers_own():
@@ -69,46 +58,11 @@ def test_gathered_images_are_the_callers_own():
         assert not (images[0] == 7).all()
 
 
-def test_fashion_mnist_test_split():
-    images = open_dataset(FASHION, 32, root=EXCERPT, split="test")
-    assert len(images) == 100
-
-
 def test_sets_in_memory_are_cropped_as_images_are():
     images = open_dataset(DataSpec(kind="fashion-mnist"), 64, root=EXCERPT)
-    raw, _ = formats.read_fashion_mnist(EXCERPT, "train")
+    raw, _ = fashion_mnist.read(EXCERPT, "train")
     expected = [fit_crop(Image.fromarray(raw[i].numpy()).convert("RGB"), 64) for i in (5, 250)]
     assert torch.equal(images.gather([5, 250]), torch.stack(expected))
-
-
-def test_index_out_of_range():
-    with pytest.raises(IndexError):
-        open_dataset(FASHION, 32, root=EXCERPT)[300]
-
-
-def test_cifar10(tmp_path):
-    generator = np.random.default_rng(0)
-    rows = generator.integers(0, 10, (10, 3073), np.uint8)
-    for i in range(1, 6):
-        rows[2 * i - 2 : 2 * i].tofile(tmp_path / f"data_batch_{i}.bin")
-    images = open_dataset(DataSpec(kind="cifar10"), 32, root=tmp_path)
-    assert images.in_memory
-    assert images.class_names[:2] == ("airplane", "automobile")
-    assert torch.equal(images.gather(torch.arange(10)), torch.from_numpy(rows[:, 1:].reshape(10, 3, 32, 32)))
-    assert images.labels.tolist() == rows[:, 0].tolist()
-
-
-def test_flowers102(tmp_path):
-    from scipy.io import savemat
-
-    image = write_image(tmp_path / "jpg" / "image.png", 1)
-    (tmp_path / "jpg" / "image.png").rename(tmp_path / "jpg" / "image_00003.jpg")  # Pillow looks at the content
-    savemat(tmp_path / "imagelabels.mat", {"labels": 1 + np.arange(8189)[None] % 102})
-    images = open_dataset(DataSpec(kind="flowers102"), 32, root=tmp_path)
-    assert (len(images), len(images.class_names), images.in_memory) == (8189, 102, False)
-    assert images.class_names[0] == "pink primrose"
-    assert images.labels[2] == 2
-    assert torch.equal(images[2], fit_crop(image, 32))
 
 
 def test_class_folders(tmp_path):
@@ -234,20 +188,15 @@ def test_no_images_anywhere_is_one_sentence_with_all_ways_out(data_folder, kind)
     assert caught.value.exit_code == 2
 
 
-def test_imagenets_folders_get_their_words(tmp_path):
+def test_imagenets_folders_get_their_words(monkeypatch):
     # The first, last and 207th wnid of ILSVRC-2012 in sorted order; the rest is filled up between them.
     wnids = ["n01440764", *(f"n0150{i:04d}" for i in range(206)), "n02099601"]
     wnids += [*(f"n03{i:06d}" for i in range(791)), "n15075141"]
-    for wnid in wnids:
-        (tmp_path / "train" / wnid).mkdir(parents=True)
-        (tmp_path / "train" / wnid / "1.JPEG").touch()
-    images = open_dataset(DataSpec(kind="imagenet"), 32, root=tmp_path)
-    assert (images.class_names[0], images.class_names[207], images.class_names[999]) == (
-        "tench",
-        "golden retriever",
-        "toilet tissue",
-    )
-    assert open_dataset(DataSpec(), 32, root=tmp_path).class_names == tuple(wnids)
+    listing = Listing(Path("x"), np.array([b"1.png"]), torch.zeros(1), tuple(wnids))
+    monkeypatch.setattr("spherectl.data.folders.list_images", lambda *_: listing)
+    names = imagenet.read(Path("x"), "train", None).class_names
+    assert (names[0], names[207], names[999]) == ("tench", "golden retriever", "toilet tissue")
+    assert folder.read(Path("x"), "train", None).class_names == tuple(wnids)
 
 
 def test_published_sets_in_the_data_folder_and_the_system(data_folder, tmp_path):
@@ -261,33 +210,14 @@ def test_published_sets_in_the_data_folder_and_the_system(data_folder, tmp_path)
     assert open_dataset(FASHION, 32).root == data_folder / "fashion-mnist"
 
 
-@pytest.mark.parametrize("kind", ["fashion-mnist", "cifar10", "flowers102"])
-def test_a_named_folder_is_not_replaced_by_another_place(data_folder, kind):
-    # A download would be refused as offline, with another class of error.
-    with pytest.raises(UsageError, match=f"No {kind} in {data_folder}: expected "):
-        open_dataset(DataSpec(kind=kind), 32, root=data_folder)
-
-
-@pytest.mark.parametrize("kind", ["fashion-mnist", "cifar10", "flowers102"])
-def test_missing_published_set(data_folder, kind):
-    with pytest.raises(UsageError, match=f"No {kind} in {data_folder}"):
-        open_dataset(DataSpec(kind=kind), 32, download=False)
+@pytest.mark.parametrize("kind", ["fashion-mnist", "cifar10", "flowers102", "emoji"])
+def test_missing_published_set(data_folder, monkeypatch, kind):
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "true")
+    for where in ({"download": False}, {"root": data_folder}):  # a given folder is not replaced by another place
+        with pytest.raises(UsageError, match=f"No {kind} in {data_folder}: expected "):
+            open_dataset(DataSpec(kind=kind), 32, **where)
     with pytest.raises(
         SpherectlError, match=f"is not in {data_folder}, and offline mode forbids fetching it"
     ) as caught:
         open_dataset(DataSpec(kind=kind), 32)
     assert caught.value.exit_code == 1
-
-
-def test_missing_published_set_is_fetched_into_the_data_folder(data_folder, monkeypatch):
-    calls = []
-
-    def fetch(kind, data, *, offline, progress):
-        calls.append((kind, data, offline))
-        return EXCERPT
-
-    monkeypatch.setenv("SPHERECTL_OFFLINE", "false")
-    monkeypatch.setattr(datasets, "fetch_set", fetch)
-    images = open_dataset(FASHION, 32)
-    assert len(images) == 300
-    assert calls == [("fashion-mnist", data_folder, False)]

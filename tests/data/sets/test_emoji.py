@@ -11,12 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from spherectl.data import emoji
 from spherectl.data.datasets import open_dataset
+from spherectl.data.sets import emoji
 from spherectl.errors import FileError, SpherectlError
 from spherectl.recipe import DataSpec
-
-from .conftest import write_tar
 
 pytestmark = pytest.mark.fast
 
@@ -33,35 +31,33 @@ def drawing(colour: str, side: int = 64) -> bytes:
     return stream.getvalue()
 
 
-def write_package(path: Path, vendor: str, colour: str) -> Path:
-    """Two emoji a group, one for training and one for the test, and swatches, which belong to no group."""
+def members(vendor: str, colour: str) -> dict[str, bytes]:
+    """A package: two emoji a group, one for training and one for the test, and swatches, which belong to no group."""
     found: dict[bool, list[str]] = {True: [], False: []}
     for number in range(0x1F600, 0x1F700):
         found[emoji.is_held_out(f"{number:X}")].append(f"{number:X}")
-    listed, members = [], {}
+    listed, made = [], {}
     for number, category in enumerate(emoji.GROUPS):
         both = (found[True][number], found[False][number])
         listed += [{"category": category, "unified": one, "image": f"{one.lower()}.png"} for one in both]
     listed.append({"category": "Component", "unified": "1F3FB", "image": "1f3fb.png"})
     listed.append({"category": "Flags", "unified": "1F1E6", "image": "not-drawn.png"})
     for one in listed[:-1]:
-        members[f"package/img/{vendor}/64/{one['image']}"] = drawing(colour)
-    members |= {"package/emoji.json": json.dumps(listed).encode(), "package/img/google/sheets/32.png": b"not read"}
-    return write_tar(path, members, "w:gz")
+        made[f"package/img/{vendor}/64/{one['image']}"] = drawing(colour)
+    return made | {"package/emoji.json": json.dumps(listed).encode(), "package/img/google/sheets/32.png": b"not read"}
 
 
 @pytest.fixture
-def registry(server, tmp_path, monkeypatch) -> Path:
+def registry(server, data_folder, monkeypatch, write_tar) -> Path:
     """A server with both packages; the empty data folder."""
     packages = []
     for package, colour in zip(emoji.PACKAGES, ("red", "blue"), strict=True):
-        archive = write_package(server.folder / f"{package.vendor}.tgz", package.vendor, colour)
+        name = f"{package.vendor}.tgz"
+        archive = write_tar(server.folder / name, members(package.vendor, colour), "w:gz")
         digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-        packages.append(package._replace(url=f"{server.url}{archive.name}", sha256=digest))
+        packages.append(package._replace(url=f"{server.url}{name}", sha256=digest))
     monkeypatch.setattr(emoji, "PACKAGES", tuple(packages))
-    monkeypatch.setenv("SPHERECTL_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("spherectl.data.datasets.SYSTEM_DATA", tmp_path / "system")
-    return tmp_path / "data"
+    return data_folder
 
 
 def test_both_packages_are_fetched_once_and_sorted(server, registry):
@@ -90,21 +86,20 @@ def test_drawings_lie_over_white_and_are_halved_by_averaging(registry):
         assert (image[:, inside] == torch.tensor(colour, dtype=torch.uint8)[:, None]).all()
 
 
-def test_another_file_under_a_packages_address_is_refused(server, registry):
-    write_package(server.folder / "twitter.tgz", "twitter", "green")
+def test_another_file_under_a_packages_address_is_refused(server, registry, write_tar):
+    write_tar(server.folder / "twitter.tgz", members("twitter", "green"), "w:gz")
     with pytest.raises(SpherectlError, match=r"twemoji\.tgz"):
         open_dataset(SPEC, 32)
     assert not (registry / "emoji").exists()
 
 
-def test_an_archive_that_is_no_such_package_is_one_sentence(tmp_path):
+def test_an_archive_that_is_no_such_package_is_one_sentence(tmp_path, write_tar):
     archive = write_tar(tmp_path / "other.tgz", {"package/readme": b""}, "w:gz")
     with pytest.raises(FileError, match=r"no emoji\.json"):
         emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
     other = b'[{"category": 1, "image": "a", "unified": "b"}]'
     for text in (b"7", b"[7]", b'[{"category": "Flags"}]', other, b"[" * 9999):
-        members = {"package/emoji.json": text, "package/img/google/64/a.png": b""}
-        write_tar(archive, members, "w:gz")
+        write_tar(archive, {"package/emoji.json": text, "package/img/google/64/a.png": b""}, "w:gz")
         with pytest.raises(FileError, match=r"Cannot read .*other\.tgz"):
             emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
     archive.write_bytes(b"no archive")

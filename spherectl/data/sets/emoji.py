@@ -12,9 +12,10 @@ import tarfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from spherectl.data.sets import DatasetRecord, Download
+from spherectl.data.sets.folder import read
 from spherectl.documents import parse_json
 from spherectl.errors import FileError
-from spherectl.fetch import fetch_url
 from spherectl.shown import quoted
 
 # Unicode's groups, by the names that class folders have. "Component", five swatches of skin and hair, is no group here.
@@ -77,12 +78,12 @@ PACKAGES = (
 )
 
 
-def find_emoji(folder: Path) -> Path | None:
+def find(place: Path) -> Path | None:
     """The folder itself, if it has been prepared."""
-    return folder if all((folder / "train" / name).is_dir() for name in GROUPS.values()) else None
+    return place if all((place / "train" / name).is_dir() for name in GROUPS.values()) else None
 
 
-def fetch_emoji(folder: Path) -> None:
+def fetch(folder: Path) -> None:
     """Fetch both packages, write their drawings as class folders, and let the packages go again.
 
     Args:
@@ -92,6 +93,8 @@ def fetch_emoji(folder: Path) -> None:
         SpherectlError: the network refuses, or what arrives is another file.
         FileError: a folder cannot be written.
     """
+    from spherectl.fetch import fetch_url
+
     for package in PACKAGES:
         archive = fetch_url(package.url, package.sha256, f"emoji/{package.prefix}.tgz")
         prepare(archive, package, folder)
@@ -147,3 +150,23 @@ def _read(archive: Path, package: Package) -> tuple[list[dict[str, Any]], dict[s
         if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in _KEYS):
             raise ValueError(f"expected a list of emoji with {' and '.join(_KEYS)}, got {quoted(one)}")
     return emoji, drawings
+
+
+RECORD = DatasetRecord(
+    name="emoji",
+    place="the set's own files",
+    licence="Apache-2.0 (Noto Emoji) and CC BY 4.0 (Twemoji)",
+    class_names=tuple(sorted(GROUPS.values())),
+    train_images=3_432,
+    image_px="64",
+    find=find,
+    expected="train/ and test/ with a folder for each of Unicode's groups",
+    read=read,
+    download=Download(
+        title="Noto Emoji and Twemoji",
+        folder="emoji",
+        site="registry.npmjs.org",
+        megabytes=136,
+        fetch=lambda into: fetch(into / "emoji"),
+    ),
+)
