@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.forked import python_run
+
 if TYPE_CHECKING:
     from spherectl.model.weights import Package
     from spherectl.recipe import Recipe
@@ -161,17 +163,18 @@ class Cli:
             stdin: what the command reads; never a terminal.
             timeout: seconds until it is killed and the test fails.
         """
-        return subprocess.run(
-            [sys.executable, "-m", "spherectl", *map(str, arguments)],
-            cwd=cwd or self.folder,
-            env=self.environment(env),
-            input=stdin,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=timeout,
-            check=False,
-        )
+        return self.python("-m", "spherectl", *arguments, cwd=cwd, env=env, stdin=stdin, timeout=timeout)
+
+    def python(
+        self,
+        *words: str | Path,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: str = "",
+        timeout: float = 900,
+    ) -> subprocess.CompletedProcess[str]:
+        """The same for any words after `python`."""
+        return python_run(*words, env=self.environment(env), cwd=cwd or self.folder, stdin=stdin, timeout=timeout)
 
     def start(
         self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None

@@ -5,16 +5,15 @@ That spares torchrun's own start; `training/test_parallel.py` has one training u
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-Ended = subprocess.CompletedProcess[str]
+from tests.forked import Ended, python_run, server_environment
+
 PATIENCE_S = 600
 
 
@@ -37,25 +36,14 @@ def in_folder(folder: Path) -> Callable[..., list[Ended]]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        surroundings = dict(os.environ if env is None else env)
+        surroundings = {**(server_environment() if env is None else env), "OMP_NUM_THREADS": "1"}
         surroundings |= {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        surroundings |= {"OMP_NUM_THREADS": "1"}
-        started = []
-        for rank in range(world):
-            where = surroundings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, *map(str, words)]
-            started.append(
-                subprocess.Popen(
-                    command, env=where, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-                )
-            )
-        ended = []
-        for process in started:
-            try:
-                out, err = process.communicate(timeout=PATIENCE_S)
-            finally:
-                process.kill()
-            ended.append(Ended(process.args, process.returncode, out, err))
-        return ended
+
+        def one(rank: int) -> Ended:
+            env = surroundings | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            return python_run(*words, env=env, cwd=folder, timeout=PATIENCE_S)
+
+        with ThreadPoolExecutor(world) as pool:
+            return list(pool.map(one, range(world)))
 
     return run
