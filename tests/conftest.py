@@ -15,7 +15,7 @@ import pytest
 from tests.forked import python_run
 
 if TYPE_CHECKING:
-    from spherectl.model.weights import Package
+    from spherectl.model.formats.weights import Package
     from spherectl.recipe import Recipe
 
 pytest_plugins = ["tests.published", "tests.processes"]
@@ -115,10 +115,10 @@ def _is_setting(name: str) -> bool:
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Seconds that would have been waited between attempts to fetch; nothing waits."""
-    from spherectl import transfer
+    from spherectl import downloader
 
     waited: list[float] = []
-    monkeypatch.setattr(transfer.time, "sleep", waited.append)
+    monkeypatch.setattr(downloader.time, "sleep", waited.append)
     return waited
 
 
@@ -242,8 +242,8 @@ def lively() -> Callable[[Recipe], Package]:
     import torch
 
     from spherectl.model import seeding
+    from spherectl.model.formats.weights import Package
     from spherectl.model.sphere import build, initialise
-    from spherectl.model.weights import Package
 
     def make(recipe: Recipe) -> Package:
         network = build(recipe.model)
