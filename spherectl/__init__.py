@@ -2,7 +2,8 @@
 
     import spherectl
     model = spherectl.load("fashion-mnist")
-    for batch in spherectl.generate(model, classes=[0, 1, 2], steps=4): ...
+    for batch in spherectl.generate(model, classes=["sneaker", "bag"], steps=4):
+        batch.pil()[0].save("first.png")
 
 Names are looked up on first use, so that `import spherectl` and the command line's help stay quick.
 """
@@ -23,12 +24,22 @@ if TYPE_CHECKING:
         generate,
         load,
         objective,
+        to_pil,
         training_noise,
     )
+    from spherectl.edits import edit, encode, harmonize, interpolate, restore
 
     __version__: str
 
-# What spherectl.api offers, by name: asking the module itself would import torch.
+# Where each name is: asking those modules themselves would import torch.
+_HOME = {
+    "spherectl.api": (
+        *("Generated", "LossWeights", "Losses", "Model", "SampleSpec", "TrainingNoise"),
+        *("generate", "load", "objective", "to_pil", "training_noise"),
+    ),
+    "spherectl.edits": ("edit", "encode", "harmonize", "interpolate", "restore"),
+}
+
 __all__ = [
     "Generated",
     "LossWeights",
@@ -37,9 +48,15 @@ __all__ = [
     "SampleSpec",
     "TrainingNoise",
     "__version__",
+    "edit",
+    "encode",
     "generate",
+    "harmonize",
+    "interpolate",
     "load",
     "objective",
+    "restore",
+    "to_pil",
     "training_noise",
 ]
 
@@ -48,10 +65,11 @@ def __getattr__(name: str) -> Any:
     # Only the names above: `from spherectl import zoo` asks here first, and must not import torch on the way.
     if name == "__version__":
         return _version()
-    if name in __all__:
-        from spherectl import api
+    for module, names in _HOME.items():
+        if name in names:
+            import importlib
 
-        return getattr(api, name)
+            return getattr(importlib.import_module(module), name)
     raise AttributeError(f"module 'spherectl' has no attribute {name!r}")
 
 

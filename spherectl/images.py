@@ -79,9 +79,39 @@ def strip(images: Tensor, padding: int = 2) -> Tensor:
     return grid(images, columns=len(images), padding=padding)
 
 
+def to_pil(images: Tensor) -> list[Image]:
+    """Images as Pillow's, such as those of `Model.reconstruct`.
+
+    Args:
+        images: (B, 3, H, W) or (3, H, W), floats in [0, 1] or uint8, on any device.
+
+    Returns:
+        One RGB image each; 0.5 is rounded to 128, as in the PNG files of `spherectl sample`.
+
+    Raises:
+        UsageError: another shape, or values out of range.
+
+    >>> import spherectl, torch
+    >>> spherectl.to_pil(torch.full((2, 3, 32, 32), 0.5))[0].getpixel((0, 0))
+    (128, 128, 128)
+    """
+    batch = images[None] if images.ndim == 3 else images
+    if batch.ndim != 4 or batch.shape[1] != 3:
+        raise UsageError(f"Expected images of shape (B, 3, H, W), got {tuple(images.shape)}.")
+    return [as_image(one) for one in (batch if batch.dtype == torch.uint8 else to_uint8(batch.detach()))]
+
+
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each of (B, 3, H, W) in [0, 1]: (B,) in dB; infinite where they are equal."""
-    return -10 * (a.double() - b.double()).square().mean((1, 2, 3)).log10()
+    """Peak signal-to-noise ratio of images, from each one's own mean squared error over pixels and channels.
+
+    Args:
+        a, b: both (B, 3, H, W) in [0, 1], or both uint8.
+
+    Returns:
+        (B,) float64 in dB, higher is better; infinite where the two are equal.
+    """
+    peak = 255 if a.dtype == torch.uint8 else 1
+    return -10 * ((a.double() - b.double()).square().mean((1, 2, 3)) / peak**2).log10()
 
 
 def save_png(path: Path, image: Tensor | Image, provenance: dict[str, Any] | None) -> None:

@@ -106,11 +106,16 @@ class Option(NamedTuple):
         return check_number(value, name, self.low or 0.0, high, below=below)
 
 
+def hints(settings: type = Sampling) -> dict[str, Any]:
+    """The annotations of all settings, by name."""
+    return get_type_hints(settings, include_extras=True)
+
+
 @functools.cache
 def options(settings: type = Sampling) -> tuple[Option, ...]:
     """All settings, in the order in which they are told."""
     found = []
-    for name, hint in get_type_hints(settings, include_extras=True).items():
+    for name, hint in hints(settings).items():
         kind, setting = get_args(hint)
         branches = get_args(kind) if get_origin(kind) is not Literal else (kind,)
         number = next((one for one in branches or (kind,) if one in (int, float)), None)

@@ -23,7 +23,8 @@ from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.data.sets import find_record
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, UsageError
-from spherectl.model import devices, sampler, seeding, weights
+from spherectl.model import devices, sampler, seeding
+from spherectl.model.formats import weights
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
@@ -96,7 +97,7 @@ def test_without_a_name_the_newest_run_is_loaded(tiny_run, tmp_path, monkeypatch
 
 
 def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
-    raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights_kind="raw")
+    raw = spherectl.load(tiny_run, device="cpu", dtype="float32", weights="raw")
     assert raw.weights == "raw"
     shard = tiny_run / "checkpoints" / "000000000160" / "shard-00000-of-00001.safetensors"
     expected = weights.read_tensors(shard)
@@ -108,7 +109,7 @@ def test_raw_weights_of_a_run_are_those_of_the_last_step(model, tiny_run):
 def test_raw_weights_of_a_file_without_them_are_refused(tiny_run, tmp_path):
     copy = shutil.copy(tiny_run / "model.safetensors", tmp_path / "copy.safetensors")
     with pytest.raises(UsageError, match="averaged"):
-        spherectl.load(copy, weights_kind="raw")
+        spherectl.load(copy, weights="raw")
 
 
 def test_a_model_that_is_not_there_is_refused(tmp_path):
@@ -185,8 +186,8 @@ def test_float16_on_a_cpu_is_refused(tiny_run, dtype):
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"weights_kind": "avg"}, "weights_kind: expected one of ema, raw, got 'avg'"),
-        ({"weights_kind": None}, "weights_kind: expected one of ema, raw, got None"),
+        ({"weights": "avg"}, "weights: expected one of ema, raw, got 'avg'"),
+        ({"weights": None}, "weights: expected one of ema, raw, got None"),
         ({"compile": 1}, "compile: expected one of False, True, got 1"),
         ({"compile": "no"}, "compile: expected one of False, True, got 'no'"),
         ({"device": None}, "There is no device None here"),
@@ -286,9 +287,8 @@ def test_half_precision_speaks_float32_outside(tiny_run, model, images):
     ("wrong", "said"),
     [
         (torch.zeros(2, 3, 28, 28), r"expected images of shape \(B, 3, 32, 32\), got \(2, 3, 28, 28\)"),
-        (torch.zeros(3, 32, 32), r"got \(3, 32, 32\)"),
         (torch.zeros(2, 1, 32, 32), r"got \(2, 1, 32, 32\)"),
-        (torch.zeros(2, 3, 32, 32, dtype=torch.uint8), "torch.uint8"),
+        (torch.zeros(2, 3, 32, 32, dtype=torch.int32), "torch.int32"),
         (torch.full((2, 3, 32, 32), 1.01), "from 1.01 to 1.01"),
         (torch.full((2, 3, 32, 32), -0.5), "from -0.5"),
         (torch.full((2, 3, 32, 32), float("nan")), "nan"),
@@ -296,8 +296,8 @@ def test_half_precision_speaks_float32_outside(tiny_run, model, images):
         (torch.zeros(2, 3, 32, 32, dtype=torch.complex64), "torch.complex64"),
         (torch.zeros(2, 3, 32, 32).to(torch.float8_e4m3fn), "torch.float8"),
         (torch.zeros(2, 3, 32, 32).to_sparse(), "sparse"),
-        (np.zeros((2, 3, 32, 32), np.float32), "expected images as a plain torch.Tensor"),
-        (None, "expected images as a plain torch.Tensor, got None"),
+        (np.zeros((2, 3, 32, 32), np.int64), "an array of int64"),
+        (None, "a list of them, got None"),
     ],
 )
 def test_images_of_another_shape_or_range_are_refused(model, wrong, said):
@@ -341,12 +341,11 @@ def test_latents_of_another_shape_are_refused(model, shape):
 @pytest.mark.parametrize(
     ("classes", "said"),
     [
-        ([1, 2], "one class for each of 6 images, got 2"),
+        ([1, 2], "one for each of 6 images, got 2"),
         (["hat"] * 6, "none is called 'hat'"),
         ([11] * 6, "there is no class 11"),
         (["all"] * 6, "one class for each image"),
         (["0-3"] * 6, "one class for each image"),
-        ("bag", "one class for each"),
     ],
 )
 def test_classes_that_do_not_fit_are_refused(model, images, classes, said):
@@ -359,13 +358,13 @@ def test_classes_that_do_not_fit_are_refused(model, images, classes, said):
 
 def test_generate_iterates_over_finished_batches(model, monkeypatch):
     computed = []
-    real = api.sample_indices
+    real = api.generation.sample_indices
 
     def watched(model, indices, *rest):
         computed.append(len(indices))
         return real(model, indices, *rest)
 
-    monkeypatch.setattr(api, "sample_indices", watched)
+    monkeypatch.setattr(api.generation, "sample_indices", watched)
     batches = spherectl.generate(model, 7, classes=["bag", 2], batch=3)
     assert computed == []
     first = next(batches)
@@ -487,10 +486,9 @@ def test_an_unconditional_model_generates_without_labels(free):
         ({"guide": "dog", "strength": "great"}, r"sample\.guide.*sample\.strength"),
         ({"classes": ["hat"]}, "none is called 'hat'"),
         ({"classes": []}, "at least one class"),
-        ({"classes": 3}, "Expected a list of class numbers or names, got 3"),
-        ({"classes": b"ab"}, "Expected a list of class numbers or names"),
-        ({"classes": {1: 2}}, "Expected a list of class numbers or names"),
-        ({"classes": torch.tensor(3)}, "Expected a list of class numbers or names"),
+        ({"classes": 1.5}, "Expected class numbers or names, got 1.5"),
+        ({"classes": b"ab"}, "Expected class numbers or names"),
+        ({"classes": {1: 2}}, "Expected class numbers or names"),
         ({"classes": [1.5]}, "Expected a class number or name, got 1.5"),
         ({"classes": [True]}, "Expected a class number or name, got True"),
         ({"classes": [None]}, "Expected a class number or name, got None"),

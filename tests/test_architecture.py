@@ -7,6 +7,7 @@ before it on its floor; so the whole list is one order, and no cycle can arise.
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -29,21 +30,21 @@ def records(folder: str, but: str = "") -> list[str]:
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["shown", "errors", "checks", "sampling", "documents", "timing", "files", "places", "validation", "tables", "settings", "progress",
+    ["shown", "errors", "checks", "sampling", "documents", "timing", "files", "places", "validation", "tables", "settings", "progress", "registry",
      "data", "data.sets",
      *("recipe.limits", "recipe.model", "recipe.data", "recipe.noise", "recipe.loss", "recipe.optim", "recipe.run"),
      *("recipe.sample", "recipe.whole", "recipe.files", "recipe"),
      "addresses", "http", "downloader",
      "fetch", "safetensors_header", "classes",
      *("model", "model.formats", "model.formats.header", "model.formats.layouts"),
-     *("zoo.entries", "zoo.catalogue", "zoo.repositories", "zoo.hub", "zoo.receipts", "zoo.download", "zoo.finding"),
+     *("zoo.entries", "zoo.catalogue", "zoo.repositories", "zoo.hub", "zoo.receipts", "zoo.download", "zoo.publish", "zoo.finding"),
         *("zoo", "zoo.additions")],
     # The networks and their mathematics.
     [
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
         *("model.kernels", "model.fused", "model.packing", "model.fast", "model.vit", "model.sphere"),
         "model.devices",
-        *("model.sampler", "model.compiled", "model.objective", "model.vae", "model.diffusion", "model.kinds"),
+        *("model.sampler", "model.compiled", "model.objective",),
         *("model.formats.package", "model.formats.pickles", "model.formats.published", "model.formats.weights"),
         "model.formats.conversion",
     ],
@@ -57,7 +58,8 @@ FLOORS = [
         *("data.sets.folder", *records("data.sets", but="folder")),
         *("data.datasets", "data.workers", "data.order"),
         "features",
-        *("features.networks", "features.store", "features.imagenet", "features.fit", "features.independence"),
+        *("features.records", *records("features.records"), "features.networks"),
+        *("features.store", "features.imagenet", "features.fit", "features.independence"),
         "images",
         "processes",
         "versions",
@@ -65,16 +67,16 @@ FLOORS = [
     # What is done with a model.
     [
         "training",
-        *("training.perceptual", "training.flops", "training.monitor", "training.steps", "training.parallel"),
-        "training.gradient",
+        *("training.perceptual", "training.flops", "training.monitor", "training.step", "training.parallel"),
         *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.tensorboard"),
         "training.grey",
-        *("api", "provenance", "output", "baselines"),
-        *("training.previews", "training.kinds"),
+        *("api.inputs", "api.files", "api.hub", "api.model", "api.generation", "api.loading", "api"),
+        *("provenance", "output"),
+        "training.previews", "training.loggers",
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.finetune", "training.loop"),
         "editing",
         *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.measurements"),
-        *("editing.restoration", "editing.fitting", "editing.latents"),
+        *("editing.restoration", "editing.fitting", "editing.latents", "edits"),
         *("evaluation.extractors", "evaluation.embeddings", "evaluation.reference", "evaluation.bootstrap"),
         *("evaluation.directions", "evaluation.spectrum"),
         *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
@@ -96,7 +98,7 @@ FLOORS = [
         *("cli.edit", "cli.degradation", "cli.restore", "cli.interpolate", "cli.evaluate"),
         *("cli.plot_latents", "cli.plot"),
         "cli.export",
-        *("cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
+        *("cli.zoo_own", "cli.zoo", "cli.recipes", "cli.features", "cli.doctor"),
         "cli.app",
         "__main__",
     ],
@@ -177,18 +179,18 @@ def test_a_file_imports_only_what_lies_below_it(name):
 
 @pytest.mark.fast
 def test_the_package_itself_offers_the_api_and_nothing_else():
-    assert own_imports("") == {"api"}
+    assert own_imports("") == {"api", "edits"}
 
 
 @pytest.mark.fast
-def test_the_lazy_names_are_those_of_the_api():
+def test_the_lazy_names_are_found_where_they_are_made():
     import spherectl
-    from spherectl import api
 
-    assert sorted(set(spherectl.__all__) - {"__version__"}) == sorted(api.__all__)
-    for name in api.__all__:
-        assert getattr(spherectl, name) is getattr(api, name)
-    assert set(api.__all__) <= set(dir(spherectl))
+    homes = {name: importlib.import_module(module) for module, names in spherectl._HOME.items() for name in names}
+    assert sorted(set(spherectl.__all__) - {"__version__"}) == sorted(homes)
+    for name, home in homes.items():
+        assert getattr(spherectl, name) is getattr(home, name)
+    assert set(homes) <= set(dir(spherectl))
     with pytest.raises(AttributeError, match="module 'spherectl' has no attribute 'nothing'"):
         spherectl.nothing  # noqa: B018 - the attribute is the test
 

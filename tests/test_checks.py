@@ -64,11 +64,11 @@ def test_seeds_have_64_bits() -> None:
 
 
 def test_a_choice_is_one_of_those_there_are() -> None:
-    assert check_choice("raw", ("ema", "raw"), "weights_kind") == "raw"
+    assert check_choice("raw", ("ema", "raw"), "weights") == "raw"
     assert check_choice(False, (False, True), "compile") is False
     for wrong in ("avg", None, 0, ["ema"], np.array(["ema", "raw"]), "e" * 100_000):
-        with pytest.raises(UsageError, match="weights_kind: expected one of ema, raw, got ") as caught:
-            check_choice(wrong, ("ema", "raw"), "weights_kind")
+        with pytest.raises(UsageError, match="weights: expected one of ema, raw, got ") as caught:
+            check_choice(wrong, ("ema", "raw"), "weights")
         assert len(caught.value.message) < 300
     for number in (0, 1, "no"):
         with pytest.raises(UsageError, match="compile: expected one of False, True"):

@@ -104,6 +104,7 @@ def interpolate(
         raise UsageError(f"Expected an --out that ends in .png, .webp or .gif, got {out}.")
 
     from spherectl.data.transforms import to_uint8
+    from spherectl.editing.interpolation import between
     from spherectl.fetch import file_hash
     from spherectl.files import asked_or_claimed
     from spherectl.images import grid, save_animation, save_png
@@ -117,7 +118,7 @@ def interpolate(
     _check_pixels(loaded, count if ends == 2 else count**2)
     labels = _labels(loaded, class_, ends, drawn=not given)
     latents = _drawn(loaded, numbers) if numbers else _encoded(loaded, given, labels)
-    path, classes = _between(latents, labels, count, loaded, spherical=not lerp)
+    path, classes = between(latents, labels, count, loaded.num_classes, spherical=not lerp)
     decoded = _decode(loaded, path, classes, steps, batch)
     columns = len(decoded) if ends == 2 else count
     pixels = to_uint8(decoded)
@@ -187,27 +188,6 @@ def _encoded(model: Model, paths: list[Path], labels: list[int] | None) -> Tenso
 
     pixels = torch.stack([image_files.read(path, model).pixels for path in paths])
     return model.encode(to_float(pixels), None if labels is None else torch.tensor(labels)).cpu()
-
-
-def _between(
-    latents: Tensor, labels: list[int] | None, count: int, model: Model, *, spherical: bool
-) -> tuple[Tensor, Tensor | None]:
-    """All points, (F, N, d), and their classes: labels where all ends have the same, else mixtures."""
-    import torch
-
-    from spherectl.editing import interpolation
-
-    if len(latents) == 2:
-        points = interpolation.path(latents[0], latents[1], count, spherical=spherical)
-        shares = interpolation.line_shares(count)
-    else:
-        points = interpolation.square(latents, count, count, spherical=spherical).flatten(0, 1)
-        shares = interpolation.square_shares(count, count)
-    if labels is None:
-        return points, None
-    if len(set(labels)) == 1:
-        return points, torch.tensor(labels[:1]).expand(len(points))
-    return points, interpolation.class_weights(labels, shares, model.num_classes)
 
 
 def _decode(model: Model, points: Tensor, classes: Tensor | None, steps: int, batch: int) -> Tensor:

@@ -57,4 +57,4 @@ def load_found(
     if threads:
         torch.set_num_threads(threads)
     console.say(found.reason)
-    return api.load_found(found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value)
+    return api.load_found(found, device=device or settings.device, dtype=dtype.value, weights=weights.value)

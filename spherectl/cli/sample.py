@@ -189,7 +189,7 @@ def sample(
 
     def prepare(found: Found) -> tuple[Model, SampleSpec, Iterator[Generated]]:
         console.say(found.reason)
-        loaded = api.load_found(found, device=where, dtype=dtype.value, weights_kind=weights.value, compile=compile_)
+        loaded = api.load_found(found, device=where, dtype=dtype.value, weights=weights.value, compile=compile_)
         chosen = api.sample_settings(loaded, **changes)
         loaded.watch = watch if profile else None
         run = api.generate(loaded, count, classes=class_, seed=seed, batch=batch, **chosen.model_dump())

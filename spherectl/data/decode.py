@@ -113,6 +113,20 @@ def load_image(path: Path | str, over: Background = "white") -> Image.Image:
     return _decode(path, str(path), over)
 
 
+def as_rgb(image: Image.Image) -> Image.Image:
+    """An image of Pillow's, of any mode, as `load_image` gives one; the image itself stays as it is.
+
+    Raises:
+        ImageError: it cannot be decoded, or converted to RGB.
+    """
+    try:
+        upright = image.copy()
+        _turn_upright(upright)
+        return _to_rgb(upright, "white")
+    except Exception as error:  # noqa: BLE001 - Pillow decodes only now, and raises whatever it trips over
+        raise cannot_read("given", shortened(str(error).rstrip(".") or type(error).__name__)) from None
+
+
 def decode_image(content: bytes, name: str) -> Image.Image:
     """`load_image` of a file's content; errors call it `name`."""
     return _decode(content, name, "white")

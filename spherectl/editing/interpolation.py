@@ -51,6 +51,33 @@ def square(corners: Tensor, rows: int, columns: int, *, spherical: bool = True) 
     return torch.stack([path(a, b, columns, spherical=spherical) for a, b in zip(left, right, strict=True)])
 
 
+def between(
+    ends: Tensor, labels: Sequence[int] | None, frames: int, num_classes: int, *, spherical: bool = True
+) -> tuple[Tensor, Tensor | None]:
+    """All points between two ends or four corners, and the classes to decode them under.
+
+    Args:
+        ends: (2, N, d) or (4, N, d).
+        labels: a class for each end; None for an unconditional model.
+        frames: F, of the path or along each side.
+        num_classes: K.
+        spherical: as for `path`.
+
+    Returns:
+        (F, N, d) or (F F, N, d), row by row; and labels where all ends have the same class, else mixtures.
+    """
+    if len(ends) == 2:
+        points = path(ends[0], ends[1], frames, spherical=spherical)
+    else:
+        points = square(ends, frames, frames, spherical=spherical).flatten(0, 1)
+    if labels is None:
+        return points, None
+    if len(set(labels)) == 1:
+        return points, torch.tensor(labels[:1]).expand(len(points))
+    shares = line_shares(frames) if len(ends) == 2 else square_shares(frames, frames)
+    return points, class_weights(labels, shares, num_classes)
+
+
 def class_weights(labels: Sequence[int], shares: Tensor, num_classes: int) -> Tensor:
     """Mixtures of classes, which the networks take in place of labels.
 

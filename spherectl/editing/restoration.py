@@ -17,10 +17,10 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from spherectl.api import Model
+from spherectl.api import Classes, Model
 from spherectl.checks import MAX_STEPS, check_choice, check_number, check_whole
 from spherectl.editing.measurements import MAX_SIGMA, Measurement
-from spherectl.editing.rounds import Classes, rounds
+from spherectl.editing.rounds import rounds
 from spherectl.recipe import MAX_WEIGHT
 
 Task = Literal["inpaint", "denoise", "upscale", "deblur"]

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from spherectl.api import Model
+from spherectl.api import Classes, Images, Model
+from spherectl.api.inputs import as_images
 from spherectl.checks import MAX_GUIDANCE, MAX_INDEX, MAX_STEPS, check_choice, check_number, check_seed, check_whole
 from spherectl.editing.stitching import stitch
 from spherectl.model import sampler, seeding
@@ -24,13 +25,11 @@ from spherectl.sampling import Guide
 # How a class is changed where a model's header has no table editing.to_class: the best point of docs/editing.md.
 TO_CLASS: dict[str, float] = {"noise_deg": 70.0, "guidance": 3.0, "steps": 4}
 
-Classes = Sequence[str | int] | Tensor | None
-
 
 # z = f(f(E(x, y)) + tan(a) e_k); x = D(z, y); at 0 degrees z = f(E(x, y))
 def rounds(
     model: Model,
-    images: Tensor,
+    images: Images,
     classes: Classes = None,
     *,
     count: int,
@@ -46,8 +45,8 @@ def rounds(
 
     Args:
         model: from `spherectl.load`.
-        images: (B, 3, H, W) in [0, 1].
-        classes: one for each image, numbers or names; None: the null class. The image's own class is not asked for.
+        images: B, as for `Model.encode`.
+        classes: one for all or for each image, numbers or names; None: the null class. It need not be the image's own.
         count: rounds, at least 1.
         noise_deg: angle by which each round's latents are turned at random, from 0 to below 90.
         noise: one draw for all rounds, or a fresh one in each.
@@ -71,7 +70,7 @@ def rounds(
     first_index = check_whole(first_index, "first_index", 0, MAX_INDEX)
     first_round = check_whole(first_round, "first_round", 1, MAX_STEPS)
     model.check_guidance(guidance)
-    model.check_images(images)
+    images = as_images(images, model.recipe)
     y = model.labels(classes, len(images))
     networks: tuple[sampler.Network, sampler.Network] = (model.network.encoder, model.network.decoder)
     if y is not None:

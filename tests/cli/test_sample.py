@@ -383,13 +383,13 @@ def test_json_is_all_of_stdout(command, run_here):
 @pytest.mark.fast
 def test_a_file_is_hashed_once_and_only_if_it_is_asked_for(command, run_here, monkeypatch):
     """Not for images that say nothing; for others once, however many they are."""
-    real, hashed = api.file_hash, []
+    real, hashed = api.files.file_hash, []
 
     def counted(file: Any) -> str:
         hashed.append(file)
         return real(file)
 
-    monkeypatch.setattr(api, "file_hash", counted)
+    monkeypatch.setattr(api.files, "file_hash", counted)
     assert command("sample", "--count", 3, "--no-provenance", "--out", "folder").exit_code == 0
     assert hashed == []
     assert command("sample", "--count", 3, "--out", "folder", "--json").exit_code == 0
