@@ -1,8 +1,8 @@
 """Both networks without gradients on the compiled kernels: bfloat16 on a CPU with AVX512-BF16.
 
-The mathematics is that of `vit.py` and `layers.py`. Weights are laid out for the products once; the sum that runs
-through the blocks stays in float32, and bfloat16 is what enters a product. An image's bits depend neither on the batch
-nor on the number of threads.
+The mathematics is the same as in `vit.py` and `layers.py`. Weights are packed for the products once. The residual
+stream stays in float32, and the inputs of products are bfloat16. An image's bits depend neither on the batch nor on the
+number of threads.
 
 Shapes: B batch, N tokens, D width, d token channels, c channels of a mixer, h hidden width of SwiGLU rounded up to 16.
 """
@@ -90,13 +90,13 @@ def linear(
     gate: Tensor | int | None = None,
     gate_stride: int = 0,
 ) -> Tensor:
-    """A product and what becomes of it.
+    """A product, and what follows it in the same pass.
 
     Args:
         layer: packed.
         x: (B, N, inner) bfloat16.
         kind: PLAIN, SILU, SWIGLU: to bfloat16; RESIDUAL: added to float32.
-        out: where to; None: new, for RESIDUAL zero.
+        out: the tensor to write to; None: a new one, of zeros for RESIDUAL.
         gate: rows of a table, by tensor or address, or None; only with RESIDUAL.
         gate_stride: floats between two images' rows.
     """
@@ -105,12 +105,12 @@ def linear(
         shape = (*x.shape[:-1], columns // 2 if kind == SWIGLU else columns)
         out = torch.zeros(shape) if kind == RESIDUAL else torch.empty(shape, dtype=torch.bfloat16)
     into = (layer.bias, gate, gate_stride, x.shape[1], out)
-    if layer.factors is None:
-        kernels.call("linear_forward", rows, layer.inner, columns, kind, x, layer.panels, *into)
+    if layer.scales is None:
+        kernels.call("linear_forward", rows, layer.inner, columns, kind, x, layer.packed_weight, *into)
     else:
-        octets, row_factors = torch.empty(x.shape, dtype=torch.uint8), torch.empty(rows)
-        kernels.call("bytes_forward", rows, layer.inner, x, octets, row_factors)
-        operands = (octets, row_factors, layer.panels, layer.factors, layer.starts)
+        quantized, row_scales = torch.empty(x.shape, dtype=torch.uint8), torch.empty(rows)
+        kernels.call("bytes_forward", rows, layer.inner, x, quantized, row_scales)
+        operands = (quantized, row_scales, layer.packed_weight, layer.scales, layer.zero_points)
         kernels.call("linear_forward_bytes", rows, layer.inner, columns, kind, *operands, *into)
     return out
 

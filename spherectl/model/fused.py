@@ -1,8 +1,8 @@
 """Both networks with gradients through the compiled kernels: bfloat16 on a CPU with AVX512-BF16.
 
-The mathematics is that of `layers.py`, put together otherwise: each residual addition waits for the norm after it, so
-that a block is four products and four passes over memory between them. The sum that runs through
-the blocks stays in float32; what enters a product is bfloat16.
+The mathematics is the same as in `layers.py`, in another grouping: each residual addition is done with the norm after
+it, so that a block is four products and four passes over memory between them. The residual stream stays in float32; the
+inputs of products are bfloat16.
 
 Shapes: B batch, N tokens, D width, H heads, K head width, h hidden width of SwiGLU.
 """
@@ -25,9 +25,9 @@ BACKWARD_TOKENS = 1024  # above it the (N, N) weights of a head no longer stay i
 
 
 def fits(dtype: torch.dtype, tokens: int, attention: Attention) -> bool:
-    """Whether a network of so many tokens can take the kernels on the CPU: in bfloat16, where there are any.
+    """Whether a network of `tokens` tokens can use the kernels on the CPU: in bfloat16, where there are any.
 
-    A recipe that asks for an attention backend gets that one, on torch alone.
+    A recipe that asks for an attention backend gets that backend, on torch alone.
     """
     return (
         dtype == torch.bfloat16
@@ -88,9 +88,9 @@ def mix(x: Tensor, mixer: Mixer) -> Tensor:
         x, y = add_norm(x, delta, gate, block.norm1.weight, None, None)  # (B, N, c) twice
         first, second = block.tok_mixer.mix[0], block.tok_mixer.mix[2]
         delta = _over_tokens(second, silu(_over_tokens(first, y)))  # (B, N, c)
-        x, y = add_norm(x, delta, _alike(block.alpha1, x), block.norm2.weight, None, None)
+        x, y = add_norm(x, delta, _expanded(block.alpha1, x), block.norm2.weight, None, None)
         delta = linear(block.chn_mixer.mix[2], silu(linear(block.chn_mixer.mix[0], y)))  # (B, N, c)
-        gate = _alike(block.alpha2, x)
+        gate = _expanded(block.alpha2, x)
     return add_norm(x, delta, gate, mixer.norm.weight, None, None)[1]
 
 
@@ -100,8 +100,8 @@ def _over_tokens(layer: nn.Linear, x: Tensor) -> Tensor:
     return torch.baddbmm(bias[:, None], weight.expand(len(x), -1, -1), x)
 
 
-def _alike(alpha: Tensor, x: Tensor) -> Tensor:
-    """(B, c) float32 of one learned number."""
+def _expanded(alpha: Tensor, x: Tensor) -> Tensor:
+    """One learned number as (B, c) float32."""
     return alpha.float().expand(x.shape[0], x.shape[-1]).contiguous()
 
 
@@ -123,15 +123,15 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Linear.apply(even(x), weight.float(), bias.float())  # type: ignore[no-any-return]
 
 
-def _product(x: Tensor, weight: Tensor, bias: Tensor, turned: bool, columns: int) -> Tensor:
-    """x W^T + b, or x W for `turned`; `columns` are the weight's, or more of zeros."""
+def _product(x: Tensor, weight: Tensor, bias: Tensor, transposed: bool, columns: int) -> Tensor:
+    """x W^T + b, or x W if `transposed`; `columns` may be more than the weight has, of zeros."""
     outputs, inputs = weight.shape
     inner = x.shape[-1]
-    panels = torch.empty(rounded_up(columns, PANEL) * inner // 2, dtype=torch.int32)
-    kernels.call("panels_forward", outputs, inputs, inner, turned, weight, panels)
+    packed_weight = torch.empty(rounded_up(columns, PANEL) * inner // 2, dtype=torch.int32)
+    kernels.call("pack_forward", outputs, inputs, inner, transposed, weight, packed_weight)
     y = x.new_empty(*x.shape[:-1], columns)
     rows = x.numel() // inner
-    kernels.call("linear_forward", rows, inner, columns, PLAIN, x, panels, bias, None, 0, x.shape[1], y)
+    kernels.call("linear_forward", rows, inner, columns, PLAIN, x, packed_weight, bias, None, 0, x.shape[1], y)
     return y
 
 
@@ -268,7 +268,7 @@ class _SiLU(torch.autograd.Function):
         return dx
 
 
-# softmax(q k^T / sqrt(K)) v, [q | k | v] = x, q and k turned by the rotary embedding
+# softmax(q k^T / sqrt(K)) v, [q | k | v] = x, q and k rotated by the rotary embedding
 def attention(x: Tensor, table: Tensor, heads: int) -> Tensor:
     """(B, N, 3 D) bfloat16 -> (B, N, D); `table` (2, N, K) float32."""
     return _Attention.apply(x, table, heads)  # type: ignore[no-any-return]

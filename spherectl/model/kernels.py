@@ -1,7 +1,7 @@
-"""The compiled parts of a block: csrc/, built once on this machine for its processor, kept in the cache, loaded.
+"""Building and loading the C kernels of csrc/, once for this machine's processor; the library is kept in the cache.
 
-They exist where they pay: on Linux, on a processor with AVX512-BF16, where there is a C compiler. Everywhere else the
-networks run on torch alone, to the same mathematics. `fast.py` and `fused.py` call them.
+There are kernels on Linux, on processors with AVX512-BF16, where there is a C compiler. Everywhere else the networks
+run on torch alone, with the same mathematics. `fast.py` and `fused.py` call the kernels.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROCESSOR = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "avx512_bf16")
 COMPILE_S = 120
 MEASURED_CALLS = 15
 
-# As in csrc/: values of a vector, columns of a panel, rows of a tile; what becomes of a product.
+# As in csrc/: values of a vector, columns of a panel of packed_weight, rows of a tile; what is done with a product.
 LANES, PANEL, ROWS = 16, 32, 8
 PLAIN, SILU, SWIGLU, RESIDUAL = range(4)
 
@@ -51,7 +51,7 @@ SIGNATURES = {
     "bytes_forward": "iippp",
     "tiles_use": "i",
     "tokens_forward": "iiiipppfp",
-    "panels_forward": "iiiipp",
+    "pack_forward": "iiiipp",
     "linear_backward": "iiiipppp",
     "swiglu_forward": "iiipp",
     "swiglu_backward": "iiippp",
@@ -72,23 +72,23 @@ def available() -> bool:
 
 
 def products_pay() -> bool:
-    """Whether a training's products are the kernels' own: not where oneDNN has AMX and they, by an old compiler, not.
+    """Whether training uses the kernels' own products: not where oneDNN has AMX and an old compiler left them without.
 
-    Drawing takes them everywhere: an image's bits do not depend on the batch.
+    Sampling uses them everywhere, so that an image's bits do not depend on the batch.
     """
     return available() and (takes_tiles() or "amx_bf16" not in _processor_flags())
 
 
 @functools.cache
 def takes_tiles() -> bool:
-    """Whether products go by AMX's tiles, as far as this processor, the compiler and Linux go."""
+    """Whether products use AMX tiles: this processor, the compiler and Linux all must have them."""
     library = _library()
     return isinstance(library, ctypes.CDLL) and not library.tiles_use(1)
 
 
 @functools.cache
 def speedup() -> float:
-    """How many times faster than in float32 a linear is on the kernels; 0 without them. Measured once a machine."""
+    """How many times faster a linear is on the kernels than in float32; 0 without kernels. Measured once a machine."""
     library = _library()
     if not isinstance(library, ctypes.CDLL):
         return 0.0
@@ -102,7 +102,7 @@ def speedup() -> float:
 
 
 def explain() -> str:
-    """Where they stand, for `spherectl doctor`: "works", or why not."""
+    """The state of the kernels for `spherectl doctor`: "works", or why not."""
     found = _library()
     if isinstance(found, str):
         return found
@@ -111,7 +111,7 @@ def explain() -> str:
 
 
 def call(name: str, *arguments: Tensor | float | None) -> None:
-    """Call a kernel; tensors are contiguous but where csrc/ says otherwise, and are passed by address.
+    """Call a kernel. Tensors are passed by address, and must be contiguous unless csrc/ says otherwise.
 
     Raises:
         MemoryError: the kernel's buffers do not fit.
@@ -124,17 +124,17 @@ def call(name: str, *arguments: Tensor | float | None) -> None:
 
 
 def even(x: Tensor) -> Tensor:
-    """(..., channels), contiguous, with one more channel of zeros where their number is odd: products take pairs."""
+    """(..., channels), contiguous, with one more channel of zeros if their number is odd: products take pairs."""
     return F.pad(x, (0, 1)) if x.shape[-1] % 2 else x.contiguous()
 
 
 def rounded_up(number: int, multiple: int) -> int:
-    """The least multiple that is not less."""
+    """The smallest multiple that is not below the number."""
     return -(-number // multiple) * multiple
 
 
 def bfloat16_product(rows: int, side: int) -> Callable[[], object]:
-    """A linear of `side` to `side`, a multiple of 32, over so many rows in bfloat16, the quickest way: to be timed."""
+    """The fastest bfloat16 linear of `side` to `side` (a multiple of 32) over `rows` rows, as a call to be timed."""
     if products_pay():
         return _own_product(rows, side)
     half, weight = torch.ones(rows, side, dtype=torch.bfloat16), torch.ones(side, side, dtype=torch.bfloat16)
@@ -149,7 +149,7 @@ def _own_product(rows: int, side: int) -> Callable[[], object]:
 
 
 def _measured() -> float:
-    """Of a linear of 768 to 768 over 1,024 rows, in turns so that other work here slows both: the best of each."""
+    """Speed of a linear of 768 to 768 over 1,024 rows, the best of each way; alternating, so that other work slows both."""
     rows, side = 1024, 768
     x, weight, bias = torch.ones(rows, side), torch.ones(side, side), torch.zeros(side)
     ways: tuple[Callable[[], object], ...] = (lambda: F.linear(x, weight, bias), _own_product(rows, side))
@@ -164,7 +164,7 @@ def _measured() -> float:
 
 @functools.cache
 def _library() -> ctypes.CDLL | str:
-    """The loaded library, or why there is none. The first call on a machine compiles, which takes seconds."""
+    """The loaded library, or why there is none. The first call on a machine compiles for seconds."""
     settings = load_settings()
     if not settings.kernels:
         return "switched off by the setting `kernels`"

@@ -58,7 +58,7 @@ class SwiGLU(nn.Module):
 def rotary_table(grid: int, head_width: int) -> Tensor:
     """Cosines and sines of the axial rotary embedding.
 
-    The first half of a head is turned by the row index, the second half by the column index, at frequencies
+    The first half of a head is rotated by the row index, the second half by the column index, at frequencies
     10000^(-2i/h2), h2 = K/2, each for two neighbouring entries. Always computed in float32.
 
     Returns:
@@ -87,8 +87,8 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     between = [1] * (x.dim() - 3)
     cos, sin = table.reshape(2, tokens, *between, -1)  # (N, 1.., K) each
     swapped = x.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)  # (x1, x0), (x3, x2), ...
-    turned = torch.addcmul(x * cos, swapped, sin)  # (B, N, ..., K)
-    return torch.cat((extra, turned), dim=1) if extra.shape[1] else turned
+    rotated = torch.addcmul(x * cos, swapped, sin)  # (B, N, ..., K)
+    return torch.cat((extra, rotated), dim=1) if extra.shape[1] else rotated
 
 
 class Attention(nn.Module):
@@ -104,8 +104,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, table: Tensor) -> Tensor:
         """(B, M, D) -> (B, M, D)."""
         qkv = self.qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, M, 3, H, K)
-        turned = rotate(qkv[:, :, :2], table.to(qkv.dtype))  # (B, M, 2, H, K)
-        q, k, v = turned[:, :, 0], turned[:, :, 1], qkv[:, :, 2]  # (B, M, H, K) each
+        rotated = rotate(qkv[:, :, :2], table.to(qkv.dtype))  # (B, M, 2, H, K)
+        q, k, v = rotated[:, :, 0], rotated[:, :, 1], qkv[:, :, 2]  # (B, M, H, K) each
         backend = self.backend or attention_backends.choose(
             x.device, v.dtype, x.shape[1], q.shape[-1], torch.is_grad_enabled()
         )

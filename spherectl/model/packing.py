@@ -1,4 +1,4 @@
-"""A network's weights as the kernels take them, laid out once and kept until one of them changes.
+"""A network's weights packed for the kernels, once, until one of them changes.
 
 Shapes: D width, c channels of a mixer, N tokens; `columns` are a linear's outputs, `inner` its inputs.
 """
@@ -22,18 +22,18 @@ class Linear(NamedTuple):
 
     Attributes:
         inner, columns: inputs and outputs.
-        panels: (columns / 32, inner / 2, 32, 2) bfloat16, or (columns / 32, inner / 4, 32, 4) int8.
+        packed_weight: (columns / 32, inner / 2, 32, 2) bfloat16, or (columns / 32, inner / 4, 32, 4) int8.
         bias: (columns,) float32, rounded up to 32.
-        factors: the same of what an int8 weight of each column stands for; None for bfloat16.
-        starts: (columns,) int32 where the sums of int8 products begin.
+        scales: (columns,) float32 of an int8 weight, rounded up to 32; None for bfloat16.
+        zero_points: (columns,) int32, -128 times the sum of each column's int8 weights, where its sums start.
     """
 
     inner: int
     columns: int
-    panels: Tensor
+    packed_weight: Tensor
     bias: Tensor
-    factors: Tensor | None = None
-    starts: Tensor | None = None
+    scales: Tensor | None = None
+    zero_points: Tensor | None = None
 
 
 class Tokens(NamedTuple):
@@ -69,10 +69,10 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network's weights, laid out.
+    """The packed weights of a network.
 
     Attributes:
-        state: of the parameters these were made from, and whether for int8.
+        state: identifies the parameters these were made from, and whether they are int8.
         entrance: linears from patches or latent tokens to the width.
         mixer: steps of the MLP-Mixer, before the blocks in a decoder, after them in an encoder.
         blocks, norm, output: the trunk.
@@ -93,7 +93,7 @@ _parameters: weakref.WeakKeyDictionary[nn.Module, list[dict[str, Any]]] = weakre
 
 
 def prepared(network: Any) -> Prepared:
-    """The weights of an Encoder or Decoder, laid out on the first call and again after any of them changed."""
+    """The packed weights of an Encoder or Decoder, made on the first call and again after any weight changed."""
     if network not in _parameters:
         _parameters[network] = [module._parameters for module in network.modules() if module._parameters]  # noqa: SLF001
     state: list[int] = [network.int8]
@@ -131,14 +131,14 @@ def _prepare(network: Any, state: list[int]) -> Prepared:
 
 def _step(block: Block, int8: bool) -> Step:
     attn, mlp = block.attn, block.mlp
-    lay_out = pack_int8 if int8 else pack
+    packed = pack_int8 if int8 else pack
     return Step(
         norm1=_scale(block.norm1),
-        qkv=lay_out(attn.qkv.weight, attn.qkv.bias),
-        proj=lay_out(attn.proj.weight, attn.proj.bias),
+        qkv=packed(attn.qkv.weight, attn.qkv.bias),
+        proj=packed(attn.proj.weight, attn.proj.bias),
         norm2=_scale(block.norm2),
-        w12=lay_out(*in_turns(mlp.w12.weight, mlp.w12.bias)),
-        w3=lay_out(F.pad(mlp.w3.weight, (0, -mlp.w3.in_features % LANES)), mlp.w3.bias),
+        w12=packed(*interleaved(mlp.w12.weight, mlp.w12.bias)),
+        w3=packed(F.pad(mlp.w3.weight, (0, -mlp.w3.in_features % LANES)), mlp.w3.bias),
     )
 
 
@@ -162,7 +162,7 @@ def _scale(norm: RMSNorm) -> Tensor:
 
 
 def pack(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Lay out a linear in bfloat16; an odd number of inputs gets one more, which is to be zero.
+    """Pack a linear in bfloat16; an odd number of inputs gets one more, which must be zero.
 
     Args:
         weight: (columns, inputs).
@@ -170,19 +170,20 @@ def pack(weight: Tensor, bias: Tensor | None) -> Linear:
     """
     columns, inner = weight.shape[0], rounded_up(weight.shape[1], 2)
     rows = F.pad(weight.detach().bfloat16(), (0, inner - weight.shape[1], 0, -columns % PANEL))
-    panels = rows.reshape(-1, PANEL, inner // 2, 2).transpose(1, 2).contiguous()
-    return Linear(inner, columns, panels, _padded(bias, columns))
+    packed_weight = rows.reshape(-1, PANEL, inner // 2, 2).transpose(1, 2).contiguous()
+    return Linear(inner, columns, packed_weight, _padded(bias, columns))
 
 
-# W = factor q, |q| <= 127, a factor each column; bytes are 128 more than they mean, so 128 sum(q) comes off
+# W = scale q, |q| <= 127, one scale a column; inputs are bytes with 128 added, so that 128 sum(q) is subtracted
 def pack_int8(weight: Tensor, bias: Tensor | None) -> Linear:
-    """Lay out a linear in int8, as `pack`; the number of inputs is a multiple of four."""
+    """Pack a linear in int8, as `pack`; the number of inputs is a multiple of four."""
     columns, inner = weight.shape
     rows = F.pad(weight.detach().float(), (0, 0, 0, -columns % PANEL))
-    factors = rows.abs().amax(1).clamp_min(1e-30) / 127  # (columns,)
-    octets = (rows / factors[:, None]).round().to(torch.int8)
-    panels = octets.reshape(-1, PANEL, inner // 4, 4).transpose(1, 2).contiguous()
-    return Linear(inner, columns, panels, _padded(bias, columns), factors, -128 * octets.sum(1, dtype=torch.int32))
+    scales = rows.abs().amax(1).clamp_min(1e-30) / 127  # (columns,)
+    quantized = (rows / scales[:, None]).round().to(torch.int8)
+    packed_weight = quantized.reshape(-1, PANEL, inner // 4, 4).transpose(1, 2).contiguous()
+    zero_points = -128 * quantized.sum(1, dtype=torch.int32)  # (columns,)
+    return Linear(inner, columns, packed_weight, _padded(bias, columns), scales, zero_points)
 
 
 def _padded(bias: Tensor | None, columns: int) -> Tensor:
@@ -190,16 +191,16 @@ def _padded(bias: Tensor | None, columns: int) -> Tensor:
     return F.pad(start, (0, -columns % PANEL))
 
 
-def in_turns(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The linear to [a | b] with its outputs in turns, 16 of a and 16 of b, zeros beyond the last of each."""
+def interleaved(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The linear to [a | b] with its outputs interleaved, 16 of a and 16 of b, zeros beyond the last of each."""
     beyond, inputs = -(len(weight) // 2) % LANES, weight.shape[1]
     halves = F.pad(weight.unflatten(0, (2, -1)), (0, 0, 0, beyond))  # (2, h, inputs)
-    turns = halves.reshape(2, -1, LANES, inputs).transpose(0, 1).reshape(-1, inputs)
-    return turns, F.pad(bias.unflatten(0, (2, -1)), (0, beyond)).reshape(2, -1, LANES).transpose(0, 1).reshape(-1)
+    rows = halves.reshape(2, -1, LANES, inputs).transpose(0, 1).reshape(-1, inputs)
+    return rows, F.pad(bias.unflatten(0, (2, -1)), (0, beyond)).reshape(2, -1, LANES).transpose(0, 1).reshape(-1)
 
 
 def pack_tokens(layer: nn.Linear) -> Tokens:
-    """Lay out a linear over N tokens."""
+    """Pack a linear over N tokens."""
     beyond = -layer.in_features % LANES
     weight = F.pad(layer.weight.detach().bfloat16(), (0, beyond, 0, beyond)).contiguous()
     return Tokens(weight, F.pad(layer.bias.detach().float(), (0, beyond)))

@@ -119,9 +119,9 @@ def test_attention(images, grid, heads, head_width):
     mine, plain = leaves(x, x.float())
     y = fused.attention(mine, table, heads)
     qkv = plain.unflatten(-1, (3, heads, -1))
-    turned = layers.rotate(qkv[:, :, :2], table)
-    turned = turned + (turned.bfloat16().float() - turned).detach()  # rounded, as they enter the product
-    q, k = turned.transpose(1, 3).unbind(2)  # (B, H, N, K) each
+    rotated = layers.rotate(qkv[:, :, :2], table)
+    rotated = rotated + (rotated.bfloat16().float() - rotated).detach()  # rounded, as they enter the product
+    q, k = rotated.transpose(1, 3).unbind(2)  # (B, H, N, K) each
     z = F.scaled_dot_product_attention(q, k, qkv[:, :, 2].transpose(1, 2)).transpose(1, 2).flatten(2)
     y.backward(dy)
     z.backward(dy.float())
@@ -178,7 +178,7 @@ def test_linear_with_gradients(rows, inputs, columns, own, close, monkeypatch):
 @pytest.mark.parametrize("hidden", [16, 85, 341])
 def test_linear_with_swiglu(hidden):
     x, weight, bias = wave(2, 9, 64).bfloat16(), wave(2 * hidden, 64, seed=0.8) / 8, wave(2 * hidden, seed=0.2)
-    y = fast.linear(packing.pack(*packing.in_turns(weight, bias)), x, fast.SWIGLU)
+    y = fast.linear(packing.pack(*packing.interleaved(weight, bias)), x, fast.SWIGLU)
     a, b = (x.float() @ weight.bfloat16().float().T + bias).chunk(2, dim=-1)
     assert far(y[..., :hidden], F.silu(a) * b) < ROUNDING
     assert (y[..., hidden:] == 0).all()
@@ -188,10 +188,10 @@ def test_linear_with_swiglu(hidden):
 def test_linear_in_int8(rows):
     """Against the same rounding of weights and rows done in torch; a tie may go the other way."""
     x, weight, bias = wave(1, rows, 96).bfloat16(), wave(40, 96, seed=0.8) / 10, wave(40, seed=0.2)
-    factors = weight.abs().amax(1, keepdim=True) / 127
-    row_factors = x.float().abs().amax(-1, keepdim=True) / 127
-    whole = (x.float() / row_factors).round() @ (weight / factors).round().T
-    expected = whole * row_factors * factors.T + bias
+    scales = weight.abs().amax(1, keepdim=True) / 127
+    row_scales = x.float().abs().amax(-1, keepdim=True) / 127
+    whole = (x.float() / row_scales).round() @ (weight / scales).round().T
+    expected = whole * row_scales * scales.T + bias
     start = torch.zeros(1, rows, 40)
     assert far(fast.linear(packing.pack_int8(weight, bias), x, fast.RESIDUAL, start), expected) < 1e-3
     assert far(expected, x.float() @ weight.T + bias) < 0.02  # and the rounding is small

@@ -20,13 +20,13 @@ int swiglu_backward(i64 rows, i64 h, i64 wide, const bf16 *in, const bf16 *dout,
     for (i64 row = 0; row < rows; row++)
         for (i64 j = 0; j < h; j += LANES) {
             const __mmask16 m = lanes(h - j);
-            const i64 at = row * 2 * h + j;
-            const __m512 a = load(in + at, m), b = load(in + at + h, m), g = load(dout + row * wide + j, m);
+            const i64 offset = row * 2 * h + j;
+            const __m512 a = load(in + offset, m), b = load(in + offset + h, m), g = load(dout + row * wide + j, m);
             const __m512 s = sigmoid(a);
             /* d silu = s (1 + a (1 - s)) */
             const __m512 slope = _mm512_mul_ps(s, _mm512_fmadd_ps(a, _mm512_sub_ps(one, s), one));
-            store(din + at, m, _mm512_mul_ps(g, _mm512_mul_ps(b, slope)));
-            store(din + at + h, m, _mm512_mul_ps(g, _mm512_mul_ps(a, s)));
+            store(din + offset, m, _mm512_mul_ps(g, _mm512_mul_ps(b, slope)));
+            store(din + offset + h, m, _mm512_mul_ps(g, _mm512_mul_ps(a, s)));
         }
     return 0;
 }

@@ -1,18 +1,19 @@
-/* What a linear's weight and bias get in the backward pass; its input's gradient is a product of linear.c. */
+/* Gradients of a linear's weight and bias; the gradient of its input is a product of linear.c. */
 #include "products.h"
 
 #define DEPTH 256 /* rows that are summed before the gradient goes back to memory */
 #define SHARE 64  /* outputs that a thread takes at a time */
 
-/* Pairs of rows of x (rows, stride), columns `from` to `from` + count, as words (pairs, ld), ld of LANES; zeros
+/* Pairs of rows of x (rows, stride), `count` columns from first_column, as words (pairs, ld), ld of LANES; zeros
  * beyond. */
-static void pair_up(i64 rows, i64 pairs, i64 stride, i64 from, i64 count, i64 ld, const bf16 *x, uint32_t *words) {
+static void pair_up(i64 rows, i64 pairs, i64 stride, i64 first_column, i64 count, i64 ld, const bf16 *x,
+                    uint32_t *words) {
     for (i64 p = 0; p < pairs; p++)
         for (i64 j = 0; j < ld; j += LANES) {
             const __mmask16 m = count > j && 2 * p < rows ? lanes(count - j) : 0, second = 2 * p + 1 < rows ? m : 0;
-            const bf16 *at = x + 2 * p * stride + from + j;
-            const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, at));
-            const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, at + stride));
+            const bf16 *src = x + 2 * p * stride + first_column + j;
+            const __m512i low = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, src));
+            const __m512i high = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(second, src + stride));
             _mm512_storeu_si512(words + p * ld + j, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
         }
 }
@@ -27,10 +28,10 @@ int linear_backward(i64 rows, i64 inputs, i64 stride, i64 outputs, const bf16 *x
     int failed = 0;
 #pragma omp parallel
     {
-        uint32_t *a = buffer(DEPTH / 2 * SHARE * 4), *turned = buffer(DEPTH / 2 * SHARE * 4);
+        uint32_t *a = buffer(DEPTH / 2 * SHARE * 4), *transposed = buffer(DEPTH / 2 * SHARE * 4);
         uint32_t *b = buffer(DEPTH / 2 * k * 4);
         float *sums = buffer(SHARE * k * 4);
-        const int ready = a && turned && b && sums;
+        const int ready = a && transposed && b && sums;
         if (!ready) failed = 1;
         if (on_tiles) tiles_begin();
 #pragma omp for schedule(static)
@@ -47,7 +48,8 @@ int linear_backward(i64 rows, i64 inputs, i64 stride, i64 outputs, const bf16 *x
                 for (i64 p = 0; p < pairs; p++)
                     for (int c = 0; c < SHARE / LANES; c++)
                         bias[c] = dot(bias[c], _mm512_loadu_si512(a + p * SHARE + c * LANES), ones);
-                product_of_columns(on_tiles, up(mine, on_tiles ? TALL : ROWS), k, pairs, a, SHARE, turned, b, 1, sums);
+                product_of_columns(on_tiles, up(mine, on_tiles ? TALL : ROWS), k, pairs, a, SHARE, transposed, b, 1,
+                                   sums);
             }
             for (i64 i = 0; i < mine; i++)
                 memcpy(dweight + (first + i) * inputs, sums + i * k, inputs * sizeof(float));
@@ -56,7 +58,7 @@ int linear_backward(i64 rows, i64 inputs, i64 stride, i64 outputs, const bf16 *x
                     _mm512_mask_storeu_ps(dbias + first + c * LANES, lanes(mine - c * LANES), bias[c]);
         }
         if (on_tiles) tiles_end();
-        free(a), free(turned), free(b), free(sums);
+        free(a), free(transposed), free(b), free(sums);
     }
     return failed;
 }

@@ -10,15 +10,16 @@ int norm_forward(i64 rows, i64 D, i64 rows_per_image, float eps, const float *x,
                  i64 stride, float *sum, bf16 *out, float *inverse) {
 #pragma omp parallel for schedule(static)
     for (i64 row = 0; row < rows; row++) {
-        const i64 at = row * D, of = row / rows_per_image * stride, gate_of = row / rows_per_image * gate_stride;
+        const i64 offset = row * D, image = row / rows_per_image;
+        const i64 mod_offset = image * stride, gate_offset = image * gate_stride;
         __m512 power = _mm512_setzero_ps();
         for (i64 j = 0; j < D; j += LANES) {
             const __mmask16 m = lanes(D - j);
-            __m512 s = loadf(x + at + j, m);
+            __m512 s = loadf(x + offset + j, m);
             if (delta) {
-                const __m512 d = load(delta + at + j, m);
-                s = gate ? _mm512_fmadd_ps(loadf(gate + gate_of + j, m), d, s) : _mm512_add_ps(s, d);
-                _mm512_mask_storeu_ps(sum + at + j, m, s);
+                const __m512 d = load(delta + offset + j, m);
+                s = gate ? _mm512_fmadd_ps(loadf(gate + gate_offset + j, m), d, s) : _mm512_add_ps(s, d);
+                _mm512_mask_storeu_ps(sum + offset + j, m, s);
             }
             power = _mm512_fmadd_ps(s, s, power);
         }
@@ -27,11 +28,12 @@ int norm_forward(i64 rows, i64 D, i64 rows_per_image, float eps, const float *x,
         const float *s = delta ? sum : x;
         for (i64 j = 0; j < D; j += LANES) {
             const __mmask16 m = lanes(D - j);
-            __m512 n = _mm512_mul_ps(loadf(s + at + j, m), wide);
+            __m512 n = _mm512_mul_ps(loadf(s + offset + j, m), wide);
             if (weight) n = _mm512_mul_ps(n, loadf(weight + j, m));
             if (scale)
-                n = _mm512_add_ps(_mm512_fmadd_ps(n, loadf(scale + of + j, m), n), loadf(shift + of + j, m));
-            store(out + at + j, m, n);
+                n = _mm512_add_ps(_mm512_fmadd_ps(n, loadf(scale + mod_offset + j, m), n),
+                                  loadf(shift + mod_offset + j, m));
+            store(out + offset + j, m, n);
         }
         if (inverse) inverse[row] = r;
     }
@@ -47,41 +49,42 @@ int norm_backward(i64 images, i64 D, i64 rows_per_image, const bf16 *dout, const
                   float *dscale) {
 #pragma omp parallel for schedule(static)
     for (i64 image = 0; image < images; image++) {
-        const i64 mine = image * D, of = image * stride, gate_of = image * gate_stride;
+        const i64 image_offset = image * D, mod_offset = image * stride, gate_offset = image * gate_stride;
         float *const sums[] = {dgate, dweight, dshift, dscale};
         for (int k = 0; k < 4; k++)
-            if (sums[k]) memset(sums[k] + mine, 0, D * sizeof(float));
+            if (sums[k]) memset(sums[k] + image_offset, 0, D * sizeof(float));
         for (i64 row = image * rows_per_image; row < (image + 1) * rows_per_image; row++) {
-            const i64 at = row * D;
+            const i64 offset = row * D;
             const __m512 r = _mm512_set1_ps(inverse[row]);
             __m512 along = _mm512_setzero_ps();
             for (i64 j = 0; j < D; j += LANES) { /* through the modulation and the weight */
                 const __mmask16 m = lanes(D - j);
-                const __m512 g = load(dout + at + j, m), s = loadf(sum + at + j, m), n = _mm512_mul_ps(s, r);
+                const __m512 g = load(dout + offset + j, m), s = loadf(sum + offset + j, m), n = _mm512_mul_ps(s, r);
                 __m512 u = g;
                 if (scale) {
                     const __m512 w = weight ? _mm512_mul_ps(n, loadf(weight + j, m)) : n;
-                    add_to(dshift + mine + j, m, g);
-                    add_to(dscale + mine + j, m, _mm512_mul_ps(g, w));
-                    u = _mm512_fmadd_ps(g, loadf(scale + of + j, m), g);
+                    add_to(dshift + image_offset + j, m, g);
+                    add_to(dscale + image_offset + j, m, _mm512_mul_ps(g, w));
+                    u = _mm512_fmadd_ps(g, loadf(scale + mod_offset + j, m), g);
                 }
                 if (weight) {
-                    add_to(dweight + mine + j, m, _mm512_mul_ps(u, n));
+                    add_to(dweight + image_offset + j, m, _mm512_mul_ps(u, n));
                     u = _mm512_mul_ps(u, loadf(weight + j, m));
                 }
                 along = _mm512_fmadd_ps(u, s, along);
-                _mm512_mask_storeu_ps(dx + at + j, m, u);
+                _mm512_mask_storeu_ps(dx + offset + j, m, u);
             }
             const __m512 mean =
                 _mm512_mul_ps(_mm512_set1_ps(_mm512_reduce_add_ps(along) / (float)D), _mm512_mul_ps(r, r));
             for (i64 j = 0; j < D; j += LANES) { /* through the norm, then to x, delta and gate */
                 const __mmask16 m = lanes(D - j);
-                const __m512 u = loadf(dx + at + j, m), s = loadf(sum + at + j, m);
+                const __m512 u = loadf(dx + offset + j, m), s = loadf(sum + offset + j, m);
                 __m512 g = _mm512_mul_ps(r, _mm512_fnmadd_ps(s, mean, u));
-                if (dsum) g = _mm512_add_ps(g, loadf(dsum + at + j, m));
-                _mm512_mask_storeu_ps(dx + at + j, m, g);
-                if (dgate) add_to(dgate + mine + j, m, _mm512_mul_ps(g, load(delta + at + j, m)));
-                if (ddelta) store(ddelta + at + j, m, gate ? _mm512_mul_ps(g, loadf(gate + gate_of + j, m)) : g);
+                if (dsum) g = _mm512_add_ps(g, loadf(dsum + offset + j, m));
+                _mm512_mask_storeu_ps(dx + offset + j, m, g);
+                if (dgate) add_to(dgate + image_offset + j, m, _mm512_mul_ps(g, load(delta + offset + j, m)));
+                if (ddelta)
+                    store(ddelta + offset + j, m, gate ? _mm512_mul_ps(g, loadf(gate + gate_offset + j, m)) : g);
             }
         }
     }

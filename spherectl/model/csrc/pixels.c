@@ -15,21 +15,21 @@ int pixels_forward(i64 images, i64 G, i64 p, const bf16 *tokens, const float *we
         for (i64 image = 0; image < images; image++) {
             if (!plane) continue;
             for (i64 c = 0; c < 3; c++) {
-                float *at = plane + c * wide * wide;
+                float *dst = plane + c * wide * wide;
                 for (i64 y = 0; y < side; y++)
                     for (i64 g = 0; g < G; g++) {
-                        const bf16 *from = tokens + ((image * G * G + y / p * G + g) * 3 + c) * p * p + y % p * p;
+                        const bf16 *src = tokens + ((image * G * G + y / p * G + g) * 3 + c) * p * p + y % p * p;
                         for (i64 x = 0; x < p; x++) {
-                            const uint32_t bits = (uint32_t)from[x] << 16;
-                            memcpy(at + (y + 1) * wide + 1 + g * p + x, &bits, sizeof bits);
+                            const uint32_t bits = (uint32_t)src[x] << 16;
+                            memcpy(dst + (y + 1) * wide + 1 + g * p + x, &bits, sizeof bits);
                         }
                     }
                 for (i64 y = 1; y <= side; y++) {
-                    at[y * wide] = at[y * wide + 2];
-                    at[y * wide + side + 1] = at[y * wide + side - 1];
+                    dst[y * wide] = dst[y * wide + 2];
+                    dst[y * wide + side + 1] = dst[y * wide + side - 1];
                 }
-                memcpy(at, at + 2 * wide, wide * sizeof(float));
-                memcpy(at + (side + 1) * wide, at + (side - 1) * wide, wide * sizeof(float));
+                memcpy(dst, dst + 2 * wide, wide * sizeof(float));
+                memcpy(dst + (side + 1) * wide, dst + (side - 1) * wide, wide * sizeof(float));
             }
             for (i64 c = 0; c < 3; c++)
                 for (i64 y = 0; y < side; y++)

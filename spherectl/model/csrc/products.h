@@ -6,7 +6,7 @@
 
 #define ROWS 8 /* whose sums a product on vectors keeps in registers */
 
-/* What becomes of a product's sums. */
+/* What is done with the sums of a product. */
 enum { PLAIN, SILU, SWIGLU, RESIDUAL };
 
 /* A thread's buffers, all zero at first: what lies beyond the tokens and beyond the columns stays zero. */
@@ -29,15 +29,15 @@ static inline __m512 dot_bytes(__m512 sum, __m512i a, __m512i b) {
     return sum;
 }
 
-/* C (m, n) = A B over `pairs` words, or so much `more` of it; A's word of row i, pair p at i ai + p ap; B's of pair p,
- * column j at p bp + j. m is a multiple of ROWS, n of LANES; on tiles m is one of TALL, n of PANEL, `pairs` of TILE,
- * and ap 1. */
+/* C (m, n) = A B over `pairs` words, or C += A B with `accumulate`; A's word of row i, pair p is at i ai + p ap; B's of
+ * pair p, column j at p bp + j. m is a multiple of ROWS, n of LANES; on tiles m is one of TALL, n of PANEL, `pairs` of
+ * TILE, and ap 1. */
 static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t *a, i64 ai, i64 ap, const uint32_t *b,
-                           i64 bp, const int more, float *c, i64 ldc) {
+                           i64 bp, const int accumulate, float *c, i64 ldc) {
     if (on_tiles) {
         for (i64 i = 0; i < m; i += TALL)
             for (i64 j = 0; j < n; j += PANEL)
-                tiles_product(0, pairs, a + i * ai, ai, b + j, bp, NULL, more, c + i * ldc + j, ldc);
+                tiles_product(0, pairs, a + i * ai, ai, b + j, bp, NULL, accumulate, c + i * ldc + j, ldc);
         return;
     }
     for (i64 i = 0; i < m; i += ROWS) {
@@ -46,9 +46,9 @@ static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t
         for (; j + 2 * LANES <= n; j += 2 * LANES) {
             __m512 acc[ROWS][2];
             for (int r = 0; r < ROWS; r++) {
-                const float *from = c + (i + r) * ldc + j;
-                acc[r][0] = more ? _mm512_loadu_ps(from) : _mm512_setzero_ps();
-                acc[r][1] = more ? _mm512_loadu_ps(from + LANES) : _mm512_setzero_ps();
+                const float *src = c + (i + r) * ldc + j;
+                acc[r][0] = accumulate ? _mm512_loadu_ps(src) : _mm512_setzero_ps();
+                acc[r][1] = accumulate ? _mm512_loadu_ps(src + LANES) : _mm512_setzero_ps();
             }
             for (i64 p = 0; p < pairs; p++) {
                 const __m512i b0 = _mm512_loadu_si512(b + p * bp + j);
@@ -68,7 +68,7 @@ static inline void product(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t
         if (j < n) {
             __m512 acc[ROWS];
             for (int r = 0; r < ROWS; r++)
-                acc[r] = more ? _mm512_loadu_ps(c + (i + r) * ldc + j) : _mm512_setzero_ps();
+                acc[r] = accumulate ? _mm512_loadu_ps(c + (i + r) * ldc + j) : _mm512_setzero_ps();
             for (i64 p = 0; p < pairs; p++) {
                 const __m512i b0 = _mm512_loadu_si512(b + p * bp + j);
 #pragma GCC unroll 8
@@ -90,10 +90,10 @@ static inline void interleave(i64 pairs, i64 ld, const bf16 *x, uint32_t *words)
         }
 }
 
-/* to (columns, 16) = from (16, columns) transposed, of words, `ld` and `ldt` apart; at most 16 columns. */
-static inline void transpose_block(i64 columns, const uint32_t *from, i64 ld, uint32_t *to, i64 ldt) {
+/* dst (columns, 16) = src (16, columns) transposed, of words, rows `ld` and `ldt` words apart; at most 16 columns. */
+static inline void transpose_block(i64 columns, const uint32_t *src, i64 ld, uint32_t *dst, i64 ldt) {
     __m512i a[16], b[16];
-    for (int i = 0; i < 16; i++) a[i] = _mm512_maskz_loadu_epi32(lanes(columns), from + i * ld);
+    for (int i = 0; i < 16; i++) a[i] = _mm512_maskz_loadu_epi32(lanes(columns), src + i * ld);
     for (int i = 0; i < 16; i += 2) { /* pairs of rows, then fours of them, in each quarter of a vector */
         b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
         b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
@@ -114,19 +114,21 @@ static inline void transpose_block(i64 columns, const uint32_t *from, i64 ld, ui
         b[12 + k] = _mm512_shuffle_i32x4(odd0, odd1, 0xDD);
     }
     for (int j = 0; j < 16; j++)
-        if (j < columns) _mm512_storeu_si512(to + j * ldt, b[j]);
+        if (j < columns) _mm512_storeu_si512(dst + j * ldt, b[j]);
 }
 
-/* to (columns, rows) = from (rows, ld), of words; rows is a multiple of LANES. */
-static inline void transpose(i64 rows, i64 columns, i64 ld, const uint32_t *from, uint32_t *to) {
+/* dst (columns, rows) = src (rows, ld) transposed, of words; rows is a multiple of LANES. */
+static inline void transpose(i64 rows, i64 columns, i64 ld, const uint32_t *src, uint32_t *dst) {
     for (i64 i = 0; i < rows; i += LANES)
         for (i64 j = 0; j < columns; j += LANES)
-            transpose_block(columns - j < LANES ? columns - j : LANES, from + i * ld + j, ld, to + j * rows + i, rows);
+            transpose_block(columns - j < LANES ? columns - j : LANES, src + i * ld + j, ld, dst + j * rows + i, rows);
 }
 
-/* C (m, n) = A^T B, or so much `more` of it, of A's words (pairs, lda) and B's (pairs, n); `turned` has room for A. */
+/* C (m, n) = A^T B, or C += A^T B with `accumulate`, of A's words (pairs, lda) and B's (pairs, n); `transposed` has
+ * room for A. */
 static inline void product_of_columns(int on_tiles, i64 m, i64 n, i64 pairs, const uint32_t *a, i64 lda,
-                                      uint32_t *turned, const uint32_t *b, const int more, float *c) {
-    if (on_tiles) transpose(pairs, m, lda, a, turned);
-    product(on_tiles, m, n, pairs, on_tiles ? turned : a, on_tiles ? pairs : 1, on_tiles ? 1 : lda, b, n, more, c, n);
+                                      uint32_t *transposed, const uint32_t *b, const int accumulate, float *c) {
+    if (on_tiles) transpose(pairs, m, lda, a, transposed);
+    product(on_tiles, m, n, pairs, on_tiles ? transposed : a, on_tiles ? pairs : 1, on_tiles ? 1 : lda, b, n,
+            accumulate, c, n);
 }

@@ -19,14 +19,14 @@ static inline void tiles_begin(void) {
 }
 static inline void tiles_end(void) { _tile_release(); }
 
-/* C (TALL, PANEL) = A B over `words`, or so much `more` of it; float32 or, of bytes, int32. Rows lie lda, ldb and ldc
- * words apart. The last words, if they fill no tile, come from `rest` (TILE, PANEL), with zeros below, instead of B; A
- * has zeros there. */
+/* C (TALL, PANEL) = A B over `words`, or C += A B with `accumulate`; float32 or, of bytes, int32. Rows are lda, ldb and
+ * ldc words apart. The last words, if they fill no tile, come from `rest` (TILE, PANEL), with zeros below, instead of
+ * B; A has zeros there. */
 static inline __attribute__((always_inline)) void
 tiles_product(const int bytes, i64 words, const uint32_t *a, i64 lda, const uint32_t *b, i64 ldb, const uint32_t *rest,
-              const int more, float *c, i64 ldc) {
+              const int accumulate, float *c, i64 ldc) {
     __asm__ volatile("" ::: "memory"); /* the loads below read memory behind the compiler's back */
-    if (more) {
+    if (accumulate) {
         _tile_loadd(0, c, 4 * ldc);
         _tile_loadd(1, c + LANES, 4 * ldc);
         _tile_loadd(2, c + TILE * ldc, 4 * ldc);
@@ -39,10 +39,10 @@ tiles_product(const int bytes, i64 words, const uint32_t *a, i64 lda, const uint
     }
     for (i64 p = 0; p < words; p += TILE) {
         const int whole = p + TILE <= words;
-        const uint32_t *from = whole ? b + p * ldb : rest;
-        const i64 apart = 4 * (whole ? ldb : PANEL);
-        _tile_loadd(6, from, apart);
-        _tile_loadd(7, from + LANES, apart);
+        const uint32_t *src = whole ? b + p * ldb : rest;
+        const i64 stride = 4 * (whole ? ldb : PANEL);
+        _tile_loadd(6, src, stride);
+        _tile_loadd(7, src + LANES, stride);
         _tile_loadd(4, a + p, 4 * lda);
         _tile_loadd(5, a + p + TILE * lda, 4 * lda);
         if (bytes) {

@@ -24,10 +24,10 @@ int tokens_forward(i64 images, i64 N, i64 columns, i64 kind, const bf16 *x, cons
                 for (i64 r = 0; r < ROWS && i + r < N; r++)
                     for (i64 j = 0; j < columns; j += LANES) {
                         const __mmask16 m = lanes(columns - j);
-                        const i64 at = (image * N + i + r) * columns + j;
+                        const i64 offset = (image * N + i + r) * columns + j;
                         const __m512 s = _mm512_add_ps(_mm512_loadu_ps(sums + r * c + j), _mm512_set1_ps(bias[i + r]));
-                        if (kind == RESIDUAL) add_to((float *)out + at, m, _mm512_mul_ps(s, _mm512_set1_ps(gate)));
-                        else store((bf16 *)out + at, m, _mm512_mul_ps(s, sigmoid(s)));
+                        if (kind == RESIDUAL) add_to((float *)out + offset, m, _mm512_mul_ps(s, _mm512_set1_ps(gate)));
+                        else store((bf16 *)out + offset, m, _mm512_mul_ps(s, sigmoid(s)));
                     }
             }
         }

@@ -1,8 +1,8 @@
-/* Values and vectors of them, for AVX512-BF16 processors: what every kernel of this folder is written in.
+/* Values and vectors of them, for AVX512-BF16 processors: the basis of every kernel in this folder.
  *
- * The kernels are the networks' blocks: products, and what stands between them in one pass over memory each. Sampling
- * and training run on them. Values are bfloat16 in memory where they enter a product, else float32; all sums and
- * functions are float32.
+ * The kernels are the parts of the networks' blocks: products, and one pass over memory for what lies between two
+ * products. Sampling and training run on them. Values are bfloat16 in memory where they enter a product, else float32;
+ * all sums and functions are float32.
  *
  * Every row (or head, or image) is computed on its own and in one order, so results depend neither on the batch nor on
  * the number of threads. kernels.py compiles the folder; fast.py, fused.py and training/perceptual.py call it.
