@@ -8,6 +8,7 @@ place is an error, not a setting that silently does nothing.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import re
 from collections.abc import Callable
@@ -22,7 +23,8 @@ from spherectl.documents import parse_toml
 from spherectl.errors import FileError, UsageError
 from spherectl.files import read_text
 from spherectl.places import place
-from spherectl.shown import MAX_LISTED, quoted, shortened
+from spherectl.shown import MAX_LISTED, shortened
+from spherectl.validation import describe
 
 PREFIX = "SPHERECTL_"
 CONFIG = "SPHERECTL_CONFIG"  # the one variable that is no setting: it says where the settings are
@@ -111,15 +113,15 @@ class Settings(BaseSettings):
 
 
 class _ConfigFile(PydanticBaseSettingsSource):
-    """The values of config.toml; unlike pydantic's own source it looks for the file when settings are made."""
+    """The values of config.toml, read when settings are made; `load_settings` tells unknown keys."""
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
         """One value, by pydantic-settings' protocol: value, key, whether it needs decoding."""
-        return read_config().get(field_name), field_name, False
+        return self().get(field_name), field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """All values."""
-        return read_config()
+        """All values of known keys."""
+        return {key: value for key, value in read_config().items() if key in Settings.model_fields}
 
 
 def load_settings() -> Settings:
@@ -133,8 +135,8 @@ def load_settings() -> Settings:
     try:
         settings = Settings()
     except ValidationError as error:
-        wrong = [item for item in error.errors(include_url=False) if item["type"] != "extra_forbidden"]
-        problems += [_describe(item) for item in wrong[:MAX_LISTED]]
+        once = functools.cache(origin)  # reads the file
+        problems += describe(error, Settings, lambda path: _where(path, once(path.partition(".")[0])))[:MAX_LISTED]
     if problems:
         raise UsageError(
             f"Settings: {'; '.join(problems)}.", "`spherectl doctor` shows all settings once these are right."
@@ -200,6 +202,11 @@ def packaged(name: Literal["recipes", "zoo"]) -> Path:
     raise FileError(f"The folder {name!r} that belongs to spherectl is missing.", "Install spherectl again.")
 
 
+def _where(path: str, source: str) -> str:
+    """Where the value of a setting was given, by its `origin`: the variable, or the key and the file."""
+    return source if source.startswith(PREFIX) else f"{path} in {source}"
+
+
 def _unknown_variables() -> list[str]:
     """A line for SPHERECTL_ variables that are no setting."""
     known = [CONFIG, *(f"{PREFIX}{name}".upper() for name in Settings.model_fields)]
@@ -224,23 +231,3 @@ def _unknown(described: list[str], found: list[str]) -> list[str]:
 def _nearest(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(shortened(name), known, n=1)
     return f" (did you mean {near[0]}?)" if near else f" (known: {', '.join(known)})"
-
-
-# Where pydantic's own words speak of Python.
-_EXPECTED = {
-    "path_type": "expected a path",
-    "tuple_type": "expected a list of paths",
-    "string_type": "expected a path or an address",
-    "bool_parsing": "expected true or false",
-}
-
-
-def _describe(item: Any) -> str:
-    """One pydantic error as "place: what was expected, got what"."""
-    name = str(item["loc"][0])
-    place = origin(name)
-    where = place if place.startswith(PREFIX) else f"{name} in {place}"
-    if item["type"] == "value_error":
-        return f"{where}: {str(item['ctx']['error']).rstrip('.')}"
-    message = _EXPECTED.get(item["type"], str(item["msg"]))
-    return f"{where}: {message[0].lower()}{message[1:]}, got {quoted(item['input'])}"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict
 
 from spherectl.documents import parse_toml
 from spherectl.errors import UsageError
 from spherectl.shown import MAX_LISTED, printable, quoted, shortened
+from spherectl.validation import MAX_KEY, table_spec
+from spherectl.validation import describe as describe  # noqa: PLC0414 - until all ask validation
 
-MAX_KEY = 100  # characters of a key that an error repeats, and of one whose nearest known key is looked for
 MAX_PARTS = 8  # of a dotted key; ours have 2
 
 
@@ -92,13 +92,6 @@ def _toml_value(text: str) -> Any:
     return table["x"] if len(table) == 1 else text.strip()
 
 
-def _table_spec(spec: type[BaseModel], key: Any) -> type[BaseModel] | None:
-    """The spec of the table under `key`, or of each table in its list; None for a plain value or an unknown key."""
-    field = spec.model_fields.get(key)
-    kinds = (field.annotation, *get_args(field.annotation)) if field else ()
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-
-
 def split_unknown(table: dict[str, Any], spec: type[BaseModel], prefix: str = "") -> tuple[dict[str, Any], list[str]]:
     """The known part of `table`, and a phrase for each unknown key with the nearest known one where one is near.
 
@@ -116,7 +109,7 @@ def split_unknown(table: dict[str, Any], spec: type[BaseModel], prefix: str = ""
         return value
 
     for key, value in table.items():
-        below = _table_spec(spec, key)
+        below = table_spec(spec, key)
         if key not in spec.model_fields:
             near = (
                 difflib.get_close_matches(key, spec.model_fields, n=1)
@@ -128,108 +121,3 @@ def split_unknown(table: dict[str, Any], spec: type[BaseModel], prefix: str = ""
         else:
             known[key] = value if below is None else split(value, below, f"{prefix}{key}")
     return known, problems
-
-
-# What a value should have been, by pydantic's error type; the text in braces comes from the error's context.
-_EXPECTED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "a table",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number",
-    "int_type": "a whole number",
-    "list_type": "a list",
-    "literal_error": "{expected}",
-    "model_type": "a table",
-    "string_pattern_mismatch": "lower-case letters, digits, '.', '_' or '-', with a letter or digit first",
-    "string_too_long": "at most {max_length:,} characters",
-    "string_too_short": "at least {min_length:,} characters",
-    "string_unicode": "text in UTF-8",
-    "string_type": 'text in "quotes"',
-    "too_long": "{max_length:,} values",
-    "tuple_type": "a list",
-}
-_RANGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
-
-
-def describe(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """A phrase for each bad value: "dotted.path: expected what, got what", alternatives of one value joined."""
-    whole: list[str] = []  # about no single value
-    expected: dict[str, list[str]] = {}  # by path: pydantic reports each branch of "a number or 'auto'" on its own
-    got: dict[str, Any] = {}
-    for item in error.errors(include_url=False):
-        path = _dotted(item["loc"], root)
-        if item["type"] == "value_error":  # raised by a spec's own check, which names the keys
-            whole.append(item["msg"].removeprefix("Value error, "))
-        elif item["type"] == "missing":
-            whole.append(f"{path} is missing")
-        else:
-            template = _EXPECTED.get(item["type"])
-            text = template.format(**item.get("ctx", {})) if template else shortened(item["msg"])
-            if item["type"] in _RANGES or (
-                item["type"] == "float_type" and type(item["input"]) is int
-            ):  # beyond any float
-                text = _range(item["loc"], root)
-            expected.setdefault(path, []).append(text)
-            got[path] = item["input"]
-    values = [f"{path}: expected {' or '.join(texts)}, got {_show(got[path])}" for path, texts in expected.items()]
-    return values + whole
-
-
-def _dotted(loc: tuple[str | int, ...], root: type[BaseModel]) -> str:
-    """A key's dotted path: table names, the key, and the number of an entry in a list.
-
-    What pydantic puts after them ("literal['auto']", "constrained-int") names the branch of a union, not a place.
-    """
-    spec: type[BaseModel] | None = root
-    parts: list[str] = []
-    for part in loc:
-        if isinstance(part, int):
-            parts.append(str(part))
-        elif spec is not None:
-            parts.append(printable(shortened(part, MAX_KEY)))
-            spec = _table_spec(spec, part)
-    return ".".join(parts)
-
-
-# The bounds of a field, by the names that pydantic's constraints have.
-_LOW, _HIGH = {"ge": "at least", "gt": "more than"}, {"le": "at most", "lt": "less than"}
-
-
-def _range(loc: tuple[str | int, ...], root: type[BaseModel]) -> str:
-    """What a number has to be between: "0 to 1,000", "more than 0 and less than 90"."""
-    field: Any = None
-    spec: type[BaseModel] | None = root
-    for part in loc:
-        if isinstance(part, str) and spec is not None:
-            field, spec = spec.model_fields[part], _table_spec(spec, part)
-    bounds = _bounds(field)
-    if bounds.keys() == {"ge", "le"}:
-        return f"{_number(bounds['ge'])} to {_number(bounds['le'])}"
-    phrases = [f"{word} {_number(bounds[key])}" for key, word in (_LOW | _HIGH).items() if key in bounds]
-    return " and ".join(phrases)
-
-
-def _bounds(kind: Any) -> dict[str, float]:
-    """The bounds in a field's annotation, or in that of a branch of a union."""
-    found: dict[str, float] = {}
-    for one in kind.metadata if isinstance(kind, FieldInfo) else getattr(kind, "__metadata__", ()):
-        found |= {key: getattr(one, key) for key in (*_LOW, *_HIGH) if getattr(one, key, None) is not None}
-        if isinstance(one, FieldInfo):
-            found |= _bounds(one)
-    for inner in (kind.annotation,) if isinstance(kind, FieldInfo) else get_args(kind):
-        found |= _bounds(inner)
-    return found
-
-
-def _number(value: float) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.12g}"
-
-
-def _show(value: Any) -> str:
-    """A value as the reader typed it, cut where it is long."""
-    return str(value).lower() if isinstance(value, bool) else quoted(value)

@@ -102,7 +102,7 @@ def test_every_mistake_is_named_at_once(config, monkeypatch):
         f"unknown key chache in {path} (did you mean cache?)",
         f"unknown key zzz in {path} (known: cache, data, runs,",
         f"runs in {path}: expected a path, got 3",
-        "SPHERECTL_DEVICE: input should be 'auto', 'cpu', 'cuda' or 'mps', got 'gpu'",
+        "SPHERECTL_DEVICE: expected 'auto', 'cpu', 'cuda' or 'mps', got 'gpu'",
         "SPHERECTL_OFFLINE: expected true or false, got 'ja'",
     ):
         assert words in caught.value.message
@@ -170,9 +170,9 @@ def test_editors_of_windows_write_settings_too(config, content):
         ("#" * (settings.MAX_CONFIG + 1), "it has more than"),
         ("".join(f"key{i} = 1\n" for i in range(3000)), "2,990 more"),
         (f"{'k' * 100_000} = 1", "unknown key kkk"),
-        (f"device = '{'x' * 100_000}'", "input should be 'auto'"),
+        (f"device = '{'x' * 100_000}'", "expected 'auto'"),
         ('device = "\\u001b[31mred"', r"\x1b[31mred"),
-        ("zoo_index = [" + "1," * 100_000 + "]", "expected a path or an address"),
+        ("zoo_index = [" + "1," * 1000 + "]", "zoo_index.0 in"),
     ],
 )
 def test_a_hostile_configuration_file_is_a_short_printable_sentence(config, content, words):

@@ -16,7 +16,7 @@ from spherectl.errors import FileError, UsageError
 from spherectl.recipe import MAX_CLASSES, MAX_COUNT, MAX_IMAGE_SIZE, MAX_WEIGHT, Recipe, parse
 from spherectl.registry import SPHERE, of_header
 from spherectl.safetensors_header import MAX_HEADER, Contents, safetensors_header
-from spherectl.shown import listed, quoted
+from spherectl.shown import quoted
 from spherectl.validation import validated
 
 FORMAT = 1

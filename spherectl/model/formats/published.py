@@ -24,7 +24,7 @@ from spherectl.model.formats.header import ARCHITECTURE, FORMAT, Count, Text
 from spherectl.model.formats.layouts import PUBLISHED
 from spherectl.model.formats.package import Package, check_types, check_weights, packed
 from spherectl.recipe import MAX_CLASSES, MAX_EPOCHS, MAX_NAME, SIZES, Recipe, parse
-from spherectl.shown import listed, quoted
+from spherectl.shown import quoted
 from spherectl.validation import validated
 
 # Our [model] keys, and the keys of the published settings.
