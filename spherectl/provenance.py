@@ -10,7 +10,6 @@ import torch
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-import spherectl
 from spherectl import api
 from spherectl.checks import MAX_BATCH, MAX_GUIDANCE, MAX_SEED, MAX_STEPS
 from spherectl.errors import FileError, UsageError
@@ -18,6 +17,7 @@ from spherectl.model import attention
 from spherectl.model.devices import Precision
 from spherectl.recipe import Positive, SampleSpec
 from spherectl.shown import listed, quoted, shortened
+from spherectl.versions import versions
 
 FORMAT = 1
 
@@ -206,8 +206,7 @@ def _arithmetic(model: api.Model) -> dict[str, Any]:
         asked = f"{trunk.blocks[0].attn.backend} compiled"
     elif asked == "auto":
         asked = attention.choose(model.device, model.dtype, trunk.grid**2, trunk.width // trunk.heads, training=False)
-    versions = {"spherectl": spherectl.__version__, "torch": torch.__version__}
-    return {"backend": f"{model.device.type} {asked}", "versions": versions}
+    return {"backend": f"{model.device.type} {asked}", "versions": versions("spherectl", "torch")}
 
 
 def read(table: dict[str, Any]) -> Provenance:

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options
-from spherectl.cli.models import find
+from spherectl import sampling
+from spherectl.cli import console, models, options
 from spherectl.errors import UsageError
+from spherectl.evaluation.metrics import METRICS, usual
 from spherectl.shown import listed, shortened
 
 if TYPE_CHECKING:
-    from spherectl.api import Model
-    from spherectl.data.datasets import ImageSet
-    from spherectl.evaluation.extractors import Extractor
-    from spherectl.evaluation.protocol import Real, Report
-    from spherectl.evaluation.reference import Reference
-    from spherectl.processes import Processes
-    from spherectl.recipe import Recipe
-
-T = TypeVar("T")
+    from spherectl.evaluation.protocol import Report
 
 MAX_VALUES = 100  # of one option, each a row of the report
+UNUSUAL = [name for name in METRICS if name not in usual()]
+SETTINGS = {one.name: one for one in sampling.options()}
 
 
 class Quantise(StrEnum):
@@ -37,62 +32,33 @@ class Quantise(StrEnum):
     FLOOR = "floor"
 
 
-Models = Annotated[  # default None
-    list[str] | None,
-    typer.Argument(
-        metavar="MODEL",
-        help="Zoo names, model files, run folders or published checkpoint folders.",
-        show_default="the setting, else the newest run, else the zoo's",
-    ),
-]
+def _list(name: str, text: str, default: str = "the model's own") -> Any:
+    """An option that takes several values with commas between."""
+    return typer.Option(f"--{name}", metavar="LIST", help=text, show_default=default)
 
 
 def evaluate(
-    models: Models = None,
-    steps: Annotated[str, typer.Option("--steps", metavar="LIST", help="Numbers of steps.")] = "1,2,4",
-    guidance: Annotated[
-        str | None,
-        typer.Option(
-            "--guidance", metavar="LIST", help="Guidance scales, as in 1,1.4.", show_default="the model's own"
+    asked: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Zoo names, model files, run folders or published checkpoint folders.",
+            show_default="the setting, else the newest run, else the zoo's",
         ),
     ] = None,
-    noise: Annotated[
-        str | None,
-        typer.Option(
-            "--noise", metavar="LIST", help="shared, fresh, or both as shared,fresh.", show_default="the model's own"
-        ),
-    ] = None,
-    strength: Annotated[
-        str | None,
-        typer.Option(
-            "--strength",
-            metavar="LIST",
-            help="Of the rounds' noise: constant, decaying, or both.",
-            show_default="the model's own",
-        ),
-    ] = None,
+    steps: Annotated[str, _list("steps", "Numbers of steps.", "1,2,4")] = "1,2,4",
+    guidance: Annotated[str | None, _list("guidance", "Guidance scales, as in 1,1.4.")] = None,
+    noise: Annotated[str | None, _list("noise", "shared, fresh, or both as shared,fresh.")] = None,
+    strength: Annotated[str | None, _list("strength", "Of the rounds' noise: constant, decaying, or both.")] = None,
     noise_deg: Annotated[
-        str | None,
-        typer.Option(
-            "--noise-deg",
-            metavar="LIST",
-            help="Most noise of a round, in degrees below 90, as in 60,70.",
-            show_default="the model's own",
-        ),
+        str | None, _list("noise-deg", "Largest angle of a round's noise, in degrees below 90, as in 60,70.")
     ] = None,
     count: Annotated[
         int,
         typer.Option("--count", "-n", min=2, max=options.MAX_COUNT, help="Samples of each row; the paper has 50,000."),
     ] = 2000,
     metrics: Annotated[
-        str | None,
-        typer.Option(
-            "--metrics",
-            metavar="LIST",
-            help="fid, kid, is, prc (precision and recall), acc; rfid, psnr, ssim of reconstructions; lpips; "
-            "uniformity of latents; memorisation.",
-            show_default="all but the last three",
-        ),
+        str | None, _list("metrics", f"Of {', '.join(METRICS)}.", f"all but {', '.join(UNUSUAL)}")
     ] = None,
     features: Annotated[
         str | None,
@@ -108,7 +74,8 @@ def evaluate(
         typer.Option(
             "--reference",
             metavar="train|test|PATH",
-            help="What to compare with: a split of the model's data set, a folder of images, or statistics (.npz).",
+            help="What to compare with: a split of the model's data set, a folder or list (.jsonl) of images, or "
+            "statistics (.npz).",
             show_default="train, as in the paper; test for a scoring network",
         ),
     ] = None,
@@ -150,7 +117,7 @@ def evaluate(
 ) -> None:
     """Measure models: FID, KID, Inception Score, precision, recall, reconstruction; several are compared.
 
-    Every row is drawn from the same seeds, and a row of real images says what a perfect model would get.
+    Every row is sampled from the same seeds, and a row of real images says what a perfect model would get.
 
     Examples:
     spherectl evaluate --steps 1,2,4 --out report/
@@ -161,29 +128,24 @@ def evaluate(
 
     torchrun --nproc-per-node 8 -m spherectl evaluate runs/a --features inception --count 50000
     """
-    import torch
-
-    from spherectl import api
     from spherectl.evaluation import report as reports
     from spherectl.evaluation.extractors import default_features, open_extractor
-    from spherectl.evaluation.protocol import METRICS, Plan
+    from spherectl.evaluation.protocol import Plan
+    from spherectl.evaluation.real import open_real
     from spherectl.evaluation.reference import save_statistics
     from spherectl.evaluation.run import evaluate as measure
     from spherectl.places import check_writable
     from spherectl.processes import joined
     from spherectl.settings import load_settings
 
+    given = {"steps": steps, "guidance": guidance, "noise": noise, "strength": strength, "noise_deg": noise_deg}
     plan = Plan(
-        steps=_numbers("--steps", steps, int, most=options.MAX_STEPS),
-        guidance=_numbers("--guidance", guidance, float, most=options.MAX_GUIDANCE) if guidance else (None,),
-        noise=_words("--noise", noise, ("shared", "fresh")) if noise else (None,),
-        strength=_words("--strength", strength, ("constant", "decaying")) if strength else (None,),
-        noise_deg=_numbers("--noise-deg", noise_deg, float, at_least=0, most=90) if noise_deg else (None,),
+        **{name: _values(SETTINGS[name], text) for name, text in given.items()},
         count=count,
         seed=seed,
         batch=batch,
         quantise=quantise.value,
-        metrics=_words("--metrics", metrics, METRICS) if metrics else None,
+        metrics=_words("--metrics", metrics, tuple(METRICS)) if metrics else None,
         resamples=bootstrap,
         reconstructions=reconstructions,
     )
@@ -196,25 +158,21 @@ def evaluate(
     if out is not None:
         check_writable(out, folder=True)
     settings = load_settings()
-    if threads:
-        torch.set_num_threads(threads)
     with joined() as processes, console.only(processes.is_first):
-        loaded: list[Model] = []
-        asked: list[str | None] = [*models] if models else [None]
-        for name in asked:
-            found = find(name, settings)
-            console.say(found.reason)
+        loaded = []
+        names: Sequence[str | None] = asked or [None]
+        for name in names:
+            found = models.find(name, settings)
             with processes.first_goes_first():
-                one = api.load_found(
-                    found, device=device or settings.device, dtype=dtype.value, weights_kind=weights.value
-                )
+                one = models.load_found(found, settings, dtype=dtype, weights=weights, device=device, threads=threads)
             loaded.append(one)
         recipe = loaded[0].recipe
-        chosen = features or default_features(recipe.data.kind)
         with console.progress("fetching weights", unit="B") as bar, processes.first_goes_first():
-            extractor = open_extractor(chosen, loaded[0].device, bar)
-        against = reference or ("test" if extractor.scorer is not None else "train")
-        real = _open_real(against, recipe, data, extractor, processes)
+            extractor = open_extractor(features or default_features(recipe.data.kind), loaded[0].device, bar)
+        with console.progress("features of the reference", unit="images") as bar:
+            real = open_real(
+                reference, recipe, extractor, data=data, processes=processes, progress=bar, say=console.say
+            )
         if save_stats is not None and real.reference is not None:
             save_statistics(save_stats, real.reference)
         with console.progress("evaluating", unit="images") as bar:
@@ -222,9 +180,7 @@ def evaluate(
         if report is None:
             return
         command = shlex.join(["spherectl", *sys.argv[1:]])
-        files: list[Path] = []
-        if out is not None:
-            files = reports.write(out, report, command)
+        files = reports.write(out, report, command) if out is not None else []
         for note in report.notes:
             console.say(f"note: {note}")
         if as_json:
@@ -237,114 +193,41 @@ def evaluate(
 
 def _show(report: Report) -> None:
     """The tables on stdout."""
-    from spherectl.evaluation import report as reports
+    from spherectl.evaluation.report_tables import protocol_lines, tables
 
-    for line in reports.protocol_lines(report):
+    for line in protocol_lines(report):
         console.show(line)
-    if report.accuracy_real is not None:
-        console.show(f"{report.extractor.name} is right about {report.accuracy_real:.1%} of real test images")
-    tables = [reports.score_rows(report)]
-    if report.comparisons:
-        tables.append(reports.comparison_rows(report))
-    if report.reconstructions:
-        tables.append(reports.reconstruction_rows(report))
-    tables += [reports.uniformity_rows(found) for found in report.uniformity.values()]
-    for rows in tables:
+    for title, rows in tables(report):
         console.show("")
+        console.show(f"{title}:")
         console.show_rows(rows, right=tuple(set(rows[0]) - {"model", "noise", "class", "images", "of", "score"}))
     for name, copies in report.memorisation.items():
         console.show("")
         console.show(f"{name}: {copies.sentence()}")
 
 
-def _open_real(
-    against: str,
-    recipe: Recipe,
-    root: str | None,
-    extractor: Extractor,
-    processes: Processes,
-) -> Real:
-    """The reference, and the splits of the model's data set as far as they are at hand."""
-    from spherectl.evaluation.embeddings import note_on_fit
-    from spherectl.evaluation.protocol import Real
-    from spherectl.evaluation.reference import of_images, read_statistics
-    from spherectl.files import expanded, is_folder, is_there
-
-    size = recipe.model.image_size
-
-    def describe(images: ImageSet, what: str) -> Reference | None:
-        with console.progress("features of the reference", unit="images") as bar:
-            return of_images(images, extractor, what=what, processes=processes, progress=bar)
-
-    # What is not here is fetched where it was asked for, and done without where it was not.
-    asked = against in ("train", "test")
-    splits = {split: _open_split(recipe, root, split, processes, download=asked) for split in ("train", "test")}
-    found = {split: one for split, one in splits.items() if not isinstance(one, UsageError)}
-    if asked:
-        images = splits[against]
-        if isinstance(images, UsageError):
-            raise images
-        compared: Literal["train", "test"] = "train" if against == "train" else "test"
-        return Real(describe(images, against), found.get("train"), found.get("test"), compared)
-    path = expanded(against)
-    if is_folder(path):
-        folder = _open_folder(path, recipe)
-        note = note_on_fit(folder)
-        return Real(describe(folder, ""), found.get("train"), found.get("test"), notes=(note,) if note else ())
-    if path.suffix != ".npz":
-        raise UsageError(
-            f"--reference {against}: expected train, test, a folder of images, or statistics in an .npz file."
-        )
-    if not is_there(path):
-        raise UsageError(f"--reference {against}: there is no such file.")
-    reference = read_statistics(path, extractor, size) if processes.is_first else None
-    return Real(reference, found.get("train"), found.get("test"))
-
-
-def _open_split(
-    recipe: Recipe, root: str | None, split: Literal["train", "test"], processes: Processes, *, download: bool
-) -> ImageSet | UsageError:
-    """One split of the model's data set, or why there is none."""
-    from spherectl.data.datasets import open_dataset
-
+def _values(setting: sampling.Option, text: str | None) -> tuple[Any, ...]:
+    """The values of one setting of sampling, a row of the report each; of what is not said the model's own."""
+    if text is None:
+        return (None,)
+    if setting.number is None:
+        return _words(setting.flag, text, setting.words)
+    high = setting.high if setting.below is None else setting.below
     try:
-        with processes.first_goes_first():
-            return open_dataset(
-                recipe.data,
-                recipe.model.image_size,
-                root=root,
-                split=split,
-                evaluation=True,
-                download=download,
-                progress=console.say,
-            )
-    except UsageError as error:
-        return error
-
-
-def _open_folder(path: Path, recipe: Recipe) -> ImageSet:
-    """Any folder of images, fitted as the model's evaluation fits its own."""
-    from spherectl.data.datasets import open_dataset
-
-    spec = recipe.data.model_copy(update={"kind": "folder", "root": None})
-    return open_dataset(spec, recipe.model.image_size, root=path, evaluation=True)
-
-
-def _numbers(option: str, text: str, kind: Callable[[str], T], *, at_least: int = 1, most: float) -> tuple[T, ...]:
-    """A list of numbers from 1, or from what else is the least, to the most there may be."""
-    try:
-        numbers = tuple(dict.fromkeys(kind(part) for part in text.split(",")))
+        values = [part if part in setting.words else setting.number(part) for part in text.split(",")]
+        numbers = [value for value in values if not isinstance(value, str)]
+        is_in_range = all((setting.low or 0) <= number <= (high or 0) for number in numbers)
     except ValueError:
-        numbers = ()
-    if not 1 <= len(numbers) <= MAX_VALUES or any(not at_least <= number <= most for number in numbers):  # type: ignore[operator]
+        values, is_in_range = [], False
+    if not (is_in_range and 1 <= len(values) <= MAX_VALUES):
         raise UsageError(
-            f"{option} {shortened(text)}: expected numbers from {at_least} to {most:g} with commas between, "
+            f"{setting.flag} {shortened(text)}: expected numbers from {setting.low:g} to {high:g} with commas between, "
             f"at most {MAX_VALUES}."
         )
-    return numbers
+    return tuple(dict.fromkeys(values))
 
 
-def _words(option: str, text: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
+def _words(option: str, text: str, known: Sequence[str]) -> tuple[str, ...]:
     """A list of words out of those known."""
     words = tuple(dict.fromkeys(part.strip() for part in text.split(",")))
     unknown = [word for word in words if word not in known]

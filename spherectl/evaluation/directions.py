@@ -42,7 +42,13 @@ class Statistics(NamedTuple):
     energy_distance: float
 
 
-MEASURES = Statistics._fields
+# Fields of `Statistics`, and what tables call them.
+MEASURES = {
+    "mean_direction": "mean direction",
+    "pairwise_angles": "pairwise angles",
+    "effective_rank": "effective rank / L",
+    "energy_distance": "energy distance",
+}
 
 
 def measure(unit: Tensor, dimension: int | None = None) -> Statistics:

@@ -1,13 +1,6 @@
-"""How near samples are to real images: Frechet distance, KID, Inception Score, precision and recall.
+"""How near samples are to real images, by the metrics of `spherectl.evaluation.metrics`.
 
-The numbers are torch-fidelity's own, computed by its functions from features that are extracted here once; on the same
-images they are those of `torch_fidelity.calculate_metrics` (tested). A Frechet distance is called FID, and a score of
-logits Inception Score, where the network is Inception and nowhere else.
-
-- Frechet distance: Heusel et al. 2017 (arXiv 1706.08500). Biased upward by few samples: compare at equal counts alone.
-- KID: Binkowski et al. 2018 (arXiv 1801.01401). Unbiased, so it may be slightly below 0.
-- Inception Score: Salimans et al. 2016 (arXiv 1606.03498).
-- Precision and recall: Kynkaanniemi et al. 2019 (arXiv 1904.06991), k = 3.
+A Frechet distance is called FID, and a score of logits Inception Score, only where the network is Inception.
 
 Letters: n samples, D width of the embedding, K classes.
 """
@@ -16,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -24,56 +17,51 @@ from torch import Tensor
 from spherectl.checks import check_choice
 from spherectl.errors import UsageError
 from spherectl.evaluation.embeddings import Features, Held, Images, extract
-from spherectl.evaluation.extractors import Extractor, checked, open_extractor
-from spherectl.evaluation.reference import Reference, from_features, statistics
-from spherectl.model import seeding
+from spherectl.evaluation.extractors import Extractor, open_extractor
+from spherectl.evaluation.metrics import METRICS, Measured, Of, chosen, scores_of, unmet
+from spherectl.evaluation.reference import Reference, from_features
 
-Metric = Literal["fid", "kid", "is", "prc", "acc"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
 Quantise = Literal["round", "floor"]
 
-# Below so many samples a Frechet distance tells more of their number than of their quality.
-MIN_FID_IMAGES = 5_000
 
-# Precision and recall compare all pairs; from more real images than these a random part is taken.
-MAX_NEIGHBOURS = 10_000
+class Valued:
+    """Values of scores, each of them an attribute too: None where it was not asked or cannot be had."""
 
-NEIGHBOURS = 3  # k of precision and recall
-SPLITS = 10  # of the Inception Score
-SUBSET = 1_000  # of KID
+    OF: ClassVar[Of]
+    values: dict[str, float]
+
+    def __getattr__(self, name: str) -> float | None:
+        """The value of that score."""
+        if name not in scores_of(self.OF):
+            raise AttributeError(f"{type(self).__name__} has no score or attribute {name!r}.")
+        return self.values.get(name)
+
+    def table(self) -> dict[str, Any]:
+        """All that is known, values and None for the other scores, JSON-able."""
+        known = {name: self.values.get(name) for name in scores_of(self.OF)}
+        return {key: value for key, value in vars(self).items() if key != "values"} | known
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The scores of one set of samples, and all that they depend on; None for what was not asked or cannot be had.
+class Scores(Valued):
+    """The scores of one set of samples, and all that they depend on.
 
     Attributes:
         features: name of the network.
         reference: what the samples were compared with.
         count: n.
         quantise: how the samples became bytes.
-        frechet_distance: to the reference, in squared units of the embedding; lower is better.
-        kid: squared kernel distance to the reference, mean of 100 random subsets; lower is better.
-        kid_deviation: standard deviation over those subsets.
-        inception_score: mean of 10 splits, 1 to K; higher is better.
-        inception_score_deviation: standard deviation over those splits.
-        precision: share of samples within the real images' neighbourhoods, 0 to 1.
-        recall: share of real images within the samples' neighbourhoods, 0 to 1.
-        accuracy: share of samples that the network gives their own class, 0 to 1.
+        values: by key; `scores.kid` is `scores.values.get("kid")`, and so on for `frechet_distance`, `kid_deviation`,
+            `inception_score`, `inception_score_deviation`, `precision`, `recall` and `accuracy`.
     """
+
+    OF: ClassVar[Of] = "samples"
 
     features: str
     reference: str
     count: int
     quantise: str
-    frechet_distance: float | None = None
-    kid: float | None = None
-    kid_deviation: float | None = None
-    inception_score: float | None = None
-    inception_score_deviation: float | None = None
-    precision: float | None = None
-    recall: float | None = None
-    accuracy: float | None = None
+    values: dict[str, float]
 
 
 def fidelity(
@@ -81,7 +69,7 @@ def fidelity(
     reference: Tensor | Images | Reference,
     features: str | Extractor,
     *,
-    metrics: Collection[Metric] = ("fid", "kid", "is", "prc"),
+    metrics: Collection[str] = ("fid", "kid", "is", "prc"),
     labels: Tensor | None = None,
 ) -> Scores:
     """Score images against others.
@@ -90,27 +78,34 @@ def fidelity(
         samples: uint8 (n, 3, H, W), or anything that gives such images by number.
         reference: real images likewise, or what `read_statistics` or `of_images` made of them.
         features: an extractor, or its name as `open_extractor` takes it.
-        metrics: what to compute.
+        metrics: what to compute, of the metrics of samples.
         labels: (n,) classes of the samples, for "acc".
 
     Raises:
         UsageError: too few images, images the network was not made for, or a metric that there is not or that
             cannot be had.
+
+    Example:
+        >>> from spherectl.evaluation.fidelity import fidelity
+        >>> noise = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
+        >>> fidelity(noise, noise, "fashion-scorer", metrics=["kid"]).kid < 1e-6
+        True
     """
+    known = [name for name, metric in METRICS.items() if metric.of == "samples"]
     for metric in metrics:
-        check_choice(metric, METRICS, "metrics")
+        check_choice(metric, known, "metrics")
     extractor = open_extractor(features) if isinstance(features, str) else features
-    drawn = extract(_images(samples), extractor)
+    found = extract(_images(samples), extractor)
     if not isinstance(reference, Reference):
         images = _images(reference)
-        found = extract(images, extractor)
-        assert found is not None  # one process alone
+        real = extract(images, extractor)
+        assert real is not None  # one process alone
         size = images.gather(torch.tensor([0])).shape[-1]
-        reference = from_features(f"{len(images):,} images", found, extractor.name, size)
-    assert drawn is not None
-    if missing := unavailable(metrics, reference, extractor):
+        reference = from_features(f"{len(images):,} images", real, extractor.name, size)
+    assert found is not None
+    if missing := unavailable(metrics, reference, extractor, len(found)):
         raise UsageError(" ".join(missing.values()))
-    return score(drawn, reference, extractor, metrics=metrics, labels=labels)
+    return score(found, reference, extractor, metrics=metrics, labels=labels)
 
 
 def score(
@@ -128,83 +123,43 @@ def score(
         samples: features of n images.
         reference: what to compare with.
         extractor: the network that both come from.
-        metrics: what to compute, all of it available; words that name none are passed over.
+        metrics: what to compute, all of it available; those of other things than samples are passed over.
         labels: (n,) classes, for "acc".
         quantise: how the images became bytes, for the record.
 
     Raises:
         UsageError: fewer than two images on a side.
     """
-    from torch_fidelity.metric_fid import fid_statistics_to_metric
-    from torch_fidelity.metric_isc import isc_features_to_metric
-    from torch_fidelity.metric_kid import kid_features_to_metric
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
-    found: dict[str, float] = {}
-    real = reference.features
-    if "fid" in metrics:
-        mean, covariance = statistics(samples.embedding)
-        sides = ({"mu": mean, "sigma": covariance}, {"mu": reference.mean, "sigma": reference.covariance})
-        found["frechet_distance"] = fid_statistics_to_metric(*sides, verbose=False)["frechet_inception_distance"]
-    if "kid" in metrics and real is not None:
-        size = min(SUBSET, len(samples), len(real))
-        options = checked(kid_subset_size=size, verbose=False, rng_seed=2020)
-        # In float32 the eighth digit of the kernel's sums would depend on the number of threads.
-        kid = kid_features_to_metric(samples.embedding.double(), real.embedding.double(), **options)
-        found["kid"] = kid["kernel_inception_distance_mean"]
-        found["kid_deviation"] = kid["kernel_inception_distance_std"]
-    if "is" in metrics and samples.logits is not None:
-        isc = isc_features_to_metric(samples.logits, splits=min(SPLITS, len(samples)))
-        found["inception_score"] = isc["inception_score_mean"]
-        found["inception_score_deviation"] = isc["inception_score_std"]
-    if "prc" in metrics and real is not None:
-        if min(len(samples), len(real)) <= NEIGHBOURS:
-            raise UsageError(f"Precision and recall need more than {NEIGHBOURS} images on each side.")
-        options = checked(prc_neighborhood=NEIGHBOURS, prc_batch_size=2_500, save_cpu_ram=True, verbose=False)
-        prc = prc_features_to_metric(samples.embedding, _some(real.embedding), **options)
-        found["precision"], found["recall"] = prc["precision"], prc["recall"]
-    if "acc" in metrics and samples.logits is not None and labels is not None:
-        found["accuracy"] = float(right(samples.logits, labels).double().mean())
-    return Scores(extractor.name, reference.name, len(samples), quantise, **found)
+    given, values = Measured(samples, reference, labels), dict[str, float]()
+    for metric in chosen(metrics, "samples"):
+        assert metric.compute is not None, metric.name
+        values |= metric.compute(given)
+    return Scores(extractor.name, reference.name, len(samples), quantise, values)
 
 
-def unavailable(metrics: Collection[str], reference: Reference, extractor: Extractor) -> dict[str, str]:
-    """Which of the metrics cannot be had, each with the reason in a sentence."""
+def unavailable(
+    metrics: Collection[str], reference: Reference, extractor: Extractor, count: int, met: Collection[str] = ()
+) -> dict[str, str]:
+    """Which of the metrics cannot be had, each with the reason in a sentence.
+
+    Args:
+        metrics: names.
+        reference: what samples are compared with.
+        extractor: the network that scores.
+        count: of samples.
+        met: needs of real images that are met.
+    """
+    met = {*met, *(("real features",) if reference.features is not None else ())}
+    met |= {*(("logits",) if extractor.logits else ()), *(("classes",) if extractor.class_names else ())}
+    least = min(count, len(reference.features) if reference.features is not None else count)
     missing: dict[str, str] = {}
-    for metric in metrics:
-        if metric in ("kid", "prc") and reference.features is None:
-            missing[metric] = (
-                f"{NAMES[metric]} compares features image by image, and {reference.name} has their mean and "
-                "covariance alone."
-            )
-        if metric in ("is", "acc") and extractor.logits is None:
-            missing[metric] = f"{NAMES[metric]} needs a classifier, and {extractor.name} is none."
-        if metric == "acc" and extractor.logits and not extractor.class_names:
-            missing[metric] = (
-                f"{NAMES[metric]} needs a network that knows the model's classes; {extractor.name} does not."
-            )
+    for name in metrics:
+        metric = METRICS[name]
+        if told := unmet(metric, met, reference=reference.name, features=extractor.name):
+            missing[name] = told
+        elif metric.of == "samples" and least < metric.min_count:
+            missing[name] = f"{metric.title}: expected at least {metric.min_count} images on each side, got {least}."
     return missing
-
-
-NAMES: dict[str, str] = {
-    "fid": "The Frechet distance",
-    "kid": "KID",
-    "is": "The Inception Score",
-    "prc": "Precision and recall",
-    "acc": "Accuracy",
-}
-
-
-def right(logits: Tensor, labels: Tensor) -> Tensor:
-    """(n,) whether the largest of the logits (n, K) is the label's (n,)."""
-    return logits.argmax(1) == labels.cpu()
-
-
-def _some(features: Tensor) -> Tensor:
-    """At most `MAX_NEIGHBOURS` rows, drawn at random, always the same."""
-    if len(features) <= MAX_NEIGHBOURS:
-        return features
-    return features[seeding.permutation(0, seeding.ORDER, 0, len(features))[:MAX_NEIGHBOURS]]
 
 
 def _images(given: Tensor | Images) -> Images:

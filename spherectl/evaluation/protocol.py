@@ -1,14 +1,16 @@
 """What an evaluation is asked (`Plan`, `Real`) and what it finds (`Report`); `spherectl.evaluation.run` goes between.
 
+`Task` is what the steps between the two share.
+
 Letters: n samples, H and W image sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -17,33 +19,31 @@ from spherectl.checks import MAX_BATCH, check_choice, check_seed, check_whole
 from spherectl.data.datasets import ImageSet
 from spherectl.evaluation.bootstrap import Difference
 from spherectl.evaluation.extractors import Extractor
-from spherectl.evaluation.fidelity import Quantise, Scores
+from spherectl.evaluation.fidelity import Quantise, Scores, Valued
 from spherectl.evaluation.memorisation import Memorisation
+from spherectl.evaluation.metrics import METRICS, Of, usual
 from spherectl.evaluation.reference import Reference
 from spherectl.evaluation.spectrum import PatchLines
 from spherectl.evaluation.uniformity import UniformityByClass
+from spherectl.processes import Processes
+from spherectl.progress import Progress, part_of
 from spherectl.recipe import SampleSpec
 from spherectl.sampling import Strength
-
-Metric = Literal["fid", "kid", "is", "prc", "acc", "rfid", "psnr", "ssim", "lpips", "uniformity", "memorisation"]
-METRICS: tuple[Metric, ...] = get_args(Metric)
-USUAL: tuple[Metric, ...] = ("fid", "kid", "is", "prc", "acc", "rfid", "psnr", "ssim")
-OF_RECONSTRUCTIONS: tuple[Metric, ...] = ("rfid", "psnr", "ssim", "lpips")
 
 Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to draw and what to measure; None stands for the model's own setting.
+    """What to sample and what to measure; None stands for the model's own setting.
 
     Attributes:
         steps, guidance, noise, strength, noise_deg: every combination is a row.
         count: samples of a row, spread evenly over the classes.
-        seed: of the samples, the draws of real images and the bootstrap.
+        seed: of the samples, the choice of real images and the bootstrap.
         batch: images computed together.
         quantise: how samples become bytes.
-        metrics: what to measure; None: the usual ones, as far as the reference and the network give them.
+        metrics: what to measure, names of `METRICS`; None: the usual ones, as far as they can be had.
         resamples: of the bootstrap; 0: no intervals.
         reconstructions: real images to reconstruct, at most.
 
@@ -60,7 +60,7 @@ class Plan:
     seed: int = 0
     batch: int = 64
     quantise: Quantise = "round"
-    metrics: Collection[Metric] | None = None
+    metrics: Collection[str] | None = None
     resamples: int = 200
     reconstructions: int = 2_000
 
@@ -76,9 +76,9 @@ class Plan:
             check_choice(metric, METRICS, "metrics")
 
     @property
-    def wanted(self) -> tuple[Metric, ...]:
+    def wanted(self) -> tuple[str, ...]:
         """The metrics, in their order."""
-        return tuple(metric for metric in METRICS if metric in (USUAL if self.metrics is None else self.metrics))
+        return tuple(name for name in METRICS if name in (usual() if self.metrics is None else self.metrics))
 
     def settings(self, model: api.Model) -> list[SampleSpec]:
         """The rows' settings for a model, each once.
@@ -122,6 +122,52 @@ class Real:
         return self.test if self.test is not None else self.train
 
 
+class Bar:
+    """Progress of several parts as progress of the whole.
+
+    Args:
+        progress: called with images done, images in all, and what is going on.
+        total: images in all.
+    """
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self._progress, self._total, self._done = progress, total, 0
+
+    def part(self, count: int, what: str) -> Progress | None:
+        """For the next part, of `count` images."""
+        before, self._done = self._done, self._done + count
+        return part_of(self._progress, before, self._total, what)
+
+    def aside(self, what: str) -> Progress | None:
+        """For what is not counted in images: told in words."""
+        if self._progress is None:
+            return None
+        tell = self._progress
+        return lambda done, total, _="": tell(self._done, self._total, f"{what} {done} of {total}")
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What the steps of one evaluation share.
+
+    Attributes:
+        models, plan, real, extractor: as `evaluate` was given them.
+        metrics: names of those that can be had here.
+        compare: by key of a score, the function of originals and reconstructions behind it.
+        processes: those that share the work.
+        bar: of the whole.
+    """
+
+    models: Sequence[api.Model]
+    plan: Plan
+    real: Real
+    extractor: Extractor
+    metrics: tuple[str, ...]
+    compare: dict[str, Callable[[Tensor, Tensor], Tensor]] = field(default_factory=dict)
+    processes: Processes = field(default_factory=Processes)
+    bar: Bar = field(default_factory=lambda: Bar(None, 0))
+
+
 @dataclass(frozen=True)
 class Row:
     """One model at one setting, or the real images.
@@ -130,17 +176,17 @@ class Row:
         model: name; "real images" for those.
         settings: of the samples.
         scores: of the samples.
-        floors: the Frechet distance in multiples of the real images'.
+        fd_ratio: the Frechet distance over that of as many real images; 1 for real images.
         intervals: 95% intervals by the name of the score.
         channel_spread: of a grey model, the largest difference between channels of a sample, in 255 levels.
         patch_lines: whether the model's patches show in the samples' spectrum.
-        seconds: to draw the samples and extract their features.
+        seconds: to sample and to extract the features.
     """
 
     model: str
     settings: dict[str, Any] | None
     scores: Scores
-    floors: float | None = None
+    fd_ratio: float | None = None
     intervals: dict[str, Interval] = field(default_factory=dict)
     channel_spread: int | None = None
     patch_lines: PatchLines | None = None
@@ -176,25 +222,24 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class Reconstruction(Valued):
     """How well a model gives real images back, without noise and with their own classes.
 
     Attributes:
         model: name.
-        images: which, and how many.
+        images: which.
         count: n.
-        rfid: Frechet distance between reconstructions and originals.
-        psnr, ssim, lpips: means over images; psnr in dB.
+        values: by key; `reconstruction.psnr` is `reconstruction.values.get("psnr")`, and so on for `rfid`, `ssim` and
+            `lpips`: means over images, but for `rfid`.
         intervals: 95% intervals of the means.
     """
+
+    OF: ClassVar[Of] = "reconstructions"
 
     model: str
     images: str
     count: int
-    rfid: float | None = None
-    psnr: float | None = None
-    ssim: float | None = None
-    lpips: float | None = None
+    values: dict[str, float]
     intervals: dict[str, Interval] = field(default_factory=dict)
 
 
@@ -218,7 +263,7 @@ class Report:
         models, plan, real, extractor: as `evaluate` was given them.
         accuracy_real: share of real images that the network gives their own class; None where it knows none.
         rows: models at their settings, in the order asked.
-        floor: the row of real images; None where there are none beside the reference.
+        real_row: that of real images; None where there are none beside the reference.
         comparisons, reconstructions: see there.
         uniformity, memorisation: by model, where asked.
         notes: what could not be measured, and why; what to beware of.
@@ -231,7 +276,7 @@ class Report:
     extractor: Extractor
     accuracy_real: float | None
     rows: list[Row]
-    floor: Row | None
+    real_row: Row | None
     comparisons: list[Comparison]
     reconstructions: list[Reconstruction]
     uniformity: dict[str, UniformityByClass]

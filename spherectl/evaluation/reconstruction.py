@@ -1,4 +1,4 @@
-"""How close reconstructions come to their images, image by image: PSNR, SSIM, LPIPS.
+"""How close reconstructions come to their images, image by image: SSIM and LPIPS; PSNR is `images.psnr`.
 
 Both sides are bytes, as a PNG would hold them. Every function gives one value an image, so that the caller may average
 them or resample them.
@@ -17,33 +17,10 @@ from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.features import imagenet
 
-# PSNR of an image that came back as it was, and of every mean squared error below 1e-10.
-PSNR_CAP_DB = 100.0
-
 SSIM_WINDOW_PX = 11
 
 # Pixels compared at once, which bounds memory whatever the caller's batch: 16 images of 256 x 256.
 _PIXELS = 2**20
-
-
-# 10 log10 (255^2 / mean squared error in levels) = -10 log10 of the mean squared error in [0, 1]
-def psnr(originals: Tensor, reconstructions: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image, from its own mean squared error over pixels and channels.
-
-    Args:
-        originals, reconstructions: uint8 (B, 3, H, W).
-
-    Returns:
-        (B,) float64 in dB, at most `PSNR_CAP_DB`; higher is better.
-
-    Raises:
-        UsageError: the two are not uint8 images of one shape.
-    """
-    _check(originals, reconstructions)
-    # Levels, not floats: their differences are exact, and one level apart is not lost in rounding.
-    levels = originals.to(torch.int32) - reconstructions.to(torch.int32)
-    errors = levels.square().double().mean((1, 2, 3)) / 255**2  # (B,)
-    return -10 * errors.clamp(min=10 ** (-PSNR_CAP_DB / 10)).log10()
 
 
 # Wang et al., 2004: a Gaussian window of 11 x 11 with sigma 1.5, K1 = 0.01, K2 = 0.03

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from spherectl import api
@@ -28,7 +27,7 @@ from spherectl.evaluation.metrics import METRICS, MIN_FID_IMAGES, Measured, chos
 from spherectl.evaluation.protocol import Bar, Plan, Real, Reconstruction, Report, Task
 from spherectl.evaluation.real import open_real
 from spherectl.evaluation.reference import from_features
-from spherectl.evaluation.scoring import compare, lines_of_real_images, score_real_images, score_samples
+from spherectl.evaluation.scoring import Scored, compare, lines_of_real_images, score_real_images, score_samples
 from spherectl.features.independence import check_independent
 from spherectl.processes import Processes
 from spherectl.progress import Progress
@@ -76,7 +75,8 @@ def evaluate(
     task, notes = prepare(models, plan or Plan(), real, extractor, data, processes or Processes(), progress)
     settings = [task.plan.settings(model) for model in models]
     real_row, real_features = score_real_images(task)
-    scored, kept = [], {}
+    scored: list[Scored] = []
+    kept: dict[str, Tensor] = {}  # samples
     for model, own in zip(models, settings, strict=True):
         lines = lines_of_real_images(task, model.recipe.model.patch)
         for spec in own:
@@ -213,9 +213,7 @@ def uniformity(task: Task, model: api.Model) -> evenness.UniformityByClass | Non
     if not task.processes.is_first:
         return None
     aside = task.bar.aside(f"{model.name}: set of uniform points")
-    return evenness.uniformity_by_class(
-        found["latents"], labels, dataset.class_names, seed=plan.seed, progress=aside
-    )
+    return evenness.uniformity_by_class(found["latents"], labels, dataset.class_names, seed=plan.seed, progress=aside)
 
 
 def memorisation(task: Task, model: api.Model, pixels: Tensor) -> tuple[copies.Memorisation, Tensor]:
@@ -301,7 +299,9 @@ def _missing(models: Sequence[api.Model], plan: Plan, real: Real, extractor: Ext
     return missing
 
 
-def _count_images(models: Sequence[api.Model], plan: Plan, real: Real, metrics: Sequence[str], *, is_first: bool) -> int:
+def _count_images(
+    models: Sequence[api.Model], plan: Plan, real: Real, metrics: Sequence[str], *, is_first: bool
+) -> int:
     """Images in all, for the progress."""
     total = sum(len(plan.settings(model)) for model in models) * plan.count
     if real.held_out is not None:

@@ -81,6 +81,14 @@ class Uniformity:
     energy_distance: Measure
 
 
+def cells(found: Uniformity) -> dict[str, str]:
+    """The measures as cells of a table, each beside what uniform points give."""
+    measures = {head: getattr(found, name) for name, head in MEASURES.items()}
+    return {
+        head: f"{one.value:.3g} (uniform {one.expected:.3g}, p {one.p_value:.2g})" for head, one in measures.items()
+    }
+
+
 @dataclass(frozen=True)
 class UniformityByClass:
     """Of K classes and four measures, uniform points give 4 K / 100 p-values of 0.01 or less by chance.

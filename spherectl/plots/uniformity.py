@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from spherectl.evaluation.directions import MEASURES
 from spherectl.evaluation.projection import Cloud
-from spherectl.evaluation.uniformity import Uniformity, UniformityByClass
+from spherectl.evaluation.uniformity import Uniformity, UniformityByClass, cells
 from spherectl.files import write_text
 from spherectl.plots.figures import COLOURS, STYLE, check_target, save
 
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
 MAX_CLASSES = 10  # that get a place of their own
 CLASS_COLOURS = (*COLOURS, "#F0E442", "#999999", "#8B4513")  # on white, in groups, yellow can be seen
 PANEL_INCHES = 1.25
-MEASURES = {
-    "mean_direction": "mean direction",
-    "pairwise_angles": "pairwise angles",
-    "effective_rank": "effective rank / L",
-    "energy_distance": "energy distance",
-}
 Rows = list[dict[str, str]]
 
 
@@ -128,11 +123,7 @@ def numbers(measured: UniformityByClass) -> dict[str, Any]:
 
 
 def _cells(found: Uniformity) -> dict[str, str]:
-    cells = {"n": f"{found.count:,}", "L": f"{found.dimension:,}"}
-    for key, told in MEASURES.items():
-        one = getattr(found, key)
-        cells[told] = f"{one.value:.3g} (uniform {one.expected:.3g}, p {one.p_value:.2g})"
-    return cells
+    return {"n": f"{found.count:,}", "L": f"{found.dimension:,}"} | cells(found)
 
 
 def _caption(cloud: Cloud) -> str:

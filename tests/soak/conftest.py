@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.timing import machine, rounded
 from spherectl.files import write_text
-from spherectl.training.run import versions
+from spherectl.versions import versions
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "soak.json"
 
