@@ -176,6 +176,18 @@ def _data(settings: Settings) -> Facts:
     return {record.name: str(find_set(record, settings) or "not found") for record in published}
 
 
+def _features(settings: Settings) -> Facts:
+    """Where the weights of the published feature networks are kept, or are fetched from."""
+    from spherectl.features.records import records
+
+    facts: Facts = {}
+    for record in records().values():
+        file = settings.cache / record.place
+        if record.source is not None:
+            facts[record.name] = str(file) if file.is_file() else f"not here; {record.weights}"
+    return facts
+
+
 def _model(settings: Settings) -> Facts:
     from spherectl.zoo import find_model, hub
     from spherectl.zoo.download import hub_place
@@ -188,4 +200,4 @@ def _model(settings: Settings) -> Facts:
     return {"default": found.reason.removeprefix("model: "), "file": str(found.path)}
 
 
-SECTIONS = (_versions, _machine, _attention, _settings, _data, _model)
+SECTIONS = (_versions, _machine, _attention, _settings, _data, _features, _model)

@@ -9,7 +9,7 @@ import typer
 
 from spherectl.cli import console, options
 
-app = typer.Typer(no_args_is_help=True, help="Train and check the small networks behind the loss and the scores.")
+app = typer.Typer(no_args_is_help=True, help="List the networks behind the loss and the scores; train and check ours.")
 
 Data = Annotated[  # default None
     Path | None,
@@ -18,10 +18,35 @@ Data = Annotated[  # default None
 
 
 @app.command()
+def ls(as_json: options.Json = False) -> None:
+    """List the feature networks that spherectl knows, and what each is for.
+
+    Example: spherectl features ls
+    """
+    from spherectl.features.records import records
+
+    rows = [
+        {
+            "name": record.name,
+            "use": record.use,
+            "px": record.image_px,
+            "width": record.width or None,
+            "classes": record.classes or None,
+            "licence": record.licence,
+            "weights": record.weights,
+        }
+        for record in records().values()
+    ]
+    if as_json:
+        console.show_json(rows)
+    else:
+        texts = [{head: "" if value is None else str(value) for head, value in row.items()} for row in rows]
+        console.show_rows(texts, right=("px", "width", "classes"))
+
+
+@app.command()
 def train(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="fashion- or emoji-features (for the loss), -scorer (for scores).")
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A network of `features ls` with weights in the zoo.")],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -48,15 +73,17 @@ def train(
     import dataclasses
 
     from spherectl.errors import UsageError
-    from spherectl.features.fit import PLANS, describe, fit, measure_accuracy, open_images
+    from spherectl.features.fit import describe, fit, measure_accuracy, open_images
+    from spherectl.features.records import plans
     from spherectl.features.store import save_feature_network
 
-    if name not in PLANS:
-        raise UsageError(f"There is no plan for a feature network {name!r}.", f"Those there are: {', '.join(PLANS)}.")
+    known = plans()
+    if name not in known:
+        raise UsageError(f"There is no plan for a feature network {name!r}.", f"Those there are: {', '.join(known)}.")
     target = out or Path(f"{name}.safetensors")
     if out is None and target.exists():
         raise UsageError(f"{target} exists already.", f"Name it to replace it: --out {target}")
-    plan = PLANS[name] if epochs is None else dataclasses.replace(PLANS[name], epochs=epochs)
+    plan = known[name] if epochs is None else dataclasses.replace(known[name], epochs=epochs)
     images, tests = open_images(plan.data, "train", data), open_images(plan.data, "test", data)
     with console.progress(f"training {name}", unit="images") as progress:
         fitted = fit(plan, images, progress)

@@ -1,17 +1,13 @@
 """Networks whose features the scores compare: torch-fidelity's Inception and DINOv2, and the zoo's scoring networks.
 
-All are torch-fidelity's `FeatureExtractorBase`, so its own functions take them too. Inception's weights are the file
-that torch-fidelity publishes, converted from the original TensorFlow graph; they are fetched once into the cache and
-checked against their SHA-256.
+All are torch-fidelity's `FeatureExtractorBase`, so its own functions take them too. `spherectl.features.records` says
+which there are and where their weights come from.
 
 Letters: B batch, H and W image sides, D width of the embedding, K classes.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,23 +16,19 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity.defaults import DEFAULTS
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
-from torch_fidelity.feature_extractor_dinov2 import MODEL_METADATA, FeatureExtractorDinoV2
-from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from spherectl import zoo
 from spherectl.data.transforms import to_float
-from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.errors import UsageError
+from spherectl.features.records import FeatureRecord, inception, records
 from spherectl.features.store import find_feature_network, fingerprint, load_feature_network, read_feature_header
-from spherectl.fetch import fetch_url
-from spherectl.files import expanded, is_there
-from spherectl.model.formats.pickles import read_tensors
+from spherectl.files import expanded
 from spherectl.progress import Progress
 from spherectl.settings import load_settings
 
-INCEPTION = "inception"
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-DINOV2 = tuple(MODEL_METADATA)
+INCEPTION = inception.RECORD.name
 
 # Images go through a network so many at a time, the last ones filled up, so that their features do not depend on how
 # many there are or on who computes them.
@@ -104,61 +96,33 @@ class Extractor:
         return {key: torch.cat(part) for key, part in parts.items()}
 
 
-class Inception(FeatureExtractorInceptionV3):  # type: ignore[misc]
-    """torch-fidelity's Inception-v3, its weights read without unpickling, its convolutions in the faster memory layout.
-
-    Args:
-        name, features_list: as torch-fidelity's.
-        feature_extractor_weights_path: the file, needed.
-
-    Raises:
-        FileError: the file is damaged or holds other weights.
-    """
-
-    def __init__(
-        self, name: str, features_list: list[str], feature_extractor_weights_path: Path, **options: Any
-    ) -> None:
-        hint = f"Download {URL_INCEPTION_V3} again."
-        state = read_tensors(feature_extractor_weights_path, hint)
-        # torch-fidelity unpickles the file it is given, so it gets one that was written here a moment ago.
-        torch.save(state, safe := io.BytesIO())
-        safe.seek(0)
-        try:
-            super().__init__(name, features_list, feature_extractor_weights_path=safe, **checked(**options))
-        except RuntimeError:  # names or shapes of another network
-            raise FileError(
-                f"{feature_extractor_weights_path} does not hold the weights of torch-fidelity's Inception-v3.", hint
-            ) from None
-        self.to(memory_format=torch.channels_last)
-
-
 class ScoringNetwork(FeatureExtractorBase):  # type: ignore[misc]
     """A feature network of the zoo, as torch-fidelity wants it.
 
     Args:
         name: "spherectl-" and a zoo name; for a file any name.
         features_list: of "embedding" and "logits".
-        feature_extractor_weights_path: the file, for a network that is not of the zoo.
+        feature_extractor_weights_path: the file, or the network, for one that is not of the zoo.
     """
 
     def __init__(
         self,
         name: str,
         features_list: list[str],
-        feature_extractor_weights_path: Path | None = None,
+        feature_extractor_weights_path: Path | nn.Module | None = None,
         **options: Any,
     ) -> None:
         super().__init__(name, features_list)
         checked(**options)
-        source = feature_extractor_weights_path or name.removeprefix(_PREFIX)
-        self.network = load_feature_network(source)
+        given = feature_extractor_weights_path
+        source = name.removeprefix(_PREFIX) if given is None else given
+        self.network = source if isinstance(source, nn.Module) else load_feature_network(source)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """uint8 (B, 3, H, W) to the layers of `features_list`."""
         network: Any = self.network
         embedding = network.embed(to_float(images))  # (B, D)
-        found = {"embedding": embedding, "logits": network.head(embedding)}  # (B, K)
-        return tuple(found[name] for name in self.features_list)
+        return tuple(embedding if name == "embedding" else network.head(embedding) for name in self.features_list)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
@@ -231,8 +195,8 @@ def open_extractor(features: str, device: torch.device | str = "cpu", progress: 
     """The network behind --features.
 
     Args:
-        features: "inception", "inception:PATH" with the weights' file, one of `DINOV2`, a scoring network of the zoo,
-            or a feature network's file.
+        features: a record's name, "inception:PATH" with the weights' file, a scoring network of the zoo, or a feature
+            network's file.
         device: where to compute.
         progress: called with bytes done and bytes in all while weights are fetched.
 
@@ -242,17 +206,10 @@ def open_extractor(features: str, device: torch.device | str = "cpu", progress: 
         SpherectlError: it cannot be fetched; the hint says where to put it.
     """
     where = torch.device(device)
-    kind, _, path = features.partition(":")
-    if kind == INCEPTION:
-        file = expanded(path) if path else _inception_file(progress)
-        if not is_there(file):
-            raise UsageError(f"Expected Inception's weights at {file}; there is no such file.", _inception_hint())
-        inception = Inception("inception-v3-compat", ["2048", "logits_unbiased"], file)
-        return Extractor(INCEPTION, inception.to(where), "2048", "logits_unbiased", _digest(inception), where)
-    if features in DINOV2:
-        with _sentences(features):
-            dino = FeatureExtractorDinoV2(features, ["dinov2"], **checked(verbose=False))
-        return Extractor(features, dino.to(where), "dinov2", None, _digest(dino), where)
+    name, _, path = features.partition(":")
+    record = records().get(name)
+    if record is not None and record.load is not None and (record.takes_file or not path):
+        return _of_record(record, record.load(expanded(path) if path else None, progress), where)
     file = find_feature_network(features)
     header = read_feature_header(file)
     scorer = ScoringNetwork(f"{_PREFIX}{file.stem}", ["embedding", "logits"], file)
@@ -269,28 +226,15 @@ def open_extractor(features: str, device: torch.device | str = "cpu", progress: 
     )
 
 
-def _inception_file(progress: Progress | None) -> Path:
-    return fetch_url(
-        URL_INCEPTION_V3, INCEPTION_SHA256, f"torch-fidelity/{URL_INCEPTION_V3.rpartition('/')[2]}", progress
-    )
-
-
-def _inception_hint() -> str:
-    return f"It is the file at {URL_INCEPTION_V3}."
+def _of_record(record: FeatureRecord, network: nn.Module, where: torch.device) -> Extractor:
+    layers, scorer = record.layers, None
+    if not isinstance(network, FeatureExtractorBase):
+        layers, scorer = ("embedding", "logits" if record.classes else None), network
+        network = ScoringNetwork(f"{_PREFIX}{record.name}", [layer for layer in layers if layer], network)
+    digest = f"{record.identity or type(network).__name__}-{fingerprint(network)}"
+    network = network.requires_grad_(False).eval().to(where)
+    return Extractor(record.name, network, *layers, digest, where, record.image_px, scorer=scorer)
 
 
 def _digest(network: FeatureExtractorBase) -> str:
     return f"{type(network).__name__}-{fingerprint(network)}"
-
-
-@contextlib.contextmanager
-def _sentences(features: str) -> Iterator[None]:
-    """Tell torch.hub's failures in a sentence: it fetches code and weights from the network, and raises anything."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SpherectlError(
-            f"Cannot load {features}, which torch.hub fetches from github.com/facebookresearch/dinov2: {reason}.",
-            f"Score with --features {INCEPTION}:PATH, or a scoring network of the zoo (`spherectl zoo ls`).",
-        ) from None

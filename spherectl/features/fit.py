@@ -15,93 +15,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spherectl import recipe
 from spherectl.data.datasets import ImageSet, open_dataset
+from spherectl.data.sets import records
 from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.features.networks import build_network, fold
+from spherectl.features.records import FitPlan, plans
 from spherectl.model import seeding
 from spherectl.model.devices import has_fast_bfloat16
 from spherectl.progress import Progress
-from spherectl.recipe import DataSpec
-
-# What the plans below learn from, as the recipes of these names have it: never flipped, since garments have a side and
-# emoji letters.
-DATA: dict[str, DataSpec] = {
-    "fashion-mnist": DataSpec(kind="fashion-mnist", fit="pad", flip=False, channels="grey"),
-    "emoji": DataSpec(kind="emoji", fit="adm", flip=False),
-}
-IMAGE_SIZE = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class FitPlan:
-    """How one feature network is made.
-
-    Attributes:
-        kind: a key of `spherectl.features.networks.KINDS`.
-        arguments: of that class, without `num_classes` and `norm`.
-        seed: of the first weights, the order and the shifts.
-        epochs: passes over the training set.
-        batch_size: images a step.
-        lr: highest learning rate, reached after a fifth of the steps; falls to 0 along a cosine.
-        weight_decay: of AdamW.
-        shift_px: each image is moved by up to this many pixels in each direction, its edge repeated in the gap.
-        label_smoothing: of the cross-entropy.
-        use: what the network is for, "loss" or "scores"; one network is never both for one model.
-        data: a key of `DATA`.
-    """
-
-    kind: str
-    arguments: dict[str, Any]
-    seed: int
-    epochs: int
-    use: str
-    data: str = "fashion-mnist"
-    batch_size: int = 128
-    lr: float = 4e-3
-    weight_decay: float = 0.05
-    shift_px: int = 2
-    label_smoothing: float = 0.0
-
-
-# The networks of the zoo. Those for garments must classify at least 92% of the 10,000 test images.
-PLANS: dict[str, FitPlan] = {
-    "fashion-features": FitPlan(
-        kind="plain",
-        arguments={"widths": [32, 64, 128], "convolutions": [1, 2, 2]},
-        seed=1,
-        epochs=6,
-        use="loss",
-    ),
-    "fashion-scorer": FitPlan(
-        kind="residual",
-        arguments={"widths": [32, 64, 128], "blocks": [2, 2, 2]},
-        seed=2,
-        epochs=10,
-        use="scores",
-    ),
-    # With smoothing, since 3,432 drawings are soon known by heart.
-    "emoji-features": FitPlan(
-        kind="plain",
-        arguments={"widths": [32, 64, 128], "convolutions": [1, 2, 2]},
-        seed=1,
-        epochs=20,
-        use="loss",
-        data="emoji",
-        shift_px=3,
-        label_smoothing=0.1,
-    ),
-    "emoji-scorer": FitPlan(
-        kind="residual",
-        arguments={"widths": [32, 64, 128], "blocks": [2, 2, 2]},
-        seed=2,
-        epochs=10,
-        use="scores",
-        data="emoji",
-        shift_px=3,
-        label_smoothing=0.1,
-    ),
-}
+from spherectl.recipe import Recipe
+from spherectl.settings import packaged
+from spherectl.shown import quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,21 +129,27 @@ def measure_accuracy(
 
 
 def open_images(data: str, split: Literal["train", "test"], root: Path | None = None) -> ImageSet:
-    """A data set of the plans, a key of `DATA`, from `root` or from where it usually is.
+    """A data set as the recipe of its name has it, from `root` or from where it usually is.
 
     Raises:
-        UsageError: there is no such set, or it is not there.
+        UsageError: there is no such recipe, or the set is not there.
     """
-    if data not in DATA:
-        raise UsageError(f"There are no test images for data {data!r}; there are for {', '.join(DATA)}.")
-    return open_dataset(DATA[data], IMAGE_SIZE, root=root, split=split)
+    spec = _recipe(data)
+    return open_dataset(spec.data, spec.model.image_size, root=root, split=split)
+
+
+def _recipe(data: str) -> Recipe:
+    file = packaged("recipes") / f"{data}.toml"
+    if data not in records() or not file.is_file():  # a file's header may name any
+        raise UsageError(f"There is no recipe of the data set {quoted(data)}, by which its images are read.")
+    return recipe.load(file)
 
 
 def describe(
     name: str, plan: FitPlan, fitted: Fitted, dataset: ImageSet, accuracy: float, test_images: int
 ) -> dict[str, Any]:
     """What the file of a network made by `plan` says of it, for `save_feature_network`."""
-    settings = dataclasses.asdict(plan)
+    settings, trained = dataclasses.asdict(plan), _recipe(plan.data)
     return {
         "name": name,
         "use": plan.use,
@@ -225,13 +157,14 @@ def describe(
         "data": settings.pop("data"),
         "licence": "Apache-2.0",
         "data_licence": dataset.licence,
-        "image_size": IMAGE_SIZE,
-        "channels": DATA[plan.data].channels,
+        "image_size": trained.model.image_size,
+        "channels": trained.data.channels,
         "accuracy": accuracy,
         "test_images": test_images,
         "images_seen": fitted.images_seen,
         "minutes": round(fitted.minutes, 1),
         "plan": settings,
-        "command": f"spherectl features train {name}" + (f" --epochs {plan.epochs}" if plan != PLANS.get(name) else ""),
+        "command": f"spherectl features train {name}"
+        + (f" --epochs {plan.epochs}" if plan != plans().get(name) else ""),
         "versions": {"torch": torch.__version__},
     }

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -20,26 +20,12 @@ from torch import Tensor, nn
 
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import normalise_channels
+from spherectl.features.records import Source
+from spherectl.features.records.convnext_small import SOURCE as CONVNEXT_SMALL
+from spherectl.features.records.lpips_vgg16 import SOURCE as VGG16
 from spherectl.fetch import fetch_url
 from spherectl.model.formats.pickles import read_tensors
 from spherectl.progress import Progress
-
-
-class Source(NamedTuple):
-    """A file on the network."""
-
-    url: str
-    sha256: str
-
-
-VGG16 = Source(
-    "https://download.pytorch.org/models/vgg16-397923af.pth",
-    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
-)
-CONVNEXT_SMALL = Source(
-    "https://download.pytorch.org/models/convnext_small-0c510722.pth",
-    "0c510722adfd92966a2bd72b92f785ca05966bbac03cafe2f7a90b1f54bfab9a",
-)
 
 # Ends of relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 in torchvision's `vgg16().features`.
 _VGG_STAGE_ENDS = (4, 9, 16, 23, 30)

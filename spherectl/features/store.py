@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from spherectl import zoo
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.features.networks import KINDS, build_network
 from spherectl.files import expanded, is_regular
 from spherectl.model.formats import weights
@@ -97,6 +97,8 @@ def load_feature_network(name_or_path: str | Path) -> nn.Module:
     try:
         with torch.device("meta"):  # nothing is allocated before the file's tensors are known to fit
             network = build_network(header["kind"], header["arguments"])
+    except SpherectlError:
+        raise
     except (TypeError, ValueError):  # lists that are those of another kind
         raise damaged from None
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}

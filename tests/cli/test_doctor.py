@@ -34,7 +34,7 @@ def report() -> dict:
 
 
 def test_it_has_all_sections_in_both_forms():
-    sections = ["versions", "machine", "attention", "settings", "data", "model"]
+    sections = ["versions", "machine", "attention", "settings", "data", "features", "model"]
     assert list(report()) == sections
     lines = run().stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == sections

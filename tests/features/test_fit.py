@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from spherectl.data.datasets import MemoryImages
 from spherectl.errors import UsageError
 from spherectl.features import fit
+from spherectl.features.records import FitPlan
 from spherectl.features.store import fingerprint
 
 pytestmark = pytest.mark.fast
 
-PLAN = fit.FitPlan(
+PLAN = FitPlan(
     kind="plain", arguments={"widths": [8, 16], "convolutions": [1, 1]}, seed=5, epochs=12, use="loss", batch_size=16
 )
 
@@ -107,10 +108,3 @@ def test_accuracy_of_a_network_that_always_says_one_class() -> None:
             return self.bias.expand(len(images), 2)
 
     assert fit.measure_accuracy(One(), bright_halves(9), batch_size=4) == 4 / 9
-
-
-def test_the_two_networks_of_the_zoo_differ_in_kind_seed_and_use() -> None:
-    loss, scorer = fit.PLANS["fashion-features"], fit.PLANS["fashion-scorer"]
-    assert (loss.use, scorer.use) == ("loss", "scores")
-    assert loss.kind != scorer.kind
-    assert loss.seed != scorer.seed

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,9 @@ from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import UsageError
 from spherectl.features import fit
 from spherectl.features.independence import check_independent
+from spherectl.features.records import plans
 from spherectl.features.store import fingerprint, load_feature_network, read_feature_header
-from spherectl.recipe import Recipe, loads
+from spherectl.recipe import DataSpec, Recipe, loads
 from spherectl.settings import packaged
 
 NAMES = ("fashion-features", "fashion-scorer")
@@ -29,7 +32,9 @@ FACTS = [
 @pytest.fixture(scope="module")
 def tests() -> ImageSet:
     try:
-        return open_dataset(fit.DATA["fashion-mnist"], fit.IMAGE_SIZE, split="test", download=False)
+        return open_dataset(
+            DataSpec(kind="fashion-mnist", fit="pad", channels="grey"), 32, split="test", download=False
+        )
     except UsageError:
         pytest.skip("Fashion-MNIST is not on this machine; `spherectl train fashion-mnist` fetches it")
 
@@ -58,7 +63,7 @@ def test_files_are_small_hold_plain_convolutions_and_say_what_they_are_for(
 ) -> None:
     path = packaged("zoo") / f"{name}.safetensors"
     assert path.stat().st_size < 3_000_000
-    header, plan = read_feature_header(path), fit.PLANS[name]
+    header, plan = read_feature_header(path), plans()[name]
     assert header["use"] == plan.use
     # the file is what the command would make now
     assert header["plan"] | {"data": header["data"]} == dataclasses.asdict(plan)
@@ -76,10 +81,21 @@ def test_the_two_are_different_networks_and_neither_scores_what_it_trained() -> 
     loss, scorer = (load_feature_network(name) for name in NAMES)
     assert type(loss) is not type(scorer)
     assert fingerprint(loss) != fingerprint(scorer)
+    assert plans()[NAMES[0]].seed != plans()[NAMES[1]].seed
     for own, other in (NAMES, NAMES[::-1]):
         with pytest.raises(UsageError, match=f"trained against the features of {own}"):
             check_independent(trained_against(own), own)
         check_independent(trained_against(own), other)
+        check_independent(trained_against(own).replace(loss={"perceptual": "none"}), own)
+
+
+@pytest.mark.fast
+def test_a_renamed_copy_of_the_loss_network_is_refused_too(tmp_path: Path) -> None:
+    copy = tmp_path / "innocent.safetensors"
+    shutil.copy(packaged("zoo") / "fashion-features.safetensors", copy)
+    for scorer in (copy, str(copy), load_feature_network(copy)):
+        with pytest.raises(UsageError, match="trained against the features of fashion-features"):
+            check_independent(trained_against("fashion-features"), scorer)
 
 
 @pytest.mark.fast

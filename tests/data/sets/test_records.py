@@ -102,7 +102,7 @@ def test_one_file_adds_a_data_set(dots, tmp_path):
 
 
 def test_the_page_lists_every_record():
-    """What docs/data.md says of the sets is what their records say; the table to put there is in the failure."""
+    """The failure has the table to put there."""
     assert table() in PAGE.read_text(encoding="utf-8"), table()
 
 

@@ -1,0 +1,27 @@
+"""A residual classifier of emoji groups, by which models are scored."""
+
+from __future__ import annotations
+
+from spherectl.features.records import FeatureRecord, FitPlan
+
+RECORDS = (
+    FeatureRecord(
+        name="emoji-scorer",
+        use="scores: Frechet distance, KID, precision, recall, accuracy",
+        licence="Apache-2.0",
+        weights="zoo",
+        width=128,
+        classes=9,
+        image_px=32,
+        plan=FitPlan(
+            kind="residual",
+            arguments={"widths": [32, 64, 128], "blocks": [2, 2, 2]},
+            seed=2,
+            epochs=10,
+            use="scores",
+            data="emoji",
+            shift_px=3,
+            label_smoothing=0.1,
+        ),
+    ),
+)
