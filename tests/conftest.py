@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,13 +42,19 @@ HOMES = {
     "XDG_CONFIG_HOME": "home/config",
     "XDG_DATA_HOME": "home/data",
     "TORCH_HOME": "home/cache/torch",
+    "HF_HOME": "home/cache/huggingface",
     "APPDATA": "home/config",
     "LOCALAPPDATA": "home/data",
 }
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse tests without a speed, or with two: `make test` selects by them, and would silently leave a test out."""
+    """Refuse tests without a speed, or with two: `make test` selects by them, and would silently leave a test out.
+
+    Files with slow tests come first, so that no process of several has them alone in the end.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
     wrong = []
     for item in items:
         speeds = [speed for speed in SPEEDS if item.get_closest_marker(speed)]
@@ -293,6 +300,7 @@ def tiny_baselines(tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Pa
     """Finished runs of a VAE and of a diffusion model of the debug recipe's size, by kind; they draw grey."""
     import torch
 
+    import experiments  # noqa: F401 - it registers both
     from spherectl import recipe as recipes
     from spherectl.data.datasets import open_dataset
     from spherectl.training.loop import train
