@@ -121,7 +121,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if asked.get("organization") not in (None, "user"):
             return self.say(403)
         status = 409 if repo in self.hub.repos else 200
-        self.hub.repos.setdefault(repo, Repo(private=asked.get("visibility") == "private"))
+        if status == 200:
+            self.hub.put(repo, {".gitattributes": b""}, licence=None, commit="0" * 40)
+            self.hub.repos[repo].private = asked.get("visibility") == "private"
         return self.tell({"url": f"{self.hub.url}/{repo}"}, status)
 
     def commit(self, repo: str, branch: str, lines: list[dict[str, Any]]) -> None:
@@ -133,7 +135,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 files[value["path"]] = self.hub.stored[value["oid"]]
-        commit = hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
+        commit = hashlib.sha1("".join(path + sha256(files[path]) for path in sorted(files)).encode()).hexdigest()
         kept.commits[commit], kept.branches[branch] = files, commit
         kept.licence = kept.licence or licence_of(files.get("README.md", b"").decode())
         self.tell({"commitUrl": f"{self.hub.url}/{repo}/commit/{commit}", "commitOid": commit, "success": True})

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spherectl.cli import console, options
+from spherectl.cli.zoo_own import add, push
 
 if TYPE_CHECKING:
     from spherectl.settings import Settings
     from spherectl.zoo import Entry
-    from spherectl.zoo.download import Parcel
+    from spherectl.zoo.download import Download
 
-app = typer.Typer(no_args_is_help=True, help="Models and feature networks: list, show, fetch, verify, remove, add.")
+app = typer.Typer(
+    no_args_is_help=True, help="Models and feature networks: list, show, fetch, verify, remove; add and push your own."
+)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="An entry of the zoo; `spherectl zoo ls` lists them.")]
 NameOrHub = Annotated[
@@ -42,11 +44,11 @@ def ls(
     """
     from spherectl.settings import load_settings
     from spherectl.zoo import index
-    from spherectl.zoo.receipts import notes_of_the_hub
+    from spherectl.zoo.receipts import hub_receipts
 
     settings = load_settings()
     entries = index(settings, refresh=refresh).values()
-    from_hub = notes_of_the_hub(settings)
+    from_hub = hub_receipts(settings)
     if as_json:
         console.show_json([*(_facts(entry, settings) for entry in entries), *from_hub])
         return
@@ -64,15 +66,15 @@ def ls(
     ]
     rows += [
         {
-            "name": note["name"],
+            "name": receipt["name"],
             "kind": "model",
             "px": "",
             "classes": "",
-            "size": f"{note['bytes'] / 1e6:.1f} MB",
-            "licence": note["licence"],
+            "size": f"{receipt['bytes'] / 1e6:.1f} MB",
+            "licence": receipt["licence"],
             "where": "here",
         }
-        for note in from_hub
+        for receipt in from_hub
     ]
     console.show_rows(rows, right=("px", "classes", "size"))
 
@@ -82,22 +84,23 @@ def show(name: NameOrHub, as_json: options.Json = False) -> None:
     """Show an entry: its facts, what its file says of itself, what was seen when it was fetched, and its card."""
     from spherectl.model.formats.header import read_header
     from spherectl.settings import load_settings
-    from spherectl.zoo import find_entry, hub, read_card
-    from spherectl.zoo.receipts import load_note
+    from spherectl.zoo import find_entry, read_card
+    from spherectl.zoo.receipts import load_receipt
+    from spherectl.zoo.repositories import PREFIX
 
     settings = load_settings()
-    if name.startswith(hub.PREFIX):
+    if name.startswith(PREFIX):
         _show_of_the_hub(name, settings, as_json)
         return
     entry = find_entry(name, settings)
     path = entry.path(settings)
     header = read_header(path) if path and path.is_file() else {}
-    note = load_note(f"zoo/{name}", settings) if entry.is_remote else {}
+    receipt = load_receipt(f"zoo/{name}", settings) if entry.is_remote else {}
     card = read_card(entry)
     if as_json:
-        console.show_json({**_facts(entry, settings), "header": header, "note": note, "card": card})
+        console.show_json({**_facts(entry, settings), "header": header, "receipt": receipt, "card": card})
         return
-    seen = {key: note.get(key) for key in ("revision", "accepted")}
+    seen = {key: receipt.get(key) for key in ("revision", "accepted")}
     for key, value in {**_facts(entry, settings), **_words(header), **seen}.items():
         if value not in (None, "", [], False):
             console.show(f"{key}: {_text(value)}")
@@ -128,11 +131,12 @@ def fetch(
     """
     from spherectl import zoo
     from spherectl.settings import load_settings
-    from spherectl.zoo import download, hub
+    from spherectl.zoo.download import fetch_download, find_download, find_hub_download
+    from spherectl.zoo.repositories import PREFIX, parse_name
 
     settings = load_settings()
-    if name.startswith(hub.PREFIX):
-        parcel = download.find_on_the_hub(hub.parse_name(name), settings)
+    if name.startswith(PREFIX):
+        download = find_hub_download(parse_name(name), settings)
     else:
         entry = zoo.find_entry(name, settings)
         if not zoo.needs_fetching(entry, settings):
@@ -140,11 +144,11 @@ def fetch(
             console.say(f"{name}: licence {entry.licence}")
             console.show_file(path)
             return
-        parcel = download.find_parcel(entry, settings)
-    may_ask = trust or not download.needs_trust(parcel, settings)  # else it is refused anyway
-    agreed = accept or (may_ask and _agrees(parcel, settings))
-    with console.progress(f"fetching {name}", parcel.bytes, "B") as bar:
-        path = download.fetch_parcel(parcel, settings, bar, trust=trust, accept=agreed)
+        download = find_download(entry, settings)
+    may_ask = trust or not download.needs_trust  # else it is refused anyway
+    agreed = accept or (may_ask and _agrees(download, settings))
+    with console.progress(f"fetching {name}", download.bytes, "B") as bar:
+        path = fetch_download(download, settings, bar, trust=trust, accept=agreed)
     if path.is_dir():
         from spherectl.model.formats.conversion import NoModelError, converted
         from spherectl.zoo.receipts import remove
@@ -153,20 +157,20 @@ def fetch(
         try:
             path = converted(path, settings)
         except NoModelError:  # nothing of it stays, nor what was noted of it
-            remove(parcel.place, settings, forget=True)
+            remove(download.place, settings, forget=True)
             raise
-    revision = f", commit {parcel.revision[:12]}" if parcel.revision else ""
-    console.say(f"{name}: licence {parcel.licence}{revision}")
+    revision = f", commit {download.revision[:12]}" if download.revision else ""
+    console.say(f"{name}: licence {download.licence}{revision}")
     console.show_file(path)
 
 
 @app.command()
 def verify() -> None:
-    """Compare every file that is here with the index, or with what was noted when it came: size and SHA-256."""
+    """Compare every file that is here with the index, or with its receipt: size and SHA-256."""
     from spherectl import zoo
     from spherectl.errors import FileError
     from spherectl.settings import load_settings
-    from spherectl.zoo.receipts import notes_of_the_hub, verify_fetched
+    from spherectl.zoo.receipts import hub_receipts, verify_fetched
 
     settings = load_settings()
     broken: list[str] = []
@@ -174,10 +178,10 @@ def verify() -> None:
         problem = zoo.verify(entry, settings)
         console.show(f"{entry.name}: {problem or ('ok' if entry.state(settings) == 'here' else 'not here')}")
         broken += [entry.name] if problem else []
-    for note in notes_of_the_hub(settings):
-        problem = verify_fetched(note["place"], settings)
-        console.show(f"{note['name']}: {problem or 'ok'}")
-        broken += [note["name"]] if problem else []
+    for receipt in hub_receipts(settings):
+        problem = verify_fetched(receipt["place"], settings)
+        console.show(f"{receipt['name']}: {problem or 'ok'}")
+        broken += [receipt["name"]] if problem else []
     if broken:
         raise FileError(f"Not as the index says: {', '.join(broken)}.", "Install spherectl again, or fetch them again.")
 
@@ -196,64 +200,40 @@ def rm(
     from spherectl import zoo
     from spherectl.errors import UsageError
     from spherectl.settings import load_settings
-    from spherectl.zoo import hub, receipts
-    from spherectl.zoo.download import hub_place
+    from spherectl.zoo.receipts import remove
+    from spherectl.zoo.repositories import PREFIX, hub_place, parse_name
 
     settings = load_settings()
-    if name.startswith(hub.PREFIX):
-        place = hub_place(hub.parse_name(name))
+    if name.startswith(PREFIX):
+        place = hub_place(parse_name(name))
     else:
         entry = zoo.find_entry(name, settings)
         if not entry.is_remote:
             where = "lies beside its index" if entry.file else "is only known of"
             raise UsageError(f"{name} was not fetched, it {where}: there is nothing to remove from the cache.")
         place = f"zoo/{name}"
-    freed = receipts.remove(place, settings, forget=forget)
+    freed = remove(place, settings, forget=forget)
     console.say(f"{name}: {freed:,} bytes freed" if freed else f"{name}: nothing was here")
 
 
-@app.command()
-def add(
-    model: Annotated[Path, typer.Argument(metavar="PATH", help="A model file, or a run folder.")],
-    index: Annotated[Path, typer.Option("--index", metavar="FILE", help="The index that gets the entry.")],
-    name: Annotated[str, typer.Option("--name", help="Of the entry.", show_default="the file's or run's")] = "",
-    url: Annotated[
-        str, typer.Option("--url", help="Where others get the file.", show_default="it is copied beside the index")
-    ] = "",
-    licence: Annotated[str, typer.Option("--licence", help="Of the weights.", show_default="as the file says")] = "",
-) -> None:
-    """Make an entry and a card for a model of your own, in an index of your own.
-
-    The card's gaps say TODO. The folder of the index can be put on a web server as it is.
-
-    Examples:
-    spherectl zoo add runs/fashion-mnist --index my-zoo/index.toml --licence Apache-2.0
-
-    SPHERECTL_ZOO_INDEX=my-zoo/index.toml spherectl zoo ls
-    """
-    from spherectl.zoo import MODEL_FILE
-    from spherectl.zoo.additions import add as add_entry
-
-    entry = add_entry(model / MODEL_FILE if model.is_dir() else model, index, name=name, url=url, licence=licence)
-    console.say(f"{entry.name}: added to {index}; the card {entry.card} waits for your words")
-    console.show_file(entry.card)
+app.command()(add)
+app.command()(push)
 
 
 def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
     """What was noted of a model when it came from the hub, and what its file says of itself."""
     from spherectl.errors import UsageError
     from spherectl.model.formats.header import read_header
-    from spherectl.zoo import hub
-    from spherectl.zoo.download import hub_place
     from spherectl.zoo.entries import cached_path
-    from spherectl.zoo.receipts import load_note
+    from spherectl.zoo.receipts import load_receipt
+    from spherectl.zoo.repositories import hub_place, parse_name
 
-    place = hub_place(hub.parse_name(name))
-    note, path = load_note(place, settings), cached_path(place, settings)
-    if not note:
+    place = hub_place(parse_name(name))
+    receipt, path = load_receipt(place, settings), cached_path(place, settings)
+    if not receipt:
         raise UsageError(f"{name} was never fetched.", f"`spherectl zoo fetch {name}` brings it.")
     header = read_header(path) if path.is_file() else {}
-    facts = {**note, "state": "here" if path.exists() else "remote", "path": str(path)}
+    facts = {**receipt, "state": "here" if path.exists() else "remote", "path": str(path)}
     if as_json:
         console.show_json({**facts, "header": header})
         return
@@ -263,16 +243,14 @@ def _show_of_the_hub(name: str, settings: Settings, as_json: bool) -> None:
             console.show(f"{key}: {_text(value)}")
 
 
-def _agrees(parcel: Parcel, settings: Settings) -> bool:
+def _agrees(download: Download, settings: Settings) -> bool:
     """Show a licence that was not accepted yet, and ask for it where a person can answer."""
-    from spherectl.zoo.download import needs_acceptance
-
     answering = sys.stdin.isatty() and sys.stderr.isatty() and not settings.offline
-    if not answering or not needs_acceptance(parcel, settings):
+    if not answering or not download.needs_acceptance:
         return False
-    stated = "is not known" if parcel.licence == "unknown" else f"is {parcel.licence}"
+    stated = "is not known" if download.licence == "unknown" else f"is {download.licence}"
     console.say(
-        f"The licence of {parcel.name}, from {parcel.source}, {stated}. What it permits is for you to find out."
+        f"The licence of {download.name}, from {download.source}, {stated}. What it permits is for you to find out."
     )
     return typer.confirm("Accept it, and fetch the model?", err=True)
 

@@ -3,8 +3,8 @@
 Nothing here imports torch: listing and finding must stay quick.
 """
 
-from spherectl.zoo.catalogue import index, read_card
-from spherectl.zoo.entries import Entry, Score, read_index
+from spherectl.zoo.catalogue import index, read_card, read_index
+from spherectl.zoo.entries import Entry, Score
 from spherectl.zoo.finding import (
     MODEL_FILE,
     Found,

@@ -134,12 +134,12 @@ def _card(entry: Entry, header: dict[str, Any]) -> str:
     """What the header knows, and a heading for each thing that a card has to say."""
     names = header.get("class_names", [])
     named = f" ({listed(names, 12)})" if names else ""
-    classes = f"{entry.classes} classes{named}"
+    classes = f"{entry.classes} classes{named}" if entry.classes else "no classes"
     seen = f"{header['images_seen']:,} images seen." if header.get("images_seen") else f"{_TODO}: how long."
     return printable(
         f"""# {entry.name}
 
-{_TODO}: what it generates, for whom, in two sentences. {entry.image_size} px, {classes if entry.classes else "no classes"}.
+{_TODO}: what it generates, for whom, in two sentences. {entry.image_size} px, {classes}.
 
 ## Scores
 

@@ -12,15 +12,63 @@ import os
 import time
 import urllib.parse
 from pathlib import Path
+from typing import Annotated, Any
 
+from pydantic import Field, ValidationError
+
+from spherectl.documents import parse_toml
 from spherectl.errors import FileError, SpherectlError
 from spherectl.fetch import RefusedError, check_relative, check_url, fetch_text, refuse_archive
 from spherectl.files import read_text, write_text
 from spherectl.settings import Settings, load_settings, origin, packaged
-from spherectl.zoo.entries import MAX_INDEX, Entry, check_index, parse_index, read_index
+from spherectl.shown import listed, shortened
+from spherectl.validation import describe
+from spherectl.zoo.entries import MAX_ENTRIES, MAX_INDEX, MAX_NAME, MAX_SHOWN, Entry, Table
 
 REFRESH_S = 24 * 3600
 MAX_CARD = 1 << 18  # bytes; ours have 2 to 7 kB
+
+
+class _Index(Table):
+    entry: Annotated[tuple[Entry, ...], Field(max_length=MAX_ENTRIES)] = ()
+
+
+def read_index(path: Path) -> tuple[Entry, ...]:
+    """The entries of one index file, in its order.
+
+    Raises:
+        FileError: it cannot be read, or is not valid; all mistakes at once.
+    """
+    try:
+        text = read_text(path, MAX_INDEX)
+    except OSError as error:
+        raise FileError(f"Cannot read the zoo index {path}: {error.strerror}.") from None
+    return check_index(parse_index(text, str(path)), str(path), path.parent)
+
+
+def parse_index(text: str, where: str) -> dict[str, Any]:
+    """The table in an index that comes from `where`.
+
+    Raises:
+        FileError: it is not TOML.
+    """
+    try:
+        return parse_toml(text)
+    except ValueError as error:
+        raise FileError(f"Cannot read the zoo index {where}: {error}.", "An index is a TOML file.") from None
+
+
+def check_index(table: dict[str, Any], where: str, folder: Path) -> tuple[Entry, ...]:
+    """The entries of the table in an index; `folder` holds its embedded files and cards.
+
+    Raises:
+        FileError: it is not valid; all mistakes at once.
+    """
+    try:
+        return _Index.model_validate(table, context=folder).entry
+    except ValidationError as error:
+        problems = describe(error, _Index, lambda path: _name(path, table))
+        raise FileError(f"The zoo index {where} is not valid: {listed(problems, MAX_SHOWN, '; ')}.") from None
 
 
 def index(settings: Settings | None = None, *, refresh: bool = False) -> dict[str, Entry]:
@@ -55,7 +103,7 @@ def read_card(entry: Entry) -> str:
     """
     try:
         if not entry.has_card and entry.card_url and not load_settings().offline:
-            write_text(entry.card, fetch_text(entry.card_url, entry.card.name, most=MAX_CARD))
+            write_text(entry.card, fetch_text(entry.card_url, entry.card.name, max_bytes=MAX_CARD))
         return read_text(entry.card, MAX_CARD) if entry.has_card else ""
     except (SpherectlError, OSError):
         return ""
@@ -94,18 +142,18 @@ def _read_kept(kept: Path, url: str, settings: Settings) -> tuple[tuple[Entry, .
     """
     try:
         return _check_remote(read_text(kept, MAX_INDEX), url, kept.parent), time.time() - kept.stat().st_mtime
-    except OSError:
-        return None, 0
     except FileError:
         if settings.offline:
             raise
+        return None, 0
+    except OSError:
         return None, 0
 
 
 def _fetch_index(url: str, kept: Path, must: bool) -> str | None:
     """The text of an index; None if it does not come, need not come, and is asked for again tomorrow."""
     try:
-        return fetch_text(url, "the zoo index", most=MAX_INDEX)
+        return fetch_text(url, "the zoo index", max_bytes=MAX_INDEX)
     except RefusedError:
         raise
     except SpherectlError:
@@ -144,3 +192,15 @@ def _beside(url: str, file: str) -> str:
     except ValueError as error:
         raise FileError(f"The zoo index {url} is not valid: {error}.") from None
     return urllib.parse.urljoin(url, urllib.parse.quote(file))
+
+
+def _name(path: str, table: dict[str, Any]) -> str:
+    """A place in an index as people find it: "entry NAME, key" of "entry.3.key"."""
+    first, _, rest = path.partition(".")
+    number, _, key = rest.partition(".")
+    if not number.isdigit():
+        return path
+    entry = table[first][int(number)]
+    name = entry.get("name") if isinstance(entry, dict) else None
+    entry_name = shortened(name, MAX_NAME) if isinstance(name, str) else f"number {int(number) + 1}"
+    return f"entry {entry_name}, {key}" if key else f"entry {entry_name}"

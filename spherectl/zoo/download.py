@@ -1,22 +1,24 @@
-"""What a fetch brings: the files of one model, and whether they may come."""
+"""Fetching one model: which files it has, whether they may come, and what came."""
 
 from __future__ import annotations
 
 import re
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from spherectl.errors import FileError, SpherectlError, UsageError
-from spherectl.fetch import MAX_PART, RefusedError, fetch_file, file_hash
-from spherectl.files import is_regular
+from spherectl.fetch import fetch_file, file_hash
+from spherectl.files import is_regular, replacing
 from spherectl.model.formats.header import read_header
 from spherectl.model.formats.layouts import below
 from spherectl.progress import Progress, part_of
-from spherectl.settings import Settings, origin
+from spherectl.settings import Settings
 from spherectl.zoo import hub
 from spherectl.zoo.entries import MODEL_SUFFIX, Entry, cached_path
-from spherectl.zoo.receipts import load_note, save_note
+from spherectl.zoo.receipts import load_receipt, save_receipt
+from spherectl.zoo.repositories import HubName, Listing, choose, hub_place
 
 FREE = {
     *("apache-2.0", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "unlicense", "0bsd", "zlib", "bsl-1.0", "mpl-2.0"),
@@ -29,13 +31,13 @@ class ConsentError(UsageError):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One file of a parcel.
+class RemoteFile:
+    """One file of a model.
 
     Attributes:
         path: what it is called in the layout; empty for a model file.
-        urls: addresses, tried in order.
-        sha256: that the index, the hub or an earlier fetch knows; empty if nobody does.
+        urls: addresses, tried in order; of a file on the hub its path in the repository.
+        sha256: that the index, the hub or an earlier fetch states; empty if nobody does.
         bytes: of it, if they are known.
     """
 
@@ -46,37 +48,54 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Parcel:
+class Download:
     """The files of one model, found but not yet fetched.
 
     Attributes:
         name: of the entry, or hf:user/repo.
         place: below the cache, without a suffix.
         source: address or repository.
-        pieces: one model file, or the two files of a published checkpoint.
+        files: one model file, or the two files of a published checkpoint.
         licence: of the weights.
-        revision: commit of a repository; empty elsewhere.
-        known: whether the index says all hashes, so that nothing is taken on trust.
+        receipt: of an earlier fetch; empty if there was none.
+        listing: of the repository; None for files with addresses.
+        known: whether the index states all hashes, so that nothing is taken on trust.
         facts: of the entry, which a conversion compares with and puts into its header.
     """
 
     name: str
     place: str
     source: str
-    pieces: tuple[Piece, ...]
+    files: tuple[RemoteFile, ...]
     licence: str
-    revision: str = ""
+    receipt: dict[str, Any]
+    listing: Listing | None = None
     known: bool = False
     facts: dict[str, Any] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int | None:
         """Of all files, if they are known."""
-        sizes = [piece.bytes for piece in self.pieces]
+        sizes = [file.bytes for file in self.files]
         return None if None in sizes else sum(size or 0 for size in sizes)
 
+    @property
+    def revision(self) -> str:
+        """Commit of a repository; empty for files with addresses."""
+        return self.listing.commit if self.listing else ""
 
-def find_parcel(entry: Entry, settings: Settings) -> Parcel:
+    @property
+    def needs_trust(self) -> bool:
+        """Whether nobody has said what the files must be: neither the index nor an earlier fetch."""
+        return not self.known and not self.receipt.get("files")
+
+    @property
+    def needs_acceptance(self) -> bool:
+        """Whether the licence is non-free or unknown, and was not accepted yet."""
+        return not is_free(self.licence) and self.receipt.get("accepted") != self.licence
+
+
+def find_download(entry: Entry, settings: Settings) -> Download:
     """The files of a remote entry; a repository of the hub is listed, at the commit that was seen before if any was.
 
     Raises:
@@ -86,62 +105,48 @@ def find_parcel(entry: Entry, settings: Settings) -> Parcel:
     place = f"zoo/{entry.name}"
     facts = entry.model_dump(include={"kind", "classes", "image_size", "data_licence", "recipe", "licence"})
     if entry.hub:
-        name = hub.HubName(entry.hub, entry.folder or "", entry.revision)
-        return replace(_on_the_hub(name, place, settings, entry), facts=facts)
+        found = _on_the_hub(HubName(entry.hub, entry.folder or "", entry.revision), place, settings, entry.name)
+        licence = found.licence if entry.licence == "unknown" else entry.licence
+        return replace(found, name=entry.name, licence=licence, facts=facts)
     if entry.published:
-        pieces = tuple(
-            Piece(file.path, (f"{entry.published}{file.path}",), file.sha256 or "", file.bytes) for file in entry.files
+        files = tuple(
+            RemoteFile(file.path, (f"{entry.published}{file.path}",), file.sha256 or "", file.bytes)
+            for file in entry.files
         )
     else:
-        pieces = (Piece("", entry.urls, entry.sha256 or "", entry.bytes),)
-    known = all(piece.sha256 for piece in pieces)
-    return Parcel(entry.name, place, entry.source, pieces, entry.licence, known=known, facts=facts)
+        files = (RemoteFile("", entry.urls, entry.sha256 or "", entry.bytes),)
+    known = all(file.sha256 for file in files)
+    receipt = load_receipt(place, settings)
+    return Download(entry.name, place, entry.source, files, entry.licence, receipt, known=known, facts=facts)
 
 
-def find_on_the_hub(name: hub.HubName, settings: Settings) -> Parcel:
+def find_hub_download(name: HubName, settings: Settings) -> Download:
     """The files of a model that was named by its repository; naming it is trusting it."""
     return replace(_on_the_hub(name, hub_place(name), settings), known=True)
 
 
-def hub_place(name: hub.HubName) -> str:
-    """Where a model of the hub is kept, below the cache.
-
-    Raises:
-        UsageError: the name is too long for a file's.
-    """
-    file = re.sub(r"[^A-Za-z0-9._@-]", "--", str(name).removeprefix(hub.PREFIX))
-    if len(file) > MAX_PART:
-        raise UsageError(f"{name} is too long a name: as that of a file it has {len(file)} characters of {MAX_PART}.")
-    return f"zoo/hf/{file}"
-
-
-def needs_trust(parcel: Parcel, settings: Settings) -> bool:
-    """Whether nobody has said what the files must be: neither the index nor an earlier fetch."""
-    return not parcel.known and not load_note(parcel.place, settings).get("files")
-
-
-def needs_acceptance(parcel: Parcel, settings: Settings) -> bool:
-    """Whether the licence is non-free or unknown, and was not accepted yet."""
-    return not is_free(parcel.licence) and load_note(parcel.place, settings).get("accepted") != parcel.licence
+def licence_id(licence: str) -> str:
+    """A licence as the hub spells it: "CC BY 4.0" is cc-by-4.0."""
+    return re.sub(r"[^a-z0-9.]+", "-", licence.strip().lower()).strip("-")
 
 
 def is_free(licence: str) -> bool:
     """Whether a licence is one of those that need no word of consent."""
-    return re.sub(r"[\s_]+", "-", licence.strip().lower()) in FREE
+    return licence_id(licence) in FREE
 
 
-def fetch_parcel(
-    parcel: Parcel,
+def fetch_download(
+    download: Download,
     settings: Settings,
     progress: Progress | None = None,
     *,
     trust: bool = False,
     accept: bool = False,
 ) -> Path:
-    """Fetch the files of a parcel into the cache, and note what was seen.
+    """Fetch the files of a model into the cache, and write a receipt of what was seen.
 
     Args:
-        parcel: from `find_parcel`.
+        download: from `find_download`.
         settings: name the cache.
         progress: called with bytes done and bytes in all, over all files.
         trust: take files whose hashes nobody has stated, and note those that come.
@@ -158,111 +163,118 @@ def fetch_parcel(
     from filelock import FileLock
 
     if settings.offline:  # nothing is fetched, and what is here came with consent
-        return _fetch(parcel, settings, progress)
-    _ask(parcel, settings, trust=trust, accept=accept)
-    base = settings.cache / parcel.place
+        return _fetch(download, settings, progress)
+    _ask(download, trust=trust, accept=accept)
+    base = settings.cache / download.place
     try:
         base.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(base.with_name(f".{base.name}.lock")):
-            if accept and needs_acceptance(parcel, settings):
-                save_note(parcel.place, settings, name=parcel.name, accepted=parcel.licence)
-            return _fetch(parcel, settings, progress)
+            if accept and download.needs_acceptance:
+                save_receipt(download.place, settings, name=download.name, accepted=download.licence)
+            now = replace(download, receipt=load_receipt(download.place, settings))  # of who held the lock before
+            return _fetch(now, settings, progress)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(f"Cannot write to the cache {base.parent}: {error.strerror or error}.") from None
 
 
-def _fetch(parcel: Parcel, settings: Settings, progress: Progress | None) -> Path:
-    """All files of a parcel, as the index states them or as they were seen before."""
-    seen: dict[str, str] = load_note(parcel.place, settings).get("files", {})
-    if parcel.revision or not parcel.known:
-        _compare(parcel, seen)
-    made = settings.cache / f"{parcel.place}{MODEL_SUFFIX}"
-    if len(parcel.pieces) > 1 and is_regular(made):  # the model that was made of the folder
-        if all(piece.sha256 in ("", seen.get(piece.path)) for piece in parcel.pieces):
+def _ask(download: Download, *, trust: bool, accept: bool) -> None:
+    """Raise for a missing word of consent."""
+    trust_first = download.needs_trust and not trust
+    accept_first = download.needs_acceptance and not accept
+    if not trust_first and not accept_first:
+        return
+    why = [f"its licence is {download.licence}, which was not accepted yet"] * accept_first
+    why += ["the index does not state its SHA-256, so what comes would be taken on trust"] * trust_first
+    options = " --trust" * trust_first + " --accept-licence" * accept_first
+    origin_of = f" from {download.source}" if download.source != download.name else ""
+    raise ConsentError(
+        f"{download.name}{origin_of} is not fetched: {', and '.join(why)}.",
+        f"`spherectl zoo fetch {download.name}{options}` fetches it; what comes is noted and compared next time.",
+    )
+
+
+def _fetch(download: Download, settings: Settings, progress: Progress | None) -> Path:
+    """All files of a model, as the index states them or as they were seen before."""
+    seen: dict[str, str] = download.receipt.get("files", {})
+    if download.listing or not download.known:
+        _compare(download, seen)
+    made = settings.cache / f"{download.place}{MODEL_SUFFIX}"
+    if len(download.files) > 1 and is_regular(made):  # the model that was made of the folder
+        if all(file.sha256 in ("", seen.get(file.path)) for file in download.files):
             return made
         made.unlink()
     found, done = {}, 0
-    for piece in parcel.pieces:
-        path = _fetch_piece(parcel, piece, seen.get(piece.path, ""), settings, part_of(progress, done, parcel.bytes))
+    for file in download.files:
+        sha256 = file.sha256 or seen.get(file.path, "")
+        path = _fetch_file(download, file, sha256, settings, part_of(progress, done, download.bytes))
         done += path.stat().st_size
-        found[piece.path] = file_hash(path)
-    if settings.offline:
-        return cached_path(parcel.place, settings)
-    facts = {key: value for key, value in parcel.facts.items() if value is not None}
-    about = {"name": parcel.name, "source": parcel.source, "revision": parcel.revision, "licence": parcel.licence}
-    save_note(parcel.place, settings, **about, bytes=done, files=found, facts=facts)
-    return cached_path(parcel.place, settings)
+        found[file.path] = file_hash(path)
+    if not settings.offline:
+        facts = {key: value for key, value in download.facts.items() if value is not None}
+        about = {"name": download.name, "source": download.source, "revision": download.revision}
+        about["licence"] = download.licence
+        save_receipt(download.place, settings, **about, bytes=done, files=found, facts=facts)
+    return cached_path(download.place, settings)
 
 
-def _fetch_piece(parcel: Parcel, piece: Piece, seen: str, settings: Settings, progress: Progress | None) -> Path:
-    filename = f"{parcel.place}/{piece.path}" if piece.path else f"{parcel.place}{MODEL_SUFFIX}"
-    sha256 = piece.sha256 or seen
-    if not sha256 and not settings.offline:  # what an earlier fetch left without noting it
-        (settings.cache / filename).unlink(missing_ok=True)
-    try:
-        path = fetch_file(
-            piece.urls,
-            filename,
-            sha256=sha256,
-            size=piece.bytes,
-            headers=hub.headers if parcel.revision else None,
-            progress=progress,
-            settings=settings,
-        )
-    except RefusedError as error:
-        raise hub.explained(error, hub.parse_name(parcel.source)) if parcel.revision else error from None
-    if not piece.path:
-        _check_model(path)
+def _fetch_file(
+    download: Download, file: RemoteFile, sha256: str, settings: Settings, progress: Progress | None
+) -> Path:
+    filename = f"{download.place}/{file.path}" if file.path else f"{download.place}{MODEL_SUFFIX}"
+    path = settings.cache / filename
+    if download.listing:
+        _fetch_from_hub(download, file, sha256, path, progress)
+    else:
+        if not sha256 and not settings.offline:  # what an earlier fetch left without noting it
+            path.unlink(missing_ok=True)
+        fetch_file(file.urls, filename, sha256=sha256, size=file.bytes, progress=progress, settings=settings)
+    if not file.path:
+        try:
+            read_header(path)
+        except FileError:
+            path.unlink(missing_ok=True)
+            raise
     return path
 
 
-def _on_the_hub(name: hub.HubName, place: str, settings: Settings, entry: Entry | None = None) -> Parcel:
-    if settings.offline:
+def _fetch_from_hub(download: Download, file: RemoteFile, sha256: str, path: Path, progress: Progress | None) -> None:
+    """A file in the hub's own cache, with a link to it in ours (a copy where the system has no links)."""
+    assert download.listing is not None
+    came = hub.fetch(download.listing, file.urls[0], progress).absolute()
+    if sha256 and file_hash(came) != sha256:
+        hub.remove(came)
         raise SpherectlError(
-            f"{name} is not in the cache, and it is not fetched because {origin('offline')} says to stay offline."
+            f"What came from {download.source} is not {file.path or path.name} as it is known: its SHA-256 is not "
+            f"{sha256[:12]}..., so it was not kept."
         )
-    seen = load_note(place, settings)
-    listing = hub.list_files(replace(name, revision=str(seen.get("revision") or name.revision)))
-    paths = hub.choose(listing, name, entry.name if entry else "")
-    pieces = tuple(
-        Piece(below(path) or "", (listing.url(path),), listing.files[path].sha256, listing.files[path].bytes)
-        for path in paths
-    )
-    stated = entry.licence if entry and entry.licence != "unknown" else listing.licence
-    return Parcel(entry.name if entry else str(name), place, str(name), pieces, stated, revision=listing.commit)
-
-
-def _ask(parcel: Parcel, settings: Settings, *, trust: bool, accept: bool) -> None:
-    """Raise for a missing word of consent."""
-    trust_first = needs_trust(parcel, settings) and not trust
-    accept_first = needs_acceptance(parcel, settings) and not accept
-    if not trust_first and not accept_first:
-        return
-    why = [f"its licence is {parcel.licence}, which was not accepted yet"] * accept_first
-    why += ["the index does not state its SHA-256, so what comes would be taken on trust"] * trust_first
-    options = " --trust" * trust_first + " --accept-licence" * accept_first
-    origin_of = f" from {parcel.source}" if parcel.source != parcel.name else ""
-    raise ConsentError(
-        f"{parcel.name}{origin_of} is not fetched: {', and '.join(why)}.",
-        f"`spherectl zoo fetch {parcel.name}{options}` fetches it; what is seen then is noted and compared next time.",
-    )
-
-
-def _compare(parcel: Parcel, seen: dict[str, str]) -> None:
-    for piece in parcel.pieces:
-        before = seen.get(piece.path)
-        if seen and piece.sha256 and before != piece.sha256:
-            what = piece.path or "the model file"
-            raise FileError(
-                f"{parcel.name} has changed since it was first fetched: {what} had SHA-256 {str(before)[:12]}..., "
-                f"and {parcel.source} now states {piece.sha256[:12]}....",
-                f"If that is right, `spherectl zoo rm {parcel.name} --forget`, and fetch it again.",
-            )
-
-
-def _check_model(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
     try:
-        read_header(path)
-    except FileError:
-        path.unlink(missing_ok=True)
-        raise
+        path.symlink_to(came)
+    except OSError:  # Windows allows links to some users only
+        with replacing(path) as temporary:
+            shutil.copyfile(came, temporary)
+
+
+def _on_the_hub(name: HubName, place: str, settings: Settings, wanted: str = "") -> Download:
+    if why := hub.offline(settings):
+        raise hub.not_here(name, why)
+    receipt = load_receipt(place, settings)
+    listing = hub.list_files(replace(name, revision=str(receipt.get("revision") or name.revision)))
+    listed = {path: listing.files[path] for path in choose(listing, name, wanted)}
+    files = tuple(RemoteFile(below(path) or "", (path,), one.sha256, one.bytes) for path, one in listed.items())
+    return Download(str(name), place, str(name), files, listing.licence, receipt, listing)
+
+
+def _compare(download: Download, seen: dict[str, str]) -> None:
+    for file in download.files:
+        before = seen.get(file.path)
+        if seen and file.sha256 and before != file.sha256:
+            what = file.path or "the model file"
+            raise FileError(
+                f"{download.name} has changed since it was first fetched: {what} had SHA-256 {str(before)[:12]}..., "
+                f"and {download.source} now states {file.sha256[:12]}....",
+                f"If that is right, `spherectl zoo rm {download.name} --forget`, and fetch it again.",
+            )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_FILES = 50_000  # in a repository; those of models have tens
 TIMEOUT_S = 30
+MAX_REASON = 200  # characters of the library's own words
 
 
 class _Schema(BaseModel):
@@ -87,11 +88,11 @@ def offline(settings: Settings) -> str:
     return "HF_HUB_OFFLINE" if said in ("1", "ON", "YES", "TRUE") else ""
 
 
-def api() -> HfApi:
-    """The library's client of the server in force."""
+def api(token: str | bool | None = None) -> HfApi:
+    """The library's client of the server in force; a token of None is that of HF_TOKEN or `hf auth login`."""
     from huggingface_hub import HfApi
 
-    return HfApi(endpoint=endpoint(), library_name="spherectl")
+    return HfApi(endpoint=endpoint(), token=token, library_name="spherectl")
 
 
 def list_files(name: HubName) -> Listing:
@@ -119,7 +120,7 @@ def fetch(listing: Listing, path: str, progress: Progress | None = None) -> Path
         SpherectlError: it does not come.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
     name, size = HubName(listing.repo), listing.files[path].bytes
     try:
@@ -130,17 +131,20 @@ def fetch(listing: Listing, path: str, progress: Progress | None = None) -> Path
         stated = "without a size" if size is None else f"of {size:,} bytes"
         raise FileError(f"{name} has a file {quoted(path)} {stated}; expected at most {MAX_FILE:,} bytes.")
 
+    bound = size
+
     class Bar(tqdm):  # the library tells its progress to a bar alone
+        done = 0
+
         def __init__(self, *args: Any, **options: Any) -> None:
-            super().__init__(*args, **{**options, "disable": True})
-            self.done = int(options.get("initial") or 0)
+            super().__init__(*args, **{**options, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> None:
             self.done += int(n or 0)
-            if self.done > size:
-                raise FileError(f"What comes for {quoted(path)} of {name} has more than the {size:,} bytes it states.")
+            if self.done > bound:
+                raise FileError(f"What comes for {quoted(path)} of {name} has more than the {bound:,} bytes it states.")
             if progress is not None:
-                progress(self.done, size)
+                progress(self.done, bound)
 
     cache = Path(constants.HF_HUB_CACHE)
     with asking(name):
@@ -176,20 +180,25 @@ def remove(pointer: Path) -> int:
 
 
 @contextlib.contextmanager
-def asking(name: HubName) -> Iterator[None]:
-    """Turn what the library raises into our sentences; see `_explained`."""
-    from huggingface_hub.errors import HTTPError
+def asking(name: HubName, *, writing: bool = False) -> Iterator[None]:
+    """Turn what the library raises in the body into our sentences.
+
+    Args:
+        name: what is asked for.
+        writing: whether it is an upload.
+    """
+    from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
 
     try:
         yield
     except SpherectlError:
         raise
-    except (HTTPError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise _explained(error, name) from None
+    except (HTTPError, OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        raise _explained(error, name, writing) from None
 
 
-def _explained(error: Exception, name: HubName) -> SpherectlError:
-    """What a person can do about an error of the library, which wraps what happened first."""
+def _explained(error: Exception, name: HubName, writing: bool) -> SpherectlError:
+    """What a person can do about an error of the library, which may wrap the one that came first."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError) and isinstance(error.__cause__, Exception):
@@ -199,26 +208,26 @@ def _explained(error: Exception, name: HubName) -> SpherectlError:
         return not_here(name, "HF_HUB_OFFLINE")
     status = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
     if status in (401, 403):
-        return UsageError(
-            f"The hub does not show {name}: it says {status}.",
-            f"Check the name; if {page} asks for an agreement, accept it there and log in by `hf auth login`.",
-        )
+        if writing:
+            hint = "`hf auth login` takes a token that may write; the first part of the name is yours, or your group's."
+            return UsageError(f"The hub does not let you write to {name}: it says {status}.", hint)
+        hint = f"Check the name; if {page} asks for an agreement, accept it there, then `hf auth login` (or HF_TOKEN)."
+        return UsageError(f"The hub does not show {name}: it says {status}.", hint)
     if status == 404:
         return UsageError(f"The hub has no {name}, or it has no such revision.", f"Look at {page}.")
     if status:
-        return SpherectlError(f"The hub does not answer for {name}: the server says {status}.", "Try again later.")
+        return SpherectlError(f"The hub fails for {name}: the server says {status}.", "Try again later.")
     if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
         return SpherectlError(f"The hub does not answer for {name}: no answer for too long.", "Try again later.")
-    if isinstance(error, errors.HTTPError):
+    if isinstance(error, errors.HTTPError | ConnectionError):  # type: ignore[attr-defined]
         return SpherectlError(f"The hub does not answer for {name}: no connection to {endpoint()}.")
-    first = shortened((str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__, 200)
+    first = shortened((str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__, MAX_REASON)
     if isinstance(error, OSError):
-        return FileError(
-            f"{name} is not fetched: {error.strerror or first}.", "Make room, or name another folder as HF_HOME."
-        )
-    if isinstance(error, KeyError | TypeError | AttributeError | ValueError):
+        reason = error.strerror or first
+        return FileError(f"{name}: {reason}.", "Make room, or name another folder for the hub's cache as HF_HOME.")
+    if isinstance(error, LookupError | TypeError | AttributeError | ValueError):
         return FileError(f"{endpoint()} does not answer as the Hugging Face hub does: {first}.")
-    return SpherectlError(f"{name} is not fetched: {first}.")
+    return SpherectlError(f"{name}: {first}.")
 
 
 def not_here(name: HubName, why: str) -> SpherectlError:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from spherectl.documents import parse_table
-from spherectl.errors import FileError
+from spherectl.errors import FileError, SpherectlError
 from spherectl.files import file_hash, is_regular, read_bytes, write_text
 from spherectl.model.formats.layouts import check_file
 from spherectl.settings import Settings
@@ -137,6 +137,8 @@ def remove(place: str, settings: Settings, *, forget: bool = False) -> int:
             shutil.rmtree(base)
         if forget:
             _receipt_path(place, settings).unlink(missing_ok=True)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(f"Cannot remove {error.filename}: {error.strerror}.") from None
     return freed
