@@ -26,16 +26,8 @@ PUBLISHED = ROOT / "tests" / "reference" / "published-layout"
 RECIPE: dict[str, Any] = {
     "name": "tiny",
     "summary": "as small as can be",
-    "model": {
-        "image_size": 32,
-        "size": "nano",
-        "patch_size": 16,
-        "compression_ratio": 96.0,
-        "num_classes": 10,
-        "pixel_head": "linear",
-        "encoder_mixer_blocks": 0,
-        "decoder_mixer_blocks": 0,
-    },
+    "model": {"image_size": 32, "size": "nano", "patch_size": 16, "compression_ratio": 96.0, "num_classes": 10}
+    | {"pixel_head": "linear", "encoder_mixer_blocks": 0, "decoder_mixer_blocks": 0},
     "data": {"kind": "fashion-mnist", "fit": "pad", "flip": False, "channels": "grey", "workers": 0},
     "noise": {"angle_deg": 80.0},
     "loss": {"perceptual": "none", "rec": 1.0, "rec_perceptual": 0.0, "con": 0.5, "con_perceptual": 0.0},
