@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.server
-import json
 import re
 import socket
 import ssl
@@ -14,8 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @dataclass
@@ -146,27 +143,6 @@ def hosting(encrypted: ssl.SSLContext | None = None, **files: bytes) -> Iterator
 
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def put_on_hub(
-    host: Host,
-    repo: str,
-    files: dict[str, bytes],
-    *,
-    licence: str | None = "mit",
-    commit: str = COMMIT,
-    branch: str = "main",
-) -> None:
-    """Let a host answer as the Hugging Face hub does for a repository, at a commit and under a branch's name."""
-    siblings = []
-    for path, content in files.items():
-        large = {"lfs": {"sha256": sha256(content), "size": len(content)}} if not path.endswith(".json") else {}
-        siblings.append({"rfilename": path, "size": len(content), **large})
-        host.files[f"{repo}/resolve/{commit}/{path}"] = content
-    card = {"license": licence} if licence else None
-    document = json.dumps({"id": repo, "sha": commit, "cardData": card, "siblings": siblings}).encode()
-    for revision in (commit, branch):
-        host.files[f"api/models/{repo}/revision/{revision}"] = document
 
 
 @dataclass

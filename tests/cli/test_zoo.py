@@ -15,7 +15,8 @@ from spherectl.cli import zoo as command_file
 from spherectl.cli.app import app
 from spherectl.settings import load_settings, packaged
 from spherectl.zoo import catalogue
-from tests.serving import COMMIT, hosting, put_on_hub
+from tests.hub import COMMIT, TOKEN, hub_on_this_machine
+from tests.serving import hosting
 
 pytestmark = pytest.mark.fast
 
@@ -81,98 +82,75 @@ def own_zoo(tmp_path, monkeypatch):
     return folder
 
 
-def test_ls_lists_all_entries(own_zoo):
+def test_ls_lists_all_entries_and_for_machines_every_fact(own_zoo):
     result = run("ls")
     assert (result.exit_code, result.stderr) == (0, "")
-    rows = [line.split() for line in result.stdout.splitlines()]
-    assert rows == [
+    assert [line.split() for line in result.stdout.splitlines()] == [
         ["name", "kind", "px", "classes", "size", "licence", "where"],
         ["one", "model", "32", "10", "0.0", "MB", "MIT", "here,", "default"],
         ["far", "model", "256", "none", "0.0", "MB", "CC", "BY-NC", "4.0", "remote"],
         ["rumour", "model", "256", "1000", "unknown", "unknown", "known", "of"],
     ]
-
-
-def test_ls_for_machines_has_every_fact(own_zoo):
-    result = run("ls", "--json")
-    one, far, rumour = json.loads(result.stdout)
+    one, far, rumour = json.loads(run("ls", "--json").stdout)
     assert (one["name"], one["state"], one["path"]) == ("one", "here", str(own_zoo / "one.safetensors"))
     assert one["scores"] == [{"metric": "fid", "value": 4.5, "command": "spherectl evaluate one"}]
     assert (far["state"], far["urls"]) == ("remote", ["https://example.org/far.safetensors"])
     assert (rumour["state"], rumour["path"]) == ("known of", None)
 
 
-def test_the_shipped_zoo_can_be_listed():
-    names = [entry["name"] for entry in json.loads(run("ls", "--json").stdout)]
-    assert names == list(zoo.index())
+def test_the_shipped_zoo_can_be_listed_and_its_cards_shown():
+    assert [entry["name"] for entry in json.loads(run("ls", "--json").stdout)] == list(zoo.index())
+    for card in packaged("zoo").glob("*.md"):
+        assert run("show", card.stem).exit_code == 0
 
 
 def test_show_tells_index_header_and_card(own_zoo):
     lines = run("show", "one").stdout.splitlines()
-    assert "summary: A model of [anything]." in lines
+    assert {"summary: A model of [anything].", "class_names: a, b", "images_seen: 12"} <= set(lines)
     assert "scores: metric=fid value=4.5 command=spherectl evaluate one" in lines
-    assert "class_names: a, b" in lines
-    assert "images_seen: 12" in lines
     assert lines[-3:] == ["# One", "", "A [card] of *one*."]  # in a pipe the card is as it is written
-
-
-def test_show_for_machines_has_the_whole_header(own_zoo):
     shown = json.loads(run("show", "one", "--json").stdout)
-    assert shown["header"] == {
-        "format": 1,
-        "architecture": "sphere-encoder",
-        "class_names": ["a", "b"],
-        "images_seen": 12,
-        "recipe": {"name": "r", "model": {"num_classes": 2}},
-    }
+    assert (shown["header"]["images_seen"], shown["header"]["recipe"]["name"]) == (12, "r")
     assert shown["card"] == "# One\n\nA [card] of *one*.\n"
+    assert "state: known of" in run("show", "rumour").stdout
+    wrong = run("show", "On")
+    assert (wrong.exit_code, wrong.stdout) == (2, "")
+    assert wrong.stderr.splitlines()[0] == "error: There is no 'On' in the zoo."
 
 
-def test_show_tells_what_is_not_here(own_zoo):
-    result = run("show", "rumour")
-    assert result.exit_code == 0
-    assert {"page: https://example.org", "licence: unknown", "state: known of"} <= set(result.stdout.splitlines())
+def test_what_an_index_says_is_shown_as_text(own_zoo):
+    """Of a table, a card, and facts of one entry: escapes and marks that turn the writing are not passed on."""
+    index = own_zoo / "index.toml"
+    index.write_text(index.read_text().replace("A model of [anything].", "\\u001b]0;title\\u0007 \\u202etxt"))
+    (own_zoo / "one.md").write_text("# One\x1b[2J\x9b31m\n")
+    for line in ("ls", "show one", "ls --json", "show one --json"):
+        shown = run(*line.split())
+        assert shown.exit_code == 0
+        assert not set(shown.stdout + shown.stderr) & set("\x1b\x07\x9b\u202e")
 
 
-def test_an_unknown_name_is_a_sentence(own_zoo):
-    result = run("show", "On")
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[0] == "error: There is no 'On' in the zoo."
-
-
-def test_fetch_prints_where_the_file_is(own_zoo, tmp_path, monkeypatch):
+def test_fetch_prints_where_the_file_is_and_does_not_pretend(own_zoo, tmp_path, monkeypatch):
     monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
+    missing = run("fetch", "far")
+    assert (missing.exit_code, missing.stdout) == (1, "")
+    assert "far.safetensors is missing, and it is not fetched because SPHERECTL_OFFLINE says" in missing.stderr
     there = tmp_path / "cache" / "zoo" / "far.safetensors"
-    there.parent.mkdir(parents=True)
+    there.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(own_zoo / "one.safetensors", there)  # the same hash: nothing is asked of the network
-    result = run("fetch", "far")
-    assert (result.exit_code, result.stdout) == (0, f"{there}\n")
-    assert result.stderr == "far: licence CC BY-NC 4.0\n"
-
-
-def test_fetch_does_not_pretend(own_zoo):
-    result = run("fetch", "rumour")
-    assert (result.exit_code, result.stdout) == (2, "")
-    told, hint = result.stderr.splitlines()
+    here = run("fetch", "far")
+    assert (here.exit_code, here.stdout, here.stderr) == (0, f"{there}\n", "far: licence CC BY-NC 4.0\n")
+    unknown = run("fetch", "rumour")
+    assert (unknown.exit_code, unknown.stdout) == (2, "")
+    told, hint = unknown.stderr.splitlines()
     assert told == "error: rumour is only known of: the zoo has no address to fetch it from."
     assert hint == "hint: Read https://example.org, download the model yourself and give its path to --model."
 
 
-def test_fetch_offline_is_a_sentence(own_zoo, monkeypatch):
-    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
-    result = run("fetch", "far")
-    assert (result.exit_code, result.stdout) == (1, "")
-    assert "far.safetensors is missing, and it is not fetched because SPHERECTL_OFFLINE says" in result.stderr
-    assert "Traceback" not in result.stderr
-
-
-def test_verify_finds_nothing_wrong(own_zoo):
+def test_verify_finds_a_changed_byte(own_zoo):
     result = run("verify")
     assert (result.exit_code, result.stderr) == (0, "")
     assert result.stdout.splitlines() == ["one: ok", "far: not here", "rumour: not here"]
-
-
-def test_verify_finds_a_changed_byte(own_zoo):
     file = own_zoo / "one.safetensors"
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
@@ -183,25 +161,23 @@ def test_verify_finds_a_changed_byte(own_zoo):
     assert result.stderr.splitlines()[0] == "error: Not as the index says: one."
 
 
-def test_the_shipped_cards_belong_to_entries():
-    assert packaged("zoo").name == "zoo"
-    for card in packaged("zoo").glob("*.md"):
-        assert run("show", card.stem).exit_code == 0
-
-
 # What is fetched
 
 
 @pytest.fixture
-def host(own_zoo, monkeypatch):
-    """A hub with the model of `own_zoo`, and the entry `far` on it too."""
+def far(own_zoo):
+    """The entry `far` on a server of this machine."""
     with hosting() as host:
-        put_on_hub(host, "user/garden", {"m.safetensors": (own_zoo / "one.safetensors").read_bytes()}, licence="other")
-        monkeypatch.setenv("HF_ENDPOINT", host.url)
         host.files["far.safetensors"] = (own_zoo / "one.safetensors").read_bytes()
         index = own_zoo / "index.toml"
         index.write_text(index.read_text().replace("https://example.org/far", f"{host.url}far"))
         yield host
+
+
+@pytest.fixture
+def hub(own_zoo, monkeypatch, tmp_path):
+    with hub_on_this_machine(monkeypatch, tmp_path / "hf") as hub:
+        yield hub
 
 
 @pytest.fixture
@@ -218,7 +194,7 @@ def person(monkeypatch):
     return person
 
 
-def test_a_program_has_to_say_that_it_accepts_a_licence(host):
+def test_a_program_has_to_say_that_it_accepts_a_licence(far):
     result = run("fetch", "far")
     assert (result.exit_code, result.stdout) == (2, "")
     assert "its licence is CC BY-NC 4.0, which was not accepted yet." in result.stderr
@@ -226,9 +202,11 @@ def test_a_program_has_to_say_that_it_accepts_a_licence(host):
     result = run("fetch", "far", "--accept-licence")
     assert (result.exit_code, result.stderr) == (0, "far: licence CC BY-NC 4.0\n")
     assert result.stdout == f"{load_settings().cache / 'zoo' / 'far.safetensors'}\n"
+    shown = set(run("show", "far").stdout.splitlines())
+    assert {"accepted: CC BY-NC 4.0", "state: here", "class_names: a, b"} <= shown
 
 
-def test_a_person_is_shown_the_licence_and_asked_once(host, person):
+def test_a_person_is_shown_the_licence_and_asked_once(far, person):
     person.says = False
     result = run("fetch", "far")
     assert (result.exit_code, len(person.asked)) == (2, 1)
@@ -240,10 +218,9 @@ def test_a_person_is_shown_the_licence_and_asked_once(host, person):
     assert len(person.asked) == 2
 
 
-def test_a_person_is_not_asked_for_what_is_refused_anyway(host, person, own_zoo):
+def test_a_person_is_not_asked_for_what_is_refused_anyway(far, person, own_zoo):
     index = own_zoo / "index.toml"
-    lines = [line for line in index.read_text().splitlines() if not line.startswith("sha256")]
-    index.write_text("\n".join(lines))
+    index.write_text("\n".join(line for line in index.read_text().splitlines() if not line.startswith("sha256")))
     result = run("fetch", "far")
     assert (result.exit_code, person.asked) == (2, [])
     assert "`spherectl zoo fetch far --trust --accept-licence`" in result.stderr
@@ -251,7 +228,12 @@ def test_a_person_is_not_asked_for_what_is_refused_anyway(host, person, own_zoo)
     assert len(person.asked) == 1
 
 
-def test_what_came_from_the_hub_is_listed_verified_and_removed(host, own_zoo):
+def test_what_came_from_the_hub_is_listed_verified_and_removed(hub, own_zoo, monkeypatch):
+    hub.put("user/garden", {"m.safetensors": (own_zoo / "one.safetensors").read_bytes()}, licence="other")
+    monkeypatch.setenv("SPHERECTL_MODEL", "hf:user/garden")
+    model = json.loads(RUNNER.invoke(app, ["doctor", "--json"]).stdout)["model"]
+    assert model == {"default": "hf:user/garden, to be fetched when it is first used"}
+    assert hub.asked == []  # doctor fetches nothing
     result = run("fetch", "hf:user/garden", "--accept-licence")
     assert (result.exit_code, result.stderr) == (0, "hf:user/garden: licence other, commit 0123456789ab\n")
     path = load_settings().cache / "zoo" / "hf" / "user--garden.safetensors"
@@ -276,7 +258,7 @@ def test_what_came_from_the_hub_is_listed_verified_and_removed(host, own_zoo):
     assert "hf:user/garden" not in run("ls").stdout
 
 
-def test_rm_takes_unfinished_files_too_and_forgets_when_told(host):
+def test_rm_takes_unfinished_files_too_and_forgets_when_told(far):
     run("fetch", "far", "--accept-licence")
     folder = load_settings().cache / "zoo"
     (folder / ".far.safetensors.part").write_bytes(b"half")
@@ -285,39 +267,13 @@ def test_rm_takes_unfinished_files_too_and_forgets_when_told(host):
     assert {path.name for path in folder.iterdir() if path.suffix != ".lock"} == {"far.json", "one.safetensors"}
     run("rm", "far", "--forget")
     assert not (folder / "far.json").exists()
+    for name, why in (("one", "it lies beside its index"), ("rumour", "it is only known of")):
+        result = run("rm", name)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"error: {name} was not fetched, {why}" in result.stderr
 
 
-@pytest.mark.parametrize(("name", "why"), [("one", "it lies beside its index"), ("rumour", "it is only known of")])
-def test_rm_removes_fetched_files_only(own_zoo, name, why):
-    result = run("rm", name)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert f"error: {name} was not fetched, {why}" in result.stderr
-    assert (own_zoo / "one.safetensors").is_file()
-
-
-def test_show_tells_what_was_seen(host):
-    run("fetch", "far", "--accept-licence")
-    lines = run("show", "far").stdout.splitlines()
-    assert {"accepted: CC BY-NC 4.0", "state: here", "class_names: a, b"} <= set(lines)
-
-
-def test_add_makes_an_index_that_can_be_used(tmp_path, monkeypatch):
-    index = tmp_path / "mine" / "index.toml"
-    result = run("add", str(packaged("zoo") / "fashion-mnist.safetensors"), "--index", str(index), "--name", "garments")
-    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'mine' / 'garments.md'}\n")
-    monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(index))
-    assert "garments" in [entry["name"] for entry in json.loads(run("ls", "--json").stdout)]
-
-
-def test_an_index_that_is_not_there_names_its_setting(monkeypatch, tmp_path):
-    monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(tmp_path / "index.toml"))
-    result = run("ls")
-    assert result.stderr == (
-        f"error: There is no zoo index {tmp_path / 'index.toml'}.\nhint: It is named in SPHERECTL_ZOO_INDEX.\n"
-    )
-
-
-def test_a_fetched_checkpoint_that_is_none_is_not_kept(cli, tmp_path, reference):
+def test_a_fetched_checkpoint_that_is_none_is_not_kept(tmp_path, reference, monkeypatch):
     """Nor is its hash: else the right file, when it comes, would be the changed one."""
     with hosting() as host:
         config = (reference / "published-layout" / "cfg.json").read_bytes()
@@ -327,7 +283,39 @@ def test_a_fetched_checkpoint_that_is_none_is_not_kept(cli, tmp_path, reference)
             '[[entry]]\nname = "far"\nkind = "model"\nlicence = "MIT"\nsummary = "x"\nchannels = "rgb"\n'
             f'image_size = 256\nclasses = 0\npublished = "{host.url}far/"\nfiles = {files}\n'
         )
-        env = {"SPHERECTL_ZOO_INDEX": str(tmp_path / "index.toml"), "SPHERECTL_CACHE": str(tmp_path / "cache")}
-        ended = cli("zoo", "fetch", "far", "--trust", env=env)
-    assert (ended.returncode, "ep0001.pth" in ended.stderr) == (1, True)
-    assert not [path for path in (tmp_path / "cache" / "zoo").rglob("*") if not path.name.startswith(".")]
+        monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(tmp_path / "index.toml"))
+        ended = run("fetch", "far", "--trust")
+    assert (ended.exit_code, "ep0001.pth" in ended.stderr) == (1, True)
+    assert not [path for path in (load_settings().cache / "zoo").rglob("*") if not path.name.startswith(".")]
+
+
+# Models of one's own
+
+
+def test_add_makes_an_index_that_can_be_used(tmp_path, monkeypatch):
+    index = tmp_path / "mine" / "index.toml"
+    result = run("add", str(packaged("zoo") / "fashion-mnist.safetensors"), "--index", str(index), "--name", "garments")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'mine' / 'garments.md'}\n")
+    monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(index))
+    assert "garments" in [entry["name"] for entry in json.loads(run("ls", "--json").stdout)]
+    monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(tmp_path / "index.toml"))
+    told = f"error: There is no zoo index {tmp_path / 'index.toml'}.\nhint: It is named in SPHERECTL_ZOO_INDEX.\n"
+    assert run("ls").stderr == told
+
+
+def test_push_puts_a_model_on_the_hub_from_which_it_is_sampled(hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(catalogue, "packaged", packaged)
+    refused = run("push", "emoji", "hf:user/emoji")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "error: To write to the hub takes a token" in refused.stderr
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    result = run("push", "emoji", "hf:user/emoji", "--private")
+    assert (result.exit_code, result.stdout) == (0, f"{hub.url}/user/emoji\n")
+    assert result.stderr.splitlines()[-1] == "emoji: uploading to hf:user/emoji"
+    files = hub.repos["user/emoji"].files("main")
+    assert files["model.safetensors"] == (packaged("zoo") / "emoji.safetensors").read_bytes()
+    assert files["samples.png"].startswith(b"\x89PNG")
+    assert "![Samples](samples.png)" in files["README.md"].decode()
+    out = str(tmp_path / "out.png")
+    sampled = RUNNER.invoke(app, ["sample", "--model", "hf:user/emoji", "--count", "1", "--out", out])
+    assert (sampled.exit_code, "model: hf:user/emoji (as asked for, commit" in sampled.stderr) == (0, True)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from spherectl import zoo
 from spherectl.errors import FileError, UsageError
@@ -45,6 +41,8 @@ def test_a_model_is_copied_described_and_found(tmp_path, model):
     assert card.startswith("# garments\n")
     assert "TODO" in card
     assert "sneaker" in card
+    entry = add(packaged("zoo") / "fashion-scorer.safetensors", index, name="scorer")
+    assert (entry.kind, entry.image_size, entry.classes) == ("features", 32, 10)
 
 
 def test_entries_are_appended_and_what_was_there_stays(tmp_path, model):
@@ -59,11 +57,6 @@ def test_entries_are_appended_and_what_was_there_stays(tmp_path, model):
     assert (first["name"], second["name"], second["urls"]) == ("one", "two", ["https://example.org/two.safetensors"])
     assert (tmp_path / "one.md").read_text() == "my words"
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["one.safetensors"]
-
-
-def test_a_feature_network_is_one(tmp_path):
-    entry = add(packaged("zoo") / "fashion-scorer.safetensors", tmp_path / "index.toml", name="scorer")
-    assert (entry.kind, entry.image_size, entry.classes) == ("features", 32, 10)
 
 
 def test_a_runs_model_is_called_after_its_run(tmp_path, model):
@@ -120,28 +113,3 @@ def refusing(index: Path, write):
         write(path, text)
 
     return write_text
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"images_seen": "many"}, {"class_names": [1] * 10}, {"licence": ["MIT"]}, {"recipe": 3}, {"architecture": {}}],
-    ids=str,
-)
-def test_a_header_that_is_none_is_found_before_anything_is_written(tmp_path, model, change):
-    with safe_open(model, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - the file is no mapping
-        header = json.loads(file.metadata()["spherectl"])
-    (tmp_path / "models").mkdir()
-    path = tmp_path / "models" / "m.safetensors"
-    save_file(tensors, path, {"spherectl": json.dumps(header | change)})
-    with pytest.raises(FileError, match=next(iter(change))):
-        add(path, tmp_path / "zoo" / "index.toml")
-    assert sorted(tmp_path.iterdir()) == [tmp_path / "models"]
-
-
-def test_an_index_that_is_a_pipe_or_a_folder_is_a_sentence(tmp_path, model):
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "folder").mkdir()
-    for name, words in (("pipe", "it is not a regular file"), ("folder", "Is a directory")):
-        with pytest.raises(FileError, match=f"Cannot read the zoo index .*{name}: {words}"):
-            add(model, tmp_path / name)

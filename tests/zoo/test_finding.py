@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from spherectl import zoo
-from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.errors import FileError, UsageError
 from spherectl.model.formats.header import read_header
 from spherectl.settings import Settings, load_settings, packaged
 from spherectl.zoo import Found, catalogue, find_model, find_recipe, index, newest_run, read_index
@@ -80,13 +80,6 @@ def write_run(name: str, minutes_ago: int, recipe: str = "[run]\nseed = 0\n") ->
 # The index that is shipped
 
 
-def test_the_shipped_zoo_has_one_default_and_known_recipes():
-    entries = index().values()
-    assert [entry.name for entry in entries if entry.default] == ["fashion-mnist"]
-    named = {entry.recipe for entry in entries if entry.recipe}
-    assert named <= {path.stem for path in packaged("recipes").glob("*.toml")}
-
-
 @pytest.mark.parametrize("entry", [entry for entry in SHIPPED if entry.file], ids=lambda entry: entry.name)
 def test_each_shipped_file_is_what_the_index_says(entry):
     settings = load_settings()
@@ -101,11 +94,14 @@ def test_each_shipped_file_is_what_the_index_says(entry):
     assert entry.card.is_file()
 
 
-def test_every_shipped_file_has_an_entry():
-    folder = packaged("zoo")
-    files = {entry.file for entry in index().values()}
-    assert {path.name for path in folder.glob("*.safetensors")} <= files
-    assert {path.stem for path in folder.glob("*.md")} <= set(index()) | {"README"}
+def test_the_shipped_zoo_is_whole():
+    """One default, recipes that there are, an entry for each file and card."""
+    entries, folder = index(), packaged("zoo")
+    assert [entry.name for entry in entries.values() if entry.default] == ["fashion-mnist"]
+    recipes = {path.stem for path in packaged("recipes").glob("*.toml")}
+    assert {entry.recipe for entry in entries.values() if entry.recipe} <= recipes
+    assert {path.name for path in folder.glob("*.safetensors")} <= {entry.file for entry in entries.values()}
+    assert {path.stem for path in folder.glob("*.md")} <= set(entries) | {"README"}
 
 
 # What an index may say
@@ -115,9 +111,7 @@ def test_every_shipped_file_has_an_entry():
     ("change", "words"),
     [
         ({"file": "../one.safetensors"}, "entry one, file: expected a path inside the folder"),
-        ({"file": "/tmp/one.safetensors"}, "entry one, file: expected a path inside the folder"),
         ({"sha256": SHA256[:63]}, "entry one, sha256: expected 64 hexadecimal digits"),
-        ({"sha256": SHA256.upper()}, "entry one, sha256: expected 64 hexadecimal digits"),
         ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, published, hub, page"),
         ({"name": "One"}, "entry One, name: "),
         ({"kind": "encoder"}, "entry one, kind: expected 'model' or 'features'"),
@@ -125,7 +119,6 @@ def test_every_shipped_file_has_an_entry():
         ({"bytes": 0}, "entry one, bytes: "),
         ({"kind": "features", "default": True}, "entry one: default: only an embedded model can be the default"),
         ({"file": "one.zip"}, "entry one, file: archives (.zip) are never unpacked here; expected the model itself"),
-        ({"file": "one.tar.gz"}, "entry one, file: archives (.tar.gz) are never unpacked here"),
         ({"file": "one.pth"}, "entry one, file: expected a .safetensors file, got 'one.pth'"),
         ({"folder": "../x"}, "entry one, folder: expected a path inside the folder"),
     ],
@@ -142,9 +135,7 @@ def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
     [
         ({}, "entry far: expected one of file, urls, published, hub, page"),
         ({"urls": ["http://example.org/w"]}, "entry far, urls: expected an https address"),
-        ({"urls": ["https://example.org/w", "ftp://example.org/w"]}, "entry far, urls: expected an https address"),
         ({"urls": ["https://example.org/w.tgz?x=1"]}, r"entry far, urls: archives \(\.tgz\) are never unpacked here"),
-        ({"hub": "user"}, "entry far, hub: "),
         ({"hub": "user/../../etc"}, "entry far, hub: "),
         ({"hub": "user/repo"}, "entry far: published and hub are for models, and sha256 and bytes for one file"),
         ({"published": "https://example.org/x/"}, "entry far: published and files: expected both or neither"),
@@ -159,16 +150,10 @@ def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
     ("published", "files", "words"),
     [
         ("https://example.org/x", ["cfg.json", "ckpt/ep0001.pth"], "expected the address of a folder, ending in /"),
-        ("https://example.org/x.zip/", ["cfg.json", "ckpt/ep0001.pth"], r"archives \(\.zip\) are never unpacked here"),
         ("http://example.org/x/", ["cfg.json", "ckpt/ep0001.pth"], "expected an https address"),
         ("https://example.org/x/", ["cfg.json"], r"files: expected cfg\.json and one ckpt/ep####\.pth"),
         ("https://example.org/x/", ["cfg.json", "ckpt/ep1.pth", "ckpt/ep2.pth"], "files: expected"),
         ("https://example.org/x/", ["cfg.json", "../ckpt/ep0001.pth"], "expected a path inside the folder"),
-        (
-            "https://example.org/x/",
-            ["cfg.json", "ckpt/ep0001.tar.gz"],
-            r"archives \(\.tar\.gz\) are never unpacked here",
-        ),
         ("https://example.org/x/", ["cfg.json", "run.py"], r"expected cfg\.json or ckpt/ep####\.pth, got 'run\.py'"),
     ],
 )
@@ -179,26 +164,6 @@ def test_a_published_folder_is_named_whole_and_safely(tmp_path, published, files
         index_file.write("\nfiles = [" + ", ".join(f'{{path = "{name}"}}' for name in files) + "]\n")
     with pytest.raises(FileError, match=words):
         read_index(path)
-
-
-def test_an_archive_is_no_model_and_no_index(own_zoo, tmp_path):
-    for name in ("zoo.zip", "zoo.tar.gz", "zoo.7z"):
-        Path(name).write_bytes(b"PK")
-        with pytest.raises(FileError, match=f"{name} is not a model: archives .* are never unpacked here"):
-            find_model(name)
-    with pytest.raises(FileError, match=r"Cannot read the zoo index zoo\.zip"):
-        index(Settings(zoo_index=(Path("zoo.zip"),)))
-
-
-def test_an_entry_with_a_page_alone_is_only_known_of(tmp_path):
-    (entry,) = read_index(write_index(tmp_path, REMOTE | {"page": "https://example.org"}))
-    assert (entry.state(load_settings()), entry.is_remote) == ("known of", False)
-
-
-def test_addresses_of_this_machine_may_be_plain_http(tmp_path):
-    urls = ["http://127.0.0.1:8000/w", "http://localhost/w", "http://[::1]:80/w"]
-    (entry,) = read_index(write_index(tmp_path, REMOTE | {"urls": urls}))
-    assert entry.urls == tuple(urls)
 
 
 def test_all_mistakes_are_named_at_once(tmp_path):
@@ -213,9 +178,7 @@ def test_a_link_may_not_lead_out_of_the_folder(tmp_path):
     outside = write_model(tmp_path / "outside.safetensors")
     path = write_index(tmp_path / "zoo", MODEL)
     (tmp_path / "zoo" / "one.safetensors").symlink_to(outside)
-    with pytest.raises(
-        FileError, match="entry one, file: expected a file inside the index's folder, got a link out of it"
-    ):
+    with pytest.raises(FileError, match="entry one, file: expected a file inside the index's folder, got a link out"):
         read_index(path)
 
 
@@ -233,28 +196,18 @@ def test_further_indexes_find_their_files_beside_themselves(own_zoo, tmp_path):
     assert find_model("two", settings).path == file
 
 
-@pytest.mark.parametrize("content", [b"[[entry]", b"\xff"])
-def test_an_unreadable_index_is_a_sentence(tmp_path, content):
-    (tmp_path / "index.toml").write_bytes(content)
-    with pytest.raises(FileError, match=r"Cannot read the zoo index .*index\.toml"):
-        read_index(tmp_path / "index.toml")
-
-
 # Which model a name means
 
 
-def test_without_a_name_the_setting_goes_first(own_zoo, monkeypatch):
-    write_run("a", minutes_ago=1)
-    monkeypatch.setenv("SPHERECTL_MODEL", "one")
-    assert find_model().reason == "model: one (from SPHERECTL_MODEL)"
-
-
-def test_without_a_name_and_setting_the_newest_run_goes_first(own_zoo):
+def test_without_a_name_the_setting_goes_first_then_the_newest_run_then_the_zoos_default(own_zoo, monkeypatch):
+    found = find_model()
+    assert (found.path, found.name, found.kind) == (own_zoo / "one.safetensors", "one", "zoo")
+    assert found.reason == "model: one (the zoo's default; no run in runs has a model yet)"
     write_run("b", minutes_ago=5)
     newest = write_run("a", minutes_ago=1)
-    write_run("c", minutes_ago=9)
-    found = find_model()
-    assert found == Found(newest / "model.safetensors", "a", "run", f"model: {newest} (newest run)")
+    assert find_model() == Found(newest / "model.safetensors", "a", "run", f"model: {newest} (newest run)")
+    monkeypatch.setenv("SPHERECTL_MODEL", "one")
+    assert find_model().reason == "model: one (from SPHERECTL_MODEL)"
 
 
 def test_runs_that_are_no_default_or_have_no_model_never_count(own_zoo):
@@ -271,12 +224,6 @@ def test_a_run_counts_unless_its_recipe_says_no(own_zoo, recipe):
     assert newest_run(write_run("a", minutes_ago=1, recipe=recipe).parent) == Path("runs/a")
 
 
-def test_without_anything_the_zoos_default_is_taken(own_zoo):
-    found = find_model()
-    assert (found.path, found.name, found.kind) == (own_zoo / "one.safetensors", "one", "zoo")
-    assert found.reason == "model: one (the zoo's default; no run in runs has a model yet)"
-
-
 def test_a_zoo_name_goes_before_a_path(own_zoo):
     write_model(Path("one") / "model.safetensors")
     assert find_model("one").kind == "zoo"
@@ -287,16 +234,6 @@ def test_a_run_is_its_folder_or_its_model(own_zoo):
     run = write_run("a", minutes_ago=1)
     by_folder, by_file = find_model(str(run)), find_model(str(run / "model.safetensors"))
     assert by_folder == by_file == Found(run / "model.safetensors", "a", "run", f"model: {run} (as asked for)")
-
-
-def test_a_file_is_named_after_itself(own_zoo):
-    path = write_model(Path("deep") / "mine.safetensors")
-    assert find_model(str(path)) == Found(path, "mine", "file", f"model: {path} (as asked for)")
-
-
-def test_a_home_folder_is_expanded(own_zoo):
-    write_model(Path.home() / "mine.safetensors")
-    assert find_model("~/mine.safetensors").path == Path.home() / "mine.safetensors"
 
 
 def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
@@ -311,13 +248,14 @@ def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
         ("", UsageError, "There is no model ''"),
         ("xyz", UsageError, "There are: one, far, rumour, runs/a."),
         ("runs/b", UsageError, "Did you mean runs/a?"),
-        ("one-features", UsageError, "one-features is a feature network for losses and scores; it draws no images"),
+        ("one-features", UsageError, "one-features is a feature network for losses and scores; it generates no images"),
         ("far", UsageError, "far is not on this machine yet. `spherectl zoo fetch far` brings it."),
         ("rumour", UsageError, "rumour is only known of: the zoo has no address to fetch it from"),
         ("hf:user", UsageError, "Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got 'hf:user'."),
         ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint."),
         ("runs/new", UsageError, "`spherectl train runs/new/recipe.toml --run-dir runs/new` goes on with it."),
         ("runs", FileError, "The folder runs is no model: expected model.safetensors (a run), or cfg.json and ckpt/"),
+        ("zoo.tar.gz", FileError, "zoo.tar.gz is not a model: archives (.tar.gz) are never unpacked here"),
         ("weights.pth", FileError, "expected a .safetensors file or a folder. Give the folder that holds cfg.json"),
         ("zoo/index.toml", FileError, "zoo/index.toml is not a model: expected a .safetensors file or a folder."),
     ],
@@ -327,6 +265,7 @@ def test_what_is_no_model_is_a_sentence_with_the_next_step(own_zoo, text, kind, 
     (Path("runs") / "new").mkdir()
     (Path("runs") / "new" / "recipe.toml").touch()
     Path("weights.pth").touch()
+    Path("zoo.tar.gz").touch()
     with pytest.raises(kind) as caught:
         find_model(text)
     assert words in str(caught.value)
@@ -351,26 +290,6 @@ def test_a_fetched_model_is_found_in_the_cache(own_zoo, tmp_path):
 # Fetching, verifying, reading
 
 
-def test_the_last_address_says_why(own_zoo, monkeypatch):
-    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
-    with pytest.raises(SpherectlError, match="is missing, and it is not fetched because SPHERECTL_OFFLINE says"):
-        zoo.fetch(zoo.find_entry("far"))
-
-
-def test_what_is_only_known_of_is_not_fetched(own_zoo):
-    with pytest.raises(UsageError, match="rumour is only known of"):
-        zoo.fetch(zoo.find_entry("rumour"))
-
-
-def test_an_embedded_file_needs_no_fetching(own_zoo):
-    assert zoo.fetch(zoo.find_entry("one")) == own_zoo / "one.safetensors"
-
-
-def test_an_unknown_entry_is_a_sentence(own_zoo):
-    with pytest.raises(UsageError, match=r"There is no 'rumor' in the zoo\. Did you mean rumour\?"):
-        zoo.find_entry("rumor")
-
-
 def test_verify_compares_size_and_hash(own_zoo):
     file = own_zoo / "one.safetensors"
     digest, size = hashlib.sha256(file.read_bytes()).hexdigest(), file.stat().st_size
@@ -385,19 +304,6 @@ def test_verify_compares_size_and_hash(own_zoo):
     assert verify() == f"the index does not say its hash and size (sha256 = {digest!r}, bytes = {size})"
     file.unlink()
     assert verify(sha256=digest, bytes=size) == f"{file} is missing"
-
-
-def test_verify_compares_a_fetched_file_by_its_hash_alone_if_no_size_is_stated(own_zoo):
-    entry, settings = zoo.find_entry("far"), load_settings()
-    file = write_model(settings.cache / "zoo" / "far.safetensors")
-    assert f"SHA-256 {hashlib.sha256(file.read_bytes()).hexdigest()}; the index says" in zoo.verify(entry, settings)
-    write_index(own_zoo, REMOTE | {"urls": list(entry.urls), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
-    assert zoo.verify(zoo.find_entry("far"), settings) == ""
-
-
-def test_verify_has_nothing_against_what_is_not_here(own_zoo):
-    entries = index()
-    assert [zoo.verify(entries[name], load_settings()) for name in ("far", "rumour")] == ["", ""]
 
 
 # Recipes

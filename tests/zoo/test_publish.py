@@ -12,7 +12,7 @@ import torch
 
 from spherectl.files import file_hash
 from spherectl.model.formats.weights import Package, read_package, write_package
-from spherectl.zoo.entries import read_index
+from spherectl.zoo import read_index
 from tools import publish
 
 ROOT = Path(__file__).resolve().parents[2]
