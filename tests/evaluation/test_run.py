@@ -1,4 +1,4 @@
-"""A whole evaluation against its parts computed by hand, on models whose drawings are known."""
+"""A whole evaluation against its parts computed by hand, on models whose samples are known."""
 
 from __future__ import annotations
 
@@ -71,16 +71,16 @@ def real(excerpt: Sets, scorer: Extractor) -> Real:
 
 
 @pytest.fixture
-def draws_garments(excerpt: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Models draw training images of the asked classes; one step shows them upside down."""
+def samples_garments(excerpt: Sets, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models give training images of the asked classes; one step shows them upside down."""
     train = excerpt[0]
     by_class = train.labels.argsort(stable=True).reshape(10, 30)
 
-    def draw(_: api.Model, indices: Tensor, labels: Tensor, settings: SampleSpec, seed: int) -> Tensor:
+    def sample(_: api.Model, indices: Tensor, labels: Tensor, settings: SampleSpec, seed: int) -> Tensor:
         images = to_float(train.gather(by_class[labels, (indices // 10 + seed) % 30]))
         return images.flip(2) if settings.steps == 1 else images
 
-    monkeypatch.setattr(api, "sample_indices", draw)
+    monkeypatch.setattr(api, "sample_indices", sample)
 
 
 def run(models: list[api.Model], plan: Plan, real: Real, scorer: Extractor, **options: Any) -> Report:
@@ -90,7 +90,7 @@ def run(models: list[api.Model], plan: Plan, real: Real, scorer: Extractor, **op
 
 
 @pytest.mark.fast
-@pytest.mark.usefixtures("draws_garments")
+@pytest.mark.usefixtures("samples_garments")
 def test_scores_are_those_of_the_images(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets
 ) -> None:
@@ -101,33 +101,33 @@ def test_scores_are_those_of_the_images(
     by_class = train.labels.argsort(stable=True).reshape(10, 30)
     labels = torch.arange(120) % 10
     pixels = train.gather(by_class[labels, torch.arange(120) // 10])
-    for row, drawn in zip(report.rows, (pixels.flip(2), pixels), strict=True):
-        expected = fidelity(drawn, test, scorer, metrics=plan.wanted, labels=labels)
+    for row, samples in zip(report.rows, (pixels.flip(2), pixels), strict=True):
+        expected = fidelity(samples, test, scorer, metrics=plan.wanted, labels=labels)
         for name in ("frechet_distance", "kid", "inception_score", "precision", "recall", "accuracy"):
             assert getattr(row.scores, name) == pytest.approx(getattr(expected, name), rel=1e-9), name
         assert set(row.intervals) == {"frechet_distance", "kid", "inception_score", "accuracy"}
         for name, (low, high) in row.intervals.items():
             assert low < getattr(row.scores, name) < high
         assert row.channel_spread == 0
-        powers = line_powers(drawn, 8), line_powers(real_draw(test, 120, 0).gather(torch.arange(100)), 8)
+        powers = line_powers(samples, 8), line_powers(real_draw(test, 120, 0).gather(torch.arange(100)), 8)
         assert row.patch_lines == patch_lines(*powers)
         assert (row.scores.features, row.scores.reference) == ("fashion-scorer", "fashion-mnist test, 100 images")
         assert (row.scores.count, row.scores.quantise) == (120, "round")
-    assert report.floor is not None
+    assert report.real_row is not None
     same_number = real_draw(train, 120, 0).gather(torch.arange(120))
-    floor = fidelity(same_number, test, scorer, metrics=["fid"]).frechet_distance
-    assert report.floor.scores.frechet_distance == pytest.approx(floor, rel=1e-9)
-    assert report.floor.scores.accuracy is None  # the network learned from them
+    of_real = fidelity(same_number, test, scorer, metrics=["fid"]).frechet_distance
+    assert report.real_row.scores.frechet_distance == pytest.approx(of_real, rel=1e-9)
+    assert report.real_row.scores.accuracy is None  # the network learned from them
     for row in report.rows:
-        assert row.floors == pytest.approx(row.scores.frechet_distance / floor)
-    right = scorer(test.gather(torch.arange(100)))["logits"].argmax(1) == test.labels
-    assert report.accuracy_real == pytest.approx(float(right.double().mean()))
+        assert row.fd_ratio == pytest.approx(row.scores.frechet_distance / of_real)
+    correct = scorer(test.gather(torch.arange(100)))["logits"].argmax(1) == test.labels
+    assert report.accuracy_real == pytest.approx(float(correct.double().mean()))
     assert told[-1] == (360, 360)
     assert any("120 samples" in note for note in report.notes)
 
 
 @pytest.mark.fast
-@pytest.mark.usefixtures("draws_garments")
+@pytest.mark.usefixtures("samples_garments")
 def test_rows_are_compared_with_fewer_steps_and_with_the_first_model(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor
 ) -> None:
@@ -161,12 +161,12 @@ def test_samples_become_bytes_by_the_asked_rule(
     scorer: Extractor,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def draw(_: api.Model, indices: Tensor, *__: Any) -> Tensor:
+    def sample(_: api.Model, indices: Tensor, *__: Any) -> Tensor:
         images = torch.full((len(indices), 3, 32, 32), 127.6 / 255)
         images[:, 1, 0, 0] = 1.0
         return images
 
-    monkeypatch.setattr(api, "sample_indices", draw)
+    monkeypatch.setattr(api, "sample_indices", sample)
     report = run([make_model()], Plan(count=20, quantise=rule, metrics=["fid"], resamples=0), real, scorer)
     assert report.rows[0].channel_spread == 255 - level
     assert report.rows[0].scores.quantise == rule
@@ -216,7 +216,7 @@ def test_lpips_is_of_each_reconstruction(
 
 
 @pytest.mark.fast
-@pytest.mark.usefixtures("draws_garments")
+@pytest.mark.usefixtures("samples_garments")
 def test_without_real_images_statistics_give_a_distance_and_the_rest_is_told(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, tmp_path: Path
 ) -> None:
@@ -226,8 +226,8 @@ def test_without_real_images_statistics_give_a_distance_and_the_rest_is_told(
     report = run([make_model()], Plan(count=30, resamples=5), bare, scorer)
     row = report.rows[0]
     assert row.scores.frechet_distance is not None
-    assert (row.floors, row.scores.kid, row.scores.precision) == (None, None, None)
-    assert (report.floor, report.reconstructions, report.accuracy_real) == (None, [], None)
+    assert (row.fd_ratio, row.scores.kid, row.scores.precision) == (None, None, None)
+    assert (report.real_row, report.reconstructions, report.accuracy_real) == (None, [], None)
     assert sum("mean and covariance alone" in note for note in report.notes) == 2
     assert sum("no images to reconstruct" in note for note in report.notes) == 1
     assert sum("nothing says what a perfect model would get" in note for note in report.notes) == 1
@@ -280,11 +280,11 @@ def test_uniformity_is_of_the_latents_of_training_images(
 
 
 @pytest.mark.fast
-@pytest.mark.usefixtures("draws_garments")
+@pytest.mark.usefixtures("samples_garments")
 def test_samples_that_are_training_images_are_near_copies(
     make_model: Callable[..., api.Model], scorer: Extractor, excerpt: Sets
 ) -> None:
-    """With the splits changed: 300 images to set a threshold, the 100 that it draws from to train on."""
+    """With the splits changed: 300 images to set a threshold with, and the same to train on."""
     train, test = excerpt
     assert isinstance(train, MemoryImages)
     real = Real(of_images(test, scorer), train, train, "test")
@@ -292,9 +292,8 @@ def test_samples_that_are_training_images_are_near_copies(
     report = run([make_model()], plan, real, scorer)
     found = report.memorisation["known"]
     assert found.summary().samples == 40
-    assert (
-        float(found.samples.pixel_distance.max()) == 0
-    )  # of the row with the most steps, which draws them as they are
+    # Of the row with the most steps, which gives them as they are.
+    assert float(found.samples.pixel_distance.max()) == 0
     assert report.neighbours["known"].shape[0] == 3
 
 
@@ -303,7 +302,7 @@ def test_what_could_not_be_measured_in_the_end_is_refused_first(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: Any) -> Tensor:
-        raise AssertionError("nothing is drawn")
+        raise AssertionError("nothing is sampled")
 
     monkeypatch.setattr(api, "sample_indices", never)
     with pytest.raises(UsageError, match="no model"):
@@ -378,7 +377,7 @@ with joined() as processes:
     report = evaluate([model], plan, real, scorer, processes=processes)
     if processes.is_first:
         save_file(folder / "features.safetensors", {"scorer": found.embedding, "inception": others.embedding}, {})
-        rows = [dataclasses.asdict(one) for one in (*report.rows, report.floor, *report.reconstructions)]
+        rows = [dataclasses.asdict(one) for one in (*report.rows, report.real_row, *report.reconstructions)]
         differences = [dataclasses.asdict(one) for one in report.comparisons]
         (folder / "report.json").write_text(json.dumps({"rows": rows, "differences": differences}))
 """
@@ -438,11 +437,7 @@ def compare(one: Any, other: Any, place: str = "") -> None:
         ({"metrics": "fid"}, "metrics"),
         ({"quantise": "ceil"}, "quantise"),
         ({"count": 1}, "count: expected a whole number from 2"),
-        ({"count": True}, "count"),
-        ({"count": 10**9}, "count"),
-        ({"seed": -1}, "seed"),
         ({"batch": 0}, "batch"),
-        ({"resamples": -1}, "resamples"),
         ({"reconstructions": 2.5}, "reconstructions"),
     ],
     ids=str,
