@@ -26,7 +26,7 @@ from spherectl.data.datasets import ImageSet, open_dataset
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.files import write_text
 from spherectl.model import kernels
-from spherectl.training.run import versions
+from spherectl.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 EXCERPT = ROOT / "tests" / "data" / "fashion-excerpt"  # what the images show does not change the speed
@@ -79,8 +79,8 @@ def write(folder: Path, results: dict[str, Any]) -> None:
 
 
 def command_line(module: str) -> str:
-    """What was typed."""
-    return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    """What was typed, for the module benchmarks.speed or the like."""
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])
 
 
 def measure(given: Namespace) -> dict[str, Any]:
@@ -90,7 +90,11 @@ def measure(given: Namespace) -> dict[str, Any]:
         given: models, recipe, seconds, images, growth.
     """
     until = time.monotonic() + given.seconds
-    about = {"format": FORMAT, "date": datetime.now(UTC).date().isoformat(), "command": command_line("speed")}
+    about = {
+        "format": FORMAT,
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": command_line("benchmarks.speed"),
+    }
     about |= {"machine": machine(), "versions": versions(), "kernels": kernels.explain()}
     recipe = recipes.load(zoo.find_recipe(given.recipe))
 

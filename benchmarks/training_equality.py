@@ -75,7 +75,7 @@ def compare(given: Namespace, work: Path) -> dict[str, Any]:
     exact, fast = (row["mean_loss"] for row in rows)
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "command": command_line("training_equality"),
+        "command": command_line("benchmarks.training_equality"),
         "recipe": recipe.name,
         "steps": given.steps,
         "last": given.last,

@@ -27,7 +27,8 @@ from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.files import write_text
-from spherectl.training.run import Run, versions
+from spherectl.training.run import Run
+from spherectl.versions import versions
 
 WARM = 5  # first steps of a run, which are not counted: threads, caches and images on their way
 SAVE_STEPS = 5
@@ -89,7 +90,7 @@ def compare(given: Namespace, tree: Path, scratch: Path) -> dict[str, Any]:
     if given.steps < 2 * WARM or given.rounds < 1:
         raise UsageError(f"Expected at least {2 * WARM} steps and 1 round; got {given.steps} and {given.rounds}.")
     batch = recipes.load(zoo.find_recipe(given.recipe)).run.batch_size
-    about = {"date": datetime.now(UTC).date().isoformat(), "command": command_line("training_speed")}
+    about = {"date": datetime.now(UTC).date().isoformat(), "command": command_line("benchmarks.training_speed")}
     about |= {"machine": machine(), "versions": versions(), "against": given.against, "recipe": given.recipe}
     now, earlier = [], []
     for number in range(given.rounds):

@@ -66,7 +66,6 @@ FLOORS = [
     ],
     # What is done with a model.
     [
-        "training",
         *("training.perceptual", "training.flops", "training.monitor", "training.step", "training.parallel"),
         *("training.ema", "training.checkpoint", "training.optimiser", "training.saver", "training.tensorboard"),
         "training.grey",
@@ -74,6 +73,7 @@ FLOORS = [
         *("provenance", "output"),
         "training.previews", "training.loggers",
         *("training.plan", "training.cuda", "training.run", "training.publish", "training.finetune", "training.loop"),
+        "training",
         "editing",
         *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.measurements"),
         *("editing.restoration", "editing.fitting", "editing.latents", "edits"),

@@ -11,9 +11,7 @@ import typer
 from spherectl.cli import console, options
 from spherectl.cli.plot_latents import posterior_hole, uniformity
 
-app = typer.Typer(
-    no_args_is_help=True, help="Draw figures: the curves of trainings, where latents lie, samples of any kind of model."
-)
+app = typer.Typer(no_args_is_help=True, help="Draw figures: the curves of trainings, where latents lie, samples.")
 app.command()(uniformity)
 app.command("posterior-hole")(posterior_hole)
 
@@ -24,13 +22,6 @@ class Along(StrEnum):
     IMAGES = "images"
     HOURS = "hours"
     STEPS = "steps"
-
-
-class SolverName(StrEnum):
-    """How a diffusion model goes back from noise."""
-
-    DDIM = "ddim"
-    DPM = "dpm"
 
 
 @app.command()
@@ -91,23 +82,13 @@ def samples(
             "--steps",
             metavar="LIST",
             help="Numbers of steps, a row each.",
-            show_default="1,4 of a Sphere Encoder; 10,50 of a diffusion model",
+            show_default="1,4",
         ),
     ] = None,
     count: Annotated[
         int, typer.Option("--count", "-n", min=1, max=options.MAX_FRAMES, help="Samples in a row; classes in turn.")
     ] = 10,
-    solver: Annotated[SolverName, typer.Option("--solver", help="Of a diffusion model.")] = SolverName.DDIM,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance",
-            min=1,
-            max=options.MAX_GUIDANCE,
-            help="Of a Sphere Encoder; 1 is none.",
-            show_default="the model's own",
-        ),
-    ] = None,
+    guidance: options.Guidance = None,
     seed: options.Seed = 0,
     device: options.Device = None,
     threads: options.Threads = None,
@@ -116,23 +97,20 @@ def samples(
         typer.Option("--out", "-o", metavar="PATH", help="A .png; replaces what is there.", show_default="a new name"),
     ] = None,
 ) -> None:
-    """Draw rows of samples from the same noise, one for each number of steps, of a Sphere Encoder or a baseline.
+    """Draw rows of samples from the same noise, one for each number of steps.
 
     Examples:
     spherectl plot samples fashion-mnist --steps 1,2,4 --guidance 1
-
-    spherectl plot samples runs/evidence-diffusion --steps 4,10,50 --solver dpm --out diffusion.png
     """
     import torch
 
     from spherectl import api, zoo
-    from spherectl.baselines import load_baseline
     from spherectl.errors import UsageError
     from spherectl.files import asked_or_claimed
     from spherectl.images import save_png
-    from spherectl.model.formats.header import BASELINES, read_header
-    from spherectl.plots.samples import sample_rows, usual_steps
+    from spherectl.plots.samples import sample_rows
     from spherectl.settings import load_settings
+    from spherectl.training.previews import SAMPLE_STEPS
 
     if out is not None and out.suffix.lower() != ".png":
         raise UsageError(f"Expected a name that ends in .png, got {out}.")
@@ -143,11 +121,8 @@ def samples(
     if threads:
         torch.set_num_threads(threads)
     found = zoo.find_model(model, settings)
-    is_baseline = found.path.is_file() and read_header(found.path).get("architecture") in BASELINES
-    where = device or settings.device
-    loaded = load_baseline(model, device=where) if is_baseline else api.load_found(found, device=where, dtype="float32")
-    rows = [int(part) for part in asked] or usual_steps(loaded)
-    image = sample_rows(loaded, rows, count, seed=seed, solver=solver.value, guidance=guidance)
+    loaded = api.load_found(found, device=device or settings.device, dtype="float32")
+    image = sample_rows(loaded, [int(part) for part in asked] or SAMPLE_STEPS, count, seed=seed, guidance=guidance)
     with asked_or_claimed(out, f"{loaded.name}-samples") as target:
         save_png(target, image, None)
     console.show_file(target)

@@ -12,7 +12,6 @@ from spherectl.errors import UsageError
 
 if TYPE_CHECKING:
     from spherectl.api import Model as Loaded
-    from spherectl.baselines import Vae
     from spherectl.data.datasets import ImageSet
     from spherectl.evaluation.autoencoders import Autoencoder
     from spherectl.recipe import Recipe
@@ -38,7 +37,12 @@ Figure = Annotated[
 def uniformity(
     model: Model = None,
     vae: Annotated[
-        str | None, typer.Option("--vae", metavar="MODEL", help="A VAE's file or run, for the panel of its means.")
+        str | None,
+        typer.Option(
+            "--vae",
+            metavar="MODEL",
+            help="A VAE, for the panel of its means: as for posterior-hole.",
+        ),
     ] = None,
     data: options.Data = None,
     count: Annotated[
@@ -67,7 +71,7 @@ def uniformity(
     Examples:
     spherectl plot uniformity
 
-    spherectl plot uniformity runs/evidence-base --vae runs/evidence-vae-kl-1e-2 --out uniformity.png
+    spherectl plot uniformity runs/mine --vae diffusers:stable-diffusion/vae --out uniformity.png
     """
     from spherectl.evaluation import projection
     from spherectl.files import asked_or_claimed
@@ -79,7 +83,7 @@ def uniformity(
     settings = load_settings()
     found = models.find(model, settings)
     loaded = _load(found, settings, device, threads)
-    other = None if vae is None else _load_vae(vae, loaded.recipe, device or settings.device)
+    other = None if vae is None else _open_vae(vae, loaded.recipe, device or settings.device)
     dataset = _open(loaded.recipe, data, "test")
     asked: dict[str, Any] = {"count": count, "draws": draws, "seed": seed}
     clouds = projection.clouds(loaded, other, dataset, **asked)
@@ -115,7 +119,7 @@ def posterior_hole(
         typer.Option(
             "--vae",
             metavar="MODEL|diffusers:PATH",
-            help="A VAE's file or run, or a published AutoencoderKL that diffusers reads.",
+            help="A published AutoencoderKL that diffusers reads, or a VAE of experiments/.",
         ),
     ] = None,
     data: options.Data = None,
@@ -151,8 +155,6 @@ def posterior_hole(
     The numbers are Frechet distances of each column to the test images; inputs are training images.
 
     Examples:
-    spherectl plot posterior-hole runs/evidence-base --vae runs/evidence-vae-kl-1e-2
-
     spherectl plot posterior-hole --vae diffusers:stable-diffusion/vae --count 500 --out hole.png
     """
     from spherectl.evaluation.autoencoders import SphereAutoencoder
@@ -210,34 +212,36 @@ def _distance(row: dict[str, Any]) -> str:
 
 
 def _open_vae(vae: str, recipe: Recipe, device: str) -> Autoencoder:
-    """A VAE of ours, or a published one, for the images of a recipe."""
-    from spherectl.evaluation.autoencoders import DIFFUSERS, PublishedVae, VaeAutoencoder
-    from spherectl.model.devices import choose_device
+    """A published VAE, or a run or model file of a kind of network that has posteriors, for the images of a recipe.
 
+    Raises:
+        UsageError: it is a model of another kind, or for images of another size.
+    """
+    from spherectl import registry
+    from spherectl.evaluation.autoencoders import DIFFUSERS, PublishedVae
+    from spherectl.model.devices import choose_device
+    from spherectl.model.formats.header import read_header
+    from spherectl.model.formats.weights import check_header
+    from spherectl.settings import load_settings
+    from spherectl.zoo import find_model
+
+    size = recipe.model.image_size
     if vae.startswith(DIFFUSERS):
-        return PublishedVae(vae.removeprefix(DIFFUSERS), recipe.model.image_size, choose_device(device))
-    return VaeAutoencoder(_load_vae(vae, recipe, device))
+        return PublishedVae(vae.removeprefix(DIFFUSERS), size, choose_device(device))
+    found = find_model(vae, load_settings())
+    header = read_header(found.path) if found.path.is_file() else {"architecture": registry.SPHERE.header_name}
+    kind = registry.of_header(header["architecture"])
+    if kind is None or kind.autoencoder is None:
+        check_header(found.path, header, "vae")
+        raise UsageError(f"--vae {vae}: a {header['architecture']} has no posteriors.", "Give a VAE.")
+    opened: Autoencoder = kind.autoencoder(found.path, size, device)
+    return opened
 
 
 def _load(found: Found, settings: Settings, device: str | None, threads: int | None) -> Loaded:
     """The averaged weights, in float32."""
     dtype, weights = options.DtypeName.FLOAT32, options.WeightsName.EMA
     return models.load_found(found, settings, dtype=dtype, weights=weights, device=device, threads=threads)
-
-
-def _load_vae(vae: str, recipe: Recipe, device: str) -> Vae:
-    """A VAE of ours.
-
-    Raises:
-        UsageError: it is for images of another size than the recipe's.
-    """
-    from spherectl.baselines import load_baseline
-
-    loaded = load_baseline(vae, "vae", device=device)
-    size, wanted = loaded.recipe.model.image_size, recipe.model.image_size
-    if size != wanted:
-        raise UsageError(f"--vae {vae}: it is of {size} px, the model of {wanted} px.")
-    return loaded
 
 
 def _open(recipe: Recipe, root: str | None, split: Literal["train", "test"]) -> ImageSet:

@@ -14,39 +14,21 @@ Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="Name of a recipe,
 
 
 @app.command()
-def ls(
-    folder: Annotated[
-        str, typer.Argument(metavar="[FOLDER]", help="A folder of further recipes, as in evidence.", show_default=False)
-    ] = "",
-    as_json: options.Json = False,
-) -> None:
+def ls(as_json: options.Json = False) -> None:
     """List the recipes that come with spherectl.
 
-    Examples:
-    spherectl recipes ls
-
-    spherectl recipes ls evidence
+    Example: spherectl recipes ls
     """
     from spherectl import recipe
-    from spherectl.errors import UsageError
     from spherectl.settings import packaged
 
-    recipes = packaged("recipes")
-    folders = sorted(path.name for path in recipes.iterdir() if path.is_dir())
-    if folder and folder not in folders:
-        raise UsageError(f"There is no folder {folder!r} of recipes; expected {' or '.join(folders)}.")
-    paths = sorted((recipes / folder).glob("*.toml"), key=lambda path: path.stem)
-    rows = [
-        {"name": path.relative_to(recipes).with_suffix("").as_posix(), **_facts(recipe.load(path))} for path in paths
-    ]
+    paths = sorted(packaged("recipes").glob("*.toml"), key=lambda path: path.stem)
+    rows = [{"name": path.stem, **_facts(recipe.load(path))} for path in paths]
     if as_json:
         console.show_json(rows)
         return
     texts = [{head: "" if value is None else str(value) for head, value in row.items()} for row in rows]
     console.show_rows(texts, right=("px", "batch"))
-    for further in folders if not folder else ():
-        count = len(list((recipes / further).glob("*.toml")))
-        console.say(f"{count} more of recipes/{further}: spherectl recipes ls {further}")
 
 
 @app.command()

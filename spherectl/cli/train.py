@@ -17,6 +17,7 @@ import typer
 
 from spherectl.cli import console, image_files, models, options
 from spherectl.errors import SpherectlError, UsageError
+from spherectl.registry import NETWORKS, SPHERE
 
 if TYPE_CHECKING:
     from spherectl.model.formats.weights import Package
@@ -34,8 +35,6 @@ if sys.platform != "win32":
 SAME_PRESS_S = 1.0
 
 FIRST_BYTES = 1 << 20  # of a download: what its first report counts
-
-KIND_NETWORKS = {"sphere": "E and D", "vae": "E and D of a VAE", "diffusion": "one diffusion network"}
 
 MIN_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
@@ -171,17 +170,15 @@ def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Packa
     import torch
 
     from spherectl.api import model_hash
-    from spherectl.model.formats.header import ARCHITECTURE, BASELINES
     from spherectl.model.formats.weights import read_package
-    from spherectl.model.kinds import build
     from spherectl.model.sphere import parameter_count
     from spherectl.training.finetune import fitting
 
     found = models.find(model, settings)
-    kind = recipe.model.kind
-    package = read_package(found.path, kind if kind in BASELINES else ARCHITECTURE)
+    kind = NETWORKS[recipe.model.kind]
+    package = read_package(found.path, kind.header_name)
     with torch.device("meta"):
-        model_of_recipe = build(recipe.model)
+        model_of_recipe = kind.build(recipe.model)
     taken = fitting(model_of_recipe, package.weights)
     share = sum(p.numel() for p in taken.values()) / parameter_count(model_of_recipe)
     if share < MIN_SHARE:
@@ -205,11 +202,10 @@ def _tell_end(outcome: Outcome, kind: str, settings: Settings) -> None:
         console.say(f"{path} is finished: {seen} seen; --run-dir another folder trains anew")
     else:
         console.say(f"finished: {seen} seen; samples in {outcome.run.samples}")
-    if outcome.finished and kind != "sphere":
-        console.say(f"draw images with it: spherectl plot samples {shlex.quote(str(path))}")
-    elif outcome.finished:
-        option = "" if _is_picked(outcome.run.model, settings) else f" --model {shlex.quote(str(path))}"
-        console.say(f"draw images with it: spherectl sample{option}")
+    if outcome.finished and NETWORKS[kind].sampling:
+        command = NETWORKS[kind].sampling.format(shlex.quote(str(path)))
+        picked = kind == SPHERE.name and _is_picked(outcome.run.model, settings)
+        console.say(f"sample from it: {'spherectl sample' if picked else command}")
     console.show_file(outcome.run.model)
 
 
@@ -249,7 +245,7 @@ def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
     size, spec = plan(resolved), resolved.model
     facts = {
         "recipe": resolved.name,
-        "parameters": f"{size.parameters:,} ({KIND_NETWORKS[spec.kind]}, size {spec.size})",
+        "parameters": f"{size.parameters:,} ({NETWORKS[spec.kind].networks}, size {spec.size})",
         "tokens": f"{size.tokens:,} of {spec.patch} x {spec.patch} px",
         "latent size": f"{size.latent_size:,} ({spec.channels_per_token} channels a token)",
         "memory, about": f"{size.memory_bytes / 1e9:.1f} GB in {resolved.run.dtype}, without the perceptual networks",

@@ -1,4 +1,6 @@
-"""One face for models with an encoder and a decoder: the Sphere Encoder, a VAE of ours, a published VAE of diffusers.
+"""One face for models with an encoder and a decoder: the Sphere Encoder, and a published VAE of diffusers.
+
+Other kinds of networks bring theirs (`registry.NetworkKind.autoencoder`).
 
 Each says which points of its latent space an image stands for (a mean and a variance), which points it takes for
 latents at all (`place`: the sphere, or anywhere), and what a point decodes to.
@@ -13,20 +15,19 @@ from pathlib import Path
 from typing import Annotated, Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from spherectl import api
-from spherectl.baselines import Vae
 from spherectl.documents import parse_table
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.files import expanded, is_there, read_bytes
 from spherectl.model import sampler
 from spherectl.model.geometry import spherify
 from spherectl.safetensors_header import safetensors_header
 from spherectl.settings import load_settings
-from spherectl.shown import listed, shortened
-from spherectl.tables import describe
+from spherectl.shown import shortened
+from spherectl.validation import validated
 
 DIFFUSERS = "diffusers:"  # before the path of a published VAE
 
@@ -100,31 +101,6 @@ class SphereAutoencoder:
 
     def decode(self, latents: Tensor, labels: Tensor | None) -> Tensor:
         """D(v, y)."""
-        return self.model.decode(latents, labels).cpu()
-
-
-class VaeAutoencoder:
-    """A VAE of ours."""
-
-    def __init__(self, model: Vae) -> None:
-        self.model, self.name = model, model.name
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """(N, d)."""
-        return self.model.latent_shape
-
-    def posterior(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Of the encoder."""
-        mean, variance = self.model.posterior(images, labels)
-        return mean.cpu(), variance.cpu()
-
-    def place(self, latents: Tensor) -> Tensor:
-        """As they are."""
-        return latents
-
-    def decode(self, latents: Tensor, labels: Tensor | None) -> Tensor:
-        """Of the decoder."""
         return self.model.decode(latents, labels).cpu()
 
 
@@ -204,12 +180,11 @@ def _check_published(kind: Any, folder: Path) -> None:
     path = folder / "config.json"
     try:
         table = parse_table(read_bytes(path, MAX_CONFIG), str(path))
-        Config.model_validate(table)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(f"Cannot read a VAE of diffusers at {folder}: {path.name}: {error.strerror}.") from None
-    except ValidationError as error:
-        told = listed(describe(error, Config), 3, "; ")
-        raise FileError(f"Cannot read a VAE of diffusers at {folder}: {path.name}: {told}.") from None
+    validated(Config, table, f"Cannot read a VAE of diffusers at {folder}: {path.name}")
     weights = folder / "diffusion_pytorch_model.safetensors"
     if is_there(f"{weights}.index.json"):
         raise FileError(f"Cannot read a VAE of diffusers at {folder}: expected its weights in one file.")

@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from spherectl import api
-from spherectl.baselines import Vae
 from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
-from spherectl.evaluation.autoencoders import Autoencoder, SphereAutoencoder, VaeAutoencoder
+from spherectl.evaluation.autoencoders import Autoencoder, SphereAutoencoder
 from spherectl.evaluation.directions import normalise
 from spherectl.evaluation.embeddings import BATCH, Part, real_draw
 from spherectl.evaluation.uniformity import UniformityByClass, uniformity_by_class
@@ -58,7 +57,13 @@ def project(points: Tensor, seed: int) -> Tensor:
 
 
 def clouds(
-    model: api.Model, vae: Vae | None, dataset: ImageSet, *, count: int = 1000, draws: int = DRAWS, seed: int = 0
+    model: api.Model,
+    vae: Autoencoder | None,
+    dataset: ImageSet,
+    *,
+    count: int = 1000,
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> list[Cloud]:
     """The four panels: this encoder, truly uniform points, the VAE's means, centred pixels.
 
@@ -74,7 +79,7 @@ def clouds(
     labels = dataset.labels[draw.indices]
     own = latents(SphereAutoencoder(model), draw, labels)  # (n, L)
     uniform = seeding.normal(seed, seeding.PROJECTION, torch.arange(len(draw)), own.shape[1], 1).float()
-    means = None if vae is None else latents(VaeAutoencoder(vae), draw, labels)
+    means = None if vae is None else latents(vae, draw, labels)
     pixels = to_float(draw.gather(torch.arange(len(draw)))).flatten(1)
     sets: list[tuple[str, Tensor | None]] = [
         (f"latents of {model.name}", own),

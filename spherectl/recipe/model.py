@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from spherectl.errors import UsageError
 from spherectl.recipe.limits import MAX_CHANNELS, MAX_CLASSES, MAX_IMAGE_SIZE, MAX_IN_CONTEXT, MAX_TOKENS, Mixers
+from spherectl.registry import network_problem
 from spherectl.shown import quoted
 from spherectl.tables import Spec
 
@@ -40,10 +41,16 @@ SIZES: dict[str, Size] = {
 LOW_RESOLUTION_PATCH = {32: 4, 64: 4, 128: 8, 256: 16, 512: 32}
 
 
-class ModelSpec(Spec):
-    """The two networks; of another kind than "sphere", a baseline of the same trunk."""
+def _check_kind(name: object) -> object:
+    if problem := network_problem(name):
+        raise ValueError(problem)
+    return name
 
-    kind: Literal["sphere", "vae", "diffusion"] = "sphere"
+
+class ModelSpec(Spec):
+    """The networks. What the keys mean is the Sphere Encoder's meaning; other kinds read those that they need."""
+
+    kind: Annotated[str, BeforeValidator(_check_kind)] = "sphere"  # the name of a record in `spherectl.registry`
     image_size: Annotated[int, Field(ge=1, le=MAX_IMAGE_SIZE)] = 32
     size: str = "base"
     decoder_size: str | None = None  # None: as `size`
@@ -87,10 +94,6 @@ class ModelSpec(Spec):
                 f"model.compression_ratio: {self.compression_ratio:g} leaves {self.channels_per_token:,} channels in a "
                 f"token, 1 to {MAX_CHANNELS:,} are allowed"
             )
-        if self.kind == "vae" and self.encoder_mixer_blocks:
-            problems.append("model.encoder_mixer_blocks: 0 for a VAE, whose means and variances one norm would tie")
-        if self.kind == "diffusion" and self.in_context_tokens:
-            problems.append("model.in_context_tokens: 0 for a diffusion model")
         if problems:
             raise ValueError("; ".join(problems))
         return self

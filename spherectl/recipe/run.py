@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from spherectl.checks import MAX_SEED
 from spherectl.recipe.limits import MAX_BATCH, MAX_EPOCHS, Batch, Positive
+from spherectl.registry import logger_problem
+from spherectl.shown import quoted
 from spherectl.tables import Spec
+
+
+def _check_loggers(names: object) -> object:
+    if not isinstance(names, list | tuple):
+        raise ValueError(f"expected a list, got {quoted(names)}")  # noqa: TRY004 - pydantic takes no TypeError
+    for name in names:
+        if problem := logger_problem(name):
+            raise ValueError(problem)
+    return tuple(dict.fromkeys(names))
+
+
+# Names of records in `spherectl.registry`, each once.
+Loggers = Annotated[tuple[str, ...], BeforeValidator(_check_loggers)]
 
 
 class RunSpec(Spec):
@@ -27,6 +42,7 @@ class RunSpec(Spec):
     checkpoint_images: Positive = 50_000
     sample_images: Positive = 50_000
     keep_checkpoints: Positive = 2
+    loggers: Loggers | None = None  # where curves and images are shown beside the run folder; None: all installed
     milestone_images: Positive | None = None  # the first checkpoint at or after each multiple is kept for good
 
     @model_validator(mode="after")

@@ -17,14 +17,19 @@ from spherectl.recipe.noise import RADIANS_PER_DEGREE, NoiseSpec
 from spherectl.recipe.optim import OptimSpec
 from spherectl.recipe.run import RunSpec
 from spherectl.recipe.sample import SampleSpec
+from spherectl.registry import NETWORKS
 from spherectl.shown import listed
-from spherectl.tables import Spec, describe, flatten, merge, split_unknown, without_none
+from spherectl.tables import Spec, flatten, merge, split_unknown, without_none
+from spherectl.validation import describe
+
+NAME = "lower-case letters, digits, '.', '_' or '-', with a letter or digit first"
 
 # Keys that say how a training is computed, not what it is: a run goes on with others, on another machine.
 HOW = (
     "data.workers",
     "run.activation_checkpointing",
     "run.compile",
+    "run.loggers",
     "run.micro_batch_size",
     "run.parallel",
 )
@@ -33,7 +38,7 @@ HOW = (
 class Recipe(Spec):
     """A whole recipe."""
 
-    name: Annotated[str, Field(max_length=MAX_NAME, pattern=r"^[a-z0-9][a-z0-9._-]*\z")]
+    name: Annotated[str, Field(max_length=MAX_NAME, pattern=r"^[a-z0-9][a-z0-9._-]*\z", description=NAME)]
     summary: Text = ""
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
@@ -45,13 +50,8 @@ class Recipe(Spec):
 
     @model_validator(mode="after")
     def _check(self) -> Recipe:
-        kind, loss, problems = self.model.kind, self.loss, []
-        if kind == "vae" and not loss.kl:
-            problems.append("loss.kl: a VAE needs a weight above 0, as in loss.kl = 0.01")
-        if kind != "vae" and loss.kl:
-            problems.append(f'loss.kl: for model.kind = "vae" alone; this is "{kind}"')
-        if kind == "diffusion" and loss.perceptual != "none":
-            problems.append('loss.perceptual: "none" for a diffusion model, which is trained on noise')
+        check = NETWORKS[self.model.kind].problems
+        problems = check(self) if check is not None else []
         if problems:
             raise ValueError("; ".join(problems))
         return self

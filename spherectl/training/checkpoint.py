@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from spherectl import safetensors_header
 from spherectl.documents import parse_table
-from spherectl.errors import FileError
+from spherectl.errors import FileError, SpherectlError
 from spherectl.files import read_bytes, sync_folder, write_text
 from spherectl.model.formats.header import Count, Header, header_of
 from spherectl.model.formats.weights import read_rows, save_file
@@ -307,6 +307,8 @@ def _reader(path: Path, stack: contextlib.ExitStack) -> Reader:
     """A checkpoint's files, open until the stack is left, and held against its index."""
     try:
         table = parse_table(read_bytes(path / INDEX, MAX_INDEX), str(path / INDEX))
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(f"Cannot read {path / INDEX}: {error.strerror}.") from None
     index = validated(Index, table, str(path / INDEX))

@@ -21,6 +21,7 @@ from spherectl.features.networks import build_network
 from spherectl.features.store import find_feature_network, read_feature_header
 from spherectl.model.vit import CHANNELS, CONV_HEAD_CHANNELS
 from spherectl.recipe import SIZES, ModelSpec, Recipe, Size
+from spherectl.registry import NETWORKS
 from spherectl.training.perceptual import FeatureDistance, ImageNetDistance, PerceptualDistance
 
 # Channels at the ends of VGG16's five stages.
@@ -30,8 +31,10 @@ LPIPS_CHANNELS = (64, 128, 256, 512, 512)
 PASSES = 3
 
 
-def training_gflop(recipe: Recipe) -> float:
+def training_gflop(recipe: Recipe) -> float | None:
     """GFLOP (10^9 operations) of a training step for each image: forward and backward of the whole objective.
+
+    None where the kind of network does not say (`registry.NetworkKind.gflop`).
 
     What is no product (norms, activations, optimiser, average) is left out, as is usual.
 
@@ -42,40 +45,49 @@ def training_gflop(recipe: Recipe) -> float:
         UsageError: the number of classes is still "auto", or the zoo has no such feature network.
         FileError: the feature network cannot be read.
     """
+    gflop = NETWORKS[recipe.model.kind].gflop
+    return None if gflop is None else gflop(recipe)
+
+
+def sphere_gflop(recipe: Recipe) -> float:
+    """`training_gflop` of a Sphere Encoder: E(x), D of two latents, E(x_large), and the perceptual part."""
     return step_gflop(recipe.model) + perceptual_gflop(recipe)
 
 
 def step_gflop(spec: ModelSpec) -> float:
-    """GFLOP of a training step for each image without the perceptual part.
+    """`sphere_gflop` without the perceptual part."""
+    forward = 2 * encoder_flop(spec, spec.channels_per_token) + 2 * decoder_flop(spec)
+    return both_ways_gflop(spec, forward)
 
-    The Sphere Encoder's is E(x), D of two latents and E(x_large); a VAE's is E(x) and D once, a diffusion model's one
-    pass.
 
-    Raises:
-        UsageError: the number of classes is still "auto".
+def both_ways_gflop(spec: ModelSpec, forward: float) -> float:
+    """GFLOP of forward and backward passes for each image.
+
+    Args:
+        spec: of networks that begin with a linear of patches.
+        forward: operations of their forward passes.
     """
-    d = spec.channels_per_token
-    forward = {
-        "sphere": lambda: 2 * _encoder(spec, d) + 2 * _decoder(spec),
-        "vae": lambda: _encoder(spec, 2 * d) + _decoder(spec),
-        "diffusion": lambda: _denoiser(spec),
-    }[spec.kind]()
-    patches = _linear(spec.tokens, CHANNELS * spec.patch**2, SIZES[spec.size].width)
+    patches = linear_flop(spec.tokens, CHANNELS * spec.patch**2, SIZES[spec.size].width)
     return (PASSES * forward - patches) / 1e9  # the images that come in need no gradient
 
 
-def perceptual_gflop(recipe: Recipe) -> float:
+def perceptual_gflop(recipe: Recipe, backward: int | None = None) -> float:
     """GFLOP of the perceptual part for each image of a step; 0 where the recipe leaves it out.
 
-    Features of x, x_small and x_large as far as the weights of the loss ask for them. The networks are frozen, so a
-    backward pass costs as much as a forward pass, and only x_small and x_large have one.
+    The networks are frozen, so a backward pass costs as much as a forward pass, and the image itself has none.
+
+    Args:
+        recipe: names the networks.
+        backward: decoded images whose features are compared with those of the image; None: a Sphere Encoder's x_small
+            and x_large, as far as the weights of the loss ask for them.
 
     Raises:
         UsageError: the zoo has no such feature network.
         FileError: it cannot be read.
     """
     loss = recipe.loss
-    backward = bool(loss.rec_perceptual) + (bool(loss.con_perceptual) and recipe.model.kind == "sphere")
+    if backward is None:
+        backward = bool(loss.rec_perceptual) + bool(loss.con_perceptual)
     if loss.perceptual == "none" or not backward:
         return 0.0
     forward = 1 + backward
@@ -91,60 +103,52 @@ def published_distance() -> PerceptualDistance:
         return ImageNetDistance(lpips, imagenet.ConvNextLogits(convnext_small(weights=None))).eval()
 
 
-def _encoder(spec: ModelSpec, d: int) -> float:
+def encoder_flop(spec: ModelSpec, d: int) -> float:
     """E forward, with d channels a token at its end."""
     N, D = spec.tokens, SIZES[spec.size].width
-    embed = _linear(N, CHANNELS * spec.patch**2, D) + _linear(N, D, D)
-    return embed + _trunk(spec, SIZES[spec.size], d) + spec.encoder_mixer_blocks * _mixer_block(N, d)
+    embed = linear_flop(N, CHANNELS * spec.patch**2, D) + linear_flop(N, D, D)
+    return embed + trunk_flop(spec, SIZES[spec.size], d) + spec.encoder_mixer_blocks * _mixer_block(N, d)
 
 
-def _decoder(spec: ModelSpec) -> float:
+def decoder_flop(spec: ModelSpec) -> float:
     """D forward, of one latent."""
     size = SIZES[spec.decoder_size or spec.size]
     N, D, p = spec.tokens, size.width, spec.patch
-    embed = _linear(N, spec.channels_per_token, D) + spec.decoder_mixer_blocks * _mixer_block(N, D)
+    embed = linear_flop(N, spec.channels_per_token, D) + spec.decoder_mixer_blocks * _mixer_block(N, D)
     if spec.pixel_head == "linear":
         K = CHANNELS * p**2
-        head = _linear(spec.image_size**2, 3 * 3 * CHANNELS, CHANNELS)  # 3x3 over the image
+        head = linear_flop(spec.image_size**2, 3 * 3 * CHANNELS, CHANNELS)  # 3x3 over the image
     else:
         K = CONV_HEAD_CHANNELS
-        head = _linear(N, 3 * 3 * K, K)  # 3x3 over the grid
-        head += _linear(N, K, CHANNELS * (p + 2) ** 2)  # each place of the grid to (p + 2)^2 pixels
-    return embed + _trunk(spec, size, K) + head
+        head = linear_flop(N, 3 * 3 * K, K)  # 3x3 over the grid
+        head += linear_flop(N, K, CHANNELS * (p + 2) ** 2)  # each place of the grid to (p + 2)^2 pixels
+    return embed + trunk_flop(spec, size, K) + head
 
 
-def _denoiser(spec: ModelSpec) -> float:
-    """A diffusion model's network forward: the blocks of both others one after another."""
-    size, decoder = SIZES[spec.size], SIZES[spec.decoder_size or spec.size]
-    N, D, K = spec.tokens, size.width, CHANNELS * spec.patch**2
-    embed = _linear(N, K, D) + _linear(N, D, D) + 2 * _linear(1, D, D)  # of the image, and of the time
-    longer = spec.model_copy(update={"num_classes": max(spec.classes, 1)})  # it always has modulations
-    return embed + _trunk(longer, size._replace(blocks=size.blocks + decoder.blocks), K)
-
-
-def _trunk(spec: ModelSpec, size: Size, channels: int) -> float:
+def trunk_flop(spec: ModelSpec, size: Size, channels: int) -> float:
     """Blocks and output linear, with the modulations of a label."""
     N, D, k = spec.tokens, size.width, spec.in_context_tokens
     blocks = size.blocks // (2 if spec.halve_depth else 1)
     longer = max(0, blocks - size.in_context_start) if k else 0
-    modulation = _linear(1, D, D) if spec.classes else 0.0  # of one part: shift, scale or gate
-    total = (blocks - longer) * _block(N, D) + longer * _block(N + k, D) + _linear(N, D, channels)
+    modulation = linear_flop(1, D, D) if spec.classes else 0.0  # of one part: shift, scale or gate
+    total = (blocks - longer) * _block(N, D) + longer * _block(N + k, D) + linear_flop(N, D, channels)
     return total + (6 * blocks + 2) * modulation
 
 
 def _block(N: int, D: int) -> float:
     """Attention and SwiGLU over N tokens."""
     h = D * 8 // 3
-    attention = _linear(N, D, 3 * D) + 2 * _linear(N, D, N) + _linear(N, D, D)  # q k^T and the weighted sum: N N D each
-    return attention + _linear(N, D, 2 * h) + _linear(N, h, D)
+    # Between the linears: q k^T and the weighted sum, N N D each.
+    attention = linear_flop(N, D, 3 * D) + 2 * linear_flop(N, D, N) + linear_flop(N, D, D)
+    return attention + linear_flop(N, D, 2 * h) + linear_flop(N, h, D)
 
 
 def _mixer_block(N: int, channels: int) -> float:
     """Two linears over the tokens, two over the channels."""
-    return 2 * _linear(channels, N, N) + 2 * _linear(N, channels, 2 * channels)
+    return 2 * linear_flop(channels, N, N) + 2 * linear_flop(N, channels, 2 * channels)
 
 
-def _linear(rows: int, inputs: int, outputs: int) -> float:
+def linear_flop(rows: int, inputs: int, outputs: int) -> float:
     """A product of matrices."""
     return 2.0 * rows * inputs * outputs
 

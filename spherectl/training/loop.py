@@ -1,7 +1,9 @@
-"""The training loop: resume, step, watch, save (section 4 of the method).
+"""The training loop (section 4 of the method): data, noise, loss, gradient, step, average, log, save.
 
 Progress is counted in images. Everything random in a step is a function of the seed and of the images seen, so that a
 killed run goes on exactly as if nothing had happened.
+
+Letters: B global batch, b images of a micro-batch, N tokens, d token channels, K numbers that a loss has.
 """
 
 from __future__ import annotations
@@ -10,34 +12,34 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from spherectl import registry
 from spherectl.data.datasets import ImageSet
-from spherectl.data.order import training_batches
+from spherectl.data.order import Batch, training_batches
+from spherectl.data.transforms import to_float
 from spherectl.data.unreadable import Tally
 from spherectl.data.workers import lost_worker
-from spherectl.errors import TrainingError
-from spherectl.images import save_png
+from spherectl.errors import SpherectlError, TrainingError
+from spherectl.model.devices import choose_device
 from spherectl.model.formats.weights import Package, fill
-from spherectl.model.kinds import build
-from spherectl.model.sphere import initialise
-from spherectl.processes import Processes, lost
+from spherectl.processes import Processes, local, lost, whole
 from spherectl.progress import Progress
 from spherectl.recipe import Recipe
+from spherectl.settings import load_settings
 from spherectl.training import checkpoint, cuda
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA, ema_decay
-from spherectl.training.finetune import take_over
-from spherectl.training.gradient import DTYPES, Gradient
+from spherectl.training.finetune import start_values, take_over
 from spherectl.training.grey import tie_channels
-from spherectl.training.kinds import KINDS
-from spherectl.training.monitor import Gauge, effective_rank
+from spherectl.training.loggers import Logger, opened
+from spherectl.training.monitor import Monitor, effective_rank
 from spherectl.training.optimiser import (
     FIRST_SCALE,
     adapt_scale,
@@ -46,14 +48,25 @@ from spherectl.training.optimiser import (
     set_learning_rate,
     total_steps,
 )
-from spherectl.training.parallel import shares
+from spherectl.training.parallel import shares, synchronised, wrap
 from spherectl.training.perceptual import PerceptualDistance, build_perceptual
+from spherectl.training.plan import is_resolved, resolve
 from spherectl.training.publish import header, publish
 from spherectl.training.run import Run
 from spherectl.training.saver import Saver
-from spherectl.training.tensorboard import SCALARS_EVERY, Board, opened
+from spherectl.training.step import LATENTS, LOSS, Part, Step, numbers_of
 
 OnStep = Callable[[dict[str, float]], None]
+
+RANK_EVERY = 10  # steps: the effective rank looks at a whole batch at once
+
+DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+AUTOCAST = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -76,9 +89,10 @@ class Outcome:
 def train(
     recipe: Recipe,
     dataset: ImageSet,
-    folder: Path,
+    folder: Path | None = None,
     *,
-    device: torch.device,
+    step: Step | None = None,
+    device: torch.device | str = "auto",
     processes: Processes | None = None,
     start: Package | None = None,
     parent: str = "",
@@ -86,12 +100,13 @@ def train(
     fetching: Progress | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train a resolved recipe in a run folder, from its newest checkpoint if it has one.
+    """Train a recipe in a run folder, from its newest checkpoint if it has one.
 
     Args:
-        recipe: resolved (`training.plan.resolve`).
-        images: the training set.
-        folder: the run folder; made if missing. Several processes share it.
+        recipe: its `model.kind` names the networks (`spherectl.registry`). What depends on the data is filled in.
+        dataset: the training set.
+        folder: the run folder; made if missing. Several processes share it. None: runs/NAME.
+        step: the noise and the loss of a step; None: those of the recipe's kind of network.
         device: where to train.
         processes: those that train together (`processes.joined`), each of which makes this call; None: this one alone.
         start: model whose weights to start from; tensors of other shapes keep their start values.
@@ -108,7 +123,9 @@ def train(
         SpherectlError: another of the processes is gone.
     """
     processes = processes or Processes()
-    run = Run(folder)
+    device = choose_device(device) if isinstance(device, str) else device
+    recipe = recipe if is_resolved(recipe) else resolve(recipe, dataset, device)
+    run = Run(folder or load_settings().runs / recipe.name)
     with contextlib.ExitStack() as held:
         with processes.first_goes_first():
             if processes.is_first:
@@ -119,12 +136,14 @@ def train(
             if processes.is_first:
                 run.claim(recipe, dataset, parent, device, processes.world)
                 run.sweep()
-        training = _Training(recipe, dataset, run, device, processes, start, perceptual)
+        training = _Training(recipe, dataset, run, device, processes, start, perceptual, step)
         done = training.counts.step
         if done >= training.steps:
             return Outcome(run, training.counts.images_seen, finished=True, steps_now=0)
         try:
             finished = training.loop(on_step or (lambda _: None), should_stop)
+        except SpherectlError:
+            raise
         except RuntimeError as error:
             if (killed := lost_worker(error)) is not None:
                 raise killed from None
@@ -135,7 +154,7 @@ def train(
 
 
 class _Training:
-    """What one training holds: networks, average, optimiser, counts."""
+    """What one training holds: networks, their loss, average, optimiser, counts."""
 
     def __init__(
         self,
@@ -146,94 +165,87 @@ class _Training:
         processes: Processes,
         start: Package | None,
         perceptual: PerceptualDistance | None,
+        step: Step | None,
     ) -> None:
         self.recipe, self.dataset, self.run = recipe, dataset, run
         self.device, self.processes = device, processes
         self.steps = total_steps(recipe)
-        self.model = build(recipe.model).to(device)
-        initialise(self.model, recipe.run.seed)
+        self.pieces = shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)
+        self.share = (self.pieces[0][0], self.pieces[-1][1])  # of a batch: this process's images
+        self.kind = registry.NETWORKS[recipe.model.kind]
+        self.networks = start_values(self.kind, recipe).to(device)
         if start is not None:
-            take_over(self.model, start.weights)
-        tie_channels(self.model, recipe)
+            take_over(self.networks, start.weights)
+        tie_channels(self.networks, recipe)
         if recipe.run.dtype == "float64":
-            self.model.double()
-        self.kind = KINDS[recipe.model.kind]
-        step = self.kind.step(self.model, recipe, perceptual)
-        self.gradient = Gradient(step, recipe, device, processes)  # before: it may shard the model
-        self.ema = EMA(self.model)
-        self.optimiser = build_optimiser(self.model, recipe.optim)
+            self.networks.double()
+        self.step = step or self.kind.step(recipe, perceptual)
+        self.loss = wrap(self.networks, self.step, recipe, device, processes)  # first: it may shard the networks
+        self.ema = EMA(self.networks)
+        self.optimiser = build_optimiser(self.networks, recipe.optim)
         self.counts = Counts(loss_scale=FIRST_SCALE if recipe.run.dtype == "float16" else 1.0)
         self.saver = Saver(run.checkpoints, processes, self.publish)
         found = checkpoint.checkpoints(run.checkpoints)
         if found:
-            self.counts = checkpoint.load(found[-1], self.model, self.ema, self.optimiser)
+            self.counts = checkpoint.load(found[-1], self.networks, self.ema, self.optimiser)
         processes.wait()  # until all have read what the first may prune
         if processes.is_first:
             run.rewind_metrics(self.counts.step)
             if found:
                 self.publish(found[-1], self.counts)
-        self.gradient.settle_buckets()
+        self.settle_buckets()
 
     def loop(self, on_step: OnStep, should_stop: Callable[[], bool]) -> bool:
         """Steps up to the end or to a stop; True at the end."""
-        recipe, counts = self.recipe, self.counts
-        batch = recipe.run.batch_size
+        recipe, counts, batch_size = self.recipe, self.counts, self.recipe.run.batch_size
         began, earlier = time.monotonic(), counts.wall_s
-        tally = Tally(len(self.dataset), batch)
-        batches = cuda.sent(
-            training_batches(
-                self.dataset,
-                seed=recipe.run.seed,
-                batch_size=batch,
-                start_image=counts.images_seen,
-                flip=recipe.data.flip,
-                workers=recipe.data.workers,
-                share=self.gradient.share,
-                # Of several processes each is waited for in every step, so that one alone cannot leave it out.
-                should_stop=should_stop if self.processes.world == 1 else lambda: False,
-            ),
-            self.device,
-        )
-        first = self.processes.is_first
+        tally = Tally(len(self.dataset), batch_size)
         with (
-            contextlib.closing(batches),
+            contextlib.closing(self.batches(should_stop)) as batches,
             cuda.tf32(self.device, recipe.run.dtype),
             self.saver.open(),
-            self.run.metrics_writer() if first else contextlib.nullcontext() as metrics,
-            self.board() as board,
+            self.loggers() as loggers,
         ):
-            gauge = Gauge(recipe, self.device, DTYPES[recipe.run.dtype], self.processes.world)
+            monitor = Monitor(recipe, self.device, DTYPES[recipe.run.dtype], self.processes.world)
             while counts.step < self.steps:
+                # Data: this process's share of the batch.
                 step_began = time.monotonic()
-                dataset = next(batches)
-                if dataset is None:  # stopped while it waited
+                batch = next(batches)
+                if batch is None:  # stopped while it waited
                     if counts.step:
                         self.save()
                     break
                 waited_s = time.monotonic() - step_began
-                sums, norm = self.gradient(dataset.images, dataset.labels, counts.images_seen, counts.loss_scale)
-                told = self.told(sums, norm, should_stop(), len(dataset.unreadable))
-                self.run.note_unreadable(dataset.unreadable)
-                tally.add(dataset.first_image, dataset.unreadable, told.unreadable)
+
+                # Noise, loss, backward, clip; then all processes add up their shares of the numbers.
+                share = self.gradient(batch)
+                told = self.together(share, should_stop(), len(batch.unreadable))
+                self.run.note_unreadable(batch.unreadable)
+                tally.add(batch.first_image, batch.unreadable, told.unreadable)
                 self.saver.proceed(told.all_written)
+
+                # Step, EMA.
                 values = self.update(told.losses, told.norm)
                 before, now = counts.images_seen, time.monotonic()
-                counts.step, counts.images_seen = counts.step + 1, before + batch
+                counts.step, counts.images_seen = counts.step + 1, before + batch_size
                 counts.wall_s = earlier + now - began
+
+                # Log.
                 line = {"step": counts.step, "images_seen": counts.images_seen, **values}
-                if counts.step % SCALARS_EVERY == 0:  # it looks at the whole batch at once
-                    latents = self.gradient.latents()
-                    line |= {} if latents is None else {"effective_rank": effective_rank(latents)}
+                if counts.step % RANK_EVERY == 0 and share.latents is not None:
+                    every = self.processes.together(share.latents, self.share[0], batch_size)  # (B, N, d)
+                    line["effective_rank"] = effective_rank(every)
                 if told.unreadable:
                     line["unreadable"] = told.unreadable
-                line |= gauge.read(batch, now - step_began, waited_s) | {"wall_s": round(counts.wall_s, 3)}
-                if metrics is not None:
-                    metrics.write(line)
-                    board.scalars(line)
+                line |= monitor.read(batch_size, now - step_began, waited_s) | {"wall_s": round(counts.wall_s, 3)}
+                for logger in loggers:
+                    logger.scalars(line)
                 on_step(line)
                 ending = counts.step == self.steps
                 if ending or _crossed(recipe.run.sample_images, before, counts.images_seen):
-                    self.draw(board)
+                    self.preview(loggers)
+
+                # Save.
                 if ending or told.stopping or _crossed(recipe.run.checkpoint_images, before, counts.images_seen):
                     self.save()
                 if told.stopping:
@@ -241,14 +253,60 @@ class _Training:
             self.saver.finish()
         return counts.step == self.steps
 
-    def told(self, sums: Tensor, norm: Tensor, stop: bool, unreadable: int) -> _Told:
-        """What all processes have to say of this step, summed up."""
+    def batches(self, should_stop: Callable[[], bool]) -> Any:
+        """This process's share of every batch, on the device; None where it was stopped while it waited."""
+        recipe = self.recipe
+        found = training_batches(
+            self.dataset,
+            seed=recipe.run.seed,
+            batch_size=recipe.run.batch_size,
+            start_image=self.counts.images_seen,
+            flip=recipe.data.flip,
+            workers=recipe.data.workers,
+            share=self.share,
+            # Of several processes each is waited for in every step, so that one alone cannot leave it out.
+            should_stop=should_stop if self.processes.world == 1 else lambda: False,
+        )
+        return cuda.sent(found, self.device)
+
+    def gradient(self, batch: Batch) -> _Share:
+        """Leave the whole batch's gradient, clipped, in the parameters; returns this process's share of the numbers."""
+        recipe, counts, first = self.recipe, self.counts, self.share[0]
+        parameters = [p for p in self.networks.parameters() if p.requires_grad]
+        self.optimiser.zero_grad()
+        sums: list[Tensor] = []
+        latents: list[Tensor] = []
+        names: list[str] = []
+        for start, stop in self.pieces:
+            inside, share = slice(start - first, stop - first), (stop - start) / recipe.run.batch_size
+            images = to_float(batch.images[inside]).to(parameters[0].dtype)  # (b, 3, H, W)
+            noise = self.step.noise(batch.labels[inside], Part(counts.images_seen, start, stop, self.device))
+            with synchronised(self.loss, now=stop == self.share[1]):
+                with self.autocast():
+                    losses = self.loss(images, noise)  # `step.loss` of the networks
+                # The processes' gradients are averaged, so each loss counts as often as there are processes.
+                (losses[LOSS] * (share * self.processes.world * counts.loss_scale)).backward()
+            names, numbers = numbers_of(losses)
+            sums.append(share * numbers)
+            latents += [losses[LATENTS].detach()] if LATENTS in losses else []
+        if counts.loss_scale != 1:
+            torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], 1 / counts.loss_scale)
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, recipe.optim.clip_norm))
+        return _Share(names, sum(sums[1:], sums[0]), norm, torch.cat(latents) if latents else None)
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Products in the recipe's 16-bit type, where it has one."""
+        dtype = DTYPES[self.recipe.run.dtype]
+        return torch.autocast(self.device.type, dtype) if dtype in AUTOCAST else contextlib.nullcontext()
+
+    def together(self, share: _Share, stop: bool, unreadable: int) -> _Together:
+        """One step's numbers, summed up over all processes."""
         # Read at once: a GPU's queue runs dry at every read.
-        *parts, whole_norm = torch.cat((sums, norm.to(sums.dtype)[None])).tolist()
+        *parts, norm = torch.cat((share.sums, share.norm.to(share.sums.dtype)[None])).tolist()
         own = [float(stop), float(self.saver.written), float(unreadable)]
         *parts, stops, written, missing = self.processes.add([*parts, *own])
-        losses = dict(zip(self.gradient.parts, parts, strict=True))
-        return _Told(losses, whole_norm, stops > 0, written == self.processes.world, int(missing))
+        losses = dict(zip(share.names, parts, strict=True))
+        return _Together(losses, norm, stops > 0, written == self.processes.world, int(missing))
 
     def update(self, losses: dict[str, float], norm: float) -> dict[str, float]:
         """One optimiser step and one of the average; returns the step's numbers.
@@ -256,22 +314,22 @@ class _Training:
         Raises:
             TrainingError: a loss or a gradient is not finite; weights, average and moments are as before the step.
         """
-        recipe, counts = self.recipe, self.counts
-        self._refuse_non_finite(losses)
-        making = recipe.run.dtype != "float16" or adapt_scale(counts, math.isfinite(norm))
-        if making:
-            self._refuse_non_finite({"gradient norm": norm})
+        recipe, counts, batch_size = self.recipe, self.counts, self.recipe.run.batch_size
+        self.refuse_non_finite(losses)
+        stepping = recipe.run.dtype != "float16" or adapt_scale(counts, math.isfinite(norm))
+        if stepping:
+            self.refuse_non_finite({"gradient norm": norm})
         lr = learning_rate(counts.step, recipe)
         set_learning_rate(self.optimiser, lr)
-        if making:
+        if stepping:
             self.optimiser.step()
-            tie_channels(self.model, recipe)
+            tie_channels(self.networks, recipe)
             counts.updates += 1
-        batch = recipe.run.batch_size
-        self.ema.update(self.model, ema_decay(recipe.optim, counts.images_seen + batch, batch))
+        self.ema.update(self.networks, ema_decay(recipe.optim, counts.images_seen + batch_size, batch_size))
         return {**losses, "lr": lr, "grad_norm": norm}
 
-    def _refuse_non_finite(self, values: dict[str, float]) -> None:
+    def refuse_non_finite(self, values: dict[str, float]) -> None:
+        """Save and stop if one of these is no number."""
         bad = [name for name, value in values.items() if not math.isfinite(value)]
         if bad:
             self.save()
@@ -284,44 +342,81 @@ class _Training:
 
     def save(self) -> None:
         """Begin a checkpoint; the model file follows once it is whole, then older ones are pruned."""
-        self.saver.begin(checkpoint.state(self.model, self.ema, self.optimiser), self.counts)
+        self.saver.begin(checkpoint.state(self.networks, self.ema, self.optimiser), self.counts)
 
     def publish(self, path: Path, counts: Counts) -> None:
-        """What follows once a checkpoint is whole: its model file."""
+        """Write the model file of a checkpoint that is whole."""
         publish(self.run, self.recipe, self.dataset, path, counts)
 
-    def averaged(self) -> nn.Module:
-        """Networks of their own with the averaged weights; all processes call it together."""
-        averages = self.ema.gathered(self.model)
-        with torch.device("meta"):
-            network = build(self.recipe.model)
-        fill(network, {name: tensor.float().clone() for name, tensor in averages.items()})
-        return network
-
-    def board(self) -> contextlib.AbstractContextManager[Board]:
-        """TensorBoard, in the first process."""
+    @contextlib.contextmanager
+    def loggers(self) -> Iterator[list[Logger]]:
+        """The run folder's own files and what the recipe asks for; nothing but in the first process."""
         if not self.processes.is_first:
-            return contextlib.nullcontext(Board(None, 0))
-        return opened(self.run.path / "tensorboard", step=self.counts.step, last_step=self.steps)
+            yield []
+            return
+        with (
+            self.run.metrics_writer() as files,
+            opened(self.recipe, self.run.path, step=self.counts.step, last_step=self.steps) as others,
+        ):
+            yield [files, *others]
 
-    def draw(self, board: Board) -> None:
+    def preview(self, loggers: list[Logger]) -> None:
         """Images of the averaged weights, from fixed noise and of fixed images; all processes call it together."""
-        network = self.averaged()
+        if self.kind.previews is None:
+            return
+        averages = self.ema.gathered(self.networks)
         if not self.processes.is_first:
             return
-        about = header(self.run, self.recipe, self.dataset, self.counts)
-        model = self.kind.loaded(network, about, name=self.recipe.name, device=self.device)
-        for kind, image in self.kind.grids(model, self.dataset).items():
-            suffix = "" if kind == "samples" else f"-{kind}"
-            save_png(self.run.samples / f"{self.counts.images_seen:012d}{suffix}.png", image, None)
-            board.images(kind, image, self.counts.step)
+        with torch.device("meta"):
+            networks: Any = self.kind.build(self.recipe.model)
+        fill(networks, {name: tensor.float().clone() for name, tensor in averages.items()})
+        if self.kind.load is None:
+            model = networks.to(self.device)
+        else:
+            about = header(self.run, self.recipe, self.dataset, self.counts)
+            model = self.kind.load(networks, about, name=self.recipe.name, device=self.device)
+        for name, image in self.kind.previews(model, self.dataset).items():
+            for logger in loggers:
+                logger.images(name, image, self.counts)
+
+    def settle_buckets(self) -> None:
+        """Let DDP order its buckets now, by a gradient of nothing, as it otherwise does after the first step.
+
+        Their order is that in which several processes' gradients are added up: a resumed run, which would begin with
+        the other one, would differ in its last bits.
+        """
+        if not isinstance(self.loss, nn.parallel.DistributedDataParallel):
+            return
+        dtype = next(p for p in self.networks.parameters() if p.requires_grad).dtype
+        image = torch.zeros(1, 3, *2 * (self.recipe.model.image_size,), device=self.device, dtype=dtype)
+        noise = self.step.noise(torch.zeros(1, dtype=torch.int64, device=self.device), Part(0, 0, 1, self.device))
+        with self.autocast():
+            losses = self.loss(image, noise)
+        losses[LOSS].backward()
+        self.optimiser.zero_grad()
 
 
-class _Told(NamedTuple):
+class _Share(NamedTuple):
+    """One process's share of a batch.
+
+    Attributes:
+        names: of what the loss has, K of them, the loss first.
+        sums: (K,) those numbers, by the share's part of the batch.
+        norm: of the gradient of the whole batch, before it was clipped.
+        latents: (b, ...), or None where the loss has none.
+    """
+
+    names: list[str]
+    sums: Tensor
+    norm: Tensor
+    latents: Tensor | None
+
+
+class _Together(NamedTuple):
     """A step in numbers, of all processes.
 
     Attributes:
-        losses: the parts by name, of the kind's own step.
+        losses: by name.
         norm: of the gradient, before it was clipped.
         stopping: whether any of them is to stop.
         all_written: whether every one has written its shard of a checkpoint.

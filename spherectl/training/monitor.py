@@ -83,7 +83,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> float:
         product = _product(device, dtype, side)
 
 
-class Gauge:
+class Monitor:
     """What a step says of its machine.
 
     Args:
@@ -97,8 +97,9 @@ class Gauge:
 
     def __init__(self, recipe: Recipe, device: torch.device, dtype: torch.dtype, processes: int) -> None:
         self._device = device
-        self._flop = training_gflop(recipe) * 1e9
-        self._peak = _peak(device, dtype, torch.get_num_threads()) * processes
+        gflop = training_gflop(recipe)
+        self._flop = None if gflop is None else gflop * 1e9
+        self._peak = 0.0 if gflop is None else _peak(device, dtype, torch.get_num_threads()) * processes
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # of the training, not of the matrices that were timed
 
@@ -111,16 +112,13 @@ class Gauge:
             waited_s: seconds of it spent waiting for images.
 
         Returns:
-            images_per_s, data_wait_s, flop_per_s, mfu (of what the devices were measured to do, 0 to 1) and,
-            where the system tells, memory_mb.
+            images_per_s, data_wait_s; flop_per_s and mfu (of what the devices were measured to do, 0 to 1) where the
+            operations of the kind of network are known; memory_mb where the system tells.
         """
-        flop_per_s = self._flop * images / step_s
-        values = {
-            "images_per_s": round(images / step_s, 3),
-            "data_wait_s": round(waited_s, 6),
-            "flop_per_s": round(flop_per_s),
-            "mfu": round(flop_per_s / self._peak, 4),
-        }
+        values: dict[str, float] = {"images_per_s": round(images / step_s, 3), "data_wait_s": round(waited_s, 6)}
+        if self._flop is not None:
+            flop_per_s = self._flop * images / step_s
+            values |= {"flop_per_s": round(flop_per_s), "mfu": round(flop_per_s / self._peak, 4)}
         memory = memory_mb(self._device)
         return values if math.isnan(memory) else values | {"memory_mb": round(memory, 1)}
 

@@ -22,6 +22,8 @@ def build_optimiser(model: nn.Module, optim: OptimSpec) -> torch.optim.AdamW:
         {"params": [p for p in network.parameters() if p.requires_grad], "ratio": ratios.get(name, 1.0)}
         for name, network in sorted(model.named_children())
     ]
+    direct = [p for p in model.parameters(recurse=False) if p.requires_grad]  # ours have none
+    groups += [{"params": direct, "ratio": 1.0}] if direct else []
     fused = True if next(model.parameters()).device.type in FUSED else None
     optimiser = torch.optim.AdamW(groups, lr=0.0, betas=optim.betas, weight_decay=optim.weight_decay, fused=fused)
     for group in optimiser.param_groups:

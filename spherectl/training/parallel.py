@@ -18,9 +18,10 @@ import torch
 from torch import nn
 
 from spherectl.errors import UsageError
+from spherectl.model.vit import Trunk
 from spherectl.processes import Processes
 from spherectl.recipe import Recipe
-from spherectl.training.steps import Step
+from spherectl.training.step import LossOf, Step
 
 
 def shares(batch: int, processes: Processes, micro_batch: int | None) -> list[tuple[int, int]]:
@@ -50,53 +51,56 @@ def shares(batch: int, processes: Processes, micro_batch: int | None) -> list[tu
     return list(itertools.pairwise(bounds))
 
 
-def wrap(step: Step, recipe: Recipe, device: torch.device, processes: Processes) -> nn.Module:
-    """The step as the recipe's [run] table has it computed: checkpointed, compiled, in several processes.
+def wrap(networks: nn.Module, step: Step, recipe: Recipe, device: torch.device, processes: Processes) -> nn.Module:
+    """A step's loss of networks, as the recipe's [run] table has it computed: checkpointed, compiled, in processes.
+
+    Checkpointing and compiling are for the blocks of our transformers; networks without such blocks go as they are.
 
     Several processes hold whole networks and average gradients (DDP), or hold shards and gather them block by block
     (FSDP2). One process is left alone by both.
     """
-    run = recipe.run
+    run, loss = recipe.run, LossOf(networks, step)
+    trunks = [child for child in networks.children() if isinstance(child, Trunk)]
     shard = run.parallel == "fsdp" and processes.world > 1
-    for trunk in step.trunks:
+    for trunk in trunks:
         trunk.checkpointing = run.activation_checkpointing
         trunk.by_modules = run.activation_checkpointing or run.compile or shard
         if run.compile:
             for block in trunk.blocks:
                 block.compile()
     if processes.world == 1:
-        return step
+        return loss
     if shard:
-        return _sharded(step, device, processes)
+        return _sharded(loss, trunks, device, processes)
     return nn.parallel.DistributedDataParallel(
-        step,
+        loss,
         device_ids=[processes.local_rank] if device.type == "cuda" else None,
         gradient_as_bucket_view=True,
     )
 
 
-def _sharded(step: Step, device: torch.device, processes: Processes) -> nn.Module:
+def _sharded(loss: nn.Module, trunks: list[Trunk], device: torch.device, processes: Processes) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     # It warns of in-place operations on what a network returns; there are none.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     mesh = init_device_mesh(device.type, (processes.world,))
-    for trunk in step.trunks:
+    for trunk in trunks:
         for part in [*trunk.blocks, trunk.ffn]:
             if part.adaLN_modulation is not None:
                 fully_shard(part.adaLN_modulation, mesh=mesh)  # the trunk calls it, not the block it belongs to
             fully_shard(part, mesh=mesh)
         fully_shard(trunk, mesh=mesh)
-    fully_shard(step, mesh=mesh)
-    return step
+    fully_shard(loss, mesh=mesh)
+    return loss
 
 
 @contextlib.contextmanager
-def synchronised(step: nn.Module, now: bool) -> Iterator[None]:
+def synchronised(loss: nn.Module, now: bool) -> Iterator[None]:
     """Whether processes exchange the gradients of the body's backward pass, or keep adding up their own."""
-    wrapped: Any = step
-    if hasattr(step, "set_requires_gradient_sync"):  # FSDP2's
+    wrapped: Any = loss
+    if hasattr(loss, "set_requires_gradient_sync"):  # FSDP2's
         wrapped.set_requires_gradient_sync(now)
-    with contextlib.nullcontext() if now or not hasattr(step, "no_sync") else wrapped.no_sync():  # DDP's
+    with contextlib.nullcontext() if now or not hasattr(loss, "no_sync") else wrapped.no_sync():  # DDP's
         yield

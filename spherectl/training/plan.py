@@ -9,10 +9,10 @@ import torch
 from spherectl.data.datasets import ImageSet
 from spherectl.errors import UsageError
 from spherectl.model.devices import has_fast_bfloat16
-from spherectl.model.kinds import build
 from spherectl.model.sphere import parameter_count
 from spherectl.model.vit import Trunk
 from spherectl.recipe import Recipe
+from spherectl.registry import NETWORKS
 from spherectl.training.optimiser import total_steps
 
 SMOKE_STEPS = 3
@@ -24,10 +24,6 @@ BYTES_PER_PARAMETER = 4 * 5
 # Values a block keeps for its backward pass, in widths a token: norms, modulated input, q, k, v, attention's output and
 # projection (about 12), and the gated feed-forward part with its hidden width of 8/3 (about 14).
 KEPT_WIDTHS = 26
-
-# Passes of each network that keep activations in one step. The Sphere Encoder's: E(x), D on two latents an image,
-# E(x_large).
-KEPT_PASSES = {"sphere": 2, "vae": 1, "diffusion": 1}
 
 
 @dataclass(frozen=True)
@@ -60,6 +56,12 @@ def resolve(recipe: Recipe, dataset: ImageSet, device: torch.device) -> Recipe:
     """
     resolved = resolve_for(recipe, len(dataset), len(dataset.class_names), device)
     return resolved.replace(data={"root": dataset.origin})
+
+
+def is_resolved(recipe: Recipe) -> bool:
+    """Whether nothing is left to fill in."""
+    open_keys = (recipe.model.num_classes, recipe.run.dtype)
+    return "auto" not in open_keys and recipe.run.length_images is not None
 
 
 def resolve_for(recipe: Recipe, dataset: int, num_classes: int, device: torch.device) -> Recipe:
@@ -99,12 +101,12 @@ def smoke(recipe: Recipe) -> Recipe:
 
 def plan(recipe: Recipe) -> Plan:
     """The size of a resolved recipe's training; nothing is allocated."""
-    spec = recipe.model
+    spec, kind = recipe.model, NETWORKS[recipe.model.kind]
     with torch.device("meta"):
-        model = build(spec)
+        model = kind.build(spec)
     per_value = {"bfloat16": 2, "float16": 2, "float64": 8}.get(recipe.run.dtype, 4)
     trunks = [child for child in model.children() if isinstance(child, Trunk)]
-    kept = KEPT_PASSES[spec.kind] * sum(trunk.width * len(trunk.blocks) for trunk in trunks)
+    kept = kind.kept_passes * sum(trunk.width * len(trunk.blocks) for trunk in trunks)
     run = recipe.run
     at_once = min(run.micro_batch_size or run.batch_size, run.batch_size)
     activations = at_once * spec.tokens * kept * (1 if run.activation_checkpointing else KEPT_WIDTHS) * per_value

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from spherectl import api
-from spherectl.baselines import DiffusionModel, Vae
 from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
 from spherectl.errors import FileError
@@ -23,7 +22,6 @@ from spherectl.model import seeding
 from spherectl.model.geometry import perturb, strength
 
 SAMPLE_STEPS = (1, 4)
-DIFFUSION_STEPS = (10, 50)
 SEED = 0
 SMALL_PX, SMALL_COLUMNS, LARGE_COLUMNS = 64, 10, 4
 
@@ -41,28 +39,6 @@ def grids(model: api.Model, dataset: ImageSet) -> dict[str, Tensor]:
         "samples": grid(samples(model), columns(model.recipe.model.image_size)),
         "reconstructions": grid(rows, len(images)),
     }
-
-
-def vae_grids(model: Vae, dataset: ImageSet) -> dict[str, Tensor]:
-    """The same of a VAE: two rows of samples of its prior; images, and what the means of their posteriors decode to.
-
-    Returns:
-        "samples" and "reconstructions", as `grids`.
-    """
-    images, labels = chosen(dataset)
-    across = columns(model.recipe.model.image_size)
-    drawn = model.draw(torch.arange(2 * across), model.spread(2 * across), seed=SEED)
-    mean, _ = model.posterior(images, labels)
-    rows = torch.cat([images, model.decode(mean, labels).cpu()])
-    return {"samples": grid(drawn, across), "reconstructions": grid(rows, len(images))}
-
-
-def diffusion_grids(model: DiffusionModel, dataset: ImageSet) -> dict[str, Tensor]:  # noqa: ARG001 - as `grids`
-    """The same of a diffusion model, which has nothing to reconstruct: a row of 10-step, a row of 50-step samples."""
-    across = columns(model.recipe.model.image_size)
-    numbers = torch.arange(across)
-    rows = [model.draw(numbers, model.spread(across), steps=steps, seed=SEED) for steps in DIFFUSION_STEPS]
-    return {"samples": grid(torch.cat(rows), across)}
 
 
 def columns(image_size: int) -> int:

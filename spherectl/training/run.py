@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import math
 import os
-import platform
 from collections.abc import Iterable, Iterator
 from io import FileIO
 from pathlib import Path
@@ -15,20 +13,23 @@ from typing import Annotated, Literal
 
 import filelock
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
 
 from spherectl import recipe as recipes
 from spherectl.data.image_set import ImageSet
 from spherectl.documents import parse_json
 from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.files import open_regular, read_text, write_text
+from spherectl.images import save_png
 from spherectl.recipe import Recipe
 from spherectl.shown import listed, printable, shortened
 from spherectl.training import checkpoint
+from spherectl.training.checkpoint import Counts
 from spherectl.training.cuda import takes_tf32
 from spherectl.training.optimiser import same_so_far
-
-VERSIONED = ("spherectl", "torch", "numpy", "safetensors")
+from spherectl.validation import validated
+from spherectl.versions import versions
 
 MAX_LINE = 1 << 20  # bytes of a line of the metrics; ours have some hundred
 
@@ -182,18 +183,16 @@ class Run:
 
     def _read_info(self) -> Info | None:
         """What run.json says; None where there is none."""
+        what, hint = f"{self.info} is not what it should be", "Remove it to go on without."
         try:
-            return Info.model_validate(parse_json(read_text(self.info)))
+            table = parse_json(read_text(self.info))
         except FileNotFoundError:
             return None
         except OSError as error:
             raise _cannot("read", self.info, error) from None
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            reason = f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
         except ValueError as error:
-            reason = str(error)
-        raise FileError(f"{self.info} is not what it should be: {shortened(reason)}.", "Remove it to go on without.")
+            raise FileError(f"{what}: {shortened(str(error))}.", hint) from None
+        return validated(Info, table, what, hint)
 
     def sweep(self) -> None:
         """Remove what a killed process had half written; only while the folder is locked."""
@@ -228,32 +227,37 @@ class Run:
             raise _cannot("write", self.metrics, error) from None
 
     @contextlib.contextmanager
-    def metrics_writer(self) -> Iterator[MetricsWriter]:
-        """Append to metrics.jsonl; each line reaches the system as it is written."""
+    def metrics_writer(self) -> Iterator[RunFiles]:
+        """The logger that every run has; each line reaches the system as it is written."""
         try:
             file = self.metrics.open("ab", buffering=0)
         except OSError as error:
             raise _cannot("write", self.metrics, error) from None
         with file:
-            yield MetricsWriter(file, self.metrics)
+            yield RunFiles(file, self)
 
 
-class MetricsWriter:
-    """One JSON object a line."""
+class RunFiles:
+    """The logger (`training.loggers.Logger`) that writes metrics.jsonl, one JSON object a line, and samples/."""
 
-    def __init__(self, file: FileIO, path: Path) -> None:
-        self._file, self._path = file, path
+    def __init__(self, file: FileIO, run: Run) -> None:
+        self._file, self._run = file, run
 
-    def write(self, values: dict[str, float]) -> None:
+    def scalars(self, line: dict[str, float]) -> None:
         """Append one line.
 
         Raises:
             FileError: the disk is full.
         """
         try:
-            self._file.write(f"{json.dumps(values)}\n".encode())
+            self._file.write(f"{json.dumps(line)}\n".encode())
         except OSError as error:
-            raise _cannot("write", self._path, error) from None
+            raise _cannot("write", self._run.metrics, error) from None
+
+    def images(self, name: str, image: Tensor, counts: Counts) -> None:
+        """Write one PNG, named after the images seen; raises `FileError` where that cannot be."""
+        suffix = "" if name == "samples" else f"-{name}"
+        save_png(self._run.samples / f"{counts.images_seen:012d}{suffix}.png", image, None)
 
 
 def _step(line: bytes) -> float:
@@ -267,15 +271,6 @@ def _step(line: bytes) -> float:
 
 def _cannot(what: Literal["read", "write"], path: Path, error: OSError) -> FileError:
     return FileError(f"Cannot {what} {path}: {error.strerror or error}.", "What was saved before stays as it is.")
-
-
-def versions() -> dict[str, str]:
-    """Versions that decide a result."""
-    found = {"python": platform.python_version()}
-    for name in VERSIONED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def describe_device(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""TensorBoard: curves and images of a training, where the package is installed."""
+"""TensorBoard, a logger of trainings (`training.loggers`)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from spherectl.data.transforms import to_uint8
 from spherectl.errors import FileError
+from spherectl.training.checkpoint import Counts
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -20,14 +21,13 @@ if TYPE_CHECKING:
 SCALARS_EVERY = 10  # steps
 
 
-class Board:
-    """Where a training shows itself. Made by `opened`.
+class TensorBoard:
+    """Writes TensorBoard's files. Made by `opened`.
 
-    A training does not end because it can no longer be shown: where the files cannot be written (a full disk, a folder
-    that was removed), nothing more is.
+    Where they can no longer be written (a full disk, a folder that was removed), the training goes on without them.
 
     Args:
-        writer: TensorBoard's; None: nothing is shown.
+        writer: TensorBoard's own; None: nothing is shown.
         last_step: is shown whatever its number.
     """
 
@@ -47,17 +47,11 @@ class Board:
             if name != "step":
                 self._show("add_scalar", name, value, step)
 
-    def images(self, name: str, image: Tensor, step: int) -> None:
-        """An image, such as a grid.
-
-        Args:
-            name: of the series that it belongs to.
-            image: (3, H, W), uint8 or float in [0, 1], on any device.
-            step: after which it was drawn.
-        """
+    def images(self, name: str, image: Tensor, counts: Counts) -> None:
+        """An image, such as a grid: (3, H, W), uint8 or float in [0, 1], on any device."""
         if self._writer is not None:
             pixels = image if image.dtype == torch.uint8 else to_uint8(image)
-            self._show("add_image", name, pixels.cpu(), step)
+            self._show("add_image", name, pixels.cpu(), counts.step)
 
     def _show(self, what: str, *arguments: Any) -> None:
         if self._writer is not None:
@@ -68,29 +62,27 @@ class Board:
 
 
 @contextlib.contextmanager
-def opened(folder: Path, *, step: int, last_step: int) -> Iterator[Board]:
-    """A board that writes into a folder; one that does nothing where tensorboard is not installed.
+def opened(folder: Path, *, step: int, last_step: int) -> Iterator[TensorBoard]:
+    """TensorBoard in a run folder.
 
     Args:
-        folder: made if missing.
+        folder: of the run; the files go into tensorboard/ in it.
         step: steps done before. What an earlier process showed of later ones, before it was killed, disappears.
         last_step: of the whole training.
 
     Raises:
         FileError: the folder cannot be written.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # an optional extra
-    except ImportError:
-        yield Board(None, last_step)
-        return
+    from torch.utils.tensorboard import SummaryWriter  # an optional extra
+
+    folder /= "tensorboard"
     try:
         writer = SummaryWriter(folder, purge_step=step + 1)
     except OSError as error:
         raise FileError(f"Cannot write {folder}: {error.strerror or error}.", "Make room, or remove it.") from None
     with _quiet_threads():
         try:
-            yield Board(writer, last_step)
+            yield TensorBoard(writer, last_step)
         finally:
             with contextlib.suppress(OSError):
                 writer.close()

@@ -30,19 +30,13 @@ def data(fashion_excerpt: Path) -> tuple[str, Path]:
 
 
 @pytest.mark.fast
-def test_samples_of_any_kind_are_rows_of_steps(command: Command, here: Path, files: Callable[[], list[str]]) -> None:
-    for arguments, rows in (
-        (["runs/tiny", "--steps", "1,2,3", "--guidance", "1"], 3),
-        (["runs/vae"], 1),
-        (["runs/diffusion", "--steps", "2,3", "--solver", "dpm"], 2),
-    ):
-        result = command("plot", "samples", *arguments, "--count", 4)
-        assert result.exit_code == 0, result.stderr
-        name = f"{Path(arguments[0]).name}-samples.png"
-        assert result.stdout == f"{name}\n"
-        with Image.open(name) as image:
-            assert image.size == (4 * 34 - 2, rows * 34 - 2)
-    assert files() == ["diffusion-samples.png", "tiny-samples.png", "vae-samples.png"]
+def test_samples_are_rows_of_steps(command: Command, run_here: Path, files: Callable[[], list[str]]) -> None:
+    result = command("plot", "samples", "runs/tiny", "--steps", "1,2,3", "--guidance", "1", "--count", 4)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == "tiny-samples.png\n"
+    with Image.open("tiny-samples.png") as image:
+        assert image.size == (4 * 34 - 2, 3 * 34 - 2)
+    assert files() == ["tiny-samples.png"]
 
 
 @pytest.mark.slow
@@ -108,10 +102,8 @@ def test_uniformity_is_a_figure_a_page_and_numbers(
         (["samples", "runs/none"], 2, "There is no model 'runs/none'"),
         (["samples", "runs/tiny", "--steps", "1,x"], 2, "--steps 1,x: expected numbers from 1 with commas between."),
         (["samples", "runs/tiny", "--steps", "0"], 2, "--steps 0: expected numbers from 1"),
-        (["samples", "runs/diffusion", "--steps", "1001"], 2, "draws in 1 to 1000 steps; it was asked for 1001"),
-        (["samples", "runs/vae", "--guidance", "2"], 2, "vae is a baseline, which is drawn without guidance."),
         (["samples", "runs/tiny", "--out", "a.jpg"], 2, "ends in .png, got a.jpg"),
-        (["uniformity", "runs/vae"], 2, "is a baseline (vae), here to compare with, and no Sphere Encoder."),
+        (["uniformity", "runs/vae"], 2, "holds a vae; a sphere-encoder is needed here"),
         (["uniformity", "runs/tiny", "--vae", "runs/tiny"], 2, "holds a sphere-encoder; a vae is needed here"),
         (["uniformity", "runs/tiny", "--vae", "runs/diffusion"], 2, "holds a diffusion; a vae is needed here"),
         (["uniformity", "runs/tiny", "--out", "a.html"], 2, "ends in .png, .svg or .pdf, got a.html."),

@@ -23,11 +23,11 @@ from spherectl.cli import train as command_file
 from spherectl.model.formats import weights
 from spherectl.model.formats.header import read_header
 from spherectl.settings import load_settings, packaged
-from spherectl.training.monitor import Gauge
+from spherectl.training.monitor import Monitor
 
 METRICS = [
     *("step", "images_seen", "loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
-    *("latent_norm", "lr", "grad_norm", *Gauge.KEYS),
+    *("latent_norm", "lr", "grad_norm", *Monitor.KEYS),
 ]
 
 

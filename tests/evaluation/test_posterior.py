@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from experiments.baselines import VaeAutoencoder, load_vae
 from spherectl import api
-from spherectl.baselines import Vae, load_baseline
 from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import FileError, UsageError
-from spherectl.evaluation.autoencoders import PublishedVae, SphereAutoencoder, VaeAutoencoder
+from spherectl.evaluation.autoencoders import PublishedVae, SphereAutoencoder
 from spherectl.evaluation.embeddings import real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
@@ -123,15 +123,14 @@ def test_sphere_and_vae_have_one_face(excerpt: Excerpt, tiny_run: Path, tiny_bas
     noise = torch.randn(3, *sphere.latent_shape)
     torch.testing.assert_close(sphere.place(noise), spherify(noise))
     torch.testing.assert_close(sphere.decode(mean, labels), model.reconstruct(images, labels))
-    loaded = load_baseline(tiny_baselines["vae"])
-    assert isinstance(loaded, Vae)
+    loaded = load_vae(tiny_baselines["vae"])
     vae = VaeAutoencoder(loaded)
     mean, variance = vae.posterior(images, labels)
     assert mean.shape == variance.shape == (3, *vae.latent_shape)
     assert bool((variance > 0).all())
     assert torch.equal(vae.place(noise), noise)
     prior = seeding.noise(0, seeding.INITIAL, torch.arange(3), vae.latent_shape)
-    torch.testing.assert_close(vae.decode(vae.place(prior), labels), loaded.draw(torch.arange(3), labels))
+    torch.testing.assert_close(vae.decode(vae.place(prior), labels), loaded.sample(torch.arange(3), labels))
 
 
 # Published VAEs
@@ -220,8 +219,3 @@ def test_a_published_vae_with_a_damaged_file(name: str, what: str, published: Pa
             path.write_bytes(b'{"a": ' + b"[" * 100_000)
     with pytest.raises(FileError):
         PublishedVae(str(tmp_path / "vae"), 32, torch.device("cpu"))
-
-
-def test_a_kind_of_baseline_that_there_is_not() -> None:
-    with pytest.raises(UsageError, match="kind"):
-        load_baseline("fashion-mnist", "gan")  # type: ignore[call-overload]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from experiments.baselines import VaeAutoencoder, load_vae
 from spherectl import api
-from spherectl.baselines import Vae, load_baseline
 from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
 from spherectl.evaluation.embeddings import real_draw
@@ -38,9 +38,8 @@ def test_the_projection_keeps_uniform_points_uniform_and_a_pull_a_pull() -> None
 def test_there_are_always_four_panels_of_the_same_images(
     test_images: ImageSet, tiny_run: Path, tiny_baselines: dict[str, Path]
 ) -> None:
-    model, vae = api.load(tiny_run), load_baseline(tiny_baselines["vae"])
-    assert isinstance(vae, Vae)
-    with_vae = clouds(model, vae, test_images, count=40, draws=19)
+    model, vae = api.load(tiny_run), load_vae(tiny_baselines["vae"])
+    with_vae = clouds(model, VaeAutoencoder(vae), test_images, count=40, draws=19)
     without = clouds(model, None, test_images, count=40, draws=19)
     titles = ["latents of tiny", "truly uniform points", "means of vae", "pixels less their mean"]
     assert [cloud.title for cloud in with_vae] == titles

@@ -8,12 +8,12 @@ from typing import Any
 
 from spherectl.model.formats.header import read_header
 from spherectl.model.formats.weights import read_tensors
-from spherectl.training.monitor import Gauge
+from spherectl.training.monitor import Monitor
 
 # A program that runs spherectl and kills itself at a point: killing.py POINT NTH ARGUMENTS...
 KILLING = Path(__file__).with_name("killing.py")
 
-TIMINGS = set(Gauge.KEYS)
+TIMINGS = set(Monitor.KEYS)
 
 
 def metrics(run: Path) -> list[dict[str, float]]:

@@ -28,11 +28,10 @@ from spherectl.settings import packaged
 from spherectl.training import cuda, loop
 from spherectl.training.checkpoint import Counts
 from spherectl.training.ema import EMA
-from spherectl.training.gradient import Gradient
 from spherectl.training.optimiser import FUSED, build_optimiser
 from spherectl.training.plan import resolve
 from spherectl.training.saver import Saver
-from spherectl.training.steps import SphereStep
+from spherectl.training.step import LossOf, sphere_step
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -210,15 +209,15 @@ def test_a_step_is_read_once_and_sends_nothing(dataset, pixel_head, monkeypatch,
         labels = torch.zeros(8, dtype=torch.int64)
     training = object.__new__(loop._Training)
     training.recipe, training.processes, training.counts = recipe, Processes(), Counts()
-    step = SphereStep(model, recipe, None)
-    training.gradient = Gradient(step, recipe, torch.device("meta"), training.processes)
-    training.model, training.ema = model, EMA(model)
+    training.step, training.device = sphere_step(recipe, None), torch.device("meta")
+    training.networks, training.loss, training.ema = model, LossOf(model, training.step), EMA(model)
+    training.pieces, training.share = [(0, 8)], (0, 8)
     training.saver = Saver(tmp_path, training.processes, lambda *_: None)
-    nothing: Any = SimpleNamespace(step=lambda: None, param_groups=[])
+    nothing: Any = SimpleNamespace(step=lambda: None, zero_grad=lambda: None, param_groups=[])
     training.optimiser = nothing  # it needs a real device
     for recorder in (Recorder(), Recorder()):  # the first step makes the rotary table, which is kept
         with recorder:
-            told = training.told(*training.gradient(images, labels, 0), stop=False, unreadable=0)
+            told = training.together(training.gradient(Batch(images, labels, 0)), stop=False, unreadable=0)
             training.update(told.losses, told.norm)
     assert reads == [(8,), (8,)]
     assert recorder.on_cpu == []

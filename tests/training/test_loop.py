@@ -20,10 +20,10 @@ from spherectl.settings import packaged
 from spherectl.training import checkpoint
 from spherectl.training.finetune import take_over
 from spherectl.training.loop import train
-from spherectl.training.monitor import Gauge
+from spherectl.training.monitor import Monitor
 from spherectl.training.plan import plan, resolve, smoke
 from spherectl.training.run import Run
-from spherectl.training.steps import SphereStep, Step, VaeStep
+from spherectl.training.step import Part, sphere_step
 
 pytestmark = pytest.mark.fast
 
@@ -84,15 +84,11 @@ def test_a_scheduled_weight_counts_as_it_is_then(dataset: ImageSet, tmp_path: Pa
     assert scheduled[-1]["loss"] != plain[-1]["loss"]
 
 
-@pytest.mark.parametrize(
-    ("kind", "step", "key"), [("sphere", SphereStep, "pooled"), ("vae", VaeStep, "kl")], ids=["sphere", "vae"]
-)
-def test_a_steps_loss_is_that_of_its_time(kind: str, step: type[Step], key: str, dataset: ImageSet) -> None:
-    loss = {key: 3, "schedule": [{"images": 80, key: 1}, {"images": 120}]}
-    recipe = debug(dataset, model={"kind": kind, "encoder_mixer_blocks": 0}, loss=loss)
-    taken = step(torch.nn.Module(), recipe, None)
-    drawn = [taken.draws(torch.zeros(8, dtype=torch.long), seen, (0, 8), CPU) for seen in (0, 80, 100, 120, 160)]
-    assert [getattr(draws.loss, key) for draws in drawn] == [1, 1, 2, 3, 3]
+def test_a_steps_loss_is_that_of_its_time(dataset: ImageSet) -> None:
+    loss = {"pooled": 3, "schedule": [{"images": 80, "pooled": 1}, {"images": 120}]}
+    step = sphere_step(debug(dataset, loss=loss), None)
+    drawn = [step.noise(torch.zeros(8, dtype=torch.long), Part(seen, 0, 8, CPU)) for seen in (0, 80, 100, 120, 160)]
+    assert [weights.pooled for _, weights in drawn] == [1, 1, 2, 3, 3]
 
 
 def test_a_run_folder_has_what_it_promises(dataset: ImageSet, tmp_path: Path) -> None:
@@ -106,7 +102,7 @@ def test_a_run_folder_has_what_it_promises(dataset: ImageSet, tmp_path: Path) ->
     assert lines(run) == seen
     assert list(seen[0]) == [
         *("step", "images_seen", "loss", "loss_rec", "loss_rec_perc", "loss_con", "loss_con_perc", "loss_lat"),
-        *("latent_norm", "lr", "grad_norm", *Gauge.KEYS),
+        *("latent_norm", "lr", "grad_norm", *Monitor.KEYS),
     ]
     assert [line["images_seen"] for line in seen] == list(range(8, 161, 8))
     assert [line["step"] for line in seen if "effective_rank" in line] == [10, 20]

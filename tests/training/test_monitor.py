@@ -1,4 +1,4 @@
-"""Gauges: against NumPy's singular values, closed forms, memory that is known, and clocks of our own."""
+"""The monitor: against NumPy's singular values, closed forms, memory that is known, and clocks of our own."""
 
 from __future__ import annotations
 

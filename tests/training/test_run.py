@@ -107,13 +107,13 @@ def test_a_run_without_its_run_json_goes_on_and_gets_one(run: Run) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "the whole: Input should be a valid dictionary"),
-        ('{"parent": 7}', "parent: Input should be a valid string"),
+        ("[]", "expected a table, got []"),
+        ('{"parent": 7}', 'parent: expected text in "quotes", got 7'),
         (
             '{"data": {"images": true, "class_names": [], "listing": ""}}',
-            "data.images: Input should be a valid integer",
+            "data.images: expected a whole number, got true",
         ),
-        ('{"data": {"images": 1, "class_names": [1], "listing": ""}}', "data.class_names.0: Input should be a valid"),
+        ('{"data": {"images": 1, "class_names": [1], "listing": ""}}', "data.class_names.0: expected text in"),
         ("[" * 100_000, "nested deeper than 64"),
         ('{"parent": NaN}', "NaN is not a number of JSON"),
     ],
@@ -190,7 +190,7 @@ def test_a_full_disk_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     with run.metrics_writer() as writer:
         monkeypatch.setattr(writer, "_file", Full())
         with pytest.raises(FileError, match=r"Cannot write .*metrics\.jsonl: No space left on device") as caught:
-            writer.write({"step": 1})
+            writer.scalars({"step": 1})
     assert caught.value.hint == "What was saved before stays as it is."
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from spherectl.errors import FileError
+from spherectl.training.checkpoint import Counts
 from spherectl.training.tensorboard import opened
 
 pytestmark = pytest.mark.fast
@@ -26,7 +26,7 @@ def events(folder: Path) -> Any:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+    return EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "images": 0}).Reload()
 
 
 def train(folder: Path, first: int, last: int, *, of: int, value: float) -> None:
@@ -35,12 +35,12 @@ def train(folder: Path, first: int, last: int, *, of: int, value: float) -> None
         for step in range(first, last + 1):
             board.scalars({"step": step, "images_seen": 8 * step, "loss": value + step / 100})
             if step % 15 == 0:
-                board.images("samples", torch.full((3, 4, 4), step, dtype=torch.uint8), step)
+                board.images("samples", torch.full((3, 4, 4), step, dtype=torch.uint8), Counts(step))
 
 
 def test_every_tenth_step_and_the_last_are_shown(tmp_path: Path) -> None:
-    train(tmp_path / "board", 1, 25, of=25, value=1)
-    found = events(tmp_path / "board")
+    train(tmp_path, 1, 25, of=25, value=1)
+    found = events(tmp_path)
     assert sorted(found.Tags()["scalars"]) == ["images_seen", "loss"]
     assert [(one.step, one.value) for one in found.Scalars("loss")] == [
         (step, pytest.approx(1 + step / 100, rel=1e-6)) for step in (10, 20, 25)
@@ -79,9 +79,9 @@ def ramp() -> Tensor:
 
 def test_images_are_shown_byte_for_byte(tmp_path: Path, ramp: Tensor) -> None:
     with opened(tmp_path, step=0, last_step=9) as board:
-        board.images("bytes", ramp, 3)
-        board.images("floats", ramp.float() / 255, 4)
-        board.images("floats", (ramp.float() + 0.4) / 255.4, 5)  # rounded, as everywhere, and not cut off
+        board.images("bytes", ramp, Counts(3))
+        board.images("floats", ramp.float() / 255, Counts(4))
+        board.images("floats", (ramp.float() + 0.4) / 255.4, Counts(5))  # rounded, as everywhere, and not cut off
     found = events(tmp_path)
     assert [one.step for one in found.Images("floats")] == [4, 5]
     expected = ramp.permute(1, 2, 0).numpy()
@@ -89,26 +89,18 @@ def test_images_are_shown_byte_for_byte(tmp_path: Path, ramp: Tensor) -> None:
         assert np.array_equal(pixels(event), expected)
 
 
-def test_without_tensorboard_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ramp: Tensor) -> None:
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with opened(tmp_path / "board", step=0, last_step=10) as board:
-        board.scalars({"step": 10, "loss": 1.0})
-        board.images("samples", ramp, 10)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_training_goes_on_where_its_board_can_no_longer_be_written(
     tmp_path: Path, ramp: Tensor, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The folder is removed under it; TensorBoard's own thread would print a traceback, and the next call raise it."""
     pytest.importorskip("tensorboard")
-    folder = tmp_path / "board"
+    folder = tmp_path / "tensorboard"
     steps = 0
-    with opened(folder, step=0, last_step=10_000) as board:
+    with opened(tmp_path, step=0, last_step=10_000) as board:
         shutil.rmtree(folder)
         for step in range(10, 1000, 10):
             board.scalars({"step": step, "loss": 1.0})
-            board.images("samples", ramp, step)
+            board.images("samples", ramp, Counts(step))
             time.sleep(0.001)  # TensorBoard's thread writes meanwhile
             steps += 1
     assert steps == 99
@@ -129,6 +121,6 @@ def test_what_goes_wrong_in_the_training_leaves_the_board(tmp_path: Path) -> Non
 
 def test_a_place_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    (tmp_path / "board").write_bytes(b"a file")
-    with pytest.raises(FileError, match=r"Cannot write .*board: "), opened(tmp_path / "board", step=0, last_step=1):
+    (tmp_path / "tensorboard").write_bytes(b"a file")
+    with pytest.raises(FileError, match=r"Cannot write .*tensorboard: "), opened(tmp_path, step=0, last_step=1):
         pass

@@ -1,0 +1,297 @@
+"""The table of short trials: each is what it says, results are kept, and the command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from experiments import trials
+from experiments.trials import (
+    FORMAT,
+    SHAPES,
+    TRIALS,
+    begin,
+    begun_with,
+    choose,
+    missing,
+    pace,
+    page,
+    placed,
+    shortened,
+    table_of,
+    write,
+)
+from spherectl import recipe as recipes
+from spherectl import zoo
+from spherectl.data.datasets import ImageSet, open_dataset
+from spherectl.errors import FileError, TrainingError, UsageError
+from spherectl.model.sphere import build
+from spherectl.recipe import SIZES, Recipe, differing_keys
+from spherectl.tables import flatten, parse_overrides
+from spherectl.training.optimiser import learning_rate, total_steps
+from spherectl.training.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+BY_NAME = {trial.name: trial for trial in TRIALS}
+
+
+@pytest.fixture
+def recipe(monkeypatch: pytest.MonkeyPatch) -> Recipe:
+    for name, size in SHAPES.items():
+        monkeypatch.setitem(SIZES, name, size)
+    return begun_with(recipes.load(zoo.find_recipe("fashion-mnist")))
+
+
+@pytest.fixture
+def dataset(recipe: Recipe, fashion_excerpt: Path) -> ImageSet:
+    return open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
+
+
+def row(name: str, changes: str = "", **values: Any) -> dict[str, Any]:
+    numbers = {"floors_1": 49.5, "floors_4": 29.1, "floors_noised": 28.3, "right_1": 88.4, "right_4": 90.5}
+    numbers["recall_4"] = 0.31
+    inside = {"parameters": 3848548, "latent_size": 512, "rank": 52.4, "shared": 0.62, "images_per_s": 41.5}
+    return {
+        "name": name,
+        "changes": changes,
+        "why": "because",
+        **numbers,
+        **inside,
+        "psnr_db": 25.9,
+        "spread_1": 35,
+        "cpu_minutes": 21.5,
+        **values,
+    }
+
+
+def results(*rows: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "base": {"name": "fashion-mnist", "run": {"length_images": 60_000}},
+        "count": 2000,
+        "date": "2031-02-03",
+        "command": "python -m experiments.trials base",
+        "machine": {"processor": "Abacus", "threads": 3},
+        "scorer": "fashion-scorer",
+        "floor": 0.109,
+        "right_real": 94.0,
+        "recall_real": 0.77,
+        "latents": 1999,
+        "trials": list(rows),
+    }
+
+
+@pytest.mark.fast
+def test_the_base_comes_first_and_names_are_unique() -> None:
+    assert TRIALS[0].name == "base"
+    assert TRIALS[0].changes == ""
+    assert len(BY_NAME) == len(TRIALS)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("trial", TRIALS[1:], ids=lambda trial: trial.name)
+def test_a_trial_differs_from_the_base_in_what_it_says_and_builds(
+    trial: trials.Trial, recipe: Recipe, dataset: ImageSet
+) -> None:
+    base, changed = (shortened(one, 640, dataset) for one in (recipe, trial.apply(recipe)))
+    said = flatten(parse_overrides(trial.changes.split()))
+    assert differing_keys(base, changed) == sorted(said)
+    assert {key: flatten(changed.to_table())[key] for key in said} == pytest.approx(said)
+    with torch.device("meta"):
+        network = build(changed.model)
+    assert network.latent_shape == (changed.model.tokens, changed.model.channels_per_token)
+
+
+@pytest.mark.fast
+def test_names_that_tell_a_number_are_true(recipe: Recipe, dataset: ImageSet) -> None:
+    def of(name: str) -> Recipe:
+        return shortened(BY_NAME[name].apply(recipe), 6400, dataset)
+
+    assert of("base").model.latent_size == 512
+    assert (of("latent-2048").model.latent_size, of("latent-256").model.latent_size) == (2048, 256)
+    assert (SIZES[of("blocks-8").model.size].blocks, SIZES[of("width-192").model.size].width) == (8, 192)
+    assert of("patch-2").model.patch == 2
+    assert of("patch-2").model.latent_size == 512
+    base, half = of("base"), of("batch-32")
+    assert total_steps(half) == 2 * total_steps(base)
+    tops = [max(learning_rate(step, one) for step in range(total_steps(one))) for one in (base, half, of("lr-2e-3"))]
+    assert tops == pytest.approx([1e-3, 1e-3, 2e-3])
+
+
+@pytest.mark.fast
+def test_a_shortened_recipe_has_the_whole_schedule_and_no_folder(recipe: Recipe, dataset: ImageSet) -> None:
+    short = shortened(recipe, 6400, dataset)  # more than the warm-up
+    assert learning_rate(total_steps(short) - 1, short) == pytest.approx(recipe.optim.min_lr)
+    assert not short.run.default
+    assert short.data.root == str(dataset.root.absolute())
+    assert "root" not in table_of(short)["data"]
+    assert short.data.root is not None  # the recipe itself is as it was
+
+
+@pytest.mark.fast
+def test_chosen_trials_stand_in_the_order_of_the_table() -> None:
+    assert choose([]) == list(TRIALS)
+    assert [trial.name for trial in choose(["angle-85", "base"])] == ["base", "angle-85"]
+    with pytest.raises(UsageError, match=r"There is no trial angle-86, b; those there are: base, "):
+        choose(["angle-86", "base", "b"])
+
+
+@pytest.mark.fast
+def test_a_trial_is_missing_until_it_has_a_row_of_the_same_changes() -> None:
+    base, angle = BY_NAME["base"], BY_NAME["angle-85"]
+    assert missing([base, angle], [row("base")]) == [angle]
+    assert missing([angle], [row("angle-85", angle.changes)]) == []
+    assert missing([replace(angle, changes="noise.angle_deg=84")], [row("angle-85", angle.changes)]) != []
+
+
+@pytest.mark.fast
+def test_rows_stand_in_the_order_of_the_table_and_a_new_one_replaces_the_old() -> None:
+    rows: list[dict[str, Any]] = []
+    for name in ("angle-85", "of-old", "base", "angle-85"):
+        rows = placed(rows, row(name, rank=len(rows)))
+    assert [(one["name"], one["rank"]) for one in rows] == [("base", 2), ("angle-85", 3), ("of-old", 1)]
+
+
+@pytest.mark.fast
+def test_results_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
+    about = {"base": {"name": "fashion-mnist", "run": {"length_images": 60_000}}, "count": 2000}
+    assert begin(tmp_path, about) == {"format": FORMAT, **about, "trials": []}
+    write(tmp_path, results(row("base")))
+    before = (tmp_path / "trials.json").read_bytes()
+    assert begin(tmp_path, about)["trials"] == [row("base")]
+    other = copy.deepcopy(about)
+    other["base"]["run"] |= {"length_images": 1000, "batch_size": 3}
+    with pytest.raises(UsageError, match=r"differ from these in base\.run\.batch_size, base\.run\.length_images"):
+        begin(tmp_path, other)
+    with pytest.raises(UsageError, match="in count;"):
+        begin(tmp_path, about | {"count": 10})
+    assert (tmp_path / "trials.json").read_bytes() == before
+
+
+@pytest.mark.fast
+def test_the_committed_table_is_gone_on_with(recipe: Recipe, dataset: ImageSet) -> None:
+    table = json.loads((ROOT / "docs" / "trials.json").read_text(encoding="utf-8"))
+    dtype = table["base"]["run"]["dtype"]  # the processor's they ran on; "auto" may mean another one on this machine
+    base = table_of(shortened(recipe.replace(run={"dtype": dtype}), 60_000, dataset))
+    assert begin(ROOT / "docs", {"base": base, "count": 2000})["trials"] == table["trials"]
+    assert (ROOT / "docs" / "trials.md").read_text(encoding="utf-8") == page(table)
+
+
+@pytest.mark.fast
+def test_trials_in_another_precision_are_refused_by_name(recipe: Recipe, dataset: ImageSet) -> None:
+    """On a processor with other kernels "auto" is another precision, whose losses and speeds do not compare."""
+    other = shortened(recipe.replace(run={"dtype": "float64"}), 60_000, dataset)
+    with pytest.raises(UsageError, match=r"differ from these in base\.run\.dtype"):
+        begin(ROOT / "docs", {"base": table_of(other), "count": 2000})
+
+
+@pytest.mark.fast
+def test_the_recipe_has_what_the_trials_brought_together() -> None:
+    now = recipes.load(zoo.find_recipe("fashion-mnist"))
+    drawn = ["sample.noise_deg", "sample.strength"]
+    assert differing_keys(BY_NAME["together"].apply(begun_with(now)), now) == ["loss.schedule", *drawn]
+
+
+@pytest.mark.fast
+def test_results_from_before_a_key_of_recipes_was_there_are_gone_on_with(tmp_path: Path, recipe: Recipe) -> None:
+    base = recipe.to_table()
+    older = copy.deepcopy(base)
+    del older["model"]["kind"]
+    write(tmp_path, results(row("base")) | {"base": older})
+    assert begin(tmp_path, {"base": base, "count": 2000})["trials"] == [row("base")]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("text", ["", "[1]", '{"format": 1}', "{"])
+def test_a_file_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "trials.json").write_text(text, encoding="utf-8")
+    with pytest.raises(FileError, match="is not a table of trials"):
+        begin(tmp_path, {"base": {}, "count": 2})
+
+
+@pytest.mark.fast
+def test_the_pace_counts_a_step_once_and_forgets_a_line_cut_short(tmp_path: Path) -> None:
+    speeds = [10.0, 40.0, 30.0]
+    lines = [json.dumps({"step": step, "images_per_s": speed}) for step, speed in enumerate(speeds, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    seconds = [(1, 60.0), (2, 90.0), (2, 120.0), (3, 60.0)]
+    steps = [json.dumps({"step": step, "cpu_s": cpu_s}) for step, cpu_s in seconds]
+    steps.insert(2, '{"step": 3, "c' + steps[0])  # killed while it wrote; the next process wrote on behind
+    (tmp_path / "cpu.jsonl").write_text("\n".join(steps) + "\n", encoding="utf-8")
+    assert pace(Run(tmp_path)) == {"images_per_s": 30.0, "cpu_minutes": 4.0}
+
+
+@pytest.mark.fast
+def test_the_page_has_every_number_of_the_table() -> None:
+    text = page(results(row("base"), row("angle-85", "noise.angle_deg=85", floors_1=31.25, rank=77.5)))
+    for part in ("60,000 images", "Abacus, 3 of its threads", "python -m experiments.trials base", "1,999 test images"):
+        assert part in text
+    assert "| base | - | 49.5 | 29.1 | 28.3 | 88.4 | 90.5 | 0.31 | 25.9 | 35 |" in text
+    assert "| angle-85 | `noise.angle_deg=85` | 31.25 | 29.1 | 28.3 | 88.4 | 90.5 | 0.31 | 25.9 | 35 |" in text
+    assert "| angle-85 | 3,848,548 | 512 | 77.5 | 0.62 | 41.5 | 21.5 | because |" in text
+    assert max(map(len, text.splitlines())) <= 120 or "|" in text
+
+
+@pytest.mark.fast
+def test_a_training_that_fails_is_told_of_and_not_recorded(
+    tmp_path: Path, fashion_excerpt: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverge(*arguments: Any, **settings: Any) -> None:
+        raise TrainingError("Step 3 has a non-finite loss.")
+
+    monkeypatch.setattr(trials, "train", diverge)
+    monkeypatch.setattr(trials, "SIZES", dict(SIZES))
+    given = Namespace(names=["base", "lr-2e-3"], images=640, count=10, recipe="fashion-mnist", data=fashion_excerpt)
+    given.work, given.out = tmp_path / "work", tmp_path / "docs"
+    assert trials.run(given) == ["base", "lr-2e-3"]
+    assert "lr-2e-3: Step 3 has a non-finite loss." in capsys.readouterr().err
+    assert not given.out.exists()
+
+
+@pytest.mark.slow
+def test_the_command_keeps_what_it_has_and_goes_on(tmp_path: Path, make_cli: Any, fashion_excerpt: Path) -> None:
+    out, work = tmp_path / "docs", tmp_path / "work"
+
+    def run(*names: str, images: int = 128) -> subprocess.CompletedProcess[str]:
+        options = ["--images", images, "--count", 20, "--data", fashion_excerpt, "--work", work, "--out", out]
+        return subprocess.run(
+            [sys.executable, "-m", "experiments.trials", *names, *map(str, options)],
+            cwd=ROOT,
+            env=make_cli(tmp_path).environment({"OMP_NUM_THREADS": "1"}),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    done = run("base")
+    assert done.returncode == 0, done.stderr
+    first = json.loads((out / "trials.json").read_text(encoding="utf-8"))
+    assert [one["name"] for one in first["trials"]] == ["base"]
+    assert 0 < first["trials"][0]["cpu_minutes"] < 10
+    assert 1 <= first["trials"][0]["rank"] <= 20
+
+    # A killed trial: trained, its checkpoint there, but not in the table. It is scored again, and scores the same.
+    (out / "trials.json").unlink()
+    again = run("base", "blocks-8")
+    assert again.returncode == 0, again.stderr
+    second = json.loads((out / "trials.json").read_text(encoding="utf-8"))
+    assert second["trials"][0] == first["trials"][0]
+    assert second["trials"][1]["parameters"] > second["trials"][0]["parameters"]
+    assert len((work / "base" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()) == 2
+    assert "| blocks-8 | `model.size=micro-8` |" in (out / "trials.md").read_text(encoding="utf-8")
+
+    kept = (out / "trials.json").read_bytes()
+    assert run("base", "blocks-8").returncode == 0
+    assert (out / "trials.json").read_bytes() == kept
+    refused = run("base", images=192)
+    assert refused.returncode == 1
+    assert "differ from these in base.run.length_images" in refused.stderr
