@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, model_validator
 from torch import Tensor
 
 from spherectl import api
-from spherectl.checks import MAX_BATCH, MAX_GUIDANCE, MAX_SEED, MAX_STEPS
+from spherectl.checks import MAX_BATCH, MAX_SEED
 from spherectl.errors import FileError, UsageError
 from spherectl.model import attention
 from spherectl.model.devices import Precision
 from spherectl.recipe import Positive, SampleSpec
 from spherectl.shown import listed, quoted, shortened
+from spherectl.validation import validated
 from spherectl.versions import versions
 
 FORMAT = 1
@@ -43,7 +43,7 @@ class Provenance(SampleSpec):
 
     Attributes:
         format: of the table.
-        model, model_sha256, weights: what drew it; names alone, no paths.
+        model, model_sha256, weights: what generated it; names alone, no paths.
         seed: of the run.
         index: the image's number in the run; for a grid a list, as `class_` and `chunk`.
         class_: its class, the null class being the number of classes; None for unconditional models.
@@ -55,8 +55,6 @@ class Provenance(SampleSpec):
     # Strict: `true` is not 1. There is no harm in the name `model_sha256`.
     model_config = ConfigDict(protected_namespaces=(), strict=True)
 
-    steps: Annotated[int, Field(gt=0, le=MAX_STEPS)]
-    guidance: Annotated[float, Field(ge=1, le=MAX_GUIDANCE)]
     format: Literal[1]
     model: Text
     model_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
@@ -72,13 +70,15 @@ class Provenance(SampleSpec):
 
     @model_validator(mode="after")
     def _check(self) -> Provenance:
+        if missing := {"steps", "guidance"} - self.model_fields_set:
+            raise ValueError(f"{listed(sorted(missing))} is missing")
         lists = {isinstance(value, list) for value in (self.index, self.class_, self.chunk) if value is not None}
         if len(lists) > 1 or any(
             len(many) != len(self.indices) for many in (self.classes, self.chunks) if many is not None
         ):
-            raise ValueError("index, class and chunk are not of one length")
+            raise ValueError("index, class and chunk do not fit together")
         if any(place >= size for size, place in self.chunks or ()):
-            raise ValueError("chunk: the place lies outside")
+            raise ValueError("chunk: a place lies outside")
         # A run computes each chunk once, and fills its last one up: who writes other numbers only keeps us busy.
         if self.chunks and sum(size for _, _, size, _ in runs_of(self.chunks)) > len(self.indices) + MAX_BATCH:
             raise ValueError("chunk: chunks of more images than there are")
@@ -100,7 +100,7 @@ class Provenance(SampleSpec):
         return [self.chunk] if isinstance(self.chunk, tuple) else self.chunk
 
     def was_compiled_on(self, device: torch.device) -> bool:
-        """Whether torch.compile drew it on such a device, where it takes the same to make it again."""
+        """Whether a compiled model generated it on such a device, so that only a compiled one can again."""
         return self.backend.startswith(f"{device.type} ") and self.backend.endswith(" compiled")
 
     @property
@@ -123,8 +123,8 @@ def describe(
     """Provenance of one image, or of a grid of several.
 
     Args:
-        model: what drew it.
-        settings: steps, guidance, noise.
+        model: what generated it.
+        settings: from `api.sample_settings`.
         seed: of the run.
         indices: (n,) image numbers; one for a single image.
         labels: (n,) classes or None.
@@ -161,7 +161,7 @@ def describe_edit(model: api.Model, edit: str, inputs: list[str], **settings: An
     """Provenance of an image that was made of others.
 
     Args:
-        model: what drew it.
+        model: what made it.
         edit: what was done, as in "harmonize".
         inputs: SHA-256 of the images' files.
         settings: what else decides the pixels, JSON-able; no paths.
@@ -222,25 +222,17 @@ def read(table: dict[str, Any]) -> Provenance:
         edit = table["edit"] if isinstance(table["edit"], str) else quoted(table["edit"])
         raise UsageError(
             f"The image was made of others ({shortened(edit)}), which its provenance names by hash alone.",
-            "Only images drawn from noise can be made again.",
+            "Only images generated from noise can be made again.",
         )
-    try:
-        return Provenance.model_validate_json(json.dumps(table))  # strict: as JSON, where lists are tuples
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False, include_input=False)
-        about = listed(sorted({str(item["loc"][0]) for item in found if item["loc"]}))
-        about = about or "index, class and chunk do not fit together"
-        raise FileError(
-            f"The image's provenance is not one that this version can follow: {about}.",
-            "Was it changed, or made by a newer spherectl?",
-        ) from None
+    what = "The image's provenance is not one that this version can follow"
+    return validated(Provenance, table, what, "Was it changed, or made by a newer spherectl?", as_json=True)
 
 
 def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
     """The images a provenance describes, computed in the same chunks where that matters.
 
     Args:
-        model: the one that drew them.
+        model: the one that generated them.
         made: from an image's file, by `read`.
 
     Returns:
@@ -251,9 +243,9 @@ def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
     """
     if made.model_sha256 != model.sha256:
         raise UsageError(
-            f"The image was drawn by {made.model} ({made.model_sha256[:12]}), "
+            f"The image was generated by {made.model} ({made.model_sha256[:12]}), "
             f"not by {model.name} ({model.sha256[:12]}).",
-            "Name the model file, run or folder that drew it with --model.",
+            "Name the model file, run or folder that generated it with --model.",
         )
     if (made.classes is None) != (model.num_classes == 0) or max(made.classes or [0]) > model.num_classes:
         raise UsageError(f"The image's provenance names classes that {model.name} does not have.")
@@ -275,8 +267,8 @@ def remake(model: api.Model, made: Provenance) -> tuple[Tensor, dict[str, Any]]:
         if classes is not None:
             labels = torch.full((size,), classes[first])
             labels[place : place + taken] = torch.tensor(classes[first : first + taken])
-        drawn = api.sample_indices(model, rows, labels, made.settings, made.seed)
-        images[first : first + taken] = drawn[place : place + taken]
+        sampled = api.sample_indices(model, rows, labels, made.settings, made.seed)
+        images[first : first + taken] = sampled[place : place + taken]
     table = made.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude={"chunk"})
     if not is_invariant(model):
         table["chunk"] = chunks[0] if isinstance(made.index, int) else chunks

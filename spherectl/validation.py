@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, TypeVar, get_args
 
@@ -46,7 +47,7 @@ _RANGES = ("greater_than", "greater_than_equal", "less_than", "less_than_equal")
 _LOW, _HIGH = {"ge": "at least", "gt": "more than"}, {"le": "at most", "lt": "less than"}
 
 
-def validated(spec: type[M], table: Any, what: str, hint: str = "", *, context: Any = None) -> M:
+def validated(spec: type[M], table: Any, what: str, hint: str = "", *, context: Any = None, as_json: bool = False) -> M:
     """The contents of a file as its schema has them.
 
     Args:
@@ -55,11 +56,14 @@ def validated(spec: type[M], table: Any, what: str, hint: str = "", *, context: 
         what: begins the error, as in "The header of a.safetensors".
         hint: of the error.
         context: for validators of the schema that ask for it.
+        as_json: whether a list may be a tuple of a strict schema, which JSON does not have.
 
     Raises:
         FileError: they do not fit the schema.
     """
     try:
+        if as_json:
+            return spec.model_validate_json(json.dumps(table), context=context)
         return spec.model_validate(table, context=context)
     except ValidationError as error:
         raise FileError(f"{what}: {listed(describe(error, spec), MAX_MISTAKES, '; ')}.", hint) from None

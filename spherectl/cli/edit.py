@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from spherectl.cli import console, image_files, models, options
-from spherectl.cli.sample import Guide, Noise
 from spherectl.errors import UsageError
+from spherectl.sampling import Guide, NoiseKind
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,33 +40,21 @@ def edit(
         Path | None, typer.Option("--mask", metavar="PNG", help="In place of a layout: white shows A, black B.")
     ] = None,
     swap: Annotated[bool, typer.Option("--swap", help="A and B change sides.")] = False,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            "--steps", min=1, max=options.MAX_STEPS, help="Rounds of encoding and decoding.", show_default="4"
-        ),
-    ] = None,
+    steps: Annotated[int | None, options.setting("steps", "Rounds of encoding and decoding.", "4")] = None,
     noise_deg: Annotated[
         float | None,
-        typer.Option(
-            "--noise-deg",
-            min=0.0,
-            help="Noise of each round, in degrees below 90.",
-            show_default="0; for --to-class the model's own, or 70",
+        options.setting(
+            "noise_deg",
+            "Noise of each round, in degrees below 90.",
+            "0; for --to-class the model's own, or 70",
         ),
     ] = None,
-    noise: Annotated[Noise, typer.Option("--noise", help="One draw for all rounds, or a fresh one.")] = Noise.SHARED,
+    noise: Annotated[NoiseKind, options.setting("noise", default="shared")] = "shared",
     guidance: Annotated[
         float | None,
-        typer.Option(
-            "--guidance",
-            min=1.0,
-            max=options.MAX_GUIDANCE,
-            help="Scale, for --to-class; 1 is off.",
-            show_default="the model's own, or 4",
-        ),
+        options.setting("guidance", "Scale, for --to-class; 1 is off.", "the model's own, or 3"),
     ] = None,
-    guide: Annotated[Guide, typer.Option("--guide", help="What guidance acts on.")] = Guide.BOTH,
+    guide: Annotated[Guide, options.setting("guide", default="both")] = "both",
     model: options.Model = None,
     seed: options.Seed = 0,
     dtype: options.Dtype = options.DtypeName.AUTO,
@@ -95,7 +83,6 @@ def edit(
     if not harmonize and (mask is not None or swap or layout != "left-right"):
         raise UsageError("--layout, --mask and --swap are for --harmonize.")
     image_files.check_out(out)
-    images, mask = image_files.places(images), image_files.place_of(mask)
 
     from spherectl.editing.rounds import class_change
     from spherectl.settings import load_settings
@@ -103,7 +90,7 @@ def edit(
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     fitted = image_files.read(images[0], loaded)
     if harmonize:
-        settled: dict[str, Any] = {"noise_deg": noise_deg or 0.0, "noise": noise.value, "seed": seed}
+        settled: dict[str, Any] = {"noise_deg": noise_deg or 0.0, "noise": noise, "seed": seed}
         units = [image_files.unit(fitted), image_files.unit(image_files.read(images[1], loaded))]
         rows = _harmonized(loaded, images, units, layout, mask, swap, steps or STEPS, settled)
         kind, names = "harmonize", [""]
@@ -113,8 +100,8 @@ def edit(
         settled = {
             "noise_deg": own["noise_deg"] if noise_deg is None else noise_deg,
             "guidance": own["guidance"] if guidance is None else guidance,
-            "noise": noise.value,
-            "guide": guide.value,
+            "noise": noise,
+            "guide": guide,
             "seed": seed,
         }
         count = steps or own["steps"]

@@ -99,22 +99,6 @@ def _tell_left_out(folder: str, others: Counter[str]) -> None:
         console.say(f"{folder}: {kinds} left out; images are {' '.join(SUFFIXES)}")
 
 
-def places(given: Iterable[Path]) -> list[Path]:
-    """Images that are named one by one, where ~ is a home.
-
-    Raises:
-        UsageError: no file can have such a name.
-    """
-    from spherectl.places import place
-
-    return [place(str(path)) for path in given]
-
-
-def place_of(given: Path | None) -> Path | None:
-    """The same of one that may be left out."""
-    return None if given is None else places([given])[0]
-
-
 def _below(folder: Path) -> tuple[list[Path], Counter[str]]:
     """The image files in a folder and below, sorted, and how many there are of other suffixes."""
     from spherectl.data.decode import is_image_name, is_other_image_name

@@ -56,15 +56,7 @@ def interpolate(
         ),
     ] = None,
     lerp: Annotated[bool, typer.Option("--lerp", help="Along the chord instead of the great circle.")] = False,
-    steps: Annotated[
-        int,
-        typer.Option(
-            "--steps",
-            min=1,
-            max=options.MAX_STEPS,
-            help="1 decodes; each further step is a round without noise.",
-        ),
-    ] = 1,
+    steps: Annotated[int, options.setting("steps", "1 decodes; each further step is a round without noise.", "1")] = 1,
     fps: Annotated[float, typer.Option("--fps", min=0.1, max=MAX_FPS, help="Images a second of an animation.")] = 10.0,
     model: options.Model = None,
     batch: options.Batch = 64,
@@ -92,7 +84,7 @@ def interpolate(
 
     spherectl interpolate --seeds 3,7 --class sneaker,bag --out walk.webp
     """
-    given = image_files.places(images or [])
+    given = images or []
     if given and seeds is not None:
         raise UsageError("Expected images or --seeds, not both.")
     numbers = [] if given else _numbers(seeds or "0,1")

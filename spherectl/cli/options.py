@@ -8,11 +8,11 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from spherectl import checks
+from spherectl import checks, sampling
 
 # What an option may ask for at most: as the Python API, and
 MAX_FRAMES = 10_000  # of one animation, rows or columns of one sheet
@@ -121,12 +121,37 @@ Data = Annotated[  # default None; a string, since a Path would make one slash o
 ]
 
 
+# Settings of sampling: what `spherectl.sampling` says of each, for commands that add what is theirs.
+SETTINGS = {one.name: one for one in sampling.options()}
+
+
+def setting(name: str, text: str = "", default: str = "the model's own", flag: str = "") -> Any:
+    """An option for a setting of sampling, within its bounds.
+
+    Args:
+        name: of the setting.
+        text: help, if the setting means something of its own to the command.
+        default: what counts where it is not given.
+        flag: the option, if it is not called like the setting.
+    """
+    one = SETTINGS[name]
+    return typer.Option(flag or one.flag, min=one.low, max=one.high, help=text or one.help, show_default=default)
+
+
+Steps = Annotated[int | None, setting("steps")]  # the default of each is None
+Guidance = Annotated[float | None, setting("guidance")]
+Guide = Annotated[sampling.Guide | None, setting("guide")]
+Noise = Annotated[sampling.NoiseKind | None, setting("noise")]
+Strength = Annotated[sampling.Strength | None, setting("strength")]
+NoiseDeg = Annotated[float | None, setting("noise_deg")]
+
+
 def prepare_for_training() -> None:
     """What a training asks of OpenMP and of torch, which read it once, when torch is imported; what is set stays.
 
-    Threads that wait sleep: a training is seldom alone on a machine, and a spinning thread takes its core from whoever
-    else works. Drawing is left as it is: waking threads makes single images slower. Large tensors are in huge pages, on
-    Linux: a step makes and frees gigabytes of them, and 512 times fewer pages are to be cleared and found.
+    Waiting threads sleep: a training is seldom alone on a machine, and a spinning thread takes a core from others.
+    Sampling is left as it is, since waking threads makes single images slower. On Linux, large tensors are in huge
+    pages: a step makes and frees gigabytes of them, and there are 512 times fewer pages to clear and find.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spherectl.editing.measurements import Measurement
     from spherectl.editing.restoration import Task as Kind
 
+OWN = "the model's own, or the task's"
 FAR = 3  # a result this many times farther from its measurement than noise would be has not explained it
 
 
@@ -75,24 +76,10 @@ def restore(
         Path | None,
         typer.Option("--kernel", metavar="PNG", help="deblur: what becomes of a single point, as an image."),
     ] = None,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            "--rounds",
-            min=1,
-            max=options.MAX_STEPS,
-            help="Rounds.",
-            show_default="the model's own, or the task's",
-        ),
-    ] = None,
+    rounds: Annotated[int | None, options.setting("steps", "Rounds.", OWN, flag="--rounds")] = None,
     noise_deg: Annotated[
         float | None,
-        typer.Option(
-            "--noise-deg",
-            min=0.0,
-            help="Degrees below 90 by which each round turns the latent at random.",
-            show_default="the model's own, or the task's",
-        ),
+        options.setting("noise_deg", "Degrees below 90 by which each round turns the latent at random.", OWN),
     ] = None,
     weight: Annotated[
         float | None,
@@ -101,7 +88,7 @@ def restore(
             min=0.0,
             max=degradation.MAX_LAMBDA,
             help="Above 0: a large one trusts the model, a small one the image.",
-            show_default="the model's own, or the task's",
+            show_default=OWN,
         ),
     ] = None,
     keep_rounds: Annotated[
@@ -135,7 +122,6 @@ def restore(
 
     spherectl restore a.png --task inpaint --degrade --missing 0.5
     """
-    (image,), mask, kernel = image_files.places([image]), image_files.place_of(mask), image_files.place_of(kernel)
     given: dict[str, Any] = {
         "--mask": mask,
         "--missing": missing,

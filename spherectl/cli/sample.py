@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spherectl import sampling
 from spherectl.cli import console, models, options, reproduce
 from spherectl.cli.encode import decode
 from spherectl.errors import UsageError
@@ -25,31 +25,7 @@ if TYPE_CHECKING:
     from spherectl.zoo import Entry, Found
 
 
-class Guide(StrEnum):
-    """Which network guidance acts on."""
-
-    BOTH = "both"
-    ENCODER = "encoder"
-    DECODER = "decoder"
-
-
-class Noise(StrEnum):
-    """Noise of the rounds."""
-
-    SHARED = "shared"
-    FRESH = "fresh"
-
-
-class Strength(StrEnum):
-    """Strength of the rounds' noise."""
-
-    CONSTANT = "constant"
-    DECAYING = "decaying"
-
-
 DECODING = ("class_", "steps", "batch", "dtype", "weights")  # what --latents leaves to choose
-
-THE_MODELS = "the model's own"
 
 # What --profile tells apart: keys in JSON, and what they mean.
 STAGES = {
@@ -81,39 +57,12 @@ def sample(
         int,
         typer.Option("--count", "-n", min=1, max=options.MAX_COUNT, help="Images in all, spread evenly over classes."),
     ] = 16,
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, max=options.MAX_STEPS, help="Passes of the decoder.", show_default=THE_MODELS),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            "--guidance",
-            min=1.0,
-            max=options.MAX_GUIDANCE,
-            help="Guidance scale; 1 is off.",
-            show_default=THE_MODELS,
-        ),
-    ] = None,
-    guide: Annotated[
-        Guide | None, typer.Option("--guide", help="What guidance acts on.", show_default=THE_MODELS)
-    ] = None,
-    noise: Annotated[
-        Noise | None, typer.Option("--noise", help="One draw for all rounds, or a fresh one.", show_default=THE_MODELS)
-    ] = None,
-    strength: Annotated[
-        Strength | None,
-        typer.Option("--strength", help="Noise of the rounds: full, or falling.", show_default=THE_MODELS),
-    ] = None,
-    noise_deg: Annotated[
-        float | None,
-        typer.Option(
-            "--noise-deg",
-            min=0.0,
-            help="Noise of the rounds at most, in degrees below 90.",
-            show_default=THE_MODELS,
-        ),
-    ] = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    guide: options.Guide = None,
+    noise: options.Noise = None,
+    strength: options.Strength = None,
+    noise_deg: options.NoiseDeg = None,
     seed: options.Seed = 0,
     batch: options.Batch = 64,
     dtype: options.Dtype = options.DtypeName.AUTO,
@@ -200,11 +149,7 @@ def sample(
             loaded, chosen, batches = prepare(models.find(model, settings))
         except UnknownClassError as error:
             loaded, chosen, batches = prepare(_another_model(error, settings))
-    most = "" if chosen.noise_deg == "training" else f" of at most {chosen.noise_deg:g} degrees"
-    console.say(
-        f"settings: {chosen.steps} step{'s' * (chosen.steps > 1)}, guidance {chosen.guidance:g} ({chosen.guide}), "
-        f"{chosen.noise} noise{most}, {chosen.strength} strength, seed {seed}, {loaded.precision}"
-    )
+    console.say(f"settings: {sampling.described(chosen)}, seed {seed}, {loaded.precision}")
 
     def about(indices: Tensor, labels: Tensor | None, columns: int | None) -> dict[str, Any]:
         with watch.stage("hash"):

@@ -353,13 +353,19 @@ def test_the_setting_goes_before_runs(command, own_zoo, run_here, monkeypatch):
 @pytest.mark.fast
 def test_settings_are_named_on_stderr(command, run_here):
     said = command("sample", "--count", 1, "--dtype", "float32").stderr.splitlines()[1]
-    assert said == "settings: 2 steps, guidance 1 (both), shared noise, constant strength, seed 0, float32"
+    assert said == (
+        "settings: steps 2, guidance 1, guide both, noise shared, strength constant, noise-deg training, "
+        "seed 0, float32"
+    )
     assert command("sample", "--count", 1).stderr.splitlines()[1].startswith(said.removesuffix("float32"))
     arguments = ["--steps", 3, "--guidance", 1.5, "--guide", "encoder", "--noise", "fresh", "--strength", "decaying"]
     said = command("sample", "--count", 1, *arguments, "--seed", 9, "--dtype", "bfloat16").stderr.splitlines()[1]
-    assert said == "settings: 3 steps, guidance 1.5 (encoder), fresh noise, decaying strength, seed 9, bfloat16"
+    assert said == (
+        "settings: steps 3, guidance 1.5, guide encoder, noise fresh, strength decaying, noise-deg training, "
+        "seed 9, bfloat16"
+    )
     said = command("sample", "--count", 1, "--noise-deg", 70).stderr.splitlines()[1]
-    assert "shared noise of at most 70 degrees, constant strength" in said
+    assert "strength constant, noise-deg 70, seed 0" in said
 
 
 @pytest.mark.fast
@@ -430,7 +436,7 @@ def _uint8(images: torch.Tensor) -> np.ndarray:
         (("--model", "nothing"), "There is no model 'nothing'"),
         (("--model", "hf:somebody"), "Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got"),
         (("--model", "sphere-l-imagenet"), "sphere-l-imagenet is not on this machine yet."),
-        (("--model", "fashion-features"), "draws no images"),
+        (("--model", "fashion-features"), "generates no images"),
         (("--device", "abacus"), "--device"),
     ],
 )
