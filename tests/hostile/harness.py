@@ -31,6 +31,7 @@ MAX_BYTES = 2 << 30
 MAX_SENTENCE = 600  # characters of an error or a hint
 MAX_OUTPUT = 1 << 20  # bytes that are looked at
 RENEW = 1 << 30  # bytes of a worker that is replaced
+PLAIN = {"OMP_NUM_THREADS": "1", "SPHERECTL_KERNELS": "0"}  # what a command computes with
 
 # What a terminal obeys: C0 but for line ends and tabs, DEL, C1, marks of direction, line separators.
 CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -59,10 +60,8 @@ class Attempt:
     wrong: bool = False
 
     def __repr__(self) -> str:
-        about = {
-            name: f"{len(file):,} bytes" if isinstance(file, bytes) else "special" for name, file in self.files.items()
-        }
-        return f"{self.kind}: {' '.join(self.argv)!r:.2000} {about} {self.env}"
+        sizes = {name: len(file) if isinstance(file, bytes) else "special" for name, file in self.files.items()}
+        return f"{self.kind}: {' '.join(self.argv)!r:.2000} {sizes} {self.env}"
 
 
 @dataclass(frozen=True)
@@ -157,22 +156,11 @@ class Harness:
                 path.write_bytes(content)
             else:
                 content(path)
-        home = str(box / "home")
+        home, scratch = str(box / "home"), str(self.scratch)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("SPHERECTL_", "COV_"))}
-        kept |= {
-            "HOME": home,
-            "TMPDIR": str(box / "tmp"),
-            "MPLCONFIGDIR": str(self.scratch),
-            "NO_COLOR": "1",
-            "COLUMNS": "120",
-            "OMP_NUM_THREADS": "1",
-        }
-        kept |= {
-            "XDG_CACHE_HOME": f"{home}/cache",
-            "XDG_CONFIG_HOME": f"{home}/config",
-            "XDG_DATA_HOME": f"{home}/data",
-        }
-        kept |= {"SPHERECTL_OFFLINE": "1", "SPHERECTL_KERNELS": "0", "_TYPER_FORCE_DISABLE_TERMINAL": "1"}
+        kept |= {"HOME": home, "TMPDIR": str(box / "tmp"), "MPLCONFIGDIR": scratch, "NO_COLOR": "1", "COLUMNS": "120"}
+        kept |= {f"XDG_{name.upper()}_HOME": f"{home}/{name}" for name in ("cache", "config", "data")}
+        kept |= {"SPHERECTL_OFFLINE": "1", "_TYPER_FORCE_DISABLE_TERMINAL": "1", **PLAIN}
         given = {name: value.replace("{work}", str(work)) for name, value in attempt.env.items()}
         return [word.replace("{work}", str(work)) for word in attempt.argv], kept | given
 
@@ -259,13 +247,7 @@ class Harness:
             stdout=subprocess.PIPE,
             stderr=(self.scratch / "worker").open("w"),
             cwd=self.scratch,
-            env=os.environ
-            | {
-                "PYTHONPATH": str(ROOT),
-                "OMP_NUM_THREADS": "1",
-                "SPHERECTL_KERNELS": "0",
-                "MPLCONFIGDIR": str(self.scratch),
-            },
+            env={**os.environ, "PYTHONPATH": str(ROOT), "MPLCONFIGDIR": str(self.scratch), **PLAIN},
             text=True,
             encoding="ascii",
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,29 +18,19 @@ from tests.hostile import bases
 from tests.hostile.archives import WIDTH, array_bytes
 from tests.hostile.harness import Attempt, File, Harness, fifo
 from tests.hostile.images import GS, POSTSCRIPT, executable
+from tests.hostile.models import pickled_bomb
+from tests.hostile.values import command_lines
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is read as Linux tells it")
+Files = dict[str, File]
 
 M = "m.safetensors"
-SAMPLE = ("sample", "--model", M, "--count", "1", "--steps", "1", "--out", "o.png")
-
-Ends = Callable[..., str]
-
-
-@pytest.fixture
-def ends(harness: Harness) -> Ends:
-    """`ends(argv, files, code)` runs a command line, checks every promise and its exit code; what it said on stderr."""
-
-    def run(argv: tuple[str, ...], files: dict[str, File], code: int, env: dict[str, str] | None = None) -> str:
-        attempt = Attempt("case", argv, files, env or {}, wrong=True)
-        assert harness.run(attempt) == [], attempt
-        assert harness.code == code, harness.said
-        return harness.said
-
-    return run
+SAMPLE = "sample --model M --count 1 --steps 1 OUT"
+PUBLISHED = "sample --model p --count 1 OUT"
+EDIT = "edit photo.png --reconstruct --model M OUT"
+LIKE = "sample --like like.png OUT"
 
 
-def changed(**keys: Any) -> bytes:
+def changed(**keys: Any) -> Files:
     """The tiny model with other words in its header; `recipe__model__x` stands for a nested key."""
     header = copy.deepcopy(bases.header())
     for name, value in keys.items():
@@ -50,170 +39,125 @@ def changed(**keys: Any) -> bytes:
         for key in path:
             place = place.setdefault(key, {})
         place[last] = value
-    return bases.model(header, bases.tensors())
+    return {M: bases.model(header, bases.tensors())}
 
 
-# Headers of model files
+def weighing(change: Callable[[str, torch.Tensor], torch.Tensor], **more: torch.Tensor) -> Files:
+    """The tiny model with other weights."""
+    tensors = {name: change(name, tensor) for name, tensor in bases.tensors().items()} | more
+    return {M: bases.model(bases.header(), tensors)}
 
 
-@pytest.mark.parametrize("value", [7, True, [1] * 10, {"a": 1}])
-@pytest.mark.fast
-def test_class_names_of_another_type(ends: Ends, value: Any) -> None:
-    assert "class_names" in ends(SAMPLE, {M: changed(class_names=value)}, 1)
+def unnumbered(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    return tensor * float("nan") if name.startswith("decoder.blocks.0") and tensor.ndim == 2 else tensor
 
 
-@pytest.mark.fast
-def test_a_format_that_is_true(ends: Ends) -> None:
-    assert "format" in ends(SAMPLE, {M: changed(format=True)}, 1)
+def checkpoint(content: File) -> Files:
+    """A published folder whose checkpoint is something else."""
+    return {f"p/{name}": value for name, value in bases.published().items()} | {"p/ckpt/ep0007.pth": content}
 
 
-@pytest.mark.fast
-def test_images_seen_that_is_text_leaves_no_index(ends: Ends) -> None:
-    argv = ("zoo", "add", M, "--index", "zoo/index.toml", "--licence", "MIT")
-    assert "images_seen" in ends(argv, {M: changed(images_seen="many")}, 1)
+def photo(content: File) -> Files:
+    return {M: bases.tiny(), "photo.png": content, "bin/gs": executable(GS)}
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("image_size", 10**9), ("decoder_mixer_blocks", 10**6), ("in_context_tokens", 10**9), ("image_size", 8192)],
-)
-@pytest.mark.fast
-def test_sizes_that_the_tensors_do_not_have(ends: Ends, key: str, value: int) -> None:
-    ends(SAMPLE, {M: changed(**{f"recipe__model__{key}": value})}, 1)
-
-
-@pytest.mark.fast
-def test_a_number_of_steps_that_nobody_means(ends: Ends) -> None:
-    argv = ("sample", "--model", M, "--count", "1", "--out", "o.png")
-    assert "steps" in ends(argv, {M: changed(recipe__sample__steps=10**9)}, 1)
-
-
-@pytest.mark.fast
-def test_escapes_in_class_names_are_shown(ends: Ends) -> None:
-    names = ["\x1b[31mred\x1b[0m", "\x1b]0;title\x07", *"cdefghij"]
-    said = ends(("sample", "--model", M, "--class", "zzz", "--out", "o.png"), {M: changed(class_names=names)}, 2)
-    assert "\\x1b" in said
-
-
-# Tensors
-
-
-@pytest.mark.fast
-def test_escapes_in_names_of_tensors_are_shown(ends: Ends) -> None:
-    tensors = {**bases.tensors(), "\x1b[31mevil": torch.zeros(1)}
-    assert "\\x1b[31mevil" in ends(SAMPLE, {M: bases.model(bases.header(), tensors)}, 1)
-
-
-@pytest.mark.parametrize("dtype", [torch.complex64, torch.int64])
-@pytest.mark.fast
-def test_weights_of_a_type_that_no_model_has(ends: Ends, dtype: torch.dtype) -> None:
-    tensors = {name: tensor.to(dtype) for name, tensor in bases.tensors().items()}
-    ends(SAMPLE, {M: bases.model(bases.header(), tensors)}, 1)
-
-
-@pytest.mark.fast
-def test_weights_that_are_no_numbers_are_named(ends: Ends) -> None:
-    tensors = dict(bases.tensors())
-    name = next(name for name in tensors if name.startswith("decoder.blocks.0") and tensors[name].ndim == 2)
-    tensors[name] = tensors[name] * float("nan")
-    assert name in ends(SAMPLE, {M: bases.model(bases.header(), tensors)}, 1)
-
-
-# Published folders
-
-
-@pytest.mark.parametrize(
-    "content", [b"\x80\x02.", b"\x80\x02h\xff.", b"\x80\x05\x96" + struct.pack("<Q", 8 << 30) + b"."]
-)
-@pytest.mark.fast
-def test_pickles_that_are_no_checkpoint(ends: Ends, content: bytes) -> None:
-    files: dict[str, File] = {f"p/{name}": value for name, value in bases.published().items()}
-    ends(("sample", "--model", "p", "--count", "1", "--out", "o.png"), files | {"p/ckpt/ep0007.pth": content}, 1)
-
-
-@pytest.mark.fast
-def test_a_million_blocks_are_refused_by_the_configuration_alone(ends: Ends) -> None:
-    cfg = json.loads(bases.published()["cfg.json"]) | {"vit_enc_latent_mlp_mixer_depth": 10**6}
-    ends(("sample", "--model", "p", "--count", "1", "--out", "o.png"), {"p/cfg.json": json.dumps(cfg).encode()}, 1)
-
-
-@pytest.mark.fast
-def test_a_checkpoint_that_is_a_pipe(ends: Ends) -> None:
-    files: dict[str, File] = {"p/cfg.json": bases.published()["cfg.json"], "p/ckpt/ep0001.pth": fifo}
-    assert "not a regular file" in ends(("sample", "--model", "p", "--out", "o.png"), files, 1)
-
-
-# Images
-
-EDIT = ("edit", "photo.png", "--reconstruct", "--model", M, "--out", "o.png")
-
-
-@pytest.mark.fast
-def test_postscript_under_another_name_starts_no_program(ends: Ends) -> None:
-    files: dict[str, File] = {M: bases.tiny(), "photo.png": POSTSCRIPT, "bin/gs": executable(GS)}
-    ends(EDIT, files, 1, {"PATH": "{work}/bin:/usr/bin:/bin"})
-
-
-@pytest.mark.fast
-def test_an_image_that_is_a_pipe(ends: Ends) -> None:
-    assert "not a regular file" in ends(EDIT, {M: bases.tiny(), "photo.png": fifo}, 1)
-
-
-@pytest.mark.slow
-def test_177_megapixels_with_a_palette(ends: Ends) -> None:
+def palette_of_177_megapixels() -> bytes:
     big = Image.new("P", (13300, 13300))
     big.putpalette(list(range(256)) * 3)
     written = io.BytesIO()
     big.save(written, "PNG", transparency=0, compress_level=1)
-    ends(EDIT, {M: bases.tiny(), "photo.png": written.getvalue()}, 1)
+    return written.getvalue()
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, json.dumps({"format": 1, "chunk": 2**63})])
-@pytest.mark.fast
-def test_provenance_that_cannot_be_read(ends: Ends, text: str) -> None:
-    ends(("sample", "--like", "like.png", "--out", "o.png"), {"like.png": bases.png_with(text)}, 1)
-
-
-# Statistics, lists, recipes, settings
-
-
-@pytest.mark.slow
-def test_statistics_of_eight_gigabytes(ends: Ends) -> None:
+def statistics_of_8_gigabytes() -> bytes:
     members = {"mu.npy": bases.npy_header((1 << 30,)), "sigma.npy": array_bytes(torch.eye(WIDTH).numpy())}
-    content = bases.npz_of(members, {"mu.npy": 256 << 20})  # the rest is said to be there, and is not
-    argv = ("evaluate", M, "--count", "64", "--steps", "1", "--reference", "huge.npz", "--data", str(bases.EXCERPT))
-    ends((*argv, "--out", "report"), {M: bases.tiny(), "huge.npz": content}, 1)
+    return bases.npz_of(members, {"mu.npy": 256 << 20})  # the rest is said to be there, and is not
+
+
+def configured() -> Files:
+    cfg = json.loads(bases.published()["cfg.json"]) | {"vit_enc_latent_mlp_mixer_depth": 10**6}
+    return {"p/cfg.json": json.dumps(cfg).encode(), "p/ckpt/ep0007.pth": b"is not read"}
+
+
+def says(text: str) -> Files:
+    return {"like.png": bases.png_with(text)}
+
+
+BIG = [("image_size", 10**9), ("decoder_mixer_blocks", 10**6), ("in_context_tokens", 10**9), ("image_size", 8192)]
+NUMBERS = [("image_size", "1" + "0" * 30), ("compression_ratio", "1e-300"), ("token_channels", "1" + "0" * 18)]
+NUMBERS += [("encoder_mixer_blocks", "1" + "0" * 9), ("size", "x" * 100_000)]
+ESCAPES = ["\x1b[31mred\x1b[0m", "\x1b]0;title\x07", *"cdefghij"]
+
+# The command line, its files, its exit code, and a word of its sentence.
+Case = tuple[str, Callable[[], Files], int, str]
+CASES: dict[str, Case] = {
+    # Headers of model files
+    **{f"names-{n}": (SAMPLE, lambda n=n: changed(class_names=n), 1, "class_names") for n in (7, True)},
+    "names-list-of-numbers": (SAMPLE, lambda: changed(class_names=[1] * 10), 1, "class_names"),
+    "names-nested": (SAMPLE, lambda: changed(class_names={"a": 1}), 1, "class_names"),
+    "format-true": (SAMPLE, lambda: changed(format=True), 1, "format"),
+    "images-seen-text": (
+        *("zoo add M --index zoo/index.toml --licence MIT", lambda: changed(images_seen="many"), 1, "images_seen"),
+    ),
+    **{
+        f"model-{k}-{v}": (SAMPLE, lambda k=k, v=v: changed(**{f"recipe__model__{k}": v}), 1, "tensors") for k, v in BIG
+    },
+    "steps": ("sample --model M --count 1 OUT", lambda: changed(recipe__sample__steps=10**9), 1, "steps"),
+    "escapes-in-names": ("sample --model M --class zzz OUT", lambda: changed(class_names=ESCAPES), 2, "\\x1b"),
+    # Tensors
+    "escapes-in-tensors": (
+        *(SAMPLE, lambda: weighing(lambda _, t: t, **{"\x1b[31mevil": torch.zeros(1)}), 1, "\\x1b[31mevil"),
+    ),
+    "complex": (SAMPLE, lambda: weighing(lambda _, t: t.to(torch.complex64)), 1, "complex64"),
+    "integers": (SAMPLE, lambda: weighing(lambda _, t: t.to(torch.int64)), 1, "int64"),
+    "no-numbers": (SAMPLE, lambda: weighing(unnumbered), 1, "decoder.blocks.0"),
+    # Published folders
+    "pickle-stack": (PUBLISHED, lambda: checkpoint(b"\x80\x02."), 1, "p/ckpt/ep0007.pth"),
+    "pickle-memo": (PUBLISHED, lambda: checkpoint(b"\x80\x02h\xff."), 1, "p/ckpt/ep0007.pth"),
+    "pickle-bytes": (PUBLISHED, lambda: checkpoint(pickled_bomb(8 << 30)), 1, "p/ckpt/ep0007.pth"),
+    "configuration": (PUBLISHED, configured, 1, "cfg.json: model.encoder_mixer_blocks"),
+    "checkpoint-is-a-pipe": (PUBLISHED, lambda: checkpoint(fifo), 1, "not a regular file"),
+    # Images
+    "postscript": (EDIT, lambda: photo(POSTSCRIPT), 1, "photo.png"),
+    "image-is-a-pipe": (EDIT, lambda: photo(fifo), 1, "not a regular file"),
+    "palette": (EDIT, lambda: photo(palette_of_177_megapixels()), 1, "photo.png"),
+    "provenance-deep": (LIKE, lambda: says("[" * 100_000), 1, "like.png"),
+    "provenance-chunk": (LIKE, lambda: says(json.dumps({"format": 1, "chunk": 2**63})), 1, "chunk"),
+    # Statistics, lists, recipes, settings
+    "statistics": (
+        "evaluate M --count 64 --steps 1 --reference huge.npz --data DATA --out report",
+        lambda: {M: bases.tiny(), "huge.npz": statistics_of_8_gigabytes()},
+        1,
+        "huge.npz",
+    ),
+    "list": (
+        "train debug --data deep.jsonl --set data.kind=jsonl --dry-run",
+        lambda: {"deep.jsonl": b'{"image_path": ' + b"[" * 50_000 + b"\n"},
+        1,
+        "line 1",
+    ),
+    **{f"recipe-{k}": (f"train debug --set model.{k}={v} --dry-run", dict, 2, f"model.{k}") for k, v in NUMBERS},
+    "home-of-nobody": ("sample --model ~nouser/x.safetensors", dict, 2, "nouser"),
+    "pattern": ("encode a** --model M --out l.safetensors", lambda: {M: bases.tiny()}, 2, "a**"),
+}
+SLOW = {"palette", "statistics"}
+MARKED = [pytest.param(name, marks=pytest.mark.slow if name in SLOW else pytest.mark.fast) for name in CASES]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is read as Linux tells it")
+@pytest.mark.parametrize("name", MARKED)
+def test_every_promise_is_kept(harness: Harness, name: str) -> None:
+    line, files, code, said = CASES[name]
+    (argv,) = command_lines(line)
+    attempt = Attempt("case", argv, files(), {"PATH": "{work}/bin:/usr/bin:/bin"}, wrong=True)
+    assert harness.run(attempt) == [], attempt
+    assert harness.code == code, harness.said
+    assert said in harness.said
 
 
 @pytest.mark.fast
-def test_a_list_whose_line_is_nested_without_end(ends: Ends) -> None:
-    argv = ("train", "debug", "--data", "deep.jsonl", "--set", "data.kind=jsonl", "--dry-run")
-    assert "line 1" in ends(argv, {"deep.jsonl": b'{"image_path": ' + b"[" * 50_000 + b"\n"}, 1)
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("model.image_size", "1" + "0" * 30),
-        ("model.compression_ratio", "1e-300"),
-        ("model.token_channels", "1" + "0" * 18),
-        ("model.encoder_mixer_blocks", "1" + "0" * 9),
-        ("model.size", "x" * 100_000),
-    ],
-)
-@pytest.mark.fast
-def test_numbers_of_a_recipe_out_of_range(ends: Ends, key: str, value: str) -> None:
-    assert key in ends(("train", "debug", "--set", f"{key}={value}", "--dry-run"), {}, 2)
-
-
-@pytest.mark.fast
-def test_the_home_of_nobody(ends: Ends) -> None:
-    assert "nouser" in ends(("sample", "--model", "~nouser/x.safetensors"), {}, 2)
-
-
-@pytest.mark.fast
-def test_a_pattern_that_is_none(ends: Ends) -> None:
-    ends(("encode", "a**", "--model", M, "--out", "l.safetensors"), {M: bases.tiny()}, 2)
+def test_these_are_all_that_failed() -> None:
+    assert len(CASES) == 35
 
 
 @pytest.mark.fast
