@@ -5,170 +5,132 @@ from __future__ import annotations
 import re
 
 import pytest
+from torchvision.datasets import Flowers102
+from torchvision.models import ResNet18_Weights
 
-from spherectl.classes import (
-    UnknownClassError,
-    check_class_names,
-    describe_classes,
-    names_of,
-    parse_classes,
-)
+from spherectl.classes import UnknownClassError, check_class_names, describe_classes, names_of, parse_classes
 from spherectl.data.sets import find_record
 from spherectl.errors import FileError, UsageError
 
 pytestmark = pytest.mark.fast
 
 GARMENTS = find_record("fashion-mnist").class_names
-
-
-def garments(*items: str | int) -> list[int]:
-    return parse_classes(items, GARMENTS, 10, "fashion-mnist")
+IMAGENET = find_record("imagenet").class_names
+NUMBERED = ("1", "10", "2", "20")  # as folders of these names are sorted
 
 
 @pytest.mark.parametrize(
     ("items", "numbers"),
     [
         ([7], [7]),
-        (["7"], [7]),
         ([" 7 "], [7]),
-        (["sneaker"], [7]),
         (["SNEAKER"], [7]),
         (["sn"], [7]),
-        (["ankle boot"], [9]),
         (["Ankle_Boot"], [9]),
-        (["ankle-b"], [9]),
+        (["ankle b"], [9]),
         (["2-4"], [2, 3, 4]),
         (["4-4"], [4]),
-        (["all"], list(range(10))),
         (["None"], [10]),
-        (["bag,0,2-3"], [8, 0, 2, 3]),
         (["bag, sneaker", 1, "bag"], [8, 7, 1, 8]),
         (["all,none"], [*range(10), 10]),
+        ("sneaker,bag", [7, 8]),  # without a list
     ],
 )
 def test_every_form_is_understood(items, numbers):
-    assert garments(*items) == numbers
+    assert parse_classes(items, GARMENTS, 10, "fashion-mnist") == numbers
 
 
-def test_one_text_may_stand_without_a_list():
-    assert parse_classes("sneaker,bag", GARMENTS, 10, "m") == [7, 8]
+@pytest.mark.parametrize(
+    ("items", "names", "numbers"),
+    [
+        (["cat"], ("catfish", "cat", "cattle"), [1]),  # a whole name goes before names it begins
+        (
+            ["boot"],
+            ("ankle-boot", "boot jack", "hiking boot"),
+            [1],
+        ),  # and the beginning of a name before that of a word
+        (["dog, wild"], ("dog, wild", "dog", "cat"), [0]),
+        (["dog,cat"], ("dog, wild", "dog", "cat"), [1, 2]),
+        (["1-2"], ("a", "b", "c", "1-2"), [3]),
+        (["10", "20", "2"], NUMBERED, [1, 3, 2]),  # the number of no class is a name
+        (["0-0", 1, "1-3"], NUMBERED, [0, 1, 1, 2, 3]),  # integers and ranges are always numbers
+        ([2, "2"], ("0", "1", "2"), [2, 2]),
+        (["2"], ("01", "02"), [1]),
+        (["1-1"], ("cat", "all"), [1]),
+        (["207"], (), [207]),
+    ],
+)
+def test_names_go_before_numbers(items, names, numbers):
+    assert parse_classes(items, names, len(names) or 1000, "m") == numbers
 
 
-def test_a_whole_name_goes_before_names_it_begins():
-    assert parse_classes(["cat"], ("catfish", "cat", "cattle"), 3, "m") == [1]
-
-
-def test_a_name_with_a_comma_is_one_name():
-    names = ("dog, wild", "dog", "cat")
-    assert parse_classes(["dog, wild"], names, 3, "m") == [0]
-    assert parse_classes(["dog,cat"], names, 3, "m") == [1, 2]
-
-
-def test_a_name_that_looks_like_a_range_is_a_name():
-    assert parse_classes(["1-2"], ("a", "b", "c", "1-2"), 4, "m") == [3]
-
-
-NUMBERED = ("1", "10", "2", "20")  # as folders of these names are sorted
-
-
-def test_where_names_are_numbers_a_name_goes_before_the_number_of_no_class():
-    assert parse_classes(["10", "20", "2"], NUMBERED, 4, "m") == [1, 3, 2], "2 is called 2"
-
-
-def test_what_may_be_a_name_or_the_number_of_another_class_is_refused():
+@pytest.mark.parametrize(
+    ("asked", "names", "words", "hint"),
+    [
+        (
+            "1",
+            NUMBERED,
+            "is ambiguous: it is the name of class 0, and the number of class 1, 10.",
+            "Type 0-0 for the class called 1, or 1-1 for the class of that number.",
+        ),
+        ("1", ("01", "02"), "it is the name of class 0, and the number of class 1, 02.", "Type 0-0"),
+        (
+            "none",
+            ("cat", "none"),
+            "it is the name of class 1, and the word for no class",
+            "Type 1-1 for the class called",
+        ),
+        (
+            "ALL",
+            ("cat", "all"),
+            "it is the name of class 1, and the word for all classes",
+            "Type 1-1 for the class called",
+        ),
+        ("30", NUMBERED, "there is no class 30", "They are called 1, 10, 2, 20."),
+        ("1-9", NUMBERED, "there is no class 1-9", "They are called 1, 10, 2, 20."),
+        (
+            "s",
+            GARMENTS,
+            "The class 's' is ambiguous: it could be sandal (5), shirt (6), sneak",
+            "Type more of the name",
+        ),
+        ("bird", tuple(f"bird {i}" for i in range(9)), "bird 4 (4) and 4 more.", ""),
+        ("crane", ("crane", "heron", "Crane"), "it could be crane (0), Crane (2)", ""),
+        ("husk", ("red husky", "grey husky"), "'husk' is ambiguous: it could be red husky (0), grey husky (1)", ""),
+        ("5-2", GARMENTS, "The range 5-2 is empty", ""),
+        ("retriever", (), "m has 1000 classes (0-999) without names.", "Give a number"),
+    ],
+)
+def test_what_no_other_model_would_understand_better_is_refused(asked, names, words, hint):
     with pytest.raises(UsageError) as caught:
-        parse_classes(["1"], NUMBERED, 4, "m")
-    assert caught.value.message == (
-        "The class '1' is ambiguous: it is the name of class 0, and the number of class 1, 10."
-    )
-    assert caught.value.hint == "Type 0-0 for the class called 1, or 1-1 for the class of that number."
-    assert parse_classes(["0-0", "1-1"], NUMBERED, 4, "m") == [0, 1]
+        parse_classes([asked], names, len(names) or 1000, "m")
+    assert words in caught.value.message
+    assert hint in caught.value.hint
     assert not isinstance(caught.value, UnknownClassError)
 
 
-def test_integers_and_ranges_are_always_numbers():
-    assert parse_classes([1, 3, "1-3"], NUMBERED, 4, "m") == [1, 3, 1, 2, 3]
-    assert parse_classes([2], ("0", "1", "2"), 3, "m") == parse_classes(["2"], ("0", "1", "2"), 3, "m") == [2]
-
-
-def test_names_of_numbers_with_zeros_before_them_count_as_these_numbers():
-    with pytest.raises(UsageError, match=r"it is the name of class 0, and the number of class 1, 02\."):
-        parse_classes(["1"], ("01", "02"), 2, "m")
-    assert parse_classes(["2"], ("01", "02"), 2, "m") == [1]
-
-
-@pytest.mark.parametrize("asked", ["30", 30, "1-9", "-4"])
-def test_where_names_are_numbers_no_other_model_is_offered(asked):
-    with pytest.raises(UsageError, match=f"there is no class {asked}") as caught:
-        parse_classes([asked], NUMBERED, 4, "m")
-    assert not isinstance(caught.value, UnknownClassError)
-    assert caught.value.hint == "They are called 1, 10, 2, 20."
-
-
-@pytest.mark.parametrize(("asked", "word"), [("none", "no class"), ("ALL", "all classes")])
-def test_classes_called_as_the_words_are_told_apart(asked, word):
-    names = ("cat", asked.lower())
-    with pytest.raises(UsageError, match=f"it is the name of class 1, and the word for {word}") as caught:
-        parse_classes([asked], names, 2, "m")
-    assert caught.value.hint == f"Type 1-1 for the class called {asked.lower()}."
-    assert parse_classes(["1-1"], names, 2, "m") == [1]
-
-
-@pytest.mark.parametrize("asked", ["10", "207", "-1", "8-12", "10-10"])
+@pytest.mark.parametrize("asked", ["10", "-1", "8-12", "10-10"])
 def test_out_of_range_says_what_there_is(asked):
     with pytest.raises(UnknownClassError) as caught:
-        garments(asked)
+        parse_classes([asked], GARMENTS, 10, "fashion-mnist")
     known = "fashion-mnist has 10 classes (0-9: t-shirt ... ankle-boot)"
     assert (caught.value.known, caught.value.asked) == (known, asked)
     assert caught.value.message == f"{known}; there is no class {asked}."
     assert caught.value.exit_code == 2
 
 
-def test_an_unknown_name_says_what_there_is_and_what_is_near():
-    with pytest.raises(UnknownClassError) as caught:
-        garments("snaeker")
-    assert caught.value.message.endswith("(0-9: t-shirt ... ankle-boot); none is called 'snaeker'.")
-    assert caught.value.hint == "Did you mean sneaker?"
-    with pytest.raises(UnknownClassError) as caught:
-        garments("golden retriever")
-    assert (caught.value.asked, caught.value.hint) == ("golden retriever", "")
-
-
-def test_an_ambiguous_name_says_what_it_could_be():
-    with pytest.raises(UsageError, match=r"^The class 's' is ambiguous: it could be sandal \(5\), shirt \(6\), sneak"):
-        garments("s")
-    many = tuple(f"bird {i}" for i in range(9))
-    with pytest.raises(UsageError, match=r"bird 0 \(0\), .*, bird 4 \(4\) and 4 more\.") as caught:
-        parse_classes(["bird"], many, 9, "m")
-    assert not isinstance(caught.value, UnknownClassError)  # another model would not help
-
-
-def test_a_name_that_two_classes_have_is_ambiguous():
-    with pytest.raises(UsageError, match=r"it could be crane \(0\), Crane \(2\)"):
-        parse_classes(["crane"], ("crane", "heron", "Crane"), 3, "m")
-
-
-@pytest.mark.parametrize("asked", ["", " ", "bag,", ",", "9" * 5000, "1-2-3"])
-def test_what_means_nothing_is_unknown(asked):
-    with pytest.raises(UnknownClassError):
-        garments(asked)
-
-
-def test_a_range_backwards_is_refused():
-    with pytest.raises(UsageError, match="The range 5-2 is empty"):
-        garments("5-2")
+@pytest.mark.parametrize(
+    ("asked", "hint"), [("snaeker", "Did you mean sneaker?"), ("golden retriever", ""), ("1-2-3", ""), ("bag,", "")]
+)
+def test_an_unknown_name_says_what_there_is_and_what_is_near(asked, hint):
+    with pytest.raises(UnknownClassError, match=r"\(0-9: t-shirt \.\.\. ankle-boot\); none is called") as caught:
+        parse_classes([asked], GARMENTS, 10, "fashion-mnist")
+    assert caught.value.hint == hint
 
 
 def test_nothing_at_all_is_refused():
     with pytest.raises(UsageError, match="at least one class"):
-        garments()
-
-
-def test_a_name_for_a_model_without_names_asks_for_a_number():
-    assert parse_classes(["207"], (), 1000, "big") == [207]
-    with pytest.raises(UsageError, match=r"^big has 1000 classes \(0-999\) without names\.") as caught:
-        parse_classes(["golden retriever"], (), 1000, "big")
-    assert not isinstance(caught.value, UnknownClassError)
+        parse_classes([], GARMENTS, 10, "m")
 
 
 def test_a_name_of_pages_is_cut():
@@ -185,8 +147,6 @@ def test_a_name_of_pages_is_cut():
     [
         (7, "expected a name for every class, in the order of their numbers, got 7"),
         ([], "expected a name for every class"),
-        ({"0": "cat"}, "expected a name for every class"),
-        (["cat", True], "class 1: expected a name, got True"),
         (["cat", " "], "class 1: expected a name, got ' '"),
         (["caf\udce9"], "is not UTF-8, so that no model file can hold it"),
         (["x"] * 1_000_001, "1,000,001 classes are more than 1,000,000"),
@@ -209,10 +169,6 @@ def test_classes_are_described_by_number_and_ends():
     assert describe_classes(GARMENTS, 10) == "10 classes (0-9: t-shirt ... ankle-boot)"
     assert describe_classes((), 1000) == "1000 classes (0-999)"
     assert describe_classes(("cat",), 1) == "1 class (0: cat)"
-    assert describe_classes((), 1) == "1 class (0)"
-
-
-# Names of known sets
 
 
 @pytest.mark.parametrize(("dataset", "count"), [("imagenet", 1000), ("flowers102", 102), ("cifar10", 10)])
@@ -223,38 +179,14 @@ def test_no_two_names_of_a_set_are_typed_alike(dataset, count):
     assert [parse_classes([names[i]], names, count, dataset) for i in some] == [[i] for i in some]
 
 
-@pytest.mark.parametrize(
-    ("typed", "number"),
-    [
-        ("golden retriever", 207),
-        ("Golden_Retriever", 207),
-        ("golden", 207),
-        ("labrador", 208),
-        ("siberian husky", 250),
-        ("husky", 250),  # a word within the name
-        ("cardigan", 474),
-        ("Cardigan Welsh corgi", 264),
-        ("tench", 0),
-        ("toilet tissue", 999),
-    ],
-)
-def test_imagenets_classes_have_their_known_numbers(typed, number):
-    assert parse_classes([typed], find_record("imagenet").class_names, 1000, "m") == [number]
-
-
-def test_the_beginning_of_a_name_goes_before_that_of_a_word():
-    names = ("ankle-boot", "boot jack", "hiking boot")
-    assert parse_classes(["boot"], names, 3, "m") == [1]
-    with pytest.raises(UsageError, match=r"'husk' is ambiguous: it could be red husky \(0\), grey husky \(1\)"):
-        parse_classes(["husk"], ("red husky", "grey husky"), 2, "m")
+def test_imagenets_classes_have_their_known_numbers():
+    known = {"golden": 207, "siberian husky": 250, "husky": 250, "cardigan": 474, "Cardigan Welsh corgi": 264}
+    assert {typed: parse_classes([typed], IMAGENET, 1000, "m")[0] for typed in known} == known
 
 
 def test_the_lists_agree_with_torchvisions():
-    from torchvision.datasets import Flowers102
-    from torchvision.models import ResNet18_Weights
-
     theirs = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    assert [i for i, name in enumerate(find_record("imagenet").class_names) if name != theirs[i]] == [264]
+    assert [i for i, name in enumerate(IMAGENET) if name != theirs[i]] == [264]
     assert find_record("flowers102").class_names == tuple(Flowers102.classes)
 
 
@@ -264,12 +196,10 @@ def test_the_lists_agree_with_torchvisions():
         ("imagenet256", 1000, "imagenet"),
         ("ImageNet-1k", 1000, "imagenet"),
         ("oxford-flowers", 102, "flowers102"),
-        ("flowers256", 102, "flowers102"),
         ("cifar-10", 10, "cifar10"),
         ("cifar10-uncond", 0, None),
         ("cifar-100", 10, None),
         ("imagenet", 100, None),
-        ("fashion-mnist", 10, None),
         ("", 1000, None),
     ],
 )

@@ -48,21 +48,11 @@ def test_fashion_mnist_is_padded_grey_and_in_memory():
     assert torch.equal(images.labels, labels)
     with pytest.raises(IndexError):
         images[300]
-
-
-def test_gathered_images_are_the_callers_own():
-    for fit, size in (("pad", 28), ("pad", 32), ("crop", 28)):
-        images = open_dataset(FASHION.model_copy(update={"fit": fit, "channels": "rgb"}), size, root=EXCERPT)
-        batch = images.gather([0, 1])
-        batch.fill_(7)
-        assert not (images[0] == 7).all()
-
-
-def test_sets_in_memory_are_cropped_as_images_are():
-    images = open_dataset(DataSpec(kind="fashion-mnist"), 64, root=EXCERPT)
-    raw, _ = fashion_mnist.read(EXCERPT, "train")
+    batch.fill_(7)
+    assert not (images[299] == 7).all(), "gathered images are the caller's own"
+    cropped = open_dataset(DataSpec(kind="fashion-mnist"), 64, root=EXCERPT).gather([5, 250])
     expected = [fit_crop(Image.fromarray(raw[i].numpy()).convert("RGB"), 64) for i in (5, 250)]
-    assert torch.equal(images.gather([5, 250]), torch.stack(expected))
+    assert torch.equal(cropped, torch.stack(expected)), "as other images are"
 
 
 def test_class_folders(tmp_path):
@@ -72,6 +62,12 @@ def test_class_folders(tmp_path):
     assert (images.name, images.class_names, images.in_memory) == ("pets", ("cat", "dog"), False)
     assert images.labels.tolist() == [0, 1, 1]
     assert torch.equal(images.gather([2, 0]), torch.stack([fit_crop(made[2], 32), fit_crop(made[0], 32)]))
+    with pytest.raises(UsageError, match=r"1\.png: An image of 48 x 40 pixels does not fit 32 x 32"):
+        open_dataset(DataSpec(fit="pad"), 32, root=tmp_path / "pets")[0]
+    (tmp_path / "pets" / "cat" / "1.png").write_bytes(b"no image")
+    assert images[1].shape == (3, 32, 32)
+    with pytest.raises(FileError, match=r"Cannot read the image .*1\.png"):
+        images.gather([1, 0])
 
 
 def test_evaluation_uses_the_adm_crop_where_training_crops(tmp_path):
@@ -98,15 +94,13 @@ def test_folder_of_the_recipe_and_home(tmp_path, monkeypatch):
         open_dataset(DataSpec(root="~no-such-user/mine"), 32)
 
 
-@pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "cifar10", "flowers102"])
+@pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "cifar10"])
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         ("a\0b", r"got 'a\\x00b': no file can have this name"),
         ("\ud800", "no file can have this name"),
         ("x" * 5_000, "Cannot read x+.*: File name too long"),
-        ("a**", "a\\*\\*"),
-        ("[", r"\["),
     ],
 )
 def test_names_that_no_file_has_are_one_sentence(kind, given, words):
@@ -115,7 +109,7 @@ def test_names_that_no_file_has_are_one_sentence(kind, given, words):
     assert len(caught.value.message) < 400
 
 
-@pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "fashion-mnist", "cifar10", "flowers102"])
+@pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "fashion-mnist"])
 def test_a_pipe_as_a_place_is_refused_at_once(tmp_path, kind):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises((UsageError, FileError), match=r"not a regular file|got the file|No [a-z0-9-]+ in"):
@@ -143,21 +137,6 @@ def test_places_and_files_of_other_encodings(tmp_path):
     assert "convmv" in caught.value.hint
 
 
-def test_broken_image_is_found_when_it_is_read(tmp_path):
-    write_image(tmp_path / "1.png", 0)
-    (tmp_path / "2.png").write_bytes(b"no image")
-    images = open_dataset(DataSpec(), 32, root=tmp_path)
-    assert images[0].shape == (3, 32, 32)
-    with pytest.raises(FileError, match=r"Cannot read the image .*2\.png"):
-        images.gather([0, 1])
-
-
-def test_image_too_large_to_pad_is_named(tmp_path):
-    write_image(tmp_path / "1.png", 0)
-    with pytest.raises(UsageError, match=r"1\.png: An image of 48 x 40 pixels does not fit 32 x 32"):
-        open_dataset(DataSpec(fit="pad"), 32, root=tmp_path)[0]
-
-
 @pytest.mark.parametrize("kind", ["folder", "animal-faces", "imagenet"])
 @pytest.mark.parametrize("below", ["{kind}", "{kind}/train", ".", "train"])
 def test_settings_folder_or_its_subfolder(data_folder, kind, below):
@@ -168,12 +147,6 @@ def test_settings_folder_or_its_subfolder(data_folder, kind, below):
     assert images.class_names == ("a", "b")
     assert images.root == (data_folder / kind if "{kind}" in below else data_folder)
     assert images.name == ("data" if kind == "folder" and "{kind}" not in below else kind)
-
-
-def test_the_sets_own_folder_comes_before_the_data_folder(data_folder):
-    write_image(data_folder / "imagenet" / "1.png", 0)
-    write_image(data_folder / "other" / "1.png", 0)
-    assert open_dataset(DataSpec(kind="imagenet"), 32).root == data_folder / "imagenet"
 
 
 @pytest.mark.parametrize("kind", ["folder", "animal-faces", "imagenet"])

@@ -23,7 +23,6 @@ from spherectl.data.decode import (
     MAX_ASPECT,
     MAX_BYTES,
     MAX_WHOLE_BYTES,
-    SUFFIXES,
     ImageError,
     decode_image,
     is_animated,
@@ -53,7 +52,7 @@ def pixels(path) -> np.ndarray:
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "webp", "gif"])
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp", "gif"])
 def test_lossless_formats_give_the_pixels_back(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
     options = {"lossless": True} if suffix == "webp" else {}
@@ -61,12 +60,11 @@ def test_lossless_formats_give_the_pixels_back(tmp_path, suffix):
     assert (pixels(path) == ramp()).all()
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "jpeg"])
-def test_jpeg_is_near_its_source(tmp_path, suffix):
-    flat = np.full((16, 16, 3), (200, 100, 50), np.uint8)
+@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "jfif", pytest.param("avif", marks=needs_avif)])
+def test_lossy_formats_are_near_their_source(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
-    Image.fromarray(flat).save(path, quality=95)
-    assert np.abs(pixels(path).astype(int) - flat).max() <= 3
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(path, quality=95)
+    assert np.abs(pixels(path).astype(int) - (200, 100, 50)).max() <= 3
 
 
 def test_first_frame_of_an_animation(tmp_path):
@@ -77,32 +75,22 @@ def test_first_frame_of_an_animation(tmp_path):
 
 
 def test_16_bit_grey_is_rounded_not_cut_off(tmp_path):
-    # Closed form: b = round(v / 257), since 65535 = 255 * 257.
+    # Closed form: b = round(v / 257), since 65535 = 255 * 257. Pillow opens a TIFF of 32-bit integers as mode "I".
     values = np.array([[0, 128, 129, 256, 257, 385, 386], [1000, 32767, 32768, 40000, 65406, 65407, 65535]], np.uint16)
-    for name in ("image.png", "image.tif"):
-        Image.fromarray(values).save(tmp_path / name)
-        expected = np.round(values / 257).astype(np.uint8)
-        assert (pixels(tmp_path / name) == expected[..., None]).all()
+    for name, stored in (("image.png", values), ("image.tif", values), ("32.tif", values.astype(np.int32))):
+        Image.fromarray(stored).save(tmp_path / name)
+        assert (pixels(tmp_path / name) == np.round(values / 257).astype(np.uint8)[..., None]).all()
 
 
-def test_16_bit_grey_from_a_format_that_opens_as_32_bit(tmp_path):
+def test_grey_values_of_unknown_range_are_refused(tmp_path):
     path = tmp_path / "image.tif"
-    Image.fromarray(np.array([[0, 257, 65535], [514, 40092, 1028]], np.int32)).save(path)
-    assert (pixels(path) == np.array([[0, 1, 255], [2, 156, 4]])[..., None]).all()
-
-
-def test_grey_values_beyond_16_bits_are_refused(tmp_path):
-    path = tmp_path / "image.tif"
-    Image.fromarray(np.array([[0, 70000]], np.int32)).save(path)
-    with pytest.raises(FileError, match=r"image\.tif: its grey values leave the range of 16 bits"):
-        load_image(path)
-
-
-def test_floating_point_images_are_refused(tmp_path):
-    path = tmp_path / "image.tif"
-    Image.fromarray(np.array([[0.0, 0.5]], np.float32)).save(path)
-    with pytest.raises(FileError, match="floating-point"):
-        load_image(path)
+    for values, words in (
+        (np.array([[0, 70000]], np.int32), r"image\.tif: its grey values leave the range of 16 bits"),
+        (np.array([[0.0, 0.5]], np.float32), "floating-point"),
+    ):
+        Image.fromarray(values).save(path)
+        with pytest.raises(FileError, match=words):
+            load_image(path)
 
 
 def test_one_bit_grey_and_cmyk(tmp_path):
@@ -118,13 +106,9 @@ def test_alpha_is_laid_over_white(tmp_path):
     # Closed form: a c + (1 - a) 255 with a in {0, 0.4, 1}; 0.4 * 255 = 102.
     rgba = np.array([[[10, 20, 30, 0], [10, 20, 30, 102], [10, 20, 30, 255]]], np.uint8)
     Image.fromarray(rgba).save(tmp_path / "image.png")
-    expected = np.array([[[255, 255, 255], [157, 161, 165], [10, 20, 30]]])
-    assert (pixels(tmp_path / "image.png") == expected).all()
-
-
-def test_grey_with_alpha(tmp_path):
-    Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA").save(tmp_path / "image.png")
-    assert (pixels(tmp_path / "image.png") == [[[255] * 3, [0] * 3]]).all()
+    assert (pixels(tmp_path / "image.png") == [[[255, 255, 255], [157, 161, 165], [10, 20, 30]]]).all()
+    Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA").save(tmp_path / "grey.png")
+    assert (pixels(tmp_path / "grey.png") == [[[255] * 3, [0] * 3]]).all()
 
 
 def test_palette_with_a_transparent_entry(tmp_path):
@@ -170,7 +154,7 @@ def test_damaged_exif_means_no_rotation(tmp_path, recwarn):
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "gif", "tif"])
-@pytest.mark.parametrize("kept", [0.2, 0.6, 0.97])
+@pytest.mark.parametrize("kept", [0.2, 0.97])
 def test_truncated_files_are_named_in_one_sentence(tmp_path, suffix, kept):
     path = tmp_path / f"broken.{suffix}"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
@@ -189,44 +173,38 @@ def assert_one_sentence(error: FileError, path) -> None:
     assert error.hint
 
 
-def test_every_byte_of_a_png_damaged_in_turn(tmp_path):
+def test_every_second_byte_of_a_png_damaged_in_turn(tmp_path):
     # Property: whatever Pillow stumbles over, the caller meets an image or a FileError, nothing else.
     path = tmp_path / "image.png"
     Image.fromarray(ramp()).save(path)
     whole = path.read_bytes()
     errors = 0
-    for i in range(len(whole)):
+    for i in range(0, len(whole), 2):
         path.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
         try:
             load_image(path)
         except FileError as error:
             assert_one_sentence(error, path)
             errors += 1
-    assert errors > len(whole) // 2
+    assert errors > len(whole) // 4
 
 
 def test_no_image_missing_file_empty_file_folder(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
-    for name, reason in {
+    reasons = {
         "text.png": "not an image",
-        "empty.png": "not an image",
         "missing.png": "No such file",
         "folder.png": "directory",
-    }.items():
+    }
+    for name, reason in (reasons | {"empty.png": "not an image"}).items():
         with pytest.raises(FileError, match=reason) as caught:
             load_image(tmp_path / name)
         assert_one_sentence(caught.value, tmp_path / name)
-
-
-def test_decompression_bomb(tmp_path):
-    # A PNG of 70 bytes whose header promises 60000 x 60000 pixels.
-    path = tmp_path / "bomb.png"
-    path.write_bytes(png(60_000, 60_000, 8, 2))
-    with pytest.raises(FileError, match="has more than 110,000,000 pixels") as caught:
-        load_image(path)
-    assert_one_sentence(caught.value, path)
+    for name in ("a\0b.png", "x" * 300):
+        with pytest.raises(ImageError, match=r"no file can have this name|name too long"):
+            load_image(tmp_path / name)
 
 
 def test_strips_that_would_fill_the_memory_are_refused(tmp_path):
@@ -235,6 +213,9 @@ def test_strips_that_would_fill_the_memory_are_refused(tmp_path):
     assert load_image(path).size == (2 * MAX_ASPECT, 2)
     Image.new("RGB", (2, 2 * MAX_ASPECT + 1)).save(path)
     with pytest.raises(FileError, match="strip of 2 x 201 pixels"):
+        load_image(path)
+    path.write_bytes(png(0, 5, 8, 0, data=bytes(10)))
+    with pytest.raises(ImageError, match=r"no pixels|format"):
         load_image(path)
 
 
@@ -253,7 +234,7 @@ def png(width: int, height: int, depth: int, colour: int, *chunks: bytes, data: 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\n%%EndComments\nshowpage\n%%EOF\n"
 
 
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".eps"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".eps"])
 def test_no_program_is_started(tmp_path, monkeypatch, suffix):
     """Pillow, left alone, hands the file to the first `gs` of the path."""
     monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # looked for once a process
@@ -273,20 +254,12 @@ def test_no_program_is_started(tmp_path, monkeypatch, suffix):
     assert started.exists()  # so the test can fail
 
 
-@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000", "PCX", "DDS", "SGI"])
+@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000"])
 def test_formats_that_are_not_on_the_list_are_refused_under_any_name(tmp_path, kind):
     path = tmp_path / "image.png"
     Image.fromarray(ramp(16, 16)).save(path, format=kind)
     with pytest.raises(ImageError, match="not an image in a format read here"):
         load_image(path)
-
-
-@pytest.mark.parametrize("suffix", [".jfif", pytest.param(".avif", marks=needs_avif)])
-def test_further_suffixes(tmp_path, suffix):
-    path = tmp_path / f"image{suffix}"
-    Image.new("RGB", (16, 16), (200, 100, 50)).save(path, quality=95)
-    assert is_image_name(path.name)
-    assert np.abs(pixels(path).astype(int) - (200, 100, 50)).max() <= 3
 
 
 def test_photos_of_phones_with_a_second_image_inside(tmp_path):
@@ -307,13 +280,14 @@ def test_which_files_of_a_folder_are_images():
     assert [name for name in ("a.heic", "b.SVG", "c.jxl", "d.nef") if not is_other_image_name(name)] == []
 
 
-@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (8, 0), (16, 0), (8, 2), (16, 2), (8, 3), (1, 3), (8, 6)])
+@pytest.mark.parametrize(("depth", "colour"), [(1, 0), (16, 2), (8, 3), (8, 6)])
 def test_the_size_is_looked_at_before_anything_is_decoded(tmp_path, depth, colour, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda _: pytest.fail("decoded"))
     path = tmp_path / "bomb.png"
-    path.write_bytes(png(13_300, 13_300, depth, colour))
-    with pytest.raises(ImageError, match="13300 x 13300 pixels, more than 110,000,000 in all"):
-        load_image(path)
+    for side, words in ((13_300, "13300 x 13300 pixels, more than 110,000,000 in all"), (60_000, "has more than 110")):
+        path.write_bytes(png(side, side, depth, colour))
+        with pytest.raises(ImageError, match=words):
+            load_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "tif", "webp", pytest.param("avif", marks=needs_avif)])
@@ -353,19 +327,6 @@ def test_strips_of_a_large_image_fit_together(tmp_path, monkeypatch):
             assert (pixels(tmp_path / name) == whole).all()
 
 
-@pytest.mark.parametrize(
-    ("size", "said"), [((0, 5), "no pixels|format"), ((1, 65_535), "strip of 1 x 65535"), ((1, 1), "")]
-)
-def test_images_of_odd_sizes(tmp_path, size, said):
-    path = tmp_path / "odd.png"
-    path.write_bytes(png(*size, 8, 0, data=bytes(2 * size[1])))
-    if not said:
-        assert load_image(path).size == size
-        return
-    with pytest.raises(ImageError, match=said):
-        load_image(path)
-
-
 def test_text_and_profiles_that_unpack_to_megabytes(tmp_path):
     bomb = zlib.compress(bytes(50 << 20))
     for number, one in enumerate((chunk(b"zTXt", b"k\0\0" + bomb), chunk(b"iTXt", b"k\0\1\0\0\0" + bomb))):
@@ -394,12 +355,12 @@ def test_work_without_end_is_given_up(tmp_path, monkeypatch):
 def test_a_jpeg_of_many_scans_is_given_up(tmp_path, monkeypatch):
     """Each scan is a pass over all pixels, and takes few bytes."""
     held = io.BytesIO()
-    Image.new("L", (2000, 2000), 128).save(held, "JPEG", progressive=True)
+    Image.new("L", (1000, 1000), 128).save(held, "JPEG", progressive=True)
     content = held.getvalue()
     last = content[content.rfind(b"\xff\xda") : -2]
     path = tmp_path / "scans.jpg"
     path.write_bytes(content)
-    assert load_image(path).size == (2000, 2000)
+    assert load_image(path).size == (1000, 1000)
     monkeypatch.setattr(decode, "MAX_CPU_S", 0.2)
     path.write_bytes(content[:-2] + 5000 * last + content[-2:])
     started = time.thread_time()
@@ -408,7 +369,7 @@ def test_a_jpeg_of_many_scans_is_given_up(tmp_path, monkeypatch):
     assert time.thread_time() - started < 3
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"])
+@pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])
 def test_libraries_say_nothing_of_damaged_files(tmp_path, compression, capfd):
     """libtiff, left alone, writes to stderr by itself."""
     path = tmp_path / "damaged.tif"
@@ -464,12 +425,6 @@ def test_pipes_devices_and_sockets_are_not_waited_for(tmp_path, monkeypatch):
             for look in (load_image, is_animated):
                 with pytest.raises(ImageError, match="not a regular file"):
                     look(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["a\0b.png", "a\udcff.png", "x" * 300 + ".png", "\ud800.png"])
-def test_names_that_no_file_can_have(tmp_path, name):
-    with pytest.raises(ImageError):
-        load_image(tmp_path / name)
 
 
 def test_nothing_is_mapped(tmp_path, monkeypatch):

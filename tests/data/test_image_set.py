@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -83,22 +81,9 @@ def test_a_set_in_memory_is_told_by_its_pixels(tmp_path):
     assert identity(tmp_path / "copy", data)["listing"] == train["listing"]
 
 
-def test_shards_are_told_by_names_and_places(tmp_path):
-    def write(folder: Path, names: list[str]) -> Path:
-        folder.mkdir()
-        content = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(content, "png")
-        with tarfile.open(folder / "0.tar", "w") as tar:
-            for name in names:
-                member = tarfile.TarInfo(name)
-                member.size = len(content.getvalue())
-                tar.addfile(member, io.BytesIO(content.getvalue()))
-        return folder
-
-    shards = DataSpec(kind="shards")
-    first, same, other = (
-        identity(write(tmp_path / place, names), shards)
-        for place, names in (("x", ["1.png", "2.png"]), ("y", ["1.png", "2.png"]), ("z", ["1.png", "3.png"]))
-    )
+def test_shards_are_told_by_names_and_places(tmp_path, write_tar, image_bytes):
+    for place, names in (("x", ("1.png", "2.png")), ("y", ("1.png", "2.png")), ("z", ("1.png", "3.png"))):
+        write_tar(tmp_path / place / "0.tar", dict.fromkeys(names, image_bytes(1)))
+    first, same, other = (identity(tmp_path / place, DataSpec(kind="shards")) for place in "xyz")
     assert first == same
     assert first["listing"] != other["listing"]

@@ -54,24 +54,23 @@ def test_relative_and_absolute_paths_in_the_lists_order(tmp_path):
     assert listing.labels.tolist() == [1, 0, 1]
     assert listing.labels.dtype == torch.int64
     assert listing.class_names == ("cat", "dog")
+    bare = tmp_path / "bare.jsonl"
+    bare.write_bytes(b'\xef\xbb\xbf{"image_path": "1.png"}\r\n{"image_path": "2.png"}\r\n')
+    listing = read_lists(bare, "train")
+    assert (paths(listing), listing.class_names) == ([str(tmp_path / "1.png"), str(tmp_path / "2.png")], ())
+    assert listing.labels.tolist() == [0, 0]
+    cranes = write(tmp_path / "l.jsonl", entry(0, "crane", "1.png"), entry(1, "crane", "2.png"))  # as ImageNet has
+    assert read_lists(cranes, "train").class_names == ("crane", "crane")
 
 
-def test_a_list_without_classes(tmp_path):
-    listing = read_lists(write(tmp_path / "train.jsonl", {"image_path": "1.png"}, {"image_path": "2.png"}), "train")
-    assert (listing.class_names, listing.labels.tolist()) == ((), [0, 0])
-
-
-def test_two_classes_may_share_a_name(tmp_path):
-    """ImageNet has two of the name crane."""
-    listing = read_lists(write(tmp_path / "l.jsonl", entry(0, "crane", "1.png"), entry(1, "crane", "2.png")), "train")
-    assert listing.class_names == ("crane", "crane")
-
-
-@pytest.mark.parametrize("test_name", ["val.jsonl", "test.jsonl"])
+@pytest.mark.parametrize(
+    ("train_name", "test_name"),
+    [("train.jsonl", "val.jsonl"), ("Train.jsonl", "Valid.jsonl"), ("training.jsonl", "testing.JSONL")],
+)
 @pytest.mark.parametrize("given", ["folder", "file"])
-def test_splits(tmp_path, test_name, given):
+def test_splits(tmp_path, train_name, test_name, given):
     classes = enumerate(("cat", "dog", "eel"))
-    train = write(tmp_path / "train.jsonl", *(entry(i, name, f"{i + 1}.png") for i, name in classes))
+    train = write(tmp_path / train_name, *(entry(i, name, f"{i + 1}.png") for i, name in classes))
     write(tmp_path / test_name, entry(1, "dog", "4.png"))
     root = tmp_path if given == "folder" else train
     assert paths(read_lists(root, "train")) == [str(tmp_path / f"{i}.png") for i in (1, 2, 3)]
@@ -97,34 +96,21 @@ GOOD = entry(0, "cat", "1.png")
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("{", "expected a JSON object, got '{'"),
         ("[1, 2]", r"expected a JSON object, got '\[1, 2\]'"),
         ('"' + "x" * 100 + '"', r"got '\"x{39}\.\.\.'"),
         (b"\xff\xfe".decode("latin1"), "expected a JSON object"),
         ({"class_id": 0, "class_name": "cat"}, "expected image_path, the path of an image, and there is none"),
         (GOOD | {"image_path": 7}, "expected image_path, the path of an image, got 7"),
-        (GOOD | {"image_path": "a\0b"}, "expected image_path"),
         (GOOD | {"image_path": "\ud800"}, "cannot be the name of a file"),
-        (GOOD | {"is_absolute_path": True}, "is_absolute_path does not say so: True"),
         (GOOD | {"image_path": "/1.png"}, "is_absolute_path does not say so: False"),
-        (GOOD | {"is_absolute_path": "no"}, "is_absolute_path does not say so: 'no'"),
-        (GOOD | {"class_id": -1}, "expected class_id, a number from 0, got -1"),
-        (GOOD | {"class_id": "0"}, "expected class_id, a number from 0, got '0'"),
-        (GOOD | {"class_id": True}, "expected class_id"),
+        (GOOD | {"class_id": True}, "expected class_id, a number from 0, got True"),
         (GOOD | {"class_id": 10**9}, "expected class_id"),
-        (GOOD | {"class_name": ""}, "class_name: expected a name, got ''"),
         (GOOD | {"class_name": ["cat"]}, r"expected class_name, a name, got \['cat'\]"),
         (GOOD | {"class_name": "\ud800"}, "class_name: .* is not UTF-8"),
-        (GOOD | {"class_name": "x" * 2_000}, "class_name: a name of 2,000 characters is longer than 1,000"),
-        (GOOD | {"class_id": 1.0}, "expected class_id, a number from 0, got 1.0"),
-        (GOOD | {"class_id": {"a": []}}, "expected class_id, a number from 0, got {'a': "),
         (GOOD | {"image_path": "x" * 5_000}, "image_path has 5,000 bytes; a path has at most 4,096"),
         ('{"image_path": ' + "[" * 50_000, "expected a JSON object, got .* nested deeper than 64"),
         ('{"image_path": NaN}', "NaN is not a number of JSON"),
-        ('{"class_id": ' + "9" * 100_000 + "}", "expected a JSON object"),
-        ("x" * 5_000_000, "it has more than 1,048,576 bytes; expected one JSON object"),
         ({"class_id": 0, "image_path": "1.png"}, "expected class_name, a name, and there is none"),
-        ({"class_name": "cat", "image_path": "1.png"}, "expected class_id, a number from 0, and there is none"),
         ({"image_path": "1.png"}, "expected a class_id in every line or in none"),
         (entry(0, "dog", "1.png"), "class 0 is called 'dog' here and 'cat' in line 1"),
     ],
@@ -137,8 +123,11 @@ def test_a_wrong_line_is_named(tmp_path, line, words):
     assert len(caught.value.message) < 600
 
 
-def test_a_line_of_gigabytes_is_not_read(tmp_path):
+def test_files_that_would_fill_the_memory_or_are_no_text(tmp_path):
     made = tmp_path / "train.jsonl"
+    made.write_bytes(b'{"image_path": "1.png"}\n{"image_path": "\xff"}\n')
+    with pytest.raises(FileError, match=f"^{made}, line 2: expected a JSON object"):
+        read_lists(made, "train")
     with made.open("wb") as file:
         file.truncate(5 << 30)  # zeros, none of which is on the disk
     tracemalloc.start()
@@ -160,12 +149,6 @@ def test_names_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
         read_lists(made, "train")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
-    made = tmp_path / "train.jsonl"
-    made.write_bytes(b'\xef\xbb\xbf{"image_path": "1.png"}\r\n')
-    assert paths(read_lists(made, "train")) == [str(tmp_path / "1.png")]
-
-
 @pytest.mark.parametrize("name", ["train.jsonl", "pipe"])
 def test_pipes_and_devices_are_refused_at_once(tmp_path, name):
     os.mkfifo(tmp_path / name)
@@ -176,40 +159,8 @@ def test_pipes_and_devices_are_refused_at_once(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    ("train", "test"),
-    [("Train.jsonl", "Valid.jsonl"), ("training.jsonl", "testing.JSONL"), ("train.jsonl", "dev.jsonl")],
-)
-def test_words_of_splits_in_any_case(tmp_path, train, test):
-    write(tmp_path / train, GOOD)
-    write(tmp_path / test, entry(0, "cat", "4.png"))
-    assert paths(read_lists(tmp_path, "train")) == [str(tmp_path / "1.png")]
-    assert paths(read_lists(tmp_path, "test")) == [str(tmp_path / "4.png")]
-
-
-def test_two_training_lists_are_unclear(tmp_path):
-    write(tmp_path / "train.jsonl", GOOD)
-    write(tmp_path / "training.jsonl", GOOD)
-    with pytest.raises(UsageError, match=r"more than one training list: train\.jsonl, training\.jsonl"):
-        read_lists(tmp_path, "train")
-
-
-def test_bytes_that_are_no_text_are_named(tmp_path):
-    made = tmp_path / "train.jsonl"
-    made.write_bytes(b'{"image_path": "1.png"}\n{"image_path": "\xff"}\n')
-    with pytest.raises(FileError, match=f"^{made}, line 2: expected a JSON object"):
-        read_lists(made, "train")
-
-
-def test_class_numbers_are_contiguous(tmp_path):
-    made = write(tmp_path / "train.jsonl", entry(0, "cat", "1.png"), entry(2, "eel", "2.png"))
-    with pytest.raises(FileError, match="its class numbers reach 2, and no image is of class 1"):
-        read_lists(made, "train")
-
-
-@pytest.mark.parametrize(
     ("train", "test", "words"),
     [
-        ([GOOD], [entry(0, "dog", "2.png")], "class 0, dog, is not a class of the training list"),
         ([GOOD], [entry(1, "dog", "2.png")], "class 1, dog, is not a class of the training list"),
         ([GOOD], [{"image_path": "2.png"}], "must both have classes, or both have none"),
         ([GOOD], [], r"The list .*val\.jsonl has no images"),
@@ -227,6 +178,13 @@ def test_missing_lists(tmp_path):
         read_lists(tmp_path / "absent.jsonl", "train")
     with pytest.raises(UsageError, match=r"holds no train\.jsonl"):
         read_lists(tmp_path, "train")
+    for name in ("train", "training"):
+        write(tmp_path / "two" / f"{name}.jsonl", GOOD)
+    with pytest.raises(UsageError, match=r"more than one training list: train\.jsonl, training\.jsonl"):
+        read_lists(tmp_path / "two", "train")
+    made = write(tmp_path / "gap.jsonl", entry(0, "cat", "1.png"), entry(2, "eel", "2.png"))
+    with pytest.raises(FileError, match="its class numbers reach 2, and no image is of class 1"):
+        read_lists(made, "train")
     made = write(tmp_path / "test.jsonl", GOOD)
     with pytest.raises(UsageError, match="There are no test images beside"):
         read_lists(made, "test")

@@ -18,7 +18,7 @@ from spherectl.data import indexes, shards, tars
 from spherectl.data.datasets import open_dataset
 from spherectl.data.decode import ImageError
 from spherectl.data.order import image_numbers, training_batches
-from spherectl.data.shards import expand_braces, find_shards, open_shards
+from spherectl.data.shards import expand_braces, open_shards
 from spherectl.data.tars import read_member, read_shard
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
@@ -55,6 +55,7 @@ def test_members_are_found_by_their_bytes(tmp_path, write_tar):
         "._1.jpg": b"what macOS leaves",
         "x" * 150 + ".png": b"long name",
         "x" * 150 + ".cls": b" 4 ",
+        **dict.fromkeys((".git/3.png", "__MACOSX/4.png", "a/@eaDir/5.png", "a/.thumbs/6.png"), b"hidden"),
     }
     path = write_tar(tmp_path / "0.tar", members)
     shard = read_shard(path)
@@ -90,8 +91,9 @@ def three(tmp_path, write_tar, labelled) -> Path:
     return root
 
 
-@pytest.mark.parametrize("given", ["", "{000000..000002}.tar", "*.tar", "00000{0,1,2}.tar"])
+@pytest.mark.parametrize("given", ["", "{000000..000002}.tar", "*.tar"])
 def test_a_set_by_folder_and_by_pattern(three, given):
+    (three / "._000000.tar").touch()
     dataset = opened(three / given)
     assert greys(dataset, range(10)) == list(range(10))
     assert greys(dataset, [9, 0, 5]) == [9, 0, 5]
@@ -99,15 +101,10 @@ def test_a_set_by_folder_and_by_pattern(three, given):
     assert (dataset.name, dataset.class_names) == ("set", ("0", "1", "2"))
     assert dataset.origin == str(three / given)
     assert greys(opened(dataset.origin), range(10)) == list(range(10))
+    assert greys(opened(three / "000000.tar"), range(4)) == [0, 1, 2, 3]
     if given:
         with pytest.raises(UsageError, match="there are no test images"):
             opened(three / given, "test")
-
-
-def test_one_tar_is_a_set(three):
-    dataset = opened(three / "000000.tar")
-    assert greys(dataset, range(4)) == [0, 1, 2, 3]
-    assert dataset.class_names == ("0", "1", "2")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -119,11 +116,13 @@ def test_the_order_is_exact_as_of_any_set(three, workers):
     assert seen == image_numbers(3, 7, 12, 10).tolist()
 
 
-@pytest.mark.parametrize(("file", "text"), [("classes.txt", "cat\ndog\neel\nfox\n"), ("class_names.json", None)])
+@pytest.mark.parametrize(
+    ("file", "text"), [("classes.txt", "\ufeffcat\r\ndog\r\neel\r\nfox\r\n"), ("class_names.json", None)]
+)
 @pytest.mark.parametrize("place", ["", ".."])
 def test_class_names_beside_the_shards(three, file, text, place):
     names = ("cat", "dog", "eel", "fox")
-    (three / place / file).write_text(text or json.dumps(names))
+    (three / place / file).write_text(text or json.dumps(names), newline="")
     assert opened(three).class_names == names
 
 
@@ -134,7 +133,11 @@ def test_without_labels_there_are_no_classes(tmp_path, write_tar, image_bytes):
 
 
 def test_split_folders_and_split_names(tmp_path, write_tar, labelled):
-    for root, train, test in (("a", "train/0.tar", "val/0.tar"), ("b", "x-train-0.tar", "x-validation-0.tar")):
+    for root, train, test in (
+        ("a", "Train/0.tar", "Valid/0.tar"),
+        ("b", "x-train-0.tar", "x-validation-0.tar"),
+        ("d", "training/0.tar", "TESTING/0.tar"),
+    ):
         write_tar(tmp_path / root / train, labelled(0, [0, 1, 2]))
         write_tar(tmp_path / root / test, labelled(10, [1]))
         assert greys(opened(tmp_path / root), range(3)) == [0, 1, 2]
@@ -144,11 +147,9 @@ def test_split_folders_and_split_names(tmp_path, write_tar, labelled):
     assert greys(opened(tmp_path / "c"), [0]) == [0]
     with pytest.raises(UsageError, match="has no test images"):
         opened(tmp_path / "c", "test")
-
-
-def test_jpeg_and_webp_are_decoded(tmp_path, write_tar, image_bytes):
-    write_tar(tmp_path / "0.tar", {"0.jpg": image_bytes(40, "jpg"), "1.webp": image_bytes(40, "webp")})
-    assert greys(opened(tmp_path), [0, 1]) == [40, 40]
+    write_tar(tmp_path / "only" / "test-0.tar", labelled(0, [0]))
+    with pytest.raises(UsageError, match=r"No training shards in .*only: the names of all 1 have one of the words"):
+        opened(tmp_path / "only")
 
 
 def test_a_broken_image_is_named_by_shard_and_member(tmp_path, write_tar, labelled):
@@ -172,9 +173,7 @@ def test_a_shard_that_vanishes_is_a_sentence(three):
     [
         ({"1.png": b"", "1.jpg": b""}, r"two images of one key: 1\.png and 1\.jpg"),
         ({"1.png": b"", "1.cls": b"cat"}, r"1\.cls has the label 'cat'; expected a number from 0"),
-        ({"1.png": b"", "1.cls": b"-1"}, r"1\.cls has the label -1"),
         ({"1.png": b"", "1.cls": b"99999999999"}, "has the label 99999999999"),
-        ({"1.png": b"", "1.json": b"{"}, r"1\.json has the label '{'"),
         ({"1.png": b"", "1.json": b'{"label": "cat"}'}, r"1\.json has the label 'cat'"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b""}, r"2\.png has no label, and others have"),
         ({"1.png": b"", "1.cls": b"1"}, "The labels reach 1, .* no image is of class 0"),
@@ -194,13 +193,8 @@ def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
     [
         ("classes.txt", "cat\ndog", "is of class 2; the class file has 2 names"),
         ("classes.txt", "\n", "expected a name for every class"),
-        ("class_names.json", '{"0": "cat"}', "expected a name for every class"),
-        ("class_names.json", "[", "is not valid JSON"),
         ("class_names.json", "[" * 100_000, "is not valid JSON: it is nested deeper"),
-        ("class_names.json", "7", "expected a name for every class, in the order of their numbers, got 7"),
-        ("class_names.json", '["cat", true, "eel"]', "class 1: expected a name, got True"),
         ("class_names.json", '["cat", "\\ud800", "eel"]', "class 1: .* is not UTF-8"),
-        ("class_names.json", f'["{"x" * 5_000}"]', "a name of 5,000 characters is longer than"),
         ("classes.txt", b"\xff", "byte 0 is not UTF-8"),
     ],
 )
@@ -210,22 +204,18 @@ def test_wrong_class_files(three, file, text, words):
         opened(three)
 
 
-@pytest.mark.parametrize("name", ["0.tar.gz", "0.tgz", "0.tar.bz2", "0.tar.xz"])
-@pytest.mark.parametrize("given", ["folder", "file"])
-def test_compressed_tars_are_refused(tmp_path, write_tar, labelled, name, given):
-    mode = {"z": "w:gz", "2": "w:bz2"}.get(name[-1], "w:xz") if not name.endswith("xz") else "w:xz"
+@pytest.mark.parametrize(
+    ("name", "mode"), [("0.tar.gz", "w:gz"), ("0.tgz", "w:gz"), ("0.tar.xz", "w:xz"), ("0.tar", "w:bz2")]
+)
+def test_compressed_tars_are_refused(tmp_path, write_tar, labelled, name, mode):
+    """By their names, or by their first bytes."""
     path = write_tar(tmp_path / name, labelled(0, [0]), mode)
-    with pytest.raises(UsageError, match="is compressed, so that images in it cannot be read one by one"):
-        opened(tmp_path if given == "folder" else path)
+    for given in (tmp_path, path):
+        with pytest.raises(UsageError, match="is compressed, so that images in it cannot be read one by one"):
+            opened(given)
 
 
-def test_a_compressed_tar_under_a_plain_name(tmp_path, write_tar, labelled):
-    write_tar(tmp_path / "0.tar", labelled(0, [0]), "w:gz")
-    with pytest.raises(UsageError, match="is compressed"):
-        opened(tmp_path)
-
-
-@pytest.mark.parametrize("kept", [100, 512, 700, 1024, 1024 + 100, 1536, 1536 + 300])
+@pytest.mark.parametrize("kept", [100, 700, 1024, 1024 + 100, 1536 + 300])
 def test_a_tar_cut_off_anywhere_is_refused_or_ends_with_a_member(tmp_path, write_tar, kept):
     """Blocks of 512 bytes: header and content of 1.png, header and content of 2.png."""
     path = write_tar(tmp_path / "0.tar", {"1.png": b"one", "2.png": b"two"})
@@ -239,18 +229,14 @@ def test_a_tar_cut_off_anywhere_is_refused_or_ends_with_a_member(tmp_path, write
 
 def test_damage_inside_a_tar_is_not_taken_for_its_end(tmp_path, write_tar):
     path = write_tar(tmp_path / "0.tar", {"1.png": b"one", "2.png": b"two"})
-    content = bytearray(path.read_bytes())
-    content[1024:1100] = b"?" * 76
-    path.write_bytes(content)
+    content = path.read_bytes()
+    path.write_bytes(content[:1024] + b"?" * 76 + content[1100:])
     with pytest.raises(FileError, match="byte 1,024 begins neither a member nor the end"):
         read_shard(path)
-
-
-@pytest.mark.parametrize("content", [b"", b"no tar at all" * 100])
-def test_what_is_no_tar(tmp_path, content):
-    (tmp_path / "0.tar").write_bytes(content)
-    with pytest.raises(FileError, match=r"0\.tar is not a whole tar file"):
-        opened(tmp_path)
+    for other in (b"", b"no tar at all" * 100):
+        path.write_bytes(other)
+        with pytest.raises(FileError, match=r"0\.tar is not a whole tar file"):
+            opened(tmp_path)
 
 
 def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
@@ -277,17 +263,14 @@ MADE = {
     "negative": header("1.png", b"\xff" * 11 + b"\x00") + bytes(1024),
     "huge": header("1.png", b"\x80" + b"\x7f" * 11) + bytes(1024),
     "negative-second": GOOD_MEMBER + header("2.png", b"\xff" * 10 + b"\xfc\x00") + bytes(1024),
-    "attributes-negative": header("x", b"\xff" * 12, b"x") + bytes(1024),
     "attributes-of-5-gigabytes": attributes(b"", size=5 << 30) + bytes(1024),
     "name-of-5-gigabytes": header("x", b"%011o" % (5 << 30), b"L") + bytes(1024),
-    "global-of-5-gigabytes": attributes(b"", size=5 << 30, kind=b"g") + bytes(1024),
     "overlapping": attributes(b"1 " * 200_000 + b"=") + GOOD_MEMBER + bytes(1024),
     "digits": attributes(record(b"comment", b"1" * 500_000)) + GOOD_MEMBER + bytes(1024),
     "not-closed": attributes(b"99 path=x\n") + GOOD_MEMBER + bytes(1024),
     "endless": attributes(record(b"comment", b"x")) * 5_000 + GOOD_MEMBER + bytes(1024),
     "long-path": attributes(record(b"path", b"x" * 500_000 + b".png")) + GOOD_MEMBER + bytes(1024),
     "negative-size": attributes(record(b"size", b"-512")) + GOOD_MEMBER + bytes(1024),
-    "huge-size": attributes(record(b"size", b"9" * 60)) + GOOD_MEMBER + bytes(1024),
     "sparse": attributes(record(b"GNU.sparse.map", b"0,1," * 9)) + GOOD_MEMBER + bytes(1024),
     "common": attributes(*(record(b"k%d" % i, b"v") for i in range(999)), kind=b"g") + GOOD_MEMBER + bytes(1024),
 }
@@ -346,17 +329,12 @@ def test_pipes_are_refused_at_once(three, name):
         opened(three)
 
 
-def test_hidden_members_and_those_of_the_system_are_no_images(tmp_path, write_tar, image_bytes):
-    names = ("a/1.png", "./a/2.jfif", ".git/3.png", "__MACOSX/4.png", "a/@eaDir/5.png", "a/.thumbs/6.png", "7.gif")
-    path = write_tar(tmp_path / "0.tar", dict.fromkeys(names, image_bytes(1)))
-    assert [bytes(name) for name in read_shard(path).names] == [b"a/1.png", b"./a/2.jfif", b"7.gif"]
-
-
 def test_missing_shards(tmp_path, three):
     with pytest.raises(UsageError, match=r"2 of the 5 shards .* are not there, as .*000003\.tar"):
         opened(three / "{000000..000004}.tar")
-    with pytest.raises(UsageError, match="there is nothing of that name"):
-        opened(tmp_path / "absent")
+    for name in ("absent", "a**", "["):
+        with pytest.raises(UsageError, match="there is nothing of that name"):
+            opened(tmp_path / name)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="No shards in"):
         opened(tmp_path / "empty")
@@ -378,15 +356,8 @@ def test_braces_as_a_shell_expands_them():
 
 @pytest.mark.parametrize(
     "pattern",
-    [
-        "{0..999}{0..999}{0..999}.tar",
-        "{0..999999999999999999}.tar",
-        "{0..9}" * 500,
-        "{" + "," * 2_000_000 + "}",
-        "x" * 10_000 + "{0..99999}.tar",
-        "{" + "9" * 5000 + ".." + "9" * 5000 + "}",
-    ],
-    ids=["product", "range", "many", "commas", "long", "digits"],
+    ["{0..999}{0..999}{0..999}.tar", "{0..9}" * 500, "{" + "," * 2_000_000 + "}", "x" * 10_000 + "{0..99999}.tar"],
+    ids=["product", "many", "commas", "long"],
 )
 def test_patterns_of_too_many_shards_are_counted_before_they_are_expanded(pattern):
     tracemalloc.start()
@@ -397,40 +368,6 @@ def test_patterns_of_too_many_shards_are_counted_before_they_are_expanded(patter
     finally:
         tracemalloc.stop()
     assert len(str(caught.value)) < 700
-
-
-@pytest.mark.parametrize("given", ["a**", "[", "{a,b}" * 3 + "x" * 300, "***/*", "{0..3}.tar"])
-def test_patterns_that_match_nothing(tmp_path, given):
-    with pytest.raises(UsageError, match=r"there is nothing of that name|are not there"):
-        opened(tmp_path / given)
-
-
-def test_words_of_splits_in_any_case(tmp_path, write_tar, labelled):
-    for train, test in (("Train", "Valid"), ("training", "TESTING"), ("train", "dev")):
-        root = tmp_path / train / test
-        write_tar(root / train / "0.tar", labelled(0, [0, 1]))
-        write_tar(root / test / "0.tar", labelled(10, [1]))
-        assert greys(opened(root), range(2)) == [0, 1]
-        assert greys(opened(root, "test"), [0]) == [10]
-    write_tar(tmp_path / "only" / "test-0.tar", labelled(0, [0]))
-    with pytest.raises(UsageError, match=r"No training shards in .*only: the names of all 1 have one of the words"):
-        opened(tmp_path / "only")
-
-
-def test_a_byte_order_mark_is_no_part_of_a_name(three):
-    (three / "classes.txt").write_bytes(b"\xef\xbb\xbfcat\r\ndog\r\neel\r\n")
-    assert opened(three).class_names == ("cat", "dog", "eel")
-
-
-def test_a_shard_of_the_same_size_and_time_is_seen(three, monkeypatch, write_tar, labelled):
-    monkeypatch.setattr(indexes, "SETTLED_NS", 0)
-    time.sleep(TICK_S)
-    times = (three / "000001.tar").stat()
-    assert opened(three).labels.tolist()[4:6] == [1, 1]
-    write_tar(three / "000001.tar", labelled(4, [2, 2]))
-    os.utime(three / "000001.tar", ns=(times.st_atime_ns, times.st_mtime_ns))
-    assert (three / "000001.tar").stat().st_size == times.st_size
-    assert opened(three).labels.tolist()[4:6] == [2, 2]
 
 
 def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatch, write_tar, labelled):
@@ -448,6 +385,10 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatc
     assert torch.equal(again.gather(range(10)), first.gather(range(10)))
     assert torch.equal(again.labels, first.labels)
     assert again.class_names == first.class_names
+    before = (three / "000001.tar").stat()
+    write_tar(three / "000001.tar", labelled(4, [2, 2]))
+    os.utime(three / "000001.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert opened(three).labels.tolist()[4:6] == [2, 2], "told in spite of its size and time, which are as before"
     write_tar(three / "000001.tar", labelled(40, [1] * 20))
     os.utime(three / "000001.tar", (1e9, 1e9))
     assert greys(opened(three), [3, 4, 23, 24]) == [3, 40, 59, 6], "told by its size, with the same time"
@@ -455,8 +396,3 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatc
     assert len(opened(three)) == 24
     (three / "classes.txt").write_text("a\nb\nc")
     assert opened(three).class_names == ("a", "b", "c")
-
-
-def test_find_shards_ignores_hidden_files(three):
-    (three / "._000000.tar").touch()
-    assert [path.name for path in find_shards(three, "train")] == ["000000.tar", "000001.tar", "000002.tar"]

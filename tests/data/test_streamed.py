@@ -8,17 +8,16 @@ import json
 import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
 
-from spherectl import transfer
+from spherectl import downloader
 from spherectl.data import remote, streamed
 from spherectl.data.datasets import open_dataset
 from spherectl.data.order import Batch, image_numbers, training_batches
 from spherectl.data.remote import WINDOW, fetch_shard, open_index
-from spherectl.data.streamed import Ahead, RemoteImages
+from spherectl.data.streamed import RemoteImages
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
@@ -69,27 +68,24 @@ def greys(batches: list[Batch]) -> list[int]:
     return torch.cat([batch.images[:, 0, 0, 0] for batch in batches]).tolist()
 
 
-def test_all_is_known_before_a_shard_is_fetched(serve, server):
-    dataset = opened(serve(5, 3, 4))
-    assert (len(dataset), dataset.shard_counts, dataset.class_names) == (12, (5, 3, 4), ("cat", "dog", "eel"))
-    assert (dataset.name, dataset.origin) == ("set", server.url + "set/index.json")
-    assert server.count(".tar") == 0
-
-
 @pytest.mark.parametrize("given", ["set/index.json", "set/", "set/{000000..000002}.tar"])
 def test_an_index_a_folder_and_a_pattern(serve, server, given):
     serve(5, 3, 4)
     dataset = opened(server.url + given)
-    assert (dataset.name, dataset.shard_counts) == ("set", (5, 3, 4))
+    assert (len(dataset), dataset.shard_counts, dataset.class_names) == (12, (5, 3, 4), ("cat", "dog", "eel"))
+    assert (dataset.name, dataset.origin) == ("set", server.url + given)
+    assert server.count(".tar") == 0, "all is known before a shard is fetched"
     assert dataset.gather([0, 6, 11])[:, 0, 0, 0].tolist() == [0, 6, 11]
 
 
-def test_a_pattern_may_take_a_part(serve, server):
+def test_a_pattern_may_take_a_part_and_another_index_is_another_cache(serve, server):
     serve(5, 3, 4)
     dataset = opened(server.url + "set/{000001..000002}.tar")
     assert dataset.gather([0, 6])[:, 0, 0, 0].tolist() == [5, 11]
     with pytest.raises(UsageError, match=r"does not list 1 of the 4 shards .*000003\.tar"):
         opened(server.url + "set/{000000..000003}.tar")
+    serve(4, 6, filesize=0, md5sum=None)  # both may be left out
+    assert opened(server.url + "set/{000000..000001}.tar").gather([5])[0, 0, 0, 0] == 5
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -131,17 +127,11 @@ def test_what_is_next_is_fetched_ahead_and_no_more(serve, server, monkeypatch):
     assert {int(number) // 2 for number in image_numbers(SEED, 0, 4, sum(counts), counts)} <= fetched
 
 
-def test_ahead_fetches_what_is_expected(serve, server):
-    dataset = opened(serve(2, 2, 2))
-    ahead = Ahead(dataset)
-    for _ in range(3):
-        ahead.expect(torch.tensor([5, 2, 3]))
-    ahead._thread.shutdown()
-    assert sorted(path for path in server.asked if path.endswith(".tar")) == ["/set/000001.tar", "/set/000002.tar"]
-
-
 def test_a_fetch_that_nobody_waits_for_is_given_up(serve):
+    """And what killed ones left is removed by the next."""
     dataset = opened(serve(2))
+    dataset.index.folder.mkdir(parents=True)
+    (dataset.index.folder / ".000000.tar.abc.tmp.tar").write_bytes(b"half")
     stop = threading.Event()
     stop.set()
     with pytest.raises(remote.StoppedError):
@@ -164,7 +154,7 @@ def test_few_shards_are_kept_and_a_lost_one_is_fetched_again(serve, server, monk
     assert dataset.gather([int(n) for n in expected[:4]])[:, 0, 0, 0].tolist() == expected[:4].tolist()
 
 
-@pytest.mark.parametrize("lost", [1, 3])
+@pytest.mark.parametrize("lost", [1, 3, streamed.ATTEMPTS])
 def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(serve, server, monkeypatch, lost):
     dataset = opened(serve(2, 2))
     fetched = []
@@ -177,22 +167,13 @@ def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(se
         return path
 
     monkeypatch.setattr(streamed, "fetch_shard", fetch_and_lose)
+    if lost == streamed.ATTEMPTS:
+        with pytest.raises(FileError, match=r"Cannot read the shard .*000001\.tar: No such file"):
+            dataset.gather([3, 2])
+        assert server.count(".tar") == lost
+        return
     assert dataset.gather([3, 2])[:, 0, 0, 0].tolist() == [3, 2]
     assert server.count(".tar") == lost + 1
-
-
-def test_a_shard_that_always_goes_is_an_error_after_some_tries(serve, server, monkeypatch):
-    dataset = opened(serve(2))
-
-    def fetch_and_lose(index, number):
-        path = fetch_shard(index, number)
-        path.unlink()
-        return path
-
-    monkeypatch.setattr(streamed, "fetch_shard", fetch_and_lose)
-    with pytest.raises(FileError, match=r"Cannot read the shard .*000000\.tar: No such file"):
-        dataset.gather([0])
-    assert server.count(".tar") == streamed.ATTEMPTS
 
 
 def test_offline_what_is_kept_is_enough(serve, server, monkeypatch):
@@ -210,14 +191,6 @@ def test_offline_what_is_kept_is_enough(serve, server, monkeypatch):
     assert len(server.asked) == asked
 
 
-def test_another_index_is_another_cache(serve):
-    first = opened(serve(2, 2))
-    assert first.gather([0])[0, 0, 0, 0] == 0
-    second = opened(serve(3, 1))
-    assert first.index.folder != second.index.folder
-    assert second.gather([2])[0, 0, 0, 0] == 2
-
-
 def test_without_class_names_there_are_no_classes(serve, server):
     dataset = opened(serve(2, classes=False))
     assert (dataset.class_names, dataset.labels.tolist()) == ((), [0, 0])
@@ -226,6 +199,14 @@ def test_without_class_names_there_are_no_classes(serve, server):
     assert opened(server.url + "set/").class_names == ("a", "b", "c")
     (server.folder / "set" / "class_names.json").unlink()
     assert opened(server.url + "set/").class_names == ()
+    server.answers["/set/classes.txt"] = [451]  # a store says 403 or 404 where there are none; all else is an error
+    with pytest.raises(SpherectlError, match="the server says 451"):
+        opened(server.url + "set/")
+    server.answers.clear()
+    for classes, words in (("cat\n", r"is of class 1; the class file has 1 names"), ("\n", "expected a name")):
+        (server.folder / "set" / "classes.txt").write_text(classes)
+        with pytest.raises(FileError, match=words):
+            opened(server.url + "set/").read([1])
 
 
 def test_a_broken_image_is_replaced_and_named(server, write_tar, labelled):
@@ -278,64 +259,30 @@ def test_a_shard_that_is_not_as_listed_is_one_sentence(serve, more, words):
         opened(serve(2, **more)).gather([0])
 
 
-def test_sizes_and_sums_may_be_left_out(serve):
-    assert opened(serve(2, filesize=0, md5sum=None)).gather([1])[0, 0, 0, 0] == 1
-
-
-@pytest.mark.parametrize(
-    ("classes", "words"), [("cat\n", r"is of class 1; the class file has 1 names"), ("\n", "expected a name")]
-)
-def test_labels_without_a_class(serve, server, classes, words):
-    url = serve(2)
-    (server.folder / "set" / "classes.txt").write_text(classes)
-    with pytest.raises(FileError, match=words):
-        opened(url).read([1])
-
-
 LISTING = '{"wids_version": 1, "shardlist": [%s]}'
 
 
 @pytest.mark.parametrize(
     ("document", "words"),
     [
-        ("{", "is not JSON"),
         ("[" * 5000, "is not JSON: it is nested deeper than 64"),
         ("[]", "expected a JSON object, got []"),
         ('{"shardlist": [{"url": "0.tar", "nsamples": 1}]}', "wids_version is missing"),
-        ('{"wids_version": 1, "shardlist": {}}', "shardlist: expected a list"),
-        ('{"wids_version": true, "shardlist": [{"url": "0.tar", "nsamples": 1}]}', "wids_version: "),
         (LISTING % "", "shardlist: "),
         (LISTING % "3", "shardlist.0: "),
-        (LISTING % '{"nsamples": 1}', "shardlist.0.url is missing"),
         (LISTING % '{"url": 3, "nsamples": 1}', 'shardlist.0.url: expected text in "quotes", got 3'),
         (LISTING % '{"url": "0.tar"}', "shardlist.0.nsamples is missing"),
-        (LISTING % '{"url": "0.tar", "nsamples": "1"}', "shardlist.0.nsamples: expected a whole number, got '1'"),
-        (LISTING % '{"url": "0.tar", "nsamples": true}', "shardlist.0.nsamples: expected a whole number, got true"),
-        (LISTING % '{"url": "0.tar", "nsamples": 1e30}', "shardlist.0.nsamples: "),
         (LISTING % '{"url": "0.tar", "nsamples": -1}', "shardlist.0.nsamples: expected 0 to 1,000,000, got -1"),
-        (
-            LISTING % f'{{"url": "0.tar", "nsamples": {10**30}}}',
-            "shardlist.0.nsamples: expected 0 to 1,000,000, got 1000",
-        ),
-        (LISTING % '{"url": "0.tar", "nsamples": 1, "filesize": -1}', "shardlist.0.filesize: "),
         (LISTING % '{"url": "0.tar", "nsamples": 1, "md5sum": "x"}', "shardlist.0.md5sum: "),
         (
             LISTING % ",".join(['{"url": "0.tar", "nsamples": 1000000}'] * 68),
             "lists 68,000,000 images; at most 67,108,864",
         ),
-        (LISTING % '{"url": "http://[::1/0.tar", "nsamples": 1}', "shardlist.0.url: "),
         (
             LISTING % '{"url": "https://a:b@x/0.tar", "nsamples": 1}',
             "shardlist.0.url: expected an address of 'x' without",
         ),
-        (
-            LISTING % '{"url": "http://example.org/0.tar", "nsamples": 1}',
-            "expected an https address",
-        ),
-        (
-            LISTING % '{"url": "file:///etc/passwd", "nsamples": 1}',
-            "expected an https address",
-        ),
+        (LISTING % '{"url": "file:///etc/passwd", "nsamples": 1}', "expected an https address"),
         (LISTING % '{"url": "0.tar.gz", "nsamples": 1}', "is compressed"),
     ],
 )
@@ -350,14 +297,16 @@ def test_a_wrong_index_is_one_sentence(server, document, words):
         assert not list(load_settings().cache.rglob("*.json"))
 
 
-def test_an_address_that_is_not_safe_or_not_there(server):
-    for url in ("http://example.org/index.json", "ftp://example.org/index.json"):
-        with pytest.raises(UsageError, match="expected an https address"):
-            open_index(url)
+def test_an_address_or_a_cache_that_cannot_be_used(serve, server, monkeypatch):
+    with pytest.raises(UsageError, match="expected an https address"):
+        open_index("http://example.org/index.json")
     with pytest.raises(UsageError, match="is compressed"):
         open_index("https://example.org/{0..3}.tar.gz")
     with pytest.raises(SpherectlError, match="the server says 404"):
         opened(server.url + "absent.json")
+    monkeypatch.setenv("SPHERECTL_CACHE", __file__)
+    with pytest.raises(FileError, match="Cannot write"):
+        opened(serve(2))
 
 
 def test_an_address_is_for_training_on_shards(serve):
@@ -370,26 +319,7 @@ def test_an_address_is_for_training_on_shards(serve):
             opened(url, **options)
 
 
-def test_a_cache_that_cannot_be_written_is_one_sentence(serve, tmp_path, monkeypatch):
-    url = serve(2)
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "file" / "below"))
-    with pytest.raises(FileError, match="Cannot write"):
-        opened(url)
-
-
-def test_leftovers_of_a_killed_fetch_are_removed(serve):
-    dataset = opened(serve(2))
-    dataset.index.folder.mkdir(parents=True)
-    leftover = dataset.index.folder / ".000000.tar.abc.tmp.tar"
-    leftover.write_bytes(b"half")
-    dataset.gather([0])
-    assert not leftover.exists()
-    assert dataset.index.folder.is_relative_to(load_settings().cache)
-    assert isinstance(dataset.root, Path)
-
-
-@pytest.mark.parametrize("content", ["{", "[" * 5000, "pipe"])
+@pytest.mark.parametrize("content", ["{", "pipe"])
 def test_a_damaged_index_in_the_cache_is_a_sentence_offline_and_comes_anew_online(serve, monkeypatch, content):
     url = serve(2)
     opened(url)
@@ -406,18 +336,10 @@ def test_a_damaged_index_in_the_cache_is_a_sentence_offline_and_comes_anew_onlin
     assert len(opened(url)) == 2
 
 
-def test_class_names_that_are_refused_are_not_taken_for_none(serve, server):
-    """A store says 403 or 404 where there are none; any other refusal is an error."""
-    url = serve(2)
-    server.answers["/set/classes.txt"] = [451]
-    with pytest.raises(SpherectlError, match="the server says 451"):
-        opened(url)
-
-
 @pytest.mark.parametrize("name", ["index.json", "classes.txt", "000000.tar"])
 def test_an_endless_answer_is_a_sentence(monkeypatch, name):
     """Each of the three kinds of files has a limit of its own kind."""
-    monkeypatch.setattr(transfer, "MAX_FILE", 1 << 20)
+    monkeypatch.setattr(downloader, "MAX_FILE", 1 << 20)
     listing = (LISTING % '{"url": "000000.tar", "nsamples": 2}').encode()
 
     def say(_number: int, path: bytes) -> Iterator[bytes]:

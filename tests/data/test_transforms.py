@@ -16,7 +16,7 @@ from spherectl.errors import UsageError
 pytestmark = pytest.mark.fast
 
 ALL_BYTES = torch.arange(256, dtype=torch.uint8)
-SIDES = [31, 32, 33, 47, 64, 65, 100, 129]
+SIDES = [31, 33, 64, 65, 100]
 
 
 def noise_image(width: int, height: int) -> Image.Image:
@@ -32,17 +32,16 @@ def test_bytes_survive_the_way_there_and_back(rule):
     assert torch.equal(to_uint8(images, rule), ALL_BYTES)
 
 
-def test_rounding_changes_exactly_at_the_half():
+def test_levels_change_exactly_at_the_half_or_at_the_whole():
     # floor(255 x + 1/2) goes from k to k + 1 at x = (k + 1/2) / 255; a millionth of a level on either side decides.
     k = torch.arange(255, dtype=torch.float64)
     assert torch.equal(to_uint8((k + 0.5 - 1e-6) / 255), k.to(torch.uint8))
     assert torch.equal(to_uint8((k + 0.5 + 1e-6) / 255), (k + 1).to(torch.uint8))
-
-
-def test_flooring_changes_exactly_at_the_whole():
-    k = torch.arange(1, 256, dtype=torch.float64)
-    assert torch.equal(to_uint8((k - 1e-6) / 255, "floor"), (k - 1).to(torch.uint8))
-    assert torch.equal(to_uint8(k / 255, "floor"), k.to(torch.uint8))
+    assert torch.equal(to_uint8((k + 1 - 1e-6) / 255, "floor"), k.to(torch.uint8))
+    assert torch.equal(to_uint8((k + 1) / 255, "floor"), (k + 1).to(torch.uint8))
+    noise = torch.tensor([-1e-6, 1 + 1e-6], dtype=torch.float64)  # of rounding, outside the range
+    assert to_uint8(noise).tolist() == [0, 255]
+    assert to_uint8(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -60,20 +59,12 @@ def test_bfloat16_is_computed_in_float32():
     assert (to_uint8(images) != (255 * images + 0.5).floor().to(torch.uint8)).any()
 
 
-def test_rounding_noise_outside_the_range_is_clamped():
-    assert to_uint8(torch.tensor([-1e-6, 1 + 1e-6], dtype=torch.float64)).tolist() == [0, 255]
-
-
-@pytest.mark.parametrize("bad", [-2e-6, 1 + 2e-6, -1.0, 255.0, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("bad", [-2e-6, 1 + 2e-6, 255.0, float("nan"), -float("inf")])
 def test_out_of_range_is_an_error(bad):
     images = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
     images[1, 2, 3, 0] = bad
     with pytest.raises(UsageError, match=r"floats in \[0, 1\]"):
         to_uint8(images)
-
-
-def test_no_images_are_no_error():
-    assert to_uint8(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
 def test_grey_is_pillows_luminance():
@@ -82,37 +73,18 @@ def test_grey_is_pillows_luminance():
     assert torch.equal(to_grey(torch.stack([as_tensor(image) for image in shown])), expected)
 
 
-def test_as_tensor_order():
-    pixels = np.arange(2 * 5 * 3, dtype=np.uint8).reshape(2, 5, 3)
-    tensor = as_tensor(Image.fromarray(pixels))
-    assert tensor.shape == (3, 2, 5)
-    assert tensor.is_contiguous()
-    for y, x, c in itertools.product(range(2), range(5), range(3)):
-        assert tensor[c, y, x] == pixels[y, x, c]
-
-
-def test_pad_puts_28_into_32_with_2_black_pixels_all_around():
-    image = Image.new("RGB", (28, 28), "white")
-    padded = fit_pad(image, 32)
-    expected = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    expected[:, 2:30, 2:30] = 255
-    assert torch.equal(padded, expected)
-
-
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (5, 4), (4, 5), (8, 8), (7, 1), (3, 8)])
 def test_pad_geometry(width, height):
     image = noise_image(width, height)
+    expected = np.asarray(image)
+    assert all((as_tensor(image)[c].numpy() == expected[..., c]).all() for c in range(3))
     padded = fit_pad(image, 8)
     top, left = (8 - height) // 2, (8 - width) // 2
     assert torch.equal(padded[:, top : top + height, left : left + width], as_tensor(image))
-    assert padded.sum() == as_tensor(image).sum()
+    assert padded.sum() == as_tensor(image).sum(), "black around it"
     assert torch.equal(pad_to(as_tensor(image)[None].expand(2, -1, -1, -1), 8), padded[None].expand(2, -1, -1, -1))
-
-
-@pytest.mark.parametrize("size", [(33, 10), (10, 33)])
-def test_pad_never_shrinks(size):
-    with pytest.raises(UsageError, match=f"{size[0]} x {size[1]} pixels does not fit 32 x 32"):
-        fit_pad(noise_image(*size), 32)
+    with pytest.raises(UsageError, match=f"9 x {height} pixels does not fit 8 x 8"):
+        fit_pad(noise_image(9, height), 8)
 
 
 @pytest.mark.parametrize(("width", "height"), list(itertools.product(SIDES, SIDES)))

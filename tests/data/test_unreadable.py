@@ -27,43 +27,24 @@ def test_one_in_a_hundred():
     assert [tolerated(n) for n in (1, 99, 100, 199, 200, 1000, 1_281_167)] == [0, 0, 1, 1, 2, 10, 12_811]
 
 
-def test_up_to_one_percent_goes_on_for_ever():
+def test_over_one_percent_names_some():
     tally = Tally(1000, 100)
-    for epoch in range(3):
+    for epoch in range(3):  # 1% goes on for ever
         for batch in range(10):
             tally.add(1000 * epoch + 100 * batch, ("a.png",), 1)
     assert tally.names == ("a.png",)
-
-
-def test_over_one_percent_names_some():
-    tally = Tally(1000, 100)
-    tally.add(0, tuple(f"{i}.png" for i in range(7)), 10)
+    tally.add(3000, tuple(f"{i}.png" for i in range(6)), 10)
     with pytest.raises(
-        FileError,
-        match=r"^11 images of one epoch of 1,000 cannot .*: 0\.png, 1\.png, 2\.png, 3\.png, 4\.png and 3 more\. ",
+        FileError, match=r"^11 images of one epoch of 1,000 .*: a\.png, 0\.png, .* and 3 more\. "
     ) as caught:
-        tally.add(900, ("last.png",), 1)
+        tally.add(3900, ("last.png",), 1)
     assert caught.value.exit_code == 1
     assert "\n" not in caught.value.message
-
-
-def test_what_other_processes_meet_counts():
-    tally = Tally(1000, 100)
     with pytest.raises(FileError, match=r"20 images .* other processes have met them"):
-        tally.add(0, (), 20)
+        Tally(1000, 100).add(0, (), 20)
 
 
-def test_an_epoch_begins_anew():
-    tally = Tally(200, 100)
-    for first in range(0, 1000, 200):
-        tally.add(first, (), 2)
-        tally.add(first + 100, (), 0)
-    tally.add(1000, (), 2)
-    with pytest.raises(FileError, match=r"^3 images"):
-        tally.add(1100, (), 1)
-
-
-@pytest.mark.parametrize("batch", [1, 7, 64, 100, 150, 256, 1000])
+@pytest.mark.parametrize("batch", [1, 7, 100, 150, 1000])
 @pytest.mark.parametrize("broken", [(3,), (3, 117)])
 def test_a_tolerated_set_never_stops_whatever_the_batch(batch, broken):
     """Batches straddle epochs, or hold several: an image met twice in one is no second broken image."""
@@ -73,7 +54,7 @@ def test_a_tolerated_set_never_stops_whatever_the_batch(batch, broken):
         tally.add(first, (), met)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 64, 100, 150, 256, 1000])
+@pytest.mark.parametrize("batch", [1, 7, 100, 150, 1000])
 def test_a_set_of_twice_as_many_stops_within_two_epochs(batch):
     broken, tally = {3, 50, 117, 150, 199}, Tally(N, batch)  # 2.5%
 

@@ -14,7 +14,7 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.features import imagenet
 from spherectl.recipe import LossSpec
 from spherectl.training.perceptual import ImageNetDistance, build_perceptual
-from tests.published import resized, serving
+from tests.published import resized
 
 HEAD_WIDTHS = (64, 128, 256, 512, 512)
 
@@ -151,19 +151,6 @@ def test_offline_the_sentence_says_which_file_from_where_and_where_to_put_it(
     assert caught.value.exit_code == 1
     for part in (imagenet.VGG16.url, str(tmp_path / "torchvision" / "vgg16-397923af.pth")):
         assert part in str(caught.value)
-
-
-@pytest.mark.fast
-def test_a_file_with_another_hash_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "www").mkdir()
-    (tmp_path / "www" / "vgg16.pth").write_bytes(b"not the weights")
-    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("SPHERECTL_OFFLINE", raising=False)
-    with serving(tmp_path / "www") as url:
-        monkeypatch.setattr(imagenet, "VGG16", imagenet.Source(f"{url}/vgg16.pth", "0" * 64))
-        with pytest.raises(SpherectlError, match="SHA-256"):
-            imagenet.load_published()
-    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 @pytest.mark.fast

@@ -138,9 +138,7 @@ def test_missing_tensors_and_a_file_cut_short_are_one_sentence(zoo: Path) -> Non
         store.load_feature_network("c")
 
 
-@pytest.mark.parametrize(
-    "value", [None, True, -1, 0, 10**9, 1.5, "", "x" * 20_000, [], [[1]], [10**9] * 2, {}, {"a": 1}]
-)
+@pytest.mark.parametrize("value", [None, True, -1, 0, 10**9, "x" * 20_000, [], [[1]], {"a": 1}])
 @pytest.mark.parametrize("key", ["kind", "arguments", "image_size", "class_names", "accuracy", "widths", "num_classes"])
 def test_any_json_at_any_key_is_one_sentence(key: str, value: Any, zoo: Path) -> None:
     """But for what a network may lack: its name, its accuracy, names of classes."""
