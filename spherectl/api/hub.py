@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
 from spherectl.api.files import WeightSet, read_found
-from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.errors import FileError, UsageError
 from spherectl.files import is_there, write_text
 from spherectl.model.devices import Dtype
 from spherectl.model.formats.weights import Package, write_package
 from spherectl.places import check_writable, place
 from spherectl.settings import load_settings
-from spherectl.shown import printable, quoted, shortened
+from spherectl.shown import quoted
 from spherectl.zoo import MODEL_FILE, find_model, index
+from spherectl.zoo.publish import CARD, card, push
+from spherectl.zoo.repositories import PREFIX
 
-CARD = "README.md"
-PREFIX = "hf:"
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -98,7 +97,7 @@ class Pretrained:
         folder = folder_of(save_directory)
         package = self.package()
         write_package(folder / MODEL_FILE, package)
-        write_card(folder, package.header, self.name)
+        write_text(folder / CARD, card(package.header, self.name, "hf:user/repo"))
         return self.push_to_hub(repo_id or folder.resolve().name, **push) if push_to_hub else None
 
     def push_to_hub(
@@ -133,8 +132,11 @@ class Pretrained:
         >>> model.push_to_hub("user/repo")  # doctest: +SKIP
         'https://huggingface.co/user/repo/commit/...'
         """
-        how = {"commit_message": commit_message, "private": private, "branch": branch, "create_pr": create_pr}
-        return push(self.save_pretrained, repo_id, token=token, **how)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / MODEL_FILE
+            write_package(file, self.package())
+            repo = f"{PREFIX}{repo_id}@{branch}" if branch else repo_id
+            return push(file, repo, private=private, message=commit_message, token=token, create_pr=create_pr)
 
 
 def named(name: object, revision: str | None) -> str:
@@ -176,62 +178,3 @@ def folder_of(name: object) -> Path:
     except OSError as error:
         raise FileError(f"Cannot write {folder}: {error.strerror}.") from None
     return folder
-
-
-def write_card(folder: Path, header: dict[str, Any], name: str) -> None:
-    """The card of a model, README.md: the hub's metadata, what the model was trained on, and how to load it."""
-    recipe, licence = header["recipe"], str(header.get("licence") or "unknown")
-    is_id = re.fullmatch(r"[a-z0-9.-]{1,40}", licence) and licence not in ("unstated", "unknown")
-    data = shortened(printable(str(header.get("data", "unknown"))), 200)
-    size = recipe.get("model", {}).get("image_size", 32)
-    scores = [f"| {score['metric']} | {score['value']:g} |" for score in header.get("scores", [])]
-    lines = [
-        *("---", f"license: {licence if is_id else 'other'}", "library_name: spherectl"),
-        *("pipeline_tag: unconditional-image-generation", "tags:", "- image-generation", "- sphere-encoder", "---", ""),
-        *(f"# {shortened(printable(name), 100)}", ""),
-        f"A Sphere Encoder of {size} x {size} images, trained on {data}. Licence of the weights: {printable(licence)}.",
-        *("", "```python", "import spherectl", "", 'model = spherectl.Model.from_pretrained("user/repo")', "```", ""),
-        *(["| score | value |", "|---|---|", *scores, ""] if scores else []),
-    ]
-    write_text(folder / CARD, "\n".join(lines))
-
-
-def push(write: Callable[[Path], object], repo_id: str, *, token: str | bool | None, **how: Any) -> str:
-    """Push a folder to a repository, which is made if need be.
-
-    Args:
-        write: fills the folder.
-        repo_id: user/repo.
-        token: as huggingface_hub takes it.
-        how: commit_message, private, branch, create_pr.
-
-    Returns:
-        The commit's address.
-
-    Raises:
-        UsageError: `offline` is set, or it is no name of a repository.
-        SpherectlError: the hub refuses, or does not answer.
-    """
-    if load_settings().offline:
-        raise UsageError("Nothing is pushed while `offline` is set.", "Unset SPHERECTL_OFFLINE.")
-    if not re.fullmatch(rf"{_REPO.pattern}|[A-Za-z0-9][\w.-]*", str(repo_id)):
-        raise UsageError(f"Expected user/repo, got {quoted(repo_id)}.")
-    from huggingface_hub import HfApi
-
-    api = HfApi(token=token)
-    private, branch = how.pop("private"), how.pop("branch")
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder))
-        # httpx, huggingface_hub and its xet each raise kinds of their own.
-        try:
-            repo = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-            if branch:
-                api.create_branch(repo, branch=branch, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo, folder_path=folder, revision=branch, **how))
-        except SpherectlError:
-            raise
-        except Exception as error:  # noqa: BLE001
-            reason = shortened(next(iter(str(error).split("\n")), "") or type(error).__name__)
-            raise SpherectlError(
-                f"Cannot push to {repo_id}: {reason.rstrip('.')}.", "`hf auth login` or HF_TOKEN names the account."
-            ) from None

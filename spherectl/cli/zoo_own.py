@@ -60,6 +60,7 @@ def push(
     from spherectl import zoo
     from spherectl.errors import UsageError
     from spherectl.settings import load_settings
+    from spherectl.zoo.hub import endpoint
     from spherectl.zoo.publish import check_push
     from spherectl.zoo.publish import push as push_model
 
@@ -72,7 +73,7 @@ def push(
     words = zoo.read_card(zoo.find_entry(found.name, settings)) if found.kind == "zoo" else ""
     grid = _samples(found, settings)
     console.say(f"{found.name}: uploading to {name}")
-    address = push_model(
+    push_model(
         found.path,
         repo,
         private=private or None,
@@ -81,7 +82,7 @@ def push(
         licence=licence,
         bars=sys.stderr.isatty(),
     )
-    console.show(address)
+    console.show(f"{endpoint()}/{name.repo}")
 
 
 def _samples(found: Found, settings: Settings) -> bytes:

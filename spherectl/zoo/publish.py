@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.errors import FileError, UsageError
 from spherectl.model.formats.header import read_header
 from spherectl.settings import Settings, load_settings
-from spherectl.shown import listed, printable
+from spherectl.shown import listed, printable, quoted
 from spherectl.zoo import hub
 from spherectl.zoo.download import FREE, licence_id
-from spherectl.zoo.entries import MODEL_SUFFIX
-from spherectl.zoo.repositories import PREFIX, HubName, parse_name
+from spherectl.zoo.entries import MODEL_SUFFIX, check_repo
+from spherectl.zoo.receipts import remove, save_receipt
+from spherectl.zoo.repositories import PREFIX, HubName, hub_place, parse_name
 
 MODEL, CARD, GRID = "model.safetensors", "README.md", "samples.png"
 TASK = "unconditional-image-generation"
@@ -40,7 +41,7 @@ def push(
 
     Args:
         file: a model file of ours.
-        repo: user/repo, or hf:user/repo[@branch].
+        repo: user/repo, or hf:user/repo[@branch]; without a user it is one of the account's own.
         private: whether a new repository is hidden from others; None: as the account's default is.
         grid: a PNG of samples, shown in the card.
         words: the body of the card; empty: what the file's header says.
@@ -51,16 +52,17 @@ def push(
         bars: let huggingface_hub show its progress bars on stderr.
 
     Returns:
-        The address of the repository.
+        The address of the commit.
 
     Raises:
-        UsageError: nobody is logged in, the repository may not be written, or it is public and has to be private.
+        UsageError: offline, nobody is logged in, or the repository may not be written, or is public and must not be.
         FileError: the file is not a model.
-        SpherectlError: offline, or no answer.
+        SpherectlError: no answer.
     """
     from huggingface_hub import CommitOperationAdd
 
-    name = check_push(repo, load_settings(), token)
+    settings = load_settings()
+    name = check_push(repo, settings, token)
     if file.suffix != MODEL_SUFFIX:
         raise FileError(f"{file} is not a model file: expected a {MODEL_SUFFIX} file.")
     header = read_header(file) | ({"licence": licence} if licence else {})
@@ -75,66 +77,79 @@ def push(
         if grid is not None:
             files[GRID] = grid
         if not api.file_exists(name.repo, CARD, revision=name.revision):
-            files[CARD] = card(header, name, words, grid=grid is not None).encode()
-        api.create_commit(
+            text = card(header, name.repo.partition("/")[2], str(name), words, grid=grid is not None)
+            files[CARD] = text.encode()
+        commit = api.create_commit(
             name.repo,
             [CommitOperationAdd(path, content) for path, content in files.items()],
             commit_message=message or f"{header.get('name') or name.repo.partition('/')[2]}, by spherectl",
             revision=name.revision,
             create_pr=create_pr,
         )
-    return f"{hub.endpoint()}/{name.repo}"
+    # What was fetched from there before is another model now; and who put it there accepts the licence.
+    place = hub_place(name)
+    remove(place, settings, forget=True)
+    save_receipt(place, settings, name=str(name), accepted=_licence(header)[0])
+    return str(commit.commit_url)
 
 
 def check_push(repo: str, settings: Settings, token: str | bool | None = None) -> HubName:
     """What a repository to write to is called, where a write could succeed; raises as `push` does."""
-    name = parse_name(repo if repo.startswith(PREFIX) else f"{PREFIX}{repo}")
-    if name.folder:
-        raise UsageError(f"A model is put into a repository of its own: expected hf:{name.repo}, got {name}.")
+    is_bare = re.fullmatch(r"[A-Za-z0-9][\w.-]*", repo)
+    if not is_bare and not repo.startswith(PREFIX):
+        try:
+            check_repo(repo)
+        except ValueError as error:
+            raise UsageError(f"E{str(error)[1:]}.") from None
     if why := hub.offline(settings):
-        raise SpherectlError(f"{name} is not written, because {why} says to stay offline.")
+        raise UsageError(f"{quoted(repo)} is not written, because {why} says to stay offline.")
     from huggingface_hub import get_token
 
     if token in (None, True) and get_token() is None:
         raise UsageError("To write to the hub takes a token, and there is none.", "`hf auth login` asks for it.")
+    if is_bare:
+        with hub.asking(HubName(repo), writing=True):
+            repo = f"{hub.api(token).whoami()['name']}/{repo}"
+    name = parse_name(repo if repo.startswith(PREFIX) else f"{PREFIX}{repo}")
+    if name.folder:
+        raise UsageError(f"A model is put into a repository of its own: expected hf:{name.repo}, got {name}.")
     return name
 
 
-def card(header: dict[str, Any], name: HubName, words: str = "", *, grid: bool = False) -> str:
+def card(header: dict[str, Any], title: str, model: str, words: str = "", *, grid: bool = False) -> str:
     """A model card in Markdown, with the metadata by which the hub lists and finds models.
 
     Args:
         header: of the model file.
-        name: of the repository.
-        words: its body; empty: what the header says.
-        grid: whether there is a picture of samples beside it.
+        title: what the card calls the model.
+        model: what `spherectl.load` calls it.
+        words: the body of the card; empty: what the header says.
+        grid: whether there is a grid of samples beside it.
     """
-    title, _, body = (words or _body(header, name)).strip().partition("\n")
+    heading, _, body = (words or _body(header, title)).strip().partition("\n")
     image = f"\n![Samples]({GRID})\n" if grid else ""
     use = f"""
 ## Use
 
 With spherectl installed:
 
-    spherectl sample --model {name}
+    spherectl sample --model {model}
 
 ```python
 import spherectl
 
-model = spherectl.load("{name}")
+model = spherectl.load("{model}")
 ```
 """
-    text = printable(f"{title}\n{image}{body}\n{use}", lines=True)
-    return f"---\n{_metadata(header, name)}\n---\n\n{text}"
+    text = printable(f"{heading}\n{image}{body}\n{use}", lines=True)
+    return f"---\n{_metadata(header, title)}\n---\n\n{text}"
 
 
-def _metadata(header: dict[str, Any], name: HubName) -> str:
+def _metadata(header: dict[str, Any], title: str) -> str:
     """The YAML at the head of a card."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    stated = str(header.get("licence") or "unknown")
-    known = licence_id(stated)
-    named = known if known in FREE else "unknown" if known in ("unknown", "unstated") else "other"
+    licence, licence_name = _licence(header)
     data = str(header.get("data", ""))
     datasets = [data] if re.fullmatch(r"[\w.-]{1,100}", data) else None
     results = [
@@ -149,18 +164,26 @@ def _metadata(header: dict[str, Any], name: HubName) -> str:
         for score in header.get("scores", [])
     ]
     return ModelCardData(
-        license=named,
-        license_name=known if named == "other" else None,
+        license=licence,
+        license_name=licence_name,
         library_name="spherectl",
         pipeline_tag=TASK,
         tags=["sphere-encoder", "image-generation", "image-autoencoder"],
         datasets=datasets,
-        model_name=name.repo.partition("/")[2],
+        model_name=title,
         eval_results=results or None,
     ).to_yaml()
 
 
-def _body(header: dict[str, Any], name: HubName) -> str:
+def _licence(header: dict[str, Any]) -> tuple[str, str | None]:
+    """The licence of the weights in the hub's words, and its name if the hub has no word for it."""
+    stated = licence_id(str(header.get("licence") or "unknown"))
+    if stated in FREE:
+        return stated, None
+    return ("unknown", None) if stated in ("unknown", "unstated") else ("other", stated)
+
+
+def _body(header: dict[str, Any], title: str) -> str:
     """What the header knows, as a card's title and body."""
     model = header.get("recipe", {}).get("model", {})
     names = header.get("class_names", [])
@@ -169,7 +192,7 @@ def _body(header: dict[str, Any], name: HubName) -> str:
     seen = f", {header['images_seen']:,} images seen" if header.get("images_seen") else ""
     rows = [f"| {one['metric']} | {one['value']} | `{one['command']}` |" for one in header.get("scores", [])]
     scores = "\n".join(["## Scores", "", "| | | measured by |", "|---|---|---|", *rows, "", ""]) if rows else ""
-    return f"""# {header.get("name") or name.repo.partition("/")[2]}
+    return f"""# {title}
 
 A Sphere Encoder that generates images of {size} x {size} pixels; {classes}.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from huggingface_hub import ModelCard, constants
 
 from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
+from spherectl.model.formats import weights
 from spherectl.safetensors_header import MAX_HEADER
 from spherectl.settings import load_settings
 from spherectl.zoo import publish, receipts
@@ -205,28 +207,31 @@ def test_what_was_pushed_is_found_by_its_name_with_a_card_and_samples(hub, ours,
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     file = tmp_path / "mine.safetensors"
     file.write_bytes(ours)
-    address = publish.push(file, "hf:user/garden", grid=b"\x89PNG", words="# Garden\n\nWords of mine.", licence="MIT")
-    assert address == f"{hub.url}/user/garden"
+    address = publish.push(file, "hf:user/garden", grid=b"\x89PNG", words="# Garden\n\nWords of mine.", licence="Mine")
+    assert address.startswith(f"{hub.url}/user/garden/commit/")
     files = hub.repos["user/garden"].files("main")
     assert (files["model.safetensors"], files["samples.png"]) == (ours, b"\x89PNG")
     card = ModelCard(files["README.md"].decode())
-    assert (card.data.library_name, card.data.license) == ("spherectl", "mit")
+    assert (card.data.library_name, card.data.license) == ("spherectl", "other")
     assert "# Garden\n\n![Samples](samples.png)\n\nWords of mine." in card.text
     assert "spherectl sample --model hf:user/garden" in card.text
     assert zoo.find_model("hf:user/garden").path.read_bytes() == ours
+    package = weights.read_package(file)
+    weights.write_package(file, replace(package, header=package.header | {"images_seen": 5}))
     publish.push(file, "user/garden", words="# Other words")
+    assert zoo.find_model("hf:user/garden").path.read_bytes() == file.read_bytes()  # not what was fetched before
     assert hub.repos["user/garden"].files("main")["README.md"] == files["README.md"]  # a person may have changed it
 
 
 def test_a_card_says_licence_data_and_scores():
     header = {"licence": "Apache-2.0", "data": "garden", "name": "g", "class_names": ["a", "b"], "image_size": 32}
     header["scores"] = [{"metric": "FID, 4 steps", "value": 4.5, "command": "spherectl evaluate g"}]
-    card = ModelCard(publish.card(header, publish.HubName("user/garden")))
+    card = ModelCard(publish.card(header, "garden", "hf:user/garden"))
     assert (card.data.license, card.data.datasets) == ("apache-2.0", ["garden"])
     (result,) = card.data.eval_results
     assert (result.metric_type, result.metric_name, result.metric_value) == ("fid-4-steps", "FID, 4 steps", 4.5)
     assert "| FID, 4 steps | 4.5 | `spherectl evaluate g` |" in card.text
-    other = ModelCard(publish.card({"licence": "My own", "data": "/home/me/x"}, publish.HubName("user/garden")))
+    other = ModelCard(publish.card({"licence": "My own", "data": "/home/me/x"}, "garden", "hf:user/garden"))
     assert (other.data.license, other.data.license_name, other.data.datasets) == ("other", "my-own", None)
 
 
@@ -257,6 +262,6 @@ def test_a_push_that_cannot_be_is_a_sentence(hub, ours, tmp_path, monkeypatch):
     with pytest.raises(FileError, match="is not a whole safetensors file"):
         publish.push(tmp_path / "no.safetensors", "hf:user/garden")
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
-    with pytest.raises(SpherectlError, match="is not written, because SPHERECTL_OFFLINE says"):
+    with pytest.raises(UsageError, match="is not written, because SPHERECTL_OFFLINE says"):
         publish.push(file, "hf:user/garden")
     assert hub.repos == {}
