@@ -1,7 +1,8 @@
 """The errors a person meets: one sentence, a hint with the next command, an exit code.
 
 A mistake in what was asked for exits with 2; a failure in the world (network, disk, a bad file) exits with 1.
-Library code raises these; only the command line turns them into text.
+Library code raises these; only the command line turns them into text. Each is also the builtin exception that a Python
+programmer expects: a `ValueError`, an `OSError`, a `RuntimeError`.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ class SpherectlError(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
-class UsageError(SpherectlError):
+class UsageError(SpherectlError, ValueError):
     """The request itself cannot be met: an unknown name, a value out of range, a wrong combination."""
 
     exit_code = 2
 
 
-class FileError(SpherectlError):
+class FileError(SpherectlError, OSError):
     """A file or folder is missing, damaged, of another kind, or cannot be written."""
 
 
-class TrainingError(SpherectlError):
+class TrainingError(SpherectlError, RuntimeError):
     """Training had to stop: a loss that is not finite, a run that another process holds."""
 
 

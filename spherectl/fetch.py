@@ -109,6 +109,8 @@ def fetch_file(
         with FileLock(path.with_name(f".{path.name}.lock")):
             if not _is_right(path, sha256):  # else another process fetched it while this one waited
                 _fetch_first(urls, path, downloader)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(
             f"Cannot write to the cache {path.parent}: {error.strerror or error}.",

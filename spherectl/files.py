@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from io import BufferedReader, FileIO
 from pathlib import Path
 
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 
 # A document that people write (recipe, card, index, settings, class names); a longer one is none.
 MAX_DOCUMENT = 16 << 20
@@ -147,6 +147,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         sync_folder(path.parent)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise _cannot_write(path, error) from None
     finally:

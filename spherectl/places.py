@@ -7,7 +7,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.files import expanded
 from spherectl.shown import quoted, shortened
 
@@ -74,6 +74,8 @@ def check_writable(out: Path, *, folder: bool = False) -> None:
         with tempfile.NamedTemporaryFile(dir=existing, prefix=prefix, suffix=suffix) as file:
             file.write(b" ")  # a file-size limit or a full disk shows here
             file.flush()
+    except SpherectlError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise FileError(

@@ -1,28 +1,20 @@
-"""What the command line says and where: results on stdout, story, bars and errors on stderr.
-
-`report` is the one map from exceptions to sentences and exit codes: 2 for a mistake in what was asked, 1 for a failure
-in the world, 130 for Ctrl-C.
-"""
+"""What the command line says and where: results on stdout; story and bars on stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import functools
-import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-import typer
-
 from spherectl.cli import streams
-from spherectl.errors import ElsewhereError, FileError, SpherectlError
-from spherectl.shown import json_text, printable, sentence, shortened
+from spherectl.errors import FileError, SpherectlError
+from spherectl.shown import json_text, printable, shortened
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,8 +23,7 @@ if TYPE_CHECKING:
 QUIET_S = 2.0  # what takes less shows no bar
 WIDE = 10_000  # columns of a pipe or file: whole lines, however long, not lines cut to a screen
 LINE_EVERY_S = 30.0  # without a terminal, a line of text so often
-MAX_MESSAGE = 400  # characters of a message that is not our own
-MAX_TRACEBACK = 100_000  # characters
+MAX_CELL = 400  # characters of a table's cell
 
 
 def say(text: str) -> None:
@@ -50,7 +41,7 @@ def show_file(path: Path) -> None:
     try:
         show(str(path))
     except (FileError, BrokenPipeError):
-        _drop_unwritable()
+        drop_unwritable()
 
 
 def show_document(text: str) -> None:
@@ -85,6 +76,18 @@ def show_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
         _stdout().print(_table(rows, right))
 
 
+def say_labelled(label: str, style: str, text: str) -> None:
+    """A line on stderr that begins with a word in colour."""
+    from rich.text import Text
+
+    _stderr().print(Text.assemble((f"{label}:", style), f" {printable(text)}"), soft_wrap=True)
+
+
+def say_lines(text: str) -> None:
+    """Several lines on stderr."""
+    _stderr().print(_plain(text.rstrip(), lines=True), soft_wrap=True)
+
+
 def say_rows(rows: list[dict[str, str]], right: tuple[str, ...] = ()) -> None:
     """The same on stderr."""
     _stderr().print(_table(rows, right))
@@ -104,7 +107,7 @@ def _table(rows: list[dict[str, str]], right: tuple[str, ...]) -> RenderableType
 
 
 def _cell(text: str) -> RenderableType:
-    return _plain(shortened(text, MAX_MESSAGE))
+    return _plain(shortened(text, MAX_CELL))
 
 
 def _write(text: str) -> None:
@@ -127,6 +130,8 @@ def _told() -> Iterator[None]:
         sys.stdout.flush()
     except BrokenPipeError:
         raise
+    except SpherectlError:
+        raise
     except OSError as error:
         reason = "it is closed" if error.errno == errno.EBADF else error.strerror or str(error)
         raise FileError(f"Cannot write the result to stdout: {reason}.") from None
@@ -148,34 +153,6 @@ def only(speaks: bool) -> Iterator[None]:
 def is_terminal() -> bool:
     """Whether stdout is a person's screen."""
     return _stdout().is_terminal
-
-
-def report(error: BaseException, *, debug: bool) -> int:
-    """Tell an error in a sentence on stderr, with a hint on a line of its own.
-
-    Args:
-        error: what ended the command.
-        debug: whether its traceback is shown as well.
-
-    Returns:
-        The exit code.
-    """
-    if isinstance(error, KeyboardInterrupt):
-        return 130
-    if isinstance(error, ElsewhereError):
-        return error.exit_code
-    _drop_unwritable()
-    if isinstance(error, BrokenPipeError):
-        return 1  # the reader went away, as `head` does
-    if debug:
-        where = shortened("".join(traceback.format_exception(error)), MAX_TRACEBACK)
-        _stderr().print(_plain(where.rstrip(), lines=True), soft_wrap=True)
-    message, hint, code = _explain(error)
-    if message:
-        _stderr().print(_labelled("error", "bold red", message), soft_wrap=True)
-    if hint:
-        _stderr().print(_labelled("hint", "bold", hint), soft_wrap=True)
-    return code
 
 
 @contextlib.contextmanager
@@ -269,36 +246,7 @@ class Bar:
         return f"{' of '.join(numbers)} {unit}".rstrip()
 
 
-def _explain(error: BaseException) -> tuple[str, str, int]:
-    """Message, hint, exit code."""
-    if isinstance(error, SpherectlError):
-        return error.message, error.hint, error.exit_code
-    if isinstance(error, typer.TyperException):
-        # Typer's own, about options and arguments. Its message is empty where it has shown the help instead.
-        message = error.format_message()
-        context = getattr(error, "ctx", None)
-        return (
-            _ended(message),
-            f"See `{context.command_path} --help`." if context and message else "",
-            error.exit_code,
-        )
-    if isinstance(error, typer.Abort):
-        return "Aborted.", "", 1
-    if _is_out_of_memory(error):
-        return "There is not enough memory for this.", "A smaller --batch, or a smaller model.", 1
-    if isinstance(error, OSError) and error.strerror:
-        reason = error.strerror if error.filename is None else f"{error.strerror}: {os.fsdecode(error.filename)}"
-        return _ended(reason), "", 1
-    if (full := _no_room(error)) is not None:
-        return _ended(full), "Make room, or choose another place.", 1
-    return (
-        _ended(f"Unexpected error: {type(error).__name__}: {error}"),
-        "Run again with --debug to see where it happened.",
-        1,
-    )
-
-
-def _drop_unwritable() -> None:
+def drop_unwritable() -> None:
     """Let go of what stdout cannot take (a full disk, a closed pipe), which would fail again when Python ends."""
     try:
         sys.stdout.flush()
@@ -307,39 +255,11 @@ def _drop_unwritable() -> None:
             streams.let_go(sys.stdout)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Python's error, or one of torch's and other libraries', which is no class of its own on CPUs."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    said = ("can't allocate memory", "not enough memory", "std::bad_alloc")
-    return named or (isinstance(error, RuntimeError) and any(words in str(error) for words in said))
-
-
-def _no_room(error: BaseException) -> str | None:
-    """The system's own words, where a library wraps them in an error of its own: no room, or too few threads."""
-    text = shortened(str(error), 10_000)
-    for number in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        if os.strerror(number) in text:
-            return os.strerror(number)
-    return "The system starts no more threads" if "can't start new thread" in text else None
-
-
-def _ended(text: str) -> str:
-    """A message of anybody on one line, as a sentence."""
-    text = sentence(shortened(" ".join(text.split()), MAX_MESSAGE))
-    return text if not text or text.endswith((".", "!", "?")) else f"{text}."
-
-
 def _plain(text: str, *, lines: bool = False) -> RenderableType:
     """Text that rich draws as it is: square brackets are not markup, numbers are not coloured."""
     from rich.text import Text
 
     return Text(printable(text, lines=lines))
-
-
-def _labelled(label: str, style: str, text: str) -> RenderableType:
-    from rich.text import Text
-
-    return Text.assemble((f"{label}:", style), f" {printable(text)}")
 
 
 def _stdout() -> Console:

@@ -68,6 +68,8 @@ def fetch_set(source: Download, data: Path, *, offline: bool = False, say: Say |
             _fetch_quietly(source, partial, by_hand)
             (partial / source.folder).replace(place)
             shutil.rmtree(partial, ignore_errors=True)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(f"Cannot write to the data folder {data}: {error.strerror or error}.", by_hand) from None
     return place

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spherectl.errors import FileError
+from spherectl.errors import FileError, SpherectlError
 from spherectl.files import open_regular
 from spherectl.shown import listed
 
@@ -34,6 +34,8 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
             packed = file.peek(2)[:2] == b"\x1f\x8b"
             with gzip.GzipFile(fileobj=file) if packed else file as content:
                 return _read_idx(content, path)
+    except SpherectlError:
+        raise
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FileError(f"Cannot read {path}: {reason}.", "Remove the file and fetch it again.") from None

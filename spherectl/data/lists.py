@@ -15,15 +15,14 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from spherectl.classes import MAX_CLASSES, class_name_problem
-from spherectl.data.folders import Listing, checked
-from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
+from spherectl.data.indexes import state_of
+from spherectl.data.listings import Listing, keep, kept
 from spherectl.data.names import MAX_NAME_BYTES, Split, of_split, pack_names
 from spherectl.documents import parse_json
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.files import is_folder, is_there, open_regular
 from spherectl.shown import listed, quoted, shortened
 
@@ -114,30 +113,16 @@ def read_list(path: Path) -> Listing:
         FileError: it cannot be read, or a line is not as described.
     """
     key = f"jsonl {path.absolute()}"
+    if (found := kept(key, path.parent)) is not None:
+        return found
     try:
         state, now = state_of(path), time.time_ns()
-        if (kept := _kept(key, path, state)) is not None:
-            return kept
         with open_regular(path) as file:
             listing = _parse(file, path)
     except OSError as error:
         raise FileError(f"Cannot read the list {path}: {error.strerror or error}.") from None
-    if is_settled(state, now):
-        facts = {"class_names": listing.class_names, "state": state}
-        save_index(key, Index(facts, {"names": listing.names, "labels": listing.labels.numpy()}))
+    keep(key, listing, path.parent, {path: state}, now)
     return listing
-
-
-def _kept(key: str, path: Path, state: list[int]) -> Listing | None:
-    """The listing in the cache, if the list has not changed since."""
-
-    def made(index: Index) -> Listing | None:
-        if index.facts["state"] != state:
-            return None
-        names, labels = index.arrays["names"], torch.from_numpy(index.arrays["labels"])
-        return checked(Listing(path.parent, names, labels, tuple(index.facts["class_names"])))
-
-    return load_index(key, {"names": np.bytes_, "labels": np.int64}, made)
 
 
 def _parse(file: BufferedReader, path: Path) -> Listing:

@@ -174,6 +174,8 @@ def fetch_shard(index: RemoteIndex, number: int, stop: threading.Event | None = 
                     download(url, temporary, path, check, index.sizes[number] or None)
                     _check(temporary, url, index.md5s[number])
                 _make_room(index.folder)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(f"Cannot write to the cache {path.parent}: {error.strerror or error}.") from None
     return path
@@ -194,6 +196,8 @@ def _fetch_document(url: str, kept: Path, parse: Callable[[str, str], T]) -> T:
     if load_settings().offline and is_regular(kept):
         try:
             return parse(read_text(kept), url)
+        except SpherectlError:
+            raise
         except OSError as error:
             raise FileError(f"Cannot read {kept}: {error.strerror}.", "Remove it, and fetch it again.") from None
     _refuse_offline(url)

@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 
 from spherectl.classes import check_class_names
-from spherectl.data.folders import Listing, checked
 from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
+from spherectl.data.listings import Listing, checked
 from spherectl.data.names import TEST_WORDS, Split, has_test_word, is_hidden, of_split
 from spherectl.data.tars import SUFFIXES, UNLABELLED, Shard, compressed, is_compressed, read_shard
 from spherectl.documents import parse_json
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.files import is_folder, is_regular, is_there, read_text
 from spherectl.shown import shortened
 
@@ -245,6 +245,8 @@ def _class_names(folder: Path) -> tuple[str, ...] | None:
     for path in (place / name for place in (folder, folder.parent) for name in CLASS_FILES):
         try:
             return parse_class_names(read_text(path), str(path))
+        except SpherectlError:
+            raise
         except FileNotFoundError:
             continue
         except OSError as error:

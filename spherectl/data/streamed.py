@@ -23,7 +23,7 @@ from spherectl.data.decode import cannot_read, decode_image
 from spherectl.data.image_set import DecodedImages
 from spherectl.data.remote import KEPT, RemoteIndex, fetch_shard
 from spherectl.data.tars import MissingShardError, Shard, read_member, read_shard
-from spherectl.errors import FileError
+from spherectl.errors import FileError, SpherectlError
 
 T = TypeVar("T")
 
@@ -86,6 +86,8 @@ class RemoteImages(DecodedImages):
         offset, size = int(shard.offsets[inside]), int(shard.sizes[inside])
         try:
             content = self._read(number, lambda path: read_member(path, offset, size))
+        except SpherectlError:
+            raise
         except OSError as error:
             raise cannot_read(self.where(index), error.strerror or str(error)) from None
         return decode_image(content, self.where(index))

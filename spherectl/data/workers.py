@@ -112,6 +112,8 @@ def read_ahead(
             if isinstance(piece, SpherectlError):
                 raise piece
             yield Read(torch.as_tensor(piece.images), torch.tensor(piece.labels), piece.unreadable)
+    except SpherectlError:
+        raise
     except (RuntimeError, OSError, EOFError) as error:
         # The loader's own word for a dead worker, or what comes of asking one for the memory that it shared.
         if str(error).startswith("Caught "):  # an exception in a living worker: a mistake in the program

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.files import expanded, open_regular
 from spherectl.plots.figures import COLOURS, STYLE, check_target, save
 from spherectl.shown import listed, printable, quoted
@@ -134,6 +134,8 @@ def read_metrics(run: Path) -> dict[str, Numbers]:
                 count += 1
             if len(line) == MAX_LINE:
                 raise FileError(f"{path}: line {count + 1:,} has more than {MAX_LINE:,} bytes; the file is damaged.")
+    except SpherectlError:
+        raise
     except FileNotFoundError:
         pass
     except OSError as error:
