@@ -149,7 +149,7 @@ def _own_product(rows: int, side: int) -> Callable[[], object]:
 
 
 def _measured() -> float:
-    """Speed of a linear of 768 to 768 over 1,024 rows, the best of each way; alternating, so that other work slows both."""
+    """Speed of a linear of 768 to 768 over 1,024 rows: the best of each way, in turns so that both meet other work."""
     rows, side = 1024, 768
     x, weight, bias = torch.ones(rows, side), torch.ones(side, side), torch.zeros(side)
     ways: tuple[Callable[[], object], ...] = (lambda: F.linear(x, weight, bias), _own_product(rows, side))
