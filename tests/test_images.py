@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import spherectl
 from spherectl import images
@@ -38,38 +39,23 @@ def test_grid_puts_every_image_in_its_place():
     assert torch.equal(images.grid(shown, columns=3, padding=1), expected), "bytes stay what they are"
 
 
-def test_one_image_is_itself():
+def test_columns_of_grids_and_strips():
+    columns = {1: 1, 2: 2, 3: 3, 4: 2, 5: 5, 6: 3, 7: 3, 8: 4, 10: 5, 11: 4, 12: 4, 16: 4, 64: 8, 100: 10}
+    for count, expected in columns.items():
+        sheet = images.grid(torch.zeros(count, 3, 2, 2), padding=0)
+        assert sheet.shape == (3, 2 * -(-count // expected), 2 * expected), count
     assert torch.equal(images.grid(to_float(ramp())[None]), ramp())
-
-
-@pytest.mark.parametrize(
-    ("count", "columns"),
-    [
-        *((1, 1), (2, 2), (3, 3), (4, 2), (5, 5), (6, 3), (7, 3), (8, 4)),
-        *((9, 3), (10, 5), (11, 4), (12, 4), (16, 4), (64, 8), (100, 10)),
-    ],
-)
-def test_default_columns(count, columns):
-    sheet = images.grid(torch.zeros(count, 3, 2, 2), padding=0)
-    rows = -(-count // columns)
-    assert sheet.shape == (3, 2 * rows, 2 * columns)
-
-
-def test_strip_is_one_row():
     assert images.strip(torch.zeros(7, 3, 4, 2), padding=1).shape == (3, 4, 7 * 3 - 1)
-
-
-def test_more_columns_than_images_leave_no_margin():
     assert images.grid(torch.zeros(2, 3, 4, 4), columns=9, padding=0).shape == (3, 4, 8)
 
 
-def test_grid_refuses_what_is_no_image():
-    with pytest.raises(UsageError, match=r"\(B, 3, H, W\)"):
-        images.grid(torch.zeros(0, 3, 4, 4))
-    with pytest.raises(UsageError, match=r"\(B, 3, H, W\)"):
-        images.grid(torch.zeros(3, 4, 4))
-    with pytest.raises(UsageError, match=r"\[0, 1\]"):
-        images.grid(torch.full((1, 3, 4, 4), 1.5))
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [(torch.zeros(0, 3, 4, 4), r"\(B, 3, H, W\)"), (torch.full((1, 3, 4, 4), 1.5), r"\[0, 1\]")],
+)
+def test_grid_refuses_what_is_no_image(wrong, said):
+    with pytest.raises(UsageError, match=said):
+        images.grid(wrong)
 
 
 def chunks(path: Path) -> list[tuple[str, bytes]]:
@@ -86,19 +72,16 @@ def chunks(path: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_png_gives_pixels_and_provenance_back(tmp_path):
+def test_png_as_other_software_finds_it(tmp_path):
+    """Pixels, our JSON and the IPTC mark by specification; nothing but pixels without provenance."""
     path = tmp_path / "folder" / "image.png"
-    images.save_png(path, ramp(), PROVENANCE)
+    turned = ramp().flip(-1).transpose(1, 2)  # not contiguous
+    images.save_png(path, turned, PROVENANCE)
     assert images.read_provenance(path) == PROVENANCE
+    assert [entry.name for entry in path.parent.iterdir()] == ["image.png"]
     with Image.open(path) as pil_image:
         assert pil_image.mode == "RGB"
-        assert (np.asarray(pil_image).transpose(2, 0, 1) == ramp().numpy()).all()
-    assert [entry.name for entry in path.parent.iterdir()] == ["image.png"]
-
-
-def test_png_text_as_other_software_finds_it(tmp_path):
-    path = tmp_path / "image.png"
-    images.save_png(path, ramp(), PROVENANCE)
+        assert (np.asarray(pil_image).transpose(2, 0, 1) == turned.numpy()).all()
     text = [body for kind, body in chunks(path) if kind == "tEXt"]
     key, _, value = text[0].partition(b"\0")
     assert key == b"spherectl"
@@ -111,17 +94,12 @@ def test_png_text_as_other_software_finds_it(tmp_path):
     assert xmp.startswith(b"XML:com.adobe.xmp\0\0\0\0\0")
     packet = ET.fromstring(xmp.split(b"\0", 5)[5].decode("utf-8"))
     (description,) = packet.iter("{http://www.w3.org/1999/02/22-rdf-syntax-ns#}Description")
-    assert (
-        description.attrib["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"]
-        == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-    )
+    source = description.attrib["{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"]
+    assert source == "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 
-
-def test_png_without_provenance_is_pixels_alone(tmp_path):
-    path = tmp_path / "image.png"
-    images.save_png(path, ramp(), None)
-    assert {kind for kind, _ in chunks(path)} == {"IHDR", "IDAT", "IEND"}
-    assert images.read_provenance(path) is None
+    images.save_png(tmp_path / "bare.png", ramp(), None)
+    assert {kind for kind, _ in chunks(tmp_path / "bare.png")} == {"IHDR", "IDAT", "IEND"}
+    assert images.read_provenance(tmp_path / "bare.png") is None
 
 
 def test_same_image_same_bytes(tmp_path):
@@ -131,50 +109,30 @@ def test_same_image_same_bytes(tmp_path):
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "a.png").read_bytes()
 
 
-def test_non_contiguous_images_are_saved_right(tmp_path):
-    images.save_png(tmp_path / "image.png", ramp().flip(-1).transpose(1, 2), None)
-    with Image.open(tmp_path / "image.png") as pil_image:
-        assert (np.asarray(pil_image) == ramp().flip(-1).permute(2, 1, 0).numpy()).all()
-
-
 @pytest.mark.parametrize("image", [torch.zeros(3, 4, 4), torch.zeros(1, 4, 4, dtype=torch.uint8), ramp()[None]])
 def test_png_refuses_what_is_no_image(tmp_path, image):
     with pytest.raises(UsageError, match="uint8 of shape"):
         images.save_png(tmp_path / "image.png", image, None)
-    assert not list(tmp_path.iterdir())
-
-
-def test_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
-    for write in (
-        lambda: images.save_png(tmp_path / "file" / "image.png", ramp(), None),
-        lambda: images.save_npz(tmp_path / "file" / "images.npz", 1, [(ramp()[None], None)]),
-    ):
-        with pytest.raises(FileError, match=r"^Cannot write "):
-            write()
+    with pytest.raises(FileError, match=r"^Cannot write "):
+        images.save_png(tmp_path / "file" / "image.png", ramp(), None)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
-def test_provenance_of_what_is_no_png(tmp_path):
-    pil_image = Image.new("RGB", (4, 4))
-    pil_image.save(tmp_path / "image.jpg")
-    (tmp_path / "random.png").write_bytes(bytes(range(200)))
-    (tmp_path / "empty.png").touch()
+def test_provenance_of_what_is_no_png_of_ours(tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "image.jpg")
+    Image.new("L", (4, 4)).save(tmp_path / "other.png")
     images.save_png(tmp_path / "cut.png", torch.zeros(3, 64, 64, dtype=torch.uint8), PROVENANCE)
     (tmp_path / "cut.png").write_bytes((tmp_path / "cut.png").read_bytes()[:60])
-    assert images.read_provenance(tmp_path / "image.jpg") is None
-    for name in ("random.png", "empty.png", "cut.png", "missing.png", "."):
-        with pytest.raises(FileError, match="Cannot read the image") as caught:
+    for name in ("image.jpg", "other.png"):
+        assert images.read_provenance(tmp_path / name) is None
+    for name in ("cut.png", "missing.png"):
+        with pytest.raises(FileError, match=f"^Cannot read the image {tmp_path / name}"):
             images.read_provenance(tmp_path / name)
-        assert "\n" not in caught.value.message
-        assert str(tmp_path / name) in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "text", ["no json", "[1, 2]", '"text"', "NaN", "{", "[" * 100_000, '{"a": ' * 100 + "1" + "}" * 100, "1" * 5000]
-)
+@pytest.mark.parametrize("text", ["[1, 2]", "NaN", "{", "[" * 100_000, '{"a": ' * 100 + "1" + "}" * 100, "1" * 5000])
 def test_provenance_that_is_not_ours(tmp_path, text):
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_text("spherectl", text)
     Image.new("RGB", (4, 4)).save(tmp_path / "image.png", pnginfo=info)
@@ -182,56 +140,30 @@ def test_provenance_that_is_not_ours(tmp_path, text):
         images.read_provenance(tmp_path / "image.png")
 
 
-def test_other_peoples_png_has_no_provenance(tmp_path):
-    Image.new("L", (4, 4)).save(tmp_path / "image.png")
-    assert images.read_provenance(tmp_path / "image.png") is None
-
-
 def test_provenance_survives_another_programs_copy(tmp_path):
     # Text chunks behind the pixels, where some programs put them.
     images.save_png(tmp_path / "image.png", ramp(), PROVENANCE)
-    data = (tmp_path / "image.png").read_bytes()
-    parts = chunks(tmp_path / "image.png")
-    order = (
-        [p for p in parts if p[0] not in ("tEXt", "iTXt", "IEND")] + [p for p in parts if p[0] == "tEXt"] + parts[-1:]
-    )
+    data, parts = (tmp_path / "image.png").read_bytes(), chunks(tmp_path / "image.png")
+    order = [p for p in parts if p[0] not in ("tEXt", "iTXt", "IEND")] + [p for p in parts if p[0] == "tEXt"]
     moved = b"".join(
         len(body).to_bytes(4, "big") + kind.encode() + body + zlib.crc32(kind.encode() + body).to_bytes(4, "big")
-        for kind, body in order
+        for kind, body in (*order, parts[-1])
     )
     (tmp_path / "copy.png").write_bytes(data[:8] + moved)
     assert images.read_provenance(tmp_path / "copy.png") == PROVENANCE
 
 
-def test_npz_as_the_adm_suite_reads_it(tmp_path):
-    shown = torch.arange(3 * 3 * 4 * 5, dtype=torch.uint8).reshape(3, 3, 4, 5)
-    labels = torch.tensor([7, 1, 4], dtype=torch.int32)
-    path = tmp_path / "images.npz"
-    images.save_npz(path, 3, [(shown[:2], labels[:2]), (shown[2:], labels[2:])])
-    with np.load(path, allow_pickle=False) as stored:
-        assert sorted(stored) == ["arr_0", "arr_1"]
-        assert stored["arr_0"].dtype == np.uint8
-        assert (stored["arr_0"] == shown.numpy().transpose(0, 2, 3, 1)).all()
-        assert stored["arr_1"].dtype == np.int64
-        assert stored["arr_1"].tolist() == [7, 1, 4]
-    with zipfile.ZipFile(path) as archive:
-        assert {member.date_time for member in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}, "no time: same bytes"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["images.npz"]
-
-
 def test_npz_has_the_bytes_that_numpy_writes(tmp_path):
-    shown, labels = torch.arange(96, dtype=torch.uint8).reshape(2, 3, 4, 4), torch.tensor([3, 9])
-    images.save_npz(tmp_path / "ours.npz", 2, [(shown, labels)])
-    np.savez(tmp_path / "numpys.npz", shown.permute(0, 2, 3, 1).contiguous().numpy(), labels.numpy())
-    for name in ("arr_0.npy", "arr_1.npy"):
-        with zipfile.ZipFile(tmp_path / "ours.npz") as ours, zipfile.ZipFile(tmp_path / "numpys.npz") as theirs:
-            assert ours.namelist() == theirs.namelist()
-            assert ours.read(name) == theirs.read(name)
-
-
-def test_npz_without_labels_and_under_any_name(tmp_path):
-    images.save_npz(tmp_path / "images", 1, [(ramp()[None], None)])
-    with np.load(tmp_path / "images", allow_pickle=False) as stored:
+    """As the ADM suite reads it: arr_0 uint8 (n, H, W, 3), arr_1 int64 (n,)."""
+    shown, labels = torch.arange(144, dtype=torch.uint8).reshape(3, 3, 4, 4), torch.tensor([3, 9, 1], dtype=torch.int32)
+    images.save_npz(tmp_path / "ours", 3, [(shown[:2], labels[:2]), (shown[2:], labels[2:])])
+    np.savez(tmp_path / "numpys.npz", shown.permute(0, 2, 3, 1).contiguous().numpy(), labels.long().numpy())
+    with zipfile.ZipFile(tmp_path / "ours") as ours, zipfile.ZipFile(tmp_path / "numpys.npz") as theirs:
+        assert ours.namelist() == theirs.namelist() == ["arr_0.npy", "arr_1.npy"]
+        assert all(ours.read(name) == theirs.read(name) for name in ours.namelist())
+        assert {member.date_time for member in ours.infolist()} == {(1980, 1, 1, 0, 0, 0)}, "no time: same bytes"
+    images.save_npz(tmp_path / "bare", 1, [(ramp()[None], None)])
+    with np.load(tmp_path / "bare", allow_pickle=False) as stored:
         assert list(stored) == ["arr_0"]
 
 
@@ -242,7 +174,6 @@ def test_npz_without_labels_and_under_any_name(tmp_path):
         (1, [(ramp()[None], torch.tensor([1, 2]))], "Expected 1 labels"),
         (2, [(ramp()[None], None)], "Expected 2 images, got 1"),
         (2, [(ramp()[None], None), (ramp()[None, :, :-1], None)], "as the first"),
-        (1, [], "Expected 1 images, got 0"),
     ],
 )
 def test_npz_refuses_what_does_not_fit(tmp_path, count, batches, said):

@@ -49,7 +49,7 @@ class Model(Pretrained, nn.Module):
 
     >>> import spherectl
     >>> spherectl.load("fashion-mnist", device="cpu", dtype="float32")
-    Model(fashion-mnist: 32 x 32 px, 10 classes, latents (16, 8), 2,811,236 ema parameters, float32 on cpu)
+    Model(fashion-mnist: 32 x 32 px, 10 classes, latents (64, 8), 3,848,548 ema parameters, float32 on cpu)
     """
 
     def __init__(
@@ -133,7 +133,12 @@ class Model(Pretrained, nn.Module):
         return "" if self.is_changed() else self._source.sha256
 
     def is_changed(self) -> bool:
-        """Whether the weights are others than those that were loaded, as after a step of training."""
+        """Whether the weights are others than those that were loaded, as after a step of training.
+
+        >>> import spherectl
+        >>> spherectl.load("fashion-mnist", device="cpu").is_changed()
+        False
+        """
         return self._changed or self._marks != self._versions()
 
     def __repr__(self) -> str:
@@ -181,7 +186,7 @@ class Model(Pretrained, nn.Module):
         >>> from PIL import Image
         >>> model = spherectl.load("fashion-mnist", device="cpu")
         >>> model.encode(Image.new("RGB", (640, 480)), "bag").shape
-        torch.Size([1, 16, 8])
+        torch.Size([1, 64, 8])
         """
         x = self._from_unit(as_images(images, self.recipe))
         return self.network.encode(x, self.labels(classes, len(x)))
@@ -202,7 +207,7 @@ class Model(Pretrained, nn.Module):
 
         >>> import spherectl, torch
         >>> model = spherectl.load("fashion-mnist", device="cpu")
-        >>> spherectl.to_pil(model.decode(torch.randn(2, 16, 8), ["bag", 5]))[0].size
+        >>> spherectl.to_pil(model.decode(torch.randn(2, 64, 8), ["bag", 5]))[0].size
         (32, 32)
         """
         tokens, channels = self.latent_shape
@@ -283,7 +288,12 @@ class Model(Pretrained, nn.Module):
         return (images.to(self.device) * 2 - 1).to(self.dtype)
 
     def package(self) -> Package:
-        """The model as a file holds it; changed weights have no scores, and a parent."""
+        """The model as a file holds it; changed weights have no scores, and a parent.
+
+        >>> import spherectl
+        >>> spherectl.load("fashion-mnist", device="cpu").package().header["data"]
+        'fashion-mnist'
+        """
         header = {**self.header, "weights": self.weights}
         if self.is_changed():
             header |= {"scores": [], "parent": self._source.sha256}

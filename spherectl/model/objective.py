@@ -33,7 +33,12 @@ class Perceptual(Protocol):
 
 @dataclass(frozen=True)
 class LossWeights:
-    """Weights of the five parts, in the order of section 4, and of a sixth, `centre`, which is ours and off."""
+    """Weights of the five parts, in the order of section 4, and of a sixth, `centre`, which is ours and off.
+
+    >>> import spherectl
+    >>> spherectl.LossWeights(latent=0.2).con
+    0.5
+    """
 
     rec: float = 1.0
     rec_perceptual: float = 1.0
@@ -54,6 +59,11 @@ class TrainingNoise:
         labels_encode: (B,) labels after dropout for z = E(x, y); None for unconditional networks.
         labels_decode: (2 B,) the same for D([v_large; v_small]).
         labels_again: (B,) the same for z_large = E(x_large, y).
+
+    >>> import spherectl
+    >>> noise = spherectl.training_noise(0, 0, None, batch=8, latent_shape=(16, 8), hard_ratio=1.5)
+    >>> noise.noise.shape, noise.labels_encode
+    (torch.Size([8, 16, 8]), None)
     """
 
     large: Tensor
@@ -72,6 +82,14 @@ class Losses:
         total, rec, rec_perceptual, con, con_perceptual, latent, centre: scalars; the parts sum to `total`.
         x_large, x_small: (B, 3, H, W) decoded images in [-1, 1].
         z_large, z_clean: (B, ...) latents before f; `z_clean` without gradient.
+
+    >>> import spherectl, torch
+    >>> model = spherectl.load("fashion-mnist", device="cpu", dtype="float32").train()
+    >>> y = torch.arange(4)
+    >>> noise = spherectl.training_noise(0, 0, y, batch=4, latent_shape=(64, 8), hard_ratio=1.5, num_classes=10)
+    >>> losses = spherectl.objective(model.encoder, model.decoder, torch.rand(4, 3, 32, 32), noise, sigma_max=5.67)
+    >>> bool(torch.isclose(losses.total, losses.rec + losses.con + losses.latent))
+    True
     """
 
     total: Tensor
@@ -91,35 +109,47 @@ def objective(
     encode: Network,
     decode: Network,
     images: Tensor,
-    draws: TrainingNoise,
+    noise: TrainingNoise,
     *,
     sigma_max: float,
     weights: LossWeights | None = None,
     perceptual: Perceptual | None = None,
 ) -> Losses:
-    """One step's loss; call `.total.backward()`.
+    """One step's loss, of section 4; call `.total.backward()`.
 
     Args:
         encode: (B, 3, H, W) in [-1, 1] and labels to latents before f.
         decode: points on the sphere and labels to images in [-1, 1].
         images: (B, 3, H, W) in [0, 1].
-        draws: from `training_noise`, or one's own.
+        noise: from `training_noise`, or one's own.
         sigma_max: tan(angle_max).
         weights: defaults to those of the CIFAR-10 recipe.
         perceptual: distance P; None leaves both perceptual parts out.
+
+    >>> import spherectl, torch
+    >>> encode, decode = torch.nn.Linear(12, 8), torch.nn.Linear(8, 12)
+    >>> noise = spherectl.training_noise(0, 0, None, batch=4, latent_shape=(8,), hard_ratio=1.5)
+    >>> losses = spherectl.objective(
+    ...     lambda x, y: encode(x.flatten(1)),
+    ...     lambda v, y: decode(v).tanh().reshape(-1, 3, 2, 2),
+    ...     torch.rand(4, 3, 2, 2),
+    ...     noise,
+    ...     sigma_max=5.67,
+    ... )
+    >>> losses.total.backward()
     """
     w = weights or LossWeights()
     # 1. z = E(x, y); v = f(z)
-    z = encode(images * 2 - 1, draws.labels_encode)
+    z = encode(images * 2 - 1, noise.labels_encode)
     v = spherify(z)
     z_clean = z.detach()
     # 3. v_large = f(v + r_large sigma_max e); v_small with the same e
-    v_large = perturb(v, draws.large * sigma_max, draws.noise.to(v.dtype))
-    v_small = perturb(v, draws.small * sigma_max, draws.noise.to(v.dtype))
+    v_large = perturb(v, noise.large * sigma_max, noise.noise.to(v.dtype))
+    v_small = perturb(v, noise.small * sigma_max, noise.noise.to(v.dtype))
     # 4. x_large, x_small = D([v_large; v_small], [y; y])
-    x_large, x_small = decode(torch.cat((v_large, v_small)), draws.labels_decode).chunk(2)
+    x_large, x_small = decode(torch.cat((v_large, v_small)), noise.labels_decode).chunk(2)
     # 5. z_large = E(x_large, y)
-    z_large = encode(x_large, draws.labels_again)
+    z_large = encode(x_large, noise.labels_again)
     # 6. the five parts, on images in [0, 1], in float32 at least
     large01, small01 = at_least_float32(x_large) / 2 + 0.5, at_least_float32(x_small) / 2 + 0.5
     target01 = at_least_float32(images).to(small01.dtype)
@@ -137,7 +167,7 @@ def objective(
             still = [features.detach() for features in small]
             con_p = w.con_perceptual * perceptual.compare(perceptual.features(large01), still)
     latent = w.latent * (1 - cosine(z_large, z_clean)).mean()
-    centre = w.centre * class_cosine(v, draws.labels_encode) if w.centre else zero
+    centre = w.centre * class_cosine(v, noise.labels_encode) if w.centre else zero
     total = rec + rec_p + con + con_p + latent + centre
     return Losses(total, rec, rec_p, con, con_p, latent, centre, x_large, x_small, z_large, z_clean)
 
@@ -155,7 +185,7 @@ def cosine(a: Tensor, b: Tensor) -> Tensor:
 def class_cosine(v: Tensor, labels: Tensor | None) -> Tensor:
     """Mean cosine between the latents of a class, which weighs down the part that all of them share.
 
-    Samples begin at points that have no such part, so a decoder that is used to it in training draws worse from them.
+    Sampling begins at points without that part, so a decoder that relied on it in training makes worse images of them.
 
     Args:
         v: (B, ...) points on the sphere, or latents before f.
@@ -222,20 +252,24 @@ def training_noise(
     Args:
         seed: of the run.
         first_image: images seen before this step, over all processes.
-        labels: class labels of the images drawn for, or None for unconditional networks.
+        labels: class labels of the images in `part`, or None for unconditional networks.
         batch: B, at least 3, over all processes.
         latent_shape: shape of one latent, (N, d).
         hard_ratio: tan(angle_hard) / sigma_max.
-        part: first image of the batch to draw for, and the one after the last; None: all B. A process or a micro-batch
+        part: first image of the batch that is wanted, and the one after the last; None: all B. A process or micro-batch
             gets what the whole batch would have given it.
         num_classes: the null class's label.
         hard_probability: share of hard cases.
-        hard_cases: "reference" (one draw decides and places) or "full" (two draws).
-        label_dropout: probability of the null class, drawn for each call of a network.
-        device: where to draw.
+        hard_cases: "reference" (one number decides and places) or "full" (two numbers).
+        label_dropout: probability of the null class, decided anew for each call of a network.
+        device: of the result.
 
     Raises:
         UsageError: a batch under 3, which has no room for the two exact radii and a third.
+
+    >>> import spherectl
+    >>> spherectl.training_noise(0, 0, None, batch=4, latent_shape=(16, 8), hard_ratio=1.5).large.shape
+    torch.Size([4])
     """
     if batch < 3:
         raise UsageError(f"The global batch must be at least 3 to stratify the noise; got {batch}.")
@@ -257,12 +291,12 @@ def training_noise(
     if on_mps:
         large, small = large.float(), small.float()
     noise = seeding.noise(seed, seeding.TRAINING, own, latent_shape)
-    drawn = large.to(device), small.to(device), noise.to(device)
+    moved = large.to(device), small.to(device), noise.to(device)
     if labels is None or num_classes == 0:
-        return TrainingNoise(*drawn)
+        return TrainingNoise(*moved)
 
     def dropped(stream: int, word: int) -> Tensor:
         return seeding.with_null(seed, stream, own, labels, num_classes, label_dropout, word)
 
     decode_labels = torch.cat((dropped(seeding.DROP_D, 0), dropped(seeding.DROP_D, 1)))
-    return TrainingNoise(*drawn, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))
+    return TrainingNoise(*moved, dropped(seeding.DROP_E, 0), decode_labels, dropped(seeding.DROP_E2, 0))

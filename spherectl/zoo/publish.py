@@ -15,7 +15,7 @@ from spherectl.shown import listed, printable, quoted
 from spherectl.zoo import hub
 from spherectl.zoo.download import FREE, licence_id
 from spherectl.zoo.entries import MODEL_SUFFIX, check_repo
-from spherectl.zoo.receipts import remove, save_receipt
+from spherectl.zoo.receipts import load_receipt, remove, save_receipt
 from spherectl.zoo.repositories import PREFIX, HubName, hub_place, parse_name
 
 MODEL, CARD, GRID = "model.safetensors", "README.md", "samples.png"
@@ -88,8 +88,9 @@ def push(
         )
     # What was fetched from there before is another model now; and who put it there accepts the licence.
     place = hub_place(name)
+    accepted = _licence(header)[0] if CARD in files else load_receipt(place, settings).get("accepted", "")
     remove(place, settings, forget=True)
-    save_receipt(place, settings, name=str(name), accepted=_licence(header)[0])
+    save_receipt(place, settings, name=str(name), accepted=accepted)
     return str(commit.commit_url)
 
 
@@ -190,7 +191,10 @@ def _body(header: dict[str, Any], title: str) -> str:
     size = header.get("image_size") or model.get("image_size")
     classes = f"{len(names)} classes ({listed(names, 12)})" if names else "no named classes"
     seen = f", {header['images_seen']:,} images seen" if header.get("images_seen") else ""
-    rows = [f"| {one['metric']} | {one['value']} | `{one['command']}` |" for one in header.get("scores", [])]
+    rows = [
+        f"| {one['metric']} | {one['value']} | `{one.get('command') or 'unknown'}` |"
+        for one in header.get("scores", [])
+    ]
     scores = "\n".join(["## Scores", "", "| | | measured by |", "|---|---|---|", *rows, "", ""]) if rows else ""
     return f"""# {title}
 

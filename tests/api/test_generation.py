@@ -1,0 +1,175 @@
+"""generate against the method written out; its batches, settings, classes and refusals."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated
+
+import pytest
+import torch
+
+import spherectl
+from spherectl import api, sampling
+from spherectl.errors import UsageError
+from spherectl.model import sampler, seeding
+from spherectl.model.formats import weights
+from spherectl.provenance import Provenance
+from spherectl.recipe import SampleSpec
+
+pytestmark = pytest.mark.fast
+
+
+def test_generate_iterates_over_finished_batches(model, monkeypatch):
+    computed = []
+    real = api.generation.sample_indices
+
+    def watched(model, indices, *rest):
+        computed.append(len(indices))
+        return real(model, indices, *rest)
+
+    monkeypatch.setattr(api.generation, "sample_indices", watched)
+    batches = spherectl.generate(model, 7, classes=["bag", 2], batch=3)
+    assert computed == []
+    first = next(batches)
+    assert computed == [3]  # the rest is not waited for
+    rest = list(batches)
+    assert [len(batch) for batch in (first, *rest)] == [len(batch.pil()) for batch in (first, *rest)] == [3, 3, 1]
+    assert torch.cat([batch.indices for batch in (first, *rest)]).tolist() == list(range(7))
+    assert torch.cat([batch.labels for batch in (first, *rest)]).tolist() == [8, 2, 8, 2, 8, 2, 8]
+    for batch in (first, *rest):
+        assert batch.images.shape[1:] == (3, 32, 32)
+        assert 0 <= float(batch.images.min()) <= float(batch.images.max()) <= 1
+
+
+def test_generate_is_the_method_of_section_5(model):
+    """Against the method written out over the bare networks: e, f, D, then rounds of E, f, noise, D."""
+    indices = torch.arange(4)
+    labels = torch.tensor([1, 1, 1, 1])
+    (batch,) = spherectl.generate(model, 4, classes=[1], steps=3, noise="fresh", strength="decaying", seed=9)
+    with torch.no_grad():
+        x = model.network.decode(sampler.spherify(seeding.noise(9, seeding.INITIAL, indices, (16, 8))), labels)
+        for k in (1, 2):
+            noise = seeding.noise(9, seeding.ROUND, indices, (16, 8), k)
+            v = model.network.encode(x, labels)
+            x = model.network.decode(sampler.spherify(v + (1 - k / 3) * model.recipe.noise.sigma_max * noise), labels)
+    assert torch.allclose(batch.images, (x / 2 + 0.5).clamp(0, 1), atol=1e-5)
+
+
+def test_the_noise_between_steps_has_an_angle_of_its_own(model, tiny_run, tmp_path):
+    """Training's where none is asked; the model's [sample] table may have one; 0 is no noise at all."""
+
+    def made(one: api.Model = model, **settings):
+        (batch,) = spherectl.generate(one, 4, **{"steps": 3, **settings})
+        return batch.images
+
+    plain, less = made(), made(noise_deg=60.0)
+    assert torch.equal(plain, made(noise_deg="training"))
+    assert torch.equal(plain, made(noise_deg=model.recipe.noise.angle_deg))
+    assert not torch.equal(plain, less)
+    assert torch.equal(made(steps=1, noise_deg=60.0), made(steps=1))  # one step has no noise but its own
+    labels = torch.arange(4)
+    x = made(steps=1) * 2 - 1
+    with torch.no_grad():
+        again = model.network.decode(model.network.encode(x, labels), labels)
+    assert torch.allclose(made(steps=2, noise_deg=0.0, guidance=1.0), (again / 2 + 0.5).clamp(0, 1), atol=1e-4)
+    package = weights.read_package(tiny_run / "model.safetensors")
+    table = package.header["recipe"] | {"sample": package.header["recipe"]["sample"] | {"noise_deg": 60.0}}
+    weights.write_package(tmp_path / "own.safetensors", replace(package, header=package.header | {"recipe": table}))
+    own = api.load(tmp_path / "own.safetensors", device="cpu", dtype="float32")
+    assert torch.equal(made(own), less)
+    assert torch.equal(made(own, noise_deg="training"), plain)
+
+
+def test_settings_default_to_the_models_own(model):
+    (mine,) = spherectl.generate(model, 4)
+    own = model.recipe.sample
+    (named,) = spherectl.generate(model, 4, steps=own.steps, guidance=own.guidance, noise=own.noise)
+    assert torch.equal(mine.images, named.images)
+    for other in ({"steps": 1}, {"guidance": 2.0}, {"seed": 1}, {"classes": ["none"]}):
+        (changed,) = spherectl.generate(model, 4, **other)
+        assert not torch.equal(mine.images, changed.images), other
+
+
+def test_an_image_does_not_depend_on_batch_or_count(model):
+    (whole,) = spherectl.generate(model, 7, classes="bag", steps=4, guidance=1.5)
+    parts = torch.cat([b.images for b in spherectl.generate(model, 7, classes="bag", steps=4, guidance=1.5, batch=2)])
+    more = torch.cat([b.images for b in spherectl.generate(model, 12, classes="bag", steps=4, guidance=1.5)])
+    assert torch.equal(whole.images, parts)
+    assert torch.equal(whole.images, more[:7])
+    for a, b in pairwise(whole.images):
+        assert not torch.equal(a, b)
+
+
+def test_classes_take_turns_and_share_evenly(model, free):
+    labels = api.spread_classes(model, 23, None)
+    counts = torch.bincount(labels, minlength=10)
+    assert (int(counts.min()), int(counts.max())) == (2, 3)
+    assert labels[:10].tolist() == list(range(10))
+    assert api.spread_classes(model, 3, ["none"]).tolist() == [10, 10, 10]
+    (batch,) = spherectl.generate(free, 3)
+    assert batch.labels is None
+    with pytest.raises(UsageError, match="free is unconditional"):
+        spherectl.generate(free, 3, classes=[1])
+    with pytest.raises(UsageError, match="free is unconditional: guidance needs classes"):
+        spherectl.generate(free, 3, guidance=2.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"count": 10**12}, "count: expected a whole number from 1 to 10000000"),
+        ({"count": True}, "count: .* got True"),
+        ({"batch": 0}, "batch: expected a whole number from 1 to 8192"),
+        ({"seed": 2**64}, "seed: expected a whole number from 0"),
+        ({"steps": 0}, "sample.steps: expected a whole number from 1 to 1000"),
+        ({"steps": "4"}, "sample.steps: .* got '4'"),
+        ({"guidance": float("nan")}, "sample.guidance: expected a finite number from 1 to 1000"),
+        ({"guidance": "2"}, "sample.guidance: .* got '2'"),
+        ({"noise": ["shared"]}, "sample.noise"),
+        ({"noise_deg": 90.0}, "sample.noise_deg: expected a finite number from 0 below 90"),
+        ({"noise_deg": "60"}, "sample.noise_deg"),
+        ({"guide": "dog", "strength": "great"}, r"sample\.guide.*sample\.strength"),
+        ({"classes": []}, "at least one class"),
+        ({"classes": [-1]}, "there is no class -1"),
+    ],
+)
+def test_generate_refuses_before_it_computes(model, wrong, said):
+    """From the call itself, not from the first batch."""
+    with pytest.raises(UsageError, match=said):
+        spherectl.generate(model, **{"count": 4, **wrong})
+
+
+# One record
+
+
+def test_every_setting_is_in_the_signature_the_table_and_the_provenance():
+    """A setting that is added to `sampling.Sampling` and forgotten somewhere fails here."""
+    names = [option.name for option in sampling.options()]
+    assert list(SampleSpec.model_fields) == names
+    assert set(names) <= set(Provenance.model_fields)
+    signature = inspect.signature(spherectl.generate).parameters
+    assert [name for name in signature if name in names] == names
+    assert all(f"        {name}: " in spherectl.generate.__doc__ for name in names)
+    defaults = SampleSpec()
+    assert [getattr(defaults, option.name) for option in sampling.options()] == [
+        option.default for option in sampling.options()
+    ]
+
+
+def test_a_new_setting_is_one_line():
+    class More(sampling.Sampling):
+        shake: Annotated[float, sampling.Setting("How much.", ge=0, le=2)] = 0.5
+
+    *_, option = sampling.options(More)
+    assert option == ("shake", "How much.", 0.5, float, (), 0, 2, None)
+    assert option.flag == "--shake"
+    assert option.check(2) == 2
+    with pytest.raises(UsageError, match=r"sample\.shake: expected a finite number from 0 to 2, got 3"):
+        option.check(3)
+
+
+def test_the_settings_are_told_on_one_line():
+    told = sampling.described(SampleSpec(steps=2, guidance=1.4, noise_deg=60.0))
+    assert told == "steps 2, guidance 1.4, guide both, noise shared, strength constant, noise-deg 60"
