@@ -16,7 +16,7 @@ from spherectl.model.formats.layouts import below
 from spherectl.progress import Progress, part_of
 from spherectl.settings import Settings
 from spherectl.zoo import hub
-from spherectl.zoo.entries import MODEL_SUFFIX, Entry, cached_path
+from spherectl.zoo.entries import MODEL_SUFFIX, Entry, cached_path, is_present
 from spherectl.zoo.receipts import load_receipt, save_receipt
 from spherectl.zoo.repositories import HubName, Listing, choose, hub_place
 
@@ -123,6 +123,15 @@ def find_download(entry: Entry, settings: Settings) -> Download:
 def find_hub_download(name: HubName, settings: Settings) -> Download:
     """The files of a model that was named by its repository; naming it is trusting it."""
     return replace(_on_the_hub(name, hub_place(name), settings), known=True)
+
+
+def find_on_the_hub(name: HubName, settings: Settings, progress: Progress | None = None) -> tuple[Path, str]:
+    """A model of the hub and its commit: as it was fetched before, without asking again; else fetched now."""
+    place = hub_place(name)
+    path = cached_path(place, settings)
+    if not is_present(path):
+        path = fetch_download(find_hub_download(name, settings), settings, progress)
+    return path, str(load_receipt(place, settings).get("revision", ""))
 
 
 def licence_id(licence: str) -> str:

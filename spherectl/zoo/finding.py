@@ -17,10 +17,10 @@ from spherectl.progress import Progress
 from spherectl.settings import Settings, load_settings, origin, packaged
 from spherectl.shown import listed, quoted
 from spherectl.zoo.catalogue import index
-from spherectl.zoo.download import fetch_download, find_download, find_hub_download
-from spherectl.zoo.entries import MAX_NAME, MODEL_SUFFIX, Entry, cached_path, is_present
-from spherectl.zoo.receipts import load_receipt, verify_fetched
-from spherectl.zoo.repositories import PREFIX, HubName, hub_place, parse_name
+from spherectl.zoo.download import fetch_download, find_download, find_on_the_hub
+from spherectl.zoo.entries import MAX_NAME, MODEL_SUFFIX, Entry, is_present
+from spherectl.zoo.receipts import verify_fetched
+from spherectl.zoo.repositories import PREFIX, parse_name
 
 MODEL_FILE = "model.safetensors"  # what a run folder keeps its model in
 
@@ -174,7 +174,10 @@ def verify(entry: Entry, settings: Settings) -> str:
 
 def _find(text: str, why: str, settings: Settings, progress: Progress | None) -> Found:
     if text.startswith(PREFIX):
-        return _on_the_hub(parse_name(text), why, settings, progress)
+        name = parse_name(text)
+        path, commit = find_on_the_hub(name, settings, progress)
+        told = f"model: {name} ({why}{f', commit {commit[:12]}' * bool(commit)})"
+        return Found(path, name.repo.rpartition("/")[2], "hub", told)
     entries = index(settings)
     if text in entries:
         return _zoo_model(entries[text], why, settings)
@@ -185,18 +188,6 @@ def _find(text: str, why: str, settings: Settings, progress: Progress | None) ->
     runs = sorted(str(model.parent) for model in settings.runs.glob(f"*/{MODEL_FILE}"))
     raise UsageError(
         f"There is no model {quoted(text)}: neither the zoo nor a path has that name.", _suggest(text, [*names, *runs])
-    )
-
-
-def _on_the_hub(name: HubName, why: str, settings: Settings, progress: Progress | None) -> Found:
-    """A model of the hub: as it was fetched before, without asking again; else fetched now."""
-    kept = hub_place(name)
-    path = cached_path(kept, settings)
-    if not is_present(path):
-        path = fetch_download(find_hub_download(name, settings), settings, progress)
-    commit = str(load_receipt(kept, settings).get("revision", ""))[:12]
-    return Found(
-        path, name.repo.rpartition("/")[2], "hub", f"model: {name} ({why}{f', commit {commit}' * bool(commit)})"
     )
 
 
