@@ -272,14 +272,8 @@ def lively() -> Callable[[Recipe], Package]:
     return make
 
 
-@pytest.fixture(scope="session")
-def tiny_run(
-    tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Path, lively: Callable[[Recipe], Package]
-) -> Path:
-    """A finished run of the debug recipe, from lively weights, that `sample` may pick. Copy it before changing it.
-
-    Made by the library, so that no setting of whoever runs the tests plays a part.
-    """
+def _trained(folder: Path, excerpt: Path, tables: dict[str, Any], start: Callable[[Recipe], Package] | None) -> Path:
+    """A finished run of the debug recipe, by the library: no setting of whoever runs the tests plays a part."""
     import torch
 
     from spherectl import recipe as recipes
@@ -287,34 +281,35 @@ def tiny_run(
     from spherectl.training.loop import train
     from spherectl.training.plan import resolve
 
-    folder = tmp_path_factory.mktemp("tiny") / "tiny"
-    recipe = recipes.load(ROOT / "recipes" / "debug.toml", {"name": "tiny", "run": {"default": True}})
-    images = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
-    resolved = resolve(recipe, images, torch.device("cpu"))
-    train(resolved, images, folder, device=torch.device("cpu"), start=lively(resolved))
+    recipe, cpu = recipes.load(ROOT / "recipes" / "debug.toml", tables), torch.device("cpu")
+    images = open_dataset(recipe.data, recipe.model.image_size, root=excerpt)
+    resolved = resolve(recipe, images, cpu)
+    train(resolved, images, folder, device=cpu, start=start and start(resolved))
     return folder
 
 
 @pytest.fixture(scope="session")
-def tiny_baselines(tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Path) -> dict[str, Path]:
-    """Finished runs of a VAE and of a diffusion model of the debug recipe's size, by kind; they draw grey."""
-    import torch
+def tiny_run(
+    tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Path, lively: Callable[[Recipe], Package]
+) -> Path:
+    """A finished run of the debug recipe, from lively weights, that `sample` may pick. Copy it before changing it."""
+    tables = {"name": "tiny", "run": {"default": True}}
+    return _trained(tmp_path_factory.mktemp("tiny") / "tiny", fashion_excerpt, tables, lively)
 
+
+@pytest.fixture(scope="session")
+def tiny_baselines(tmp_path_factory: pytest.TempPathFactory, fashion_excerpt: Path) -> dict[str, Path]:
+    """Finished runs of a VAE and of a diffusion model of the debug recipe's size, by kind; their images are grey."""
     import experiments  # noqa: F401 - it registers both
-    from spherectl import recipe as recipes
-    from spherectl.data.datasets import open_dataset
-    from spherectl.training.loop import train
-    from spherectl.training.plan import resolve
 
     pytest.importorskip("diffusers")
-    folder, cpu = tmp_path_factory.mktemp("baselines"), torch.device("cpu")
+    folder = tmp_path_factory.mktemp("baselines")
     changes: dict[str, dict[str, Any]] = {
         "vae": {"model": {"kind": "vae", "encoder_mixer_blocks": 0}, "loss": {"kl": 1e-3}},
         "diffusion": {"model": {"kind": "diffusion"}},
     }
-    length = {"length_images": 24, "checkpoint_images": 24, "sample_images": 24}
-    for kind, tables in changes.items():
-        recipe = recipes.load(ROOT / "recipes" / "debug.toml", {"name": kind, "run": length, **tables})
-        images = open_dataset(recipe.data, recipe.model.image_size, root=fashion_excerpt)
-        train(resolve(recipe, images, cpu), images, folder / kind, device=cpu)
-    return {kind: folder / kind for kind in changes}
+    run = {"length_images": 24, "checkpoint_images": 24, "sample_images": 24}
+    return {
+        kind: _trained(folder / kind, fashion_excerpt, {"name": kind, "run": run, **tables}, None)
+        for kind, tables in changes.items()
+    }

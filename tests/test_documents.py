@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
+import tomllib
 
 import pytest
 
-from spherectl.documents import MAX_DEPTH, MAX_TOML, parse_toml
+from spherectl.documents import MAX_DEPTH, MAX_TOML, parse_json, parse_table, parse_toml
+from spherectl.errors import FileError
 
 pytestmark = pytest.mark.fast
 
 MAX_S = 5  # without the limits each of these takes minutes
 
 
-@pytest.mark.parametrize(
-    "key",
-    ["a", '"x y"', '"\\""', "'a.b'", "a ", "\ta"],
-)
+@pytest.mark.parametrize("key", ["a", '"x y"', '"\\""', "'a.b'", "a ", "\ta"])
 @pytest.mark.parametrize("form", ["{}=1", "[{}]", "t={{{}=1}}"])
 def test_a_key_of_many_parts_is_refused_before_it_is_read(key, form):
     text = form.format(".".join([key] * 100_000))
@@ -41,3 +40,44 @@ def test_dots_of_numbers_and_texts_are_no_keys():
 def test_a_long_text_is_refused_unread():
     with pytest.raises(ValueError, match=f"more than {MAX_TOML:,} characters"):
         parse_toml("#" * (MAX_TOML + 1))
+
+
+NO_JSON = [
+    "",
+    "{",
+    "[" * 10**5,
+    "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
+    "NaN",
+    "[Infinity]",
+    "1" * 5000,
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("text", NO_JSON)
+def test_what_is_no_json_is_a_value_error(text):
+    with pytest.raises(ValueError):  # noqa: PT011 - the messages are many
+        parse_json(text)
+    with pytest.raises(FileError, match="is not JSON"):
+        parse_table(text, "It")
+
+
+def test_json_reads_a_byte_order_mark_and_keeps_its_bounds():
+    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+    assert parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)
+    with pytest.raises(ValueError, match="more than 3 bytes"):
+        parse_json("[1, 2]", most_bytes=3)
+    with pytest.raises(FileError, match="expected a JSON object, got \\[1\\]"):
+        parse_table("[1]", "It")
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "a = " + "[" * 10**5, "a = " + "1" * 5000, "a = 9999-99-99", "a.b.c" * 20 + "= 1 x"]
+)
+def test_what_is_no_toml_is_a_decode_error(text):
+    with pytest.raises(tomllib.TOMLDecodeError):
+        parse_toml(text)
+
+
+def test_toml_reads_a_byte_order_mark():
+    assert parse_toml("\ufeffa = 1") == {"a": 1}

@@ -43,6 +43,10 @@ def test_a_command_says_and_writes_what_it_does_in_a_new_python(cli: Any, tmp_pa
         ended = run(*words, env=cli.environment(), cwd=tmp_path)
         found.append((ended.returncode, ended.stdout, ended.stderr, (tmp_path / "a.png").read_bytes()))
     assert found[0] == found[1]
+    assert (found[0][0], found[0][1].split()) == (0, ["a.png"])
+    wrong = cli("no-such-command")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "no-such-command" in wrong.stderr
 
 
 def test_a_kill_and_a_time_limit_end_a_fork(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from spherectl import documents, shown
 from spherectl.cli.options import DeviceName
-from spherectl.documents import MAX_DEPTH, parse_json, parse_table, parse_toml
 from spherectl.errors import FileError, UsageError
 from spherectl.shown import MAX_SENTENCE, MAX_VALUE, json_text, listed, printable, quoted, sentence, shortened
 
@@ -101,45 +100,3 @@ def test_json_for_machines_reads_back_as_it_was_without_control_characters():
     assert json.loads(text) == value
     assert printable(text, lines=True) == text
     assert "é 👍" in text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "{",
-        "[" * 10**5,
-        "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
-        "NaN",
-        "[Infinity]",
-        "1" * 5000,
-        b"\xff",
-        "nul",
-    ],
-)
-def test_what_is_no_json_is_a_value_error(text):
-    with pytest.raises(ValueError):  # noqa: PT011 - the messages are many
-        parse_json(text)
-    with pytest.raises(FileError, match="is not JSON"):
-        parse_table(text, "It")
-
-
-def test_json_reads_a_byte_order_mark_and_keeps_its_bounds():
-    assert parse_json(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
-    assert parse_json("[" * MAX_DEPTH + "]" * MAX_DEPTH)
-    with pytest.raises(ValueError, match="more than 3 bytes"):
-        parse_json("[1, 2]", most_bytes=3)
-    with pytest.raises(FileError, match="expected a JSON object, got \\[1\\]"):
-        parse_table("[1]", "It")
-
-
-@pytest.mark.parametrize(
-    "text", ["a", "a = " + "[" * 10**5, "a = " + "1" * 5000, "a = 9999-99-99", "a.b.c" * 20 + "= 1 x"]
-)
-def test_what_is_no_toml_is_a_decode_error(text):
-    with pytest.raises(documents.tomllib.TOMLDecodeError):
-        parse_toml(text)
-
-
-def test_toml_reads_a_byte_order_mark():
-    assert parse_toml("\ufeffa = 1") == {"a": 1}
