@@ -52,8 +52,8 @@ FLOORS = [
     [
         "arrays",
         *("data.names", "data.decode", "data.idx", "data.indexes"),
-        *("data.folders", "data.lists", "data.tars", "data.shards"),
-        *("data.transforms", "data.unreadable", "data.image_set", "data.remote", "data.streamed"),
+        *("data.listings", "data.folders", "data.lists", "data.tars", "data.shards"),
+        *("data.transforms", "data.unreadable", "data.image_set", "data.decoded", "data.remote", "data.streamed"),
         "data.download",
         *("data.sets.folder", *records("data.sets", but="folder")),
         *("data.datasets", "data.workers", "data.order"),

@@ -84,7 +84,7 @@ def find(given: Iterable[str]) -> Given:
 
 def tell_left_out(dataset: ImageSet) -> None:
     """Say which kinds of images in a training set's folder are not read; of very large sets it takes too long."""
-    from spherectl.data.image_set import FolderImages
+    from spherectl.data.decoded import FolderImages
 
     if isinstance(dataset, FolderImages) and len(dataset) <= MAX_LOOKED_THROUGH:
         folder = dataset.listing.folder

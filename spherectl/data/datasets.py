@@ -12,8 +12,9 @@ from typing import TypedDict
 
 import torch
 
+from spherectl.data.decoded import FolderImages, ShardImages
 from spherectl.data.download import fetch_set
-from spherectl.data.image_set import Fit, FolderImages, ImageSet, MemoryImages, Pixels, ShardImages
+from spherectl.data.image_set import Fit, ImageSet, MemoryImages, Pixels
 from spherectl.data.names import Split
 from spherectl.data.remote import is_url, open_index
 from spherectl.data.sets import DatasetRecord, Say, find_record

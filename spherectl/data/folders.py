@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,33 +22,12 @@ from torch import Tensor
 
 from spherectl.classes import check_class_names
 from spherectl.data.decode import SUFFIXES, is_image_name, is_other_image_name
-from spherectl.data.indexes import Index, is_settled, load_index, save_index, state_of
+from spherectl.data.indexes import state_of
+from spherectl.data.listings import Listing, keep, kept
 from spherectl.data.names import Split, is_hidden, of_split, pack_names, split_of
 from spherectl.errors import FileError, UsageError
 from spherectl.files import is_folder, is_there
 from spherectl.shown import listed
-
-
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """The images of a folder or a list.
-
-    Attributes:
-        folder: what `names` are relative to.
-        names: (n,) file names as the system's bytes. An array, not a list: ImageNet's 1.28 million names are shared
-            with worker processes, and every look at a Python string would copy its page of memory.
-        labels: (n,) int64; zeros where there are no classes.
-        class_names: by number; empty where there are no classes.
-    """
-
-    folder: Path
-    names: npt.NDArray[np.bytes_]
-    labels: Tensor
-    class_names: tuple[str, ...]
-
-    def path(self, index: int) -> Path:
-        """The file of image `index`."""
-        return self.folder / os.fsdecode(bytes(self.names[index]))
 
 
 def list_images(root: Path, split: Split = "train") -> Listing:
@@ -66,19 +44,12 @@ def list_images(root: Path, split: Split = "train") -> Listing:
         raise UsageError(f"Expected a folder of images at {root}; there is nothing of that name.")
     if not is_folder(root):
         raise UsageError(f"Expected a folder of images, got the file {root}.", _hint_for_file(root))
-    if (kept := _kept(root, split)) is not None:
-        return kept
+    if (found := kept(_key(root, split), root)) is not None:
+        return found
     now = time.time_ns()
     scan = _Scan()
     listing = _list_split(scan, root, split)
-    if all(is_settled(state, now) for state in scan.states.values()):
-        facts = {
-            "folder": str(listing.folder.relative_to(root)),
-            "class_names": listing.class_names,
-            "folders": [str(folder.relative_to(root)) for folder in scan.states],
-            "states": list(scan.states.values()),
-        }
-        save_index(_key(root, split), Index(facts, {"names": listing.names, "labels": listing.labels.numpy()}))
+    keep(_key(root, split), listing, root, scan.states, now)
     return listing
 
 
@@ -87,7 +58,7 @@ def holds_images(root: Path) -> bool:
     try:
         if not is_folder(root):
             return False
-        if _kept(root, "train") is not None:
+        if kept(_key(root, "train"), root) is not None:
             return True
         scan = _Scan()
         folder = _split_folder(scan, root, "train") or root
@@ -144,31 +115,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _key(root: Path, split: Split) -> str:
     return f"folder {root.absolute()} {split} {' '.join(SUFFIXES)}"
-
-
-def _kept(root: Path, split: Split) -> Listing | None:
-    """The listing in the cache, if no folder has changed since."""
-
-    def made(index: Index) -> Listing | None:
-        facts, names, labels = index.facts, index.arrays["names"], torch.from_numpy(index.arrays["labels"])
-        if any(state_of(root / name) != state for name, state in zip(facts["folders"], facts["states"], strict=True)):
-            return None
-        return checked(Listing(root / facts["folder"], names, labels, tuple(facts["class_names"])))
-
-    return load_index(_key(root, split), {"names": np.bytes_, "labels": np.int64}, made)
-
-
-def checked(listing: Listing) -> Listing:
-    """The same listing, if its parts belong together.
-
-    Raises:
-        ValueError: they do not.
-    """
-    names, labels, classes = listing.names, listing.labels, listing.class_names
-    fits = 0 < len(names) == len(labels) and 0 <= labels.min() <= labels.max() < max(len(classes), 1)
-    if not fits or not all(isinstance(name, str) for name in classes):
-        raise ValueError("a listing whose parts do not belong together")
-    return listing
 
 
 def _list_split(scan: _Scan, root: Path, split: Split) -> Listing:

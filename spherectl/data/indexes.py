@@ -27,7 +27,7 @@ from spherectl.files import open_regular, replacing
 T = TypeVar("T")
 
 # Raised when what is kept changes, so that older files are made anew.
-FORMAT = 2
+FORMAT = 3
 
 # A file system's clock moves in steps, and what changes twice within one has the same time: an index of something that
 # was changed so shortly before it was read may miss the second change, and is not kept.

@@ -119,6 +119,8 @@ def read_list(path: Path) -> Listing:
         state, now = state_of(path), time.time_ns()
         with open_regular(path) as file:
             listing = _parse(file, path)
+    except SpherectlError:
+        raise
     except OSError as error:
         raise FileError(f"Cannot read the list {path}: {error.strerror or error}.") from None
     keep(key, listing, path.parent, {path: state}, now)

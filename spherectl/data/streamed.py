@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from spherectl.data.decode import cannot_read, decode_image
-from spherectl.data.image_set import DecodedImages
+from spherectl.data.decoded import DecodedImages
 from spherectl.data.remote import KEPT, RemoteIndex, fetch_shard
 from spherectl.data.tars import MissingShardError, Shard, read_member, read_shard
 from spherectl.errors import FileError, SpherectlError

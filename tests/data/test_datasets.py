@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from spherectl.data.datasets import FolderImages, MemoryImages, open_dataset
-from spherectl.data.folders import Listing
+from spherectl.data.listings import Listing
 from spherectl.data.sets import fashion_mnist, folder, imagenet
 from spherectl.data.transforms import adm_crop, as_tensor, fit_crop
 from spherectl.errors import FileError, SpherectlError, UsageError

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from spherectl.data import image_set as module
+from spherectl.data import decoded as module
 from spherectl.data.datasets import open_dataset
 from spherectl.recipe import DataSpec
 

@@ -16,6 +16,7 @@ import torch
 from spherectl.data import folders, indexes
 from spherectl.data.folders import holds_images, list_images
 from spherectl.data.indexes import Index, is_settled, load_index, save_index
+from spherectl.data.listings import kept
 from spherectl.settings import load_settings
 
 pytestmark = pytest.mark.fast
@@ -55,9 +56,9 @@ def test_a_damaged_file_is_none_wherever_the_damage_is():
     save_index("key", INDEX)
     (file,) = stored()
     whole = file.read_bytes()
-    for kept in range(0, len(whole), 37):
-        file.write_bytes(whole[:kept])
-        assert load("key") is None, kept
+    for size in range(0, len(whole), 37):
+        file.write_bytes(whole[:size])
+        assert load("key") is None, size
     for at in range(0, len(whole), 11):
         file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
         found = load("key")  # a byte that says nothing may be any
@@ -210,7 +211,7 @@ def test_any_change_is_seen(root, change, expected):
 @pytest.mark.parametrize(
     "facts",
     [
-        {"folders": None},
+        {"places": None},
         {"states": "x"},
         {"class_names": [1, 2]},
         {"class_names": ["cat"]},
@@ -219,10 +220,10 @@ def test_any_change_is_seen(root, change, expected):
 def test_kept_facts_of_another_kind_are_made_again(root, facts, monkeypatch):
     first = list_images(root)
     key = folders._key(root, "train")
-    kept = load_index(key, {"names": np.bytes_, "labels": np.int64}, lambda index: index)
-    assert kept is not None
-    save_index(key, Index({**kept.facts, **facts}, kept.arrays))
-    assert folders._kept(root, "train") is None
+    index = load_index(key, {"names": np.bytes_, "labels": np.int64}, lambda index: index)
+    assert index is not None
+    save_index(key, Index({**index.facts, **facts}, index.arrays))
+    assert kept(key, root) is None
     assert list_images(root).class_names == first.class_names == ("cat", "dog")
 
 

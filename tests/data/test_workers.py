@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from spherectl.data import workers
-from spherectl.data.image_set import DecodedImages
+from spherectl.data.decoded import DecodedImages
 from spherectl.data.order import training_batches
 from spherectl.errors import SpherectlError
 

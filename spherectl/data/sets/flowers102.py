@@ -15,7 +15,7 @@ from spherectl.errors import FileError, SpherectlError
 from spherectl.files import is_folder, is_there, read_bytes
 
 if TYPE_CHECKING:
-    from spherectl.data.folders import Listing
+    from spherectl.data.listings import Listing
     from spherectl.data.names import Split
 
 # Of a table, packed or not; the published ones have 502 and 14,989 bytes, 65,512 if they are unpacked.
@@ -48,7 +48,7 @@ def read(folder: Path, split: Split, _say: Say | None = None) -> Listing:
     import numpy as np
     import torch
 
-    from spherectl.data.folders import Listing
+    from spherectl.data.listings import Listing
     from spherectl.data.names import pack_names
 
     labels = _read_table(folder / "imagelabels.mat", "labels", 102)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spherectl.data.sets import DatasetRecord, Say, folder, read_class_names
 
 if TYPE_CHECKING:
-    from spherectl.data.folders import Listing
+    from spherectl.data.listings import Listing
     from spherectl.data.names import Split
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from spherectl.data.sets import DatasetRecord, Say
 
 if TYPE_CHECKING:
-    from spherectl.data.folders import Listing
+    from spherectl.data.listings import Listing
     from spherectl.data.names import Split
 
 
