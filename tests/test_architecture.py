@@ -51,7 +51,7 @@ FLOORS = [
     # Images, and frozen networks that look at them.
     [
         "arrays",
-        *("data.names", "data.decode", "data.idx", "data.indexes"),
+        *("data.names", "data.decode", "data.given", "data.idx", "data.indexes"),
         *("data.listings", "data.folders", "data.lists", "data.tars", "data.shards"),
         *("data.transforms", "data.unreadable", "data.image_set", "data.decoded", "data.remote", "data.streamed"),
         "data.download",
@@ -86,14 +86,14 @@ FLOORS = [
         *("evaluation.autoencoders", "evaluation.posterior", "evaluation.projection"),
         "export",
         *("export.graphs", "export.check", "export.metadata", "export.onnx", "export.pt2", "export.layouts"),
-        "export.web",
+        *("export.web", "export.formats"),
         "plots",
         *("plots.figures", "plots.training", "plots.posterior", "plots.uniformity", "plots.samples"),
     ],
     # The command line.
     [
         "cli",
-        *("cli.streams", "cli.console", "cli.options"),
+        *("cli.streams", "cli.console", "cli.failures", "cli.signals", "cli.options"),
         *("cli.models", "cli.image_files", "cli.train", "cli.encode", "cli.reproduce", "cli.sample"),
         *("cli.edit", "cli.degradation", "cli.restore", "cli.interpolate", "cli.evaluate"),
         *("cli.plot_latents", "cli.plot"),
@@ -108,11 +108,11 @@ ORDER = [name for floor in FLOORS for name in floor]
 # Where the name of a module is not that of the distribution that brings it.
 DISTRIBUTIONS = {"PIL": "pillow"}
 
-HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests", "matplotlib"}
+HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests", "matplotlib", "huggingface_hub"}
 
 # What an image does not need; torch's compiler and all it brings take longer than everything of ours.
 NOT_FOR_SAMPLING = {
-    *("torchvision", "scipy", "pooch", "requests", "tensorboard", "torch_fidelity", "lpips", "xformers", "filelock"),
+    *("torchvision", "scipy", "pooch", "requests", "tensorboard", "torch_fidelity", "lpips", "xformers", "filelock"), "huggingface_hub",
     *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes"),
     *("sympy", "matplotlib"),
     *("spherectl.training", "spherectl.features", "spherectl.evaluation", "spherectl.data.datasets"),
@@ -276,7 +276,7 @@ def after(cli, *lines: str, env: dict[str, str] | None = None) -> set[str]:
 @pytest.mark.slow
 def test_heavy_modules_are_seen_when_they_are_loaded(cli):
     """The measure itself: were `loaded` blind, the tests below could not fail."""
-    assert loaded(cli, "import pooch, requests, torchvision, pydantic_settings, matplotlib") >= HEAVY
+    assert loaded(cli, "import pooch, requests, torchvision, pydantic_settings, matplotlib, huggingface_hub") >= HEAVY
     assert loaded(cli, "import torch; torch.arange(3, device='meta')") & NOT_FOR_SAMPLING >= {"sympy"}
 
 
@@ -315,7 +315,7 @@ def test_completion_loads_nothing_heavy(cli, line):
 @pytest.mark.slow
 def test_listing_loads_no_torch(cli):
     modules = after(cli, "zoo ls", "zoo ls --json", "recipes ls", "recipes show debug", "recipes check debug")
-    assert not modules & {"torch", "torchvision", "numpy", "pooch"}
+    assert not modules & {"torch", "torchvision", "numpy", "pooch", "huggingface_hub"}
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from spherectl.cli import (
     encode,
     evaluate,
     export,
+    failures,
     features,
     interpolate,
     plot,
@@ -125,7 +126,7 @@ class Root(Group):
                 )
             sys.stdout.flush()
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - whatever it is, a sentence tells it
-            return console.report(error, debug=debug)
+            return failures.report(error, debug=debug)
         return result if isinstance(result, int) else 0
 
 

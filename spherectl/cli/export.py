@@ -3,136 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import Annotated, Any
 
 import typer
 
 from spherectl.cli import console, options
 from spherectl.errors import UsageError
-from spherectl.model.formats.layouts import LAYOUTS, Layout
+from spherectl.export.formats import FORMATS, PARTS, Format, Request
+from spherectl.model.formats.layouts import LAYOUTS
 from spherectl.places import check_writable
 
-if TYPE_CHECKING:
-    from spherectl.export.check import Difference
-    from spherectl.zoo import Found
-
-
-class PartName(StrEnum):
-    """Parts of a model that are graphs of their own."""
-
-    DECODER = "decoder"
-    ENCODER = "encoder"
-    ROUND = "round"
-
-
-class Written(Protocol):
-    """A file and how far it is from the model."""
-
-    @property
-    def path(self) -> Path:
-        """Where."""
-
-    @property
-    def difference(self) -> Difference:
-        """Measured."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for.
-
-    Attributes:
-        found: the model.
-        out: file or folder, by format.
-        dtype: of the weights.
-        parts: graphs to write, in order.
-        weights: which set; None: the averaged one, and where both can be kept, both.
-    """
-
-    found: Found
-    out: Path
-    dtype: str
-    parts: Sequence[str]
-    weights: options.WeightsName | None
-
-
-@dataclass(frozen=True)
-class Format:
-    """One way out.
-
-    Attributes:
-        write: yields each file when it is there.
-        dtypes: that can be asked for, the default first.
-        has_parts: whether it is written in parts, into a folder.
-        suffix: of the one file it is; the empty string: a folder.
-        has_weights: whether one set of weights is chosen.
-        then: what to type next, {out} being what was written.
-    """
-
-    write: Callable[[Request], Iterator[Written]]
-    dtypes: tuple[str, ...]
-    has_parts: bool = False
-    suffix: str = ""
-    has_weights: bool = True
-    then: str = ""
-
-
-def _write_onnx(request: Request) -> Iterator[Written]:
-    from spherectl.export.onnx import check_packages, export_onnx
-
-    check_packages()
-    model = _load(request)
-    for part in request.parts:
-        yield from export_onnx(model, request.out, [part], request.dtype)  # type: ignore[list-item, arg-type]
-
-
-def _write_pt2(request: Request) -> Iterator[Written]:
-    from spherectl.export.pt2 import export_pt2
-
-    model = _load(request)
-    for part in request.parts:
-        yield from export_pt2(model, request.out, [part])  # type: ignore[list-item]
-
-
-def _write_layout(layout: Layout, request: Request) -> Iterator[Written]:
-    from spherectl.export.layouts import export_layout
-    from spherectl.model.formats.weights import read_package
-
-    yield export_layout(read_package(request.found.path), request.out, layout)
-
-
-def _write_safetensors(request: Request) -> Iterator[Written]:
-    from spherectl.export.layouts import export_safetensors
-    from spherectl.model.formats.weights import read_package
-
-    package, name = read_package(request.found.path), request.found.name
-    yield export_safetensors(package, request.out, request.dtype, _kind(request), name)  # type: ignore[arg-type]
-
-
-def _write_web(request: Request) -> Iterator[Written]:
-    from spherectl.export.onnx import check_packages
-    from spherectl.export.web import export_web
-
-    check_packages()
-    precision = None if request.dtype == AUTO else request.dtype
-    yield from export_web(_load(request), request.out, precision)  # type: ignore[arg-type]
-
-
-AUTO = "auto"
-SERVE = "see it: python -m http.server --directory {out} 8000, then open http://localhost:8000"
-
-FORMATS = {
-    "onnx": Format(_write_onnx, ("float32", "float16", "int8"), has_parts=True),
-    "pt2": Format(_write_pt2, ("float32",), has_parts=True),
-    **{one.name: Format(partial(_write_layout, one), ("float32",), has_weights=False) for one in LAYOUTS},
-    "safetensors": Format(_write_safetensors, ("float32", "float16", "bfloat16"), suffix=".safetensors"),
-    "web": Format(_write_web, (AUTO, "float32", "float16", "int8"), then=SERVE),
-}
 FormatName = StrEnum("FormatName", [(name.upper(), name) for name in FORMATS])  # type: ignore[misc]
 
 
@@ -215,7 +97,8 @@ def export(
     rows: list[dict[str, Any]] = []
     total = len(names) or 1
     with asked_or_claimed(out, stem, form.suffix) as target, console.progress("exporting", total, "files") as bar:
-        for written in form.write(Request(found, target, chosen, names, weights)):
+        kind: Any = None if weights is None else weights.value
+        for written in form.write(Request(found, target, chosen, names, kind)):
             size = written.path.stat().st_size
             rows.append({"path": str(written.path), "bytes": size, "difference": written.difference.table()})
             if len(rows) < total:
@@ -229,16 +112,6 @@ def export(
         console.show_json(rows)
 
 
-def _load(request: Request) -> Any:
-    from spherectl import api
-
-    return api.load_found(request.found, device="cpu", dtype="float32", weights=_kind(request))
-
-
-def _kind(request: Request) -> Literal["ema", "raw"]:
-    return "raw" if request.weights is options.WeightsName.RAW else "ema"
-
-
 def _dtype(name: FormatName, form: Format, asked: str | None) -> str:
     if asked is None:
         return form.dtypes[0]
@@ -250,15 +123,14 @@ def _dtype(name: FormatName, form: Format, asked: str | None) -> str:
 
 def _parts(name: FormatName, form: Format, asked: str | None) -> list[str]:
     """The parts asked for, each once; empty for a format without."""
-    known = [part.value for part in PartName]
     if not form.has_parts:
         if asked is not None:
             raise UsageError(f"--parts is for onnx and pt2; --format {name} is whole.", "Leave --parts out.")
         return []
-    chosen = known if asked is None else list(dict.fromkeys(part.strip() for part in asked.split(",")))
-    unknown = [part for part in chosen if part not in known]
+    chosen = list(PARTS) if asked is None else list(dict.fromkeys(part.strip() for part in asked.split(",")))
+    unknown = [part for part in chosen if part not in PARTS]
     if unknown:
-        raise UsageError(f"--parts {asked}: {unknown[0] or 'nothing'!r} is none of {', '.join(known)}.")
+        raise UsageError(f"--parts {asked}: {unknown[0] or 'nothing'!r} is none of {', '.join(PARTS)}.")
     return chosen
 
 

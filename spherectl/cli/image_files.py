@@ -6,19 +6,15 @@ a sheet that shows how they came about.
 
 from __future__ import annotations
 
-import glob
 import itertools
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spherectl.cli import console
 from spherectl.errors import FileError, UsageError
-from spherectl.files import is_folder, is_there
 from spherectl.shown import MAX_LISTED, listed, printable, shortened
 
 if TYPE_CHECKING:
@@ -26,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spherectl.api import Model
+    from spherectl.data.given import Given
     from spherectl.data.image_set import ImageSet
     from spherectl.editing.fitting import Fitted
 
@@ -38,57 +35,29 @@ MAX_LOOKED_THROUGH = 100_000  # images of a training set whose folder is listed 
 FAR_DB = 15.0  # a reconstruction below this shows that the model knows nothing of the kind
 
 
-@dataclass(frozen=True)
-class Given:
-    """Image files that a command was given.
-
-    Attributes:
-        files: in the order of the arguments, those of a folder sorted.
-        named: those of them that were named themselves: they have to be readable.
-    """
-
-    files: list[Path]
-    named: set[Path]
-
-
 def find(given: Iterable[str]) -> Given:
-    """The image files that arguments mean: files, folders (with what is below them), and patterns such as *.png.
-
-    Of a folder those count that training on it would read (`data.decode.is_image_name`); hidden files and folders
-    never do. What else looks like an image is told.
+    """The image files that arguments mean (`data.given.find_images`); says what in folders is not read.
 
     Raises:
         UsageError: an argument means none, or is none.
         FileError: a folder cannot be read.
     """
-    from spherectl.data.decode import SUFFIXES
-    from spherectl.places import place
+    from spherectl.data.given import find_images
 
-    files: list[Path] = []
-    named: set[Path] = set()
-    for text in given:
-        path = place(text)
-        if is_folder(path):
-            here, others = _below(path)
-            _tell_left_out(text, others)
-            if not here:
-                raise UsageError(f"The folder {text} holds no images ({' '.join(SUFFIXES)}).")
-        else:
-            here = [path] if is_there(path) else _matching(path)
-            named.update(here)
-            if not here:
-                raise UsageError(f"There is no image {text}.")
-        files += here
-    return Given(files, named)
+    found = find_images(given)
+    for folder, others in found.left_out.items():
+        _tell_left_out(folder, others)
+    return found
 
 
 def tell_left_out(dataset: ImageSet) -> None:
     """Say which kinds of images in a training set's folder are not read; of very large sets it takes too long."""
     from spherectl.data.decoded import FolderImages
+    from spherectl.data.given import below
 
     if isinstance(dataset, FolderImages) and len(dataset) <= MAX_LOOKED_THROUGH:
         folder = dataset.listing.folder
-        _tell_left_out(str(folder), _below(folder)[1])
+        _tell_left_out(str(folder), below(folder)[1])
 
 
 def _tell_left_out(folder: str, others: Counter[str]) -> None:
@@ -97,38 +66,6 @@ def _tell_left_out(folder: str, others: Counter[str]) -> None:
     if others:
         kinds = listed(f"{count:,} {suffix}" for suffix, count in sorted(others.items()))
         console.say(f"{folder}: {kinds} left out; images are {' '.join(SUFFIXES)}")
-
-
-def _below(folder: Path) -> tuple[list[Path], Counter[str]]:
-    """The image files in a folder and below, sorted, and how many there are of other suffixes."""
-    from spherectl.data.decode import is_image_name, is_other_image_name
-    from spherectl.data.names import is_hidden
-
-    found: list[Path] = []
-    others: Counter[str] = Counter()
-    folders = [folder]
-    while folders:
-        here = folders.pop()
-        try:
-            with os.scandir(here) as scanned:
-                entries = [entry for entry in scanned if not is_hidden(entry.name)]
-            folders += [here / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError as error:
-            raise FileError(f"Cannot read the folder {here}: {error.strerror or error}.") from None
-        # A broken link counts: it is told when it is read.
-        files = [here / entry.name for entry in entries if not is_folder(here / entry.name)]
-        found += [file for file in files if is_image_name(file.name)]
-        others.update(file.suffix.lower() for file in files if is_other_image_name(file.name))
-    return sorted(found), others
-
-
-def _matching(pattern: Path) -> list[Path]:
-    """The files that a shell would put in the place of a pattern, sorted."""
-    if wrong := [part for part in pattern.parts if "**" in part and part != "**"]:
-        raise UsageError(f"{pattern} is no pattern: ** stands for folders, so {wrong[0]} cannot be.", "Write one *.")
-    # Path.glob raises for some patterns, and does not leave hidden files out.
-    names = glob.iglob(str(pattern), recursive=True)  # noqa: PTH207
-    return sorted(path for name in names if not is_folder(path := Path(name)))
 
 
 def read(path: Path, model: Model, told: set[str] | None = None, size: int | None = None) -> Fitted:

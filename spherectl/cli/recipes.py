@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from spherectl.cli import console, options
+from spherectl.cli import console, failures, options
 
 app = typer.Typer(no_args_is_help=True, help="List, show and check recipes: what to train, on what, how.")
 
@@ -70,7 +70,7 @@ def check(
         try:
             recipe.load(find_recipe(name), overrides)
         except SpherectlError as error:
-            worst = max(worst, console.report(error, debug=False))
+            worst = max(worst, failures.report(error, debug=False))
         else:
             console.show(f"{name}: ok")
     raise typer.Exit(worst)

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spherectl.cli import console, image_files, models, options
+from spherectl.cli import console, image_files, models, options, signals
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.registry import NETWORKS, SPHERE
 
@@ -25,18 +20,7 @@ if TYPE_CHECKING:
     from spherectl.settings import Settings
     from spherectl.training.loop import Outcome
 
-# What a signal makes a saved run end with. 75, "try again later" in sysexits.h, tells a job script to queue it again.
-EXIT_CODES: dict[int, int] = {signal.SIGINT: 130, signal.SIGTERM: 143}
-if sys.platform != "win32":
-    EXIT_CODES[signal.SIGUSR1] = 75  # Slurm's warning before the time is up: sbatch --signal=USR1@120
-    EXIT_CODES[signal.SIGHUP] = 129  # the terminal is gone
-
-# Within this time two Ctrl-C are one: torchrun and others pass on what the terminal has sent to all already.
-SAME_PRESS_S = 1.0
-
 FIRST_BYTES = 1 << 20  # of a download: what its first report counts
-
-MIN_SHARE = 0.01  # of the weights; less is a mistake, not fine-tuning
 
 
 def train(
@@ -110,7 +94,10 @@ def train(
             image_files.tell_left_out(dataset)
         together = f", {processes.world} processes ({resolved.run.parallel})" if processes.world > 1 else ""
         console.say(f"run: {folder} on {where.type} in {resolved.run.dtype}, batch {resolved.run.batch_size}{together}")
-        with _stop_signals() as stopped, console.progress(resolved.name, resolved.run.length_images, "images") as bar:
+        with (
+            signals.stop_signals() as stopped,
+            console.progress(resolved.name, resolved.run.length_images, "images") as bar,
+        ):
             outcome = train_loop(
                 resolved,
                 dataset,
@@ -125,7 +112,7 @@ def train(
             )
         _tell_end(outcome, resolved.model.kind, settings)
     if not outcome.finished:
-        raise typer.Exit(EXIT_CODES[stopped[0] if stopped else signal.SIGTERM])
+        raise typer.Exit(signals.EXIT_CODES[stopped[0] if stopped else signal.SIGTERM])
 
 
 def _tell_fetching(done: int, total: int, _: str = "", /) -> None:
@@ -160,36 +147,17 @@ def _duration(seconds: float) -> str:
 
 
 def _start(model: str | None, recipe: Recipe, settings: Settings) -> tuple[Package | None, str]:
-    """The package to start from, and its hash.
-
-    Raises:
-        UsageError: next to none of its weights fits the recipe's networks.
-    """
+    """The package to start from, and its hash."""
     if model is None:
         return None, ""
-    import torch
-
     from spherectl.api import model_hash
-    from spherectl.model.formats.weights import read_package
-    from spherectl.model.sphere import parameter_count
-    from spherectl.training.finetune import fitting
+    from spherectl.training.finetune import start_from
 
     found = models.find(model, settings)
-    kind = NETWORKS[recipe.model.kind]
-    package = read_package(found.path, kind.header_name)
-    with torch.device("meta"):
-        model_of_recipe = kind.build(recipe.model)
-    taken = fitting(model_of_recipe, package.weights)
-    share = sum(p.numel() for p in taken.values()) / parameter_count(model_of_recipe)
-    if share < MIN_SHARE:
-        raise UsageError(
-            f"{found.name} has networks of another shape than the recipe {recipe.name}: {share:.1%} of its weights "
-            "fit, so there is nothing to start from.",
-            "Choose a model and a recipe whose [model] tables agree in size and image_size.",
-        )
-    anew = len(list(model_of_recipe.parameters())) - len(taken)
-    console.say(f"from: {found.path}, {share:.1%} of the weights" + (f"; {anew} tensors start anew" if anew else ""))
-    return package, model_hash(found.path)
+    start = start_from(found.path, found.name, recipe)
+    anew = f"; {start.anew} tensors start anew" if start.anew else ""
+    console.say(f"from: {found.path}, {start.share:.1%} of the weights{anew}")
+    return start.package, model_hash(found.path)
 
 
 def _tell_end(outcome: Outcome, kind: str, settings: Settings) -> None:
@@ -254,43 +222,3 @@ def _dry_run(recipe: Recipe, data: str | None, where: Any) -> None:
         "steps": f"{size.steps:,} of {resolved.run.batch_size}" if known else "not known without the data",
     }
     console.show_rows([{"what": what, "value": value} for what, value in facts.items()])
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGINT, SIGTERM or SIGHUP instead of dying from it; Ctrl-C again ends at once.
-
-    The handler writes nothing: it runs between two operations of the main thread, which may just be writing itself. A
-    thread says what it has to say.
-    """
-    stopped: list[int] = []
-    pressed: list[float] = []
-    heard: SimpleQueue[bool] = SimpleQueue()
-
-    def note(number: int, _frame: Any) -> None:
-        if number == signal.SIGINT:
-            pressed.append(time.monotonic())
-            if stopped and (len(pressed) == 1 or pressed[-1] - pressed[0] > SAME_PRESS_S):
-                raise KeyboardInterrupt
-        stopped.append(number)
-        heard.put(True)
-
-    def tell() -> None:
-        if heard.get():
-            console.say("stopping: this step is finished and saved first (Ctrl-C again stops at once, unsaved)")
-
-    before = {number: signal.signal(number, note) for number in EXIT_CODES if not _ignored_hangup(number)}
-    teller = threading.Thread(target=tell, daemon=True)
-    teller.start()
-    try:
-        yield stopped
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        heard.put(False)
-        teller.join(SAME_PRESS_S)
-
-
-def _ignored_hangup(number: int) -> bool:
-    """Whether this is SIGHUP under nohup, which asks to go on when the terminal is gone."""
-    return sys.platform != "win32" and number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN

@@ -10,7 +10,7 @@ import pytest
 import typer
 from rich.console import Console
 
-from spherectl.cli import console
+from spherectl.cli import console, failures
 from spherectl.errors import UsageError
 
 pytestmark = pytest.mark.fast
@@ -120,7 +120,7 @@ def test_json_is_one_document_in_order(capsys):
     "error", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 5 bytes")]
 )
 def test_too_little_memory_is_a_sentence(error, capsys):
-    assert console.report(error, debug=False) == 1
+    assert failures.report(error, debug=False) == 1
     assert "error: There is not enough memory for this." in capsys.readouterr().err
 
 
@@ -138,10 +138,10 @@ VISIBLE = "a\\x1b[31mred\\x1b]0;title\\x07\\u202e\\x9b\\xff"
         console.show_markdown,
         lambda text: console.show_rows([{"name": text}]),
         lambda text: console.say_rows([{text: "x"}]),
-        lambda text: console.report(ValueError(text), debug=False),
-        lambda text: console.report(UsageError(text, text), debug=True),
-        lambda text: console.report(OSError(2, "No such file", text), debug=False),
-        lambda text: console.report(typer.BadParameter(text), debug=False),
+        lambda text: failures.report(ValueError(text), debug=False),
+        lambda text: failures.report(UsageError(text, text), debug=True),
+        lambda text: failures.report(OSError(2, "No such file", text), debug=False),
+        lambda text: failures.report(typer.BadParameter(text), debug=False),
     ],
 )
 def test_no_control_character_reaches_a_terminal(speak, capsys):
@@ -168,7 +168,7 @@ def test_bars_and_their_notes_are_printable(terminal):
 
 @pytest.mark.parametrize("error", [ValueError("x" * 10**7), typer.BadParameter("x " * 10**6), OSError(2, "y " * 10**6)])
 def test_a_message_of_megabytes_is_short(error, capsys):
-    console.report(error, debug=False)
+    failures.report(error, debug=False)
     assert len(capsys.readouterr().err) < 600
 
 
@@ -187,5 +187,5 @@ def test_a_cell_of_megabytes_is_cut(capsys):
     ],
 )
 def test_what_the_world_lacks_is_a_sentence_whoever_says_it(error, words, capsys):
-    assert console.report(error, debug=False) == 1
+    assert failures.report(error, debug=False) == 1
     assert words in capsys.readouterr().err

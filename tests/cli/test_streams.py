@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from spherectl.cli import console, streams
+from spherectl.cli import console, failures, streams
 from tests.cli.test_train import metrics, steps_so_far, wait_for
 
 SAMPLE = ["sample", "--count", "1", "--steps", "1", "--out", "a.png"]
@@ -40,7 +40,7 @@ def test_stderr_never_fails(monkeypatch):
         sys.stderr.write("c")
         sys.stderr.flush()
         print("d", file=sys.stderr, flush=True)
-        assert console.report(ValueError("e"), debug=True) == 1
+        assert failures.report(ValueError("e"), debug=True) == 1
 
 
 @pytest.mark.fast

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spherectl.cli import train as command_file
+from spherectl.cli import signals
 from spherectl.model.formats import weights
 from spherectl.model.formats.header import read_header
 from spherectl.settings import load_settings, packaged
@@ -63,12 +63,12 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
                 return self.asked >= steps
 
         @contextmanager
-        def signals() -> Iterator[list[int]]:
-            monkeypatch.setattr(command_file, "_stop_signals", real)
+        def stopped() -> Iterator[list[int]]:
+            monkeypatch.setattr(signals, "stop_signals", real)
             yield Signals([signal.SIGTERM])
 
-        real = command_file._stop_signals
-        monkeypatch.setattr(command_file, "_stop_signals", signals)
+        real = signals.stop_signals
+        monkeypatch.setattr(signals, "stop_signals", stopped)
 
     return arm
 
@@ -102,7 +102,7 @@ def test_a_run_leaves_what_the_design_names(debug, work):
     assert said[1] == "run: runs/debug on cpu in float32, batch 8"
     assert said[-2:] == [
         "finished: 160 images seen; samples in runs/debug/samples",
-        "draw images with it: spherectl sample --model runs/debug",  # debug has default = false
+        "sample from it: spherectl sample --model runs/debug",  # debug has default = false
     ]
     lines = metrics(run)
     assert [[key for key in line if key != "effective_rank"] for line in lines] == [METRICS] * 20
@@ -116,7 +116,7 @@ def test_a_run_leaves_what_the_design_names(debug, work):
 
 @pytest.mark.fast
 def test_train_then_sample_then_like_need_no_option(debug, command, work):
-    assert debug("--set", "run.default=true").stderr.endswith("draw images with it: spherectl sample\n")
+    assert debug("--set", "run.default=true").stderr.endswith("sample from it: spherectl sample\n")
     drawn = command("sample", "--class", "sneaker")
     assert drawn.exit_code == 0
     assert drawn.stderr.startswith("model: runs/debug (newest run)\n")
@@ -218,7 +218,7 @@ def test_smoke_on_1000_classes_then_sample_207(command, class_folder, work, monk
     assert smoke.exit_code == 0, smoke.stderr
     assert "smoke: without the perceptual part" in smoke.stderr
     assert "data: imagenet, 1,000 images, 1000 classes" in smoke.stderr
-    assert smoke.stderr.endswith("draw images with it: spherectl sample\n")
+    assert smoke.stderr.endswith("sample from it: spherectl sample\n")
     run = work / "runs" / "imagenet256-smoke"
     assert [line["images_seen"] for line in metrics(run)] == [4, 8, 12]
     header = read_header(run / "model.safetensors")
@@ -314,15 +314,15 @@ def test_a_stopped_run_says_how_to_go_on_and_does(debug, work, stopped_after, mo
 @pytest.mark.fast
 def test_a_second_ctrl_c_stops_at_once(capsys):
     """The first signal is noted, a second SIGTERM is nothing new, a second Ctrl-C ends; afterwards all is as before."""
-    before = [signal.getsignal(number) for number in command_file.EXIT_CODES]
-    with command_file._stop_signals() as stopped:
+    before = [signal.getsignal(number) for number in signals.EXIT_CODES]
+    with signals.stop_signals() as stopped:
         assert not stopped
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)
         assert stopped[0] == signal.SIGTERM
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    assert [signal.getsignal(number) for number in command_file.EXIT_CODES] == before
+    assert [signal.getsignal(number) for number in signals.EXIT_CODES] == before
     assert capsys.readouterr().err.count("stopping: this step is finished and saved first") == 1
 
 

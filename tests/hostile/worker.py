@@ -148,19 +148,19 @@ def main() -> None:
 
     import spherectl.api
     import spherectl.training.loop  # noqa: F401
-    from spherectl.cli import console
+    from spherectl.cli import failures
     from spherectl.cli.app import app
 
     command = get_command(app)  # made once: it takes longer than many commands
 
     torch.set_num_threads(1)
-    tell = console.report
+    tell = failures.report
 
     def report(error: BaseException, *, debug: bool) -> int:
         note(error)
         return tell(error, debug=debug)
 
-    console.report = report
+    failures.report = report
     resource.setrlimit(resource.RLIMIT_AS, (status("VmSize") + SPARE,) * 2)
     resource.setrlimit(resource.RLIMIT_FSIZE, (MAX_FILE, MAX_FILE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -46,9 +46,12 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Iterator[Layout]:
 def export_command(other: Layout) -> Iterator[Any]:
     """The command's module as a process has it that knows the layout from its start."""
     from spherectl.cli import export
+    from spherectl.export import formats
 
+    importlib.reload(formats)
     yield importlib.reload(export)
     layouts.LAYOUTS.remove(other)
+    importlib.reload(formats)
     importlib.reload(export)
     layouts.LAYOUTS.append(other)
 
