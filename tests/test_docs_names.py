@@ -172,8 +172,9 @@ def wrong_options(words: list[str], line: str) -> Iterator[str]:
 def run_names() -> set[str]:
     """Those of recipes, those that a command of some page makes, and a few that stand for any."""
     made = re.findall(r"--run-dir runs/(\S+)", "\n".join(map(text_of, PAGES)))
-    recipes = [path.relative_to(ROOT / "recipes") for path in (ROOT / "recipes").rglob("*.toml")]
-    return {*made, *(str(path.with_suffix("")) for path in recipes), "x", "a", "b", "vae", "mine", "birds", "NAME", ""}
+    recipes = [path.stem for path in (ROOT / "recipes").glob("*.toml")]
+    recipes += [f"evidence/{path.stem}" for path in (ROOT / "experiments" / "recipes").glob("*.toml")]
+    return {*made, *recipes, "x", "a", "b", "vae", "mine", "birds", "NAME", ""}
 
 
 @functools.cache
