@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,16 +16,6 @@ SCRIPT = Path(__file__).with_name("unpickling.py")
 
 @pytest.mark.slow
 def test_no_file_is_unpickled_from_training_to_scores(cli: Cli, tmp_path: Path, fashion_excerpt: Path) -> None:
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, SCRIPT, *words],
-            env=cli.environment(),
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
     data = ["--data", str(fashion_excerpt), "--threads", "1"]
     train = ["train", "debug", *data, "--run-dir", "run"]
     sample = ["sample", "--model", "run", "--count", "4", "--out", "grid.png", "--threads", "1"]
@@ -35,7 +23,7 @@ def test_no_file_is_unpickled_from_training_to_scores(cli: Cli, tmp_path: Path, 
     evaluate = ["evaluate", "run", *data, "--features", "fashion-scorer", "--steps", "1", "--count", "20"]
     evaluate += ["--reconstructions", "20", "--bootstrap", "5", "--out", "report"]
 
-    killed = run("kill", "step", "13", *train)  # twenty steps, a checkpoint after the tenth
+    killed = cli.python(SCRIPT, "kill", "step", "13", *train)  # twenty steps, a checkpoint after the tenth
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert len(lines) == 12
@@ -43,7 +31,7 @@ def test_no_file_is_unpickled_from_training_to_scores(cli: Cli, tmp_path: Path, 
 
     assert DENIED not in killed.stderr
 
-    ended = run(*train, "--then", *sample, "--then", *again, "--then", *evaluate, "--then", "control")
+    ended = cli.python(SCRIPT, *train, "--then", *sample, "--then", *again, "--then", *evaluate, "--then", "control")
     assert ended.returncode == 0, ended.stderr
     # Nothing but the control, in this very process, was denied; and each of its ways was.
     assert ended.stdout.count("is denied") == ended.stderr.count(DENIED) == WAYS
