@@ -37,8 +37,8 @@ FLOORS = [
      "addresses", "http", "downloader",
      "fetch", "safetensors_header", "classes",
      *("model", "model.formats", "model.formats.header", "model.formats.layouts"),
-     *("zoo.entries", "zoo.catalogue", "zoo.repositories", "zoo.hub", "zoo.receipts", "zoo.download", "zoo.publish", "zoo.finding"),
-        *("zoo", "zoo.additions")],
+     *("zoo.entries", "zoo.catalogue", "zoo.repositories", "zoo.hub", "zoo.receipts", "zoo.download", "zoo.publish"),
+     *("zoo.finding", "zoo", "zoo.additions")],
     # The networks and their mathematics.
     [
         *("model.geometry", "model.seeding", "model.attention", "model.layers"),
@@ -112,7 +112,8 @@ HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "nump
 
 # What an image does not need; torch's compiler and all it brings take longer than everything of ours.
 NOT_FOR_SAMPLING = {
-    *("torchvision", "scipy", "pooch", "requests", "tensorboard", "torch_fidelity", "lpips", "xformers", "filelock"), "huggingface_hub",
+    *("torchvision", "scipy", "pooch", "requests", "tensorboard", "torch_fidelity", "lpips", "xformers", "filelock"),
+    "huggingface_hub",
     *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes"),
     *("sympy", "matplotlib"),
     *("spherectl.training", "spherectl.features", "spherectl.evaluation", "spherectl.data.datasets"),
