@@ -1,4 +1,4 @@
-# The README's commands, from a fresh checkout on: `make sample` draws images, `make test` checks everything.
+# The README's commands, from a fresh checkout on: `make sample` makes images, `make test` checks everything.
 # Both build .venv where it is missing, and again when pyproject.toml or constraints.txt changed.
 
 PYTHON ?= python3
@@ -26,7 +26,7 @@ SOURCES := pyproject.toml constraints.txt
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make sample   draw samples.png with the embedded model, or with the newest of your runs"
+	@echo "make sample   samples.png by the embedded model, or by the newest of your runs"
 	@echo "make test     lint, types, fast and slow tests"
 	@echo "make test-plain  the fast tests without the project's own kernels, which few processors can run"
 	@echo "make lines    lines of the package and of its tests"

@@ -55,7 +55,7 @@ Products of two square matrices of side {matrix_side:,}; a copy of {copied_mb:,}
 """
 
 DRAW = """
-## Drawing
+## Sampling
 
 `spherectl.generate`, no files written; guided is guidance {guidance:g}, which is two passes of each network. Memory of
 several steps is measured at two, as further rounds repeat the second.

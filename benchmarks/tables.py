@@ -20,7 +20,7 @@ TIMES = {
     "memory_mb": "memory, MB",
     "ratio": "ratio",
 }
-DRAWN: Columns = {"what": "draw", "images": "images", **TIMES}
+DRAWN: Columns = {"what": "samples", "images": "images", **TIMES}
 STEPPED: Columns = {"what": "what", "images": "images", **TIMES, "ratio_to_plain_bfloat16": "to plain bfloat16"}
 PEAKS: Columns = {
     "what": "what",
@@ -31,7 +31,7 @@ PEAKS: Columns = {
     "highest": "highest",
 }
 IMAGES: Columns = {
-    "what": "draw",
+    "what": "samples",
     "path": "path",
     "median_psnr_db": "median PSNR, dB",
     "low_psnr_db": "1% quantile, dB",

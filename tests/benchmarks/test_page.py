@@ -192,7 +192,7 @@ def test_every_number_of_the_json_is_on_the_page() -> None:
 
 def test_a_row_of_a_case_reads_as_its_heads_say() -> None:
     lines = page(RESULTS).splitlines()
-    heads = "| draw | images | path | ms | lowest | highest | images/s | GFLOP | % of peak | memory, MB | ratio |"
+    heads = "| samples | images | path | ms | lowest | highest | images/s | GFLOP | % of peak | memory, MB | ratio |"
     assert lines.count(heads) == 2  # a table for each model
     row = "| 4 guided steps | 64 | float32 | 1,234 | 1,233.75 | 1,234.25 | 77.7 | 1.48 | 84.2 | - | 3.33 |"
     assert lines[lines.index(heads) + 2] == row
@@ -225,7 +225,7 @@ def test_what_was_not_measured_is_not_on_the_page() -> None:
         for key in ("frechet", "frechet_float32", "change_percent", "interval_percent"):
             del row[key]
     assert "there are no Frechet distances" in page(unscored)
-    assert "| draw | path | median PSNR, dB | 1% quantile, dB | at most, of 255 |" in page(unscored)
+    assert "| samples | path | median PSNR, dB | 1% quantile, dB | at most, of 255 |" in page(unscored)
 
     without = copy.deepcopy(RESULTS)
     without["quality"]["rows"] = []  # no fast ways on this processor
