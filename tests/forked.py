@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ READ_ONCE = (
 )
 # Libraries whose folders follow HOME when they are loaded: each fork loads its own.
 NEVER_SHARED = ("huggingface_hub", "matplotlib", "pooch", "tensorboard", "torch._inductor")
+
+STARTING = threading.Lock()  # several threads may be the first
 
 Ended = subprocess.CompletedProcess[str]
 
@@ -69,7 +72,9 @@ def python_run(
         streams[0].write(stdin.encode())
         streams[0].seek(0)
         connection = files.enter_context(socket.socket(socket.AF_UNIX))
-        connection.connect(server())
+        with STARTING:
+            place = server()
+        connection.connect(place)
         request = json.dumps({"words": command[1:], "env": dict(env), "cwd": str(cwd)}).encode()
         socket.send_fds(connection, [len(request).to_bytes(4, "big")], [stream.fileno() for stream in streams])
         connection.sendall(request)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,19 +35,13 @@ with ThreadPoolExecutor(int(threads)) as pool:
 def test_of_200_fetches_at_once_one_downloads(cli: Any, tmp_path: Path, record: Callable[..., None]) -> None:
     content = bytes(range(256)) * (BYTES // 256)
     digest = hashlib.sha256(content).hexdigest()
-    environment = cli.environment()
     with hosting(w=content) as host:
         host.answers["w"] = ["cut", 503, "cut", ("wait", 429, 1), 200]
         words = ["-c", FETCHING, str(tmp_path / "cache"), f"{host.url}w", digest, str(THREADS)]
 
-        def run(_number: int) -> subprocess.CompletedProcess[str]:
-            return subprocess.run(
-                [sys.executable, *words], env=environment, capture_output=True, text=True, check=False
-            )
-
         began = time.monotonic()
         with ThreadPoolExecutor(PROCESSES) as pool:
-            ended = list(pool.map(run, range(PROCESSES)))
+            ended = list(pool.map(lambda _: cli.python(*words), range(PROCESSES)))
         seconds = time.monotonic() - began
     assert [(one.returncode, one.stderr) for one in ended] == [(0, "")] * PROCESSES
     assert " ".join(one.stdout for one in ended).split() == [str(len(content))] * PROCESSES * THREADS

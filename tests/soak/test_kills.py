@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -55,11 +54,8 @@ def test_runs_killed_at_random_end_as_if_left_alone(
         command, code = training(fashion_excerpt, run, dtype), -signal.SIGKILL
         while code == -signal.SIGKILL and kills.total() < KILLS:
             point = chance.choice(sorted(LATEST))
-            killing = [KILLING, point, chance.randint(1, LATEST[point])]
-            words = [sys.executable, *map(str, killing), *command]
-            ended = subprocess.run(
-                words, env=cli.environment(), cwd=tmp_path, capture_output=True, text=True, check=False
-            )
+            killing = [KILLING, point, str(chance.randint(1, LATEST[point]))]
+            ended = cli.python(*killing, *command)
             code = ended.returncode
             assert code in (0, -signal.SIGKILL), ended.stderr
             kills[point] += code == -signal.SIGKILL
