@@ -49,6 +49,10 @@ class Plan:
 
     Raises:
         UsageError: a number is out of range, or there is no such rule or metric.
+
+    >>> from spherectl.evaluation import Plan
+    >>> Plan(steps=(1, 4), guidance=(1.0, 1.4), metrics=["kid"]).wanted
+    ('kid',)
     """
 
     steps: tuple[int | None, ...] = (None,)
@@ -85,6 +89,12 @@ class Plan:
 
         Raises:
             UsageError: a setting is out of range, or guidance is asked of an unconditional model.
+
+        >>> import spherectl
+        >>> from spherectl.evaluation import Plan
+        >>> plan = Plan(steps=(1, 4), guidance=(1.0, 1.4))
+        >>> [row.steps for row in plan.settings(spherectl.load("fashion-mnist", device="cpu"))]
+        [1, 4, 1, 4]
         """
         rows = []
         asked = {key: getattr(self, key) for key in ("noise", "strength", "noise_deg", "guidance", "steps")}
@@ -268,6 +278,13 @@ class Report:
         uniformity, memorisation: by model, where asked.
         notes: what could not be measured, and why; what to beware of.
         grids, neighbours: images for people.
+
+    `evaluate` and `write` have examples of one that was measured.
+
+    >>> from dataclasses import fields
+    >>> from spherectl.evaluation import Report
+    >>> [field.name for field in fields(Report)][:4]
+    ['models', 'plan', 'real', 'extractor']
     """
 
     models: Sequence[api.Model]

@@ -38,6 +38,18 @@ def write(folder: Path, report: Report, command: str) -> list[Path]:
 
     Raises:
         FileError: the folder cannot be written.
+
+    >>> from pathlib import Path
+    >>> import spherectl
+    >>> from spherectl.evaluation import Plan, evaluate, write
+    >>> model = spherectl.load("fashion-mnist", device="cpu")
+    >>> (batch,) = spherectl.generate(model, 10, steps=1)
+    >>> Path("real").mkdir()
+    >>> for number, image in enumerate(batch.pil()):
+    ...     image.save(f"real/{number}.png")
+    >>> report = evaluate([model], Plan(steps=(1,), count=10, metrics=["kid"], resamples=0), "real")
+    >>> [path.suffix for path in write(Path("report"), report, "how it was made")]
+    ['.json', '.md', '.png']
     """
     image_files = _write_images(folder, report)
     written = [folder / "report.json", folder / "report.md", *image_files.values()]

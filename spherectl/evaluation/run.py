@@ -64,13 +64,18 @@ def evaluate(
             that needs images or a package that is not there; before anything is sampled.
         SpherectlError: LPIPS is asked for and its weights cannot be fetched.
 
-    Example:
-        >>> import spherectl
-        >>> from spherectl.evaluation import Plan, evaluate
-        >>> plan = Plan(steps=(1, 4), count=20, metrics=["kid", "acc"])
-        >>> report = evaluate([spherectl.load("fashion-mnist")], plan)  # doctest: +SKIP
-        >>> [row.scores.accuracy for row in report.rows]  # doctest: +SKIP
-        [0.95, 1.0]
+    >>> from pathlib import Path
+    >>> import spherectl
+    >>> from spherectl.evaluation import Plan, evaluate
+    >>> model = spherectl.load("fashion-mnist", device="cpu")
+    >>> (batch,) = spherectl.generate(model, 10, steps=1)
+    >>> Path("real").mkdir()  # here images of the model itself stand for real ones
+    >>> for number, image in enumerate(batch.pil()):
+    ...     image.save(f"real/{number}.png")
+    >>> plan = Plan(steps=(1,), count=10, metrics=["kid", "acc"], resamples=0)
+    >>> report = evaluate([model], plan, "real")
+    >>> [(row.model, row.settings["steps"], row.scores.count) for row in report.rows]
+    [('fashion-mnist', 1, 10)]
     """
     task, notes = prepare(models, plan or Plan(), real, extractor, data, processes or Processes(), progress)
     settings = [task.plan.settings(model) for model in models]

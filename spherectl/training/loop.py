@@ -78,6 +78,12 @@ class Outcome:
         images_seen: over all processes.
         finished: the recipe's length is reached.
         steps_now: steps this call did; 0 where the run was finished before.
+
+    >>> from pathlib import Path
+    >>> from spherectl.training import Outcome
+    >>> from spherectl.training.run import Run
+    >>> Outcome(Run(Path("runs/mine")), images_seen=160, finished=True, steps_now=20).run.path.name
+    'mine'
     """
 
     run: Run
@@ -121,6 +127,20 @@ def train(
         UsageError: the folder is another recipe's, or there are more processes than images in a batch.
         FileError: an image cannot be read, or something cannot be written.
         SpherectlError: another of the processes is gone.
+
+    >>> from pathlib import Path
+    >>> from PIL import Image
+    >>> from spherectl import recipe, zoo
+    >>> from spherectl.data.datasets import open_dataset
+    >>> from spherectl.training import train
+    >>> Path("photos").mkdir()
+    >>> for number in range(4):
+    ...     Image.new("RGB", (32, 32), (60 * number, 0, 0)).save(f"photos/{number}.png")
+    >>> run = {"batch_size": 4, "length_images": 8, "checkpoint_images": 8, "sample_images": 8}
+    >>> short = recipe.load(zoo.find_recipe("debug"), {"data": {"kind": "folder"}, "run": run})
+    >>> photos = open_dataset(short.data, image_size=32, root=Path("photos"))
+    >>> train(short, photos, Path("runs/short"), device="cpu").images_seen
+    8
     """
     processes = processes or Processes()
     device = choose_device(device) if isinstance(device, str) else device
@@ -132,7 +152,9 @@ def train(
                 shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)  # a mistake is told once
                 held.enter_context(run.locked())
             # Before the folder is claimed: were it missing, only the same recipe could go on in that folder.
-            perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device, fetching)
+            perceptual = None
+            if step is None:
+                perceptual = build_perceptual(recipe.loss, recipe.model.image_size, device, fetching)
             if processes.is_first:
                 run.claim(recipe, dataset, parent, device, processes.world)
                 run.sweep()

@@ -31,6 +31,11 @@ class Part(NamedTuple):
         start: the micro-batch's first image in the batch.
         stop: the image after its last.
         device: where it is computed.
+
+    >>> import torch
+    >>> from spherectl.training import Part
+    >>> Part(64, 4, 8, torch.device("cpu")).numbers
+    tensor([68, 69, 70, 71])
     """
 
     images_seen: int
@@ -58,6 +63,14 @@ class Step:
         loss: of the networks (an nn.Module), images (b, 3, H, W) in [0, 1] and that noise gives scalars by name. "loss"
             is differentiated. Every scalar becomes a column of metrics.jsonl, and has to be a mean over the images. An
             entry "latents" (b, ...) is no scalar: its effective rank becomes a column.
+
+    >>> import torch
+    >>> from spherectl.training import Step
+    >>> def loss(networks, images, noise):
+    ...     return {"loss": torch.nn.functional.mse_loss(networks(images), images)}
+    >>> step = Step(lambda labels, part: None, loss)
+    >>> step.loss(torch.nn.Identity(), torch.rand(2, 3, 8, 8), None)["loss"]
+    tensor(0.)
     """
 
     noise: Callable[[Tensor, Part], Any]
