@@ -8,18 +8,16 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from spherectl import recipe as recipes
-from spherectl.cli.app import app
 from spherectl.images import read_provenance
 from spherectl.model import seeding
 from spherectl.model.formats.weights import Package, write_package
@@ -204,24 +202,11 @@ def test_a_folder_of_a_hundred_thousand_images_is_listed_once_and_read_in_order(
 COUNT, ALONE = 64, 5
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """The command line in this process, away from the checkout; threads are as before in the end."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
+def test_files_are_the_same_whatever_is_sampled_with_them(cli: Any, tmp_path: Path, record: Record) -> None:
+    def sample(*arguments: Any) -> None:
+        done = cli("sample", *arguments)
+        assert done.returncode == 0, done.stderr
 
-    def call(*arguments: Any) -> None:
-        with pytest.raises(SystemExit) as ended:
-            app([str(argument) for argument in arguments])
-        assert ended.value.code == 0
-
-    yield call
-    torch.set_num_threads(threads)
-
-
-def test_files_are_the_same_whatever_is_drawn_with_them(
-    run: Callable[..., None], tmp_path: Path, record: Record
-) -> None:
     began, compared = time.monotonic(), 0
     for steps in (1, 4):
         expected: list[bytes] = []
@@ -229,7 +214,7 @@ def test_files_are_the_same_whatever_is_drawn_with_them(
             for batch in (64, 16, 7, 5, 1):
                 folder = tmp_path / f"{steps}-{threads}-{batch}"
                 settings = ("--steps", steps, "--guidance", 1.4, "--dtype", "float32", "--seed", 3)
-                run("sample", "--count", COUNT, "--batch", batch, "--threads", threads, *settings, "--out", folder)
+                sample("--count", COUNT, "--batch", batch, "--threads", threads, *settings, "--out", folder)
                 files = [(folder / f"{i:06d}.png").read_bytes() for i in range(COUNT)]
                 if not expected:
                     expected = files
@@ -239,7 +224,7 @@ def test_files_are_the_same_whatever_is_drawn_with_them(
                 assert not different, f"{steps} steps, {threads} threads, batch {batch}: {different}"
                 compared += COUNT
             alone = tmp_path / f"{steps}-{threads}.png"
-            run("sample", "--like", folder / f"{ALONE:06d}.png", "--threads", threads, "--out", alone)
+            sample("--like", folder / f"{ALONE:06d}.png", "--threads", threads, "--out", alone)
             assert alone.read_bytes() == expected[ALONE]
             compared += 1
     record("batches", files_compared=compared, files_different=0, seconds=time.monotonic() - began)
