@@ -68,19 +68,6 @@ def test_options_reach_the_figure(command: Command, run_here: Path, monkeypatch:
 
 
 @pytest.mark.fast
-def test_a_run_that_is_going_on_is_drawn_up_to_its_last_whole_line(
-    command: Command, run_here: Path, work: Path
-) -> None:
-    metrics = run_here / "metrics.jsonl"
-    whole = metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-    metrics.write_text("".join(whole[:12]), encoding="utf-8")
-    assert command("plot", "training", "tiny", "--out", "before.png").exit_code == 0
-    metrics.write_text("".join(whole[:12]) + whole[12][:40], encoding="utf-8")
-    assert command("plot", "training", "tiny", "--out", "after.png").exit_code == 0
-    assert (work / "before.png").read_bytes() == (work / "after.png").read_bytes()
-
-
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -119,20 +106,6 @@ def test_without_matplotlib_nothing_is_claimed(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     fails(command("plot", "training", "tiny"), 2, "matplotlib, which is not installed", "'spherectl[plot]'")
     assert files() == []
-
-
-@pytest.mark.fast
-def test_a_damaged_run_claims_no_name(
-    command: Command, fails: Callable[..., str], run_here: Path, files: Callable[[], list[str]]
-) -> None:
-    (run_here / "metrics.jsonl").write_text("damaged\n", encoding="utf-8")
-    fails(command("plot", "training", "tiny"), 1, "line 1 is no line of metrics")
-    assert files() == []
-
-
-@pytest.mark.fast
-def test_help_gives_examples(command: Command) -> None:
-    assert "spherectl plot training runs/fashion-mnist" in command("plot", "training", "--help").stdout
 
 
 @pytest.mark.slow

@@ -134,9 +134,3 @@ def test_without_matplotlib_nothing_is_measured(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "matplotlib" else real(name))
     for name in ("uniformity", "posterior-hole"):
         fails(command("plot", name, "runs/tiny"), 2, "matplotlib, which is not installed", "'spherectl[plot]'")
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("name", ["samples", "uniformity", "posterior-hole"])
-def test_help_gives_examples(command: Command, name: str) -> None:
-    assert f"spherectl plot {name}" in command("plot", name, "--help").stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -25,7 +26,7 @@ def excerpt(fashion_excerpt: Path) -> tuple[ImageSet, ImageSet]:
     return train, open_dataset(GARMENTS, 32, root=fashion_excerpt, split="test")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scorer() -> Extractor:
     """The zoo's scoring network."""
     return open_extractor("fashion-scorer")
@@ -47,6 +48,16 @@ def inception_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "inception.pth"
     torch.save(network.state_dict(), path)
     return path
+
+
+class Malicious:
+    """Unpickling it makes a file."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.mark,)
 
 
 def write_pngs(folder: Path, pixels: Tensor) -> Path:

@@ -14,18 +14,9 @@ from spherectl.data.transforms import to_float
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.evaluation.extractors import CHUNK, Extractor, checked, default_features, open_extractor
 from spherectl.features.store import load_feature_network
+from tests.evaluation.conftest import Malicious
 
 pytestmark = pytest.mark.fast
-
-
-class Malicious:
-    """Unpickling it makes a file."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
 
 
 def test_features_are_the_networks_own(scorer: Extractor, excerpt: tuple[ImageSet, ImageSet]) -> None:

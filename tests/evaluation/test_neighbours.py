@@ -200,27 +200,8 @@ def test_numbers_do_not_depend_on_what_else_is_looked_at_nor_on_threads() -> Non
         assert torch.equal(getattr(few, name), getattr(whole, name)[order]), name
 
 
-def test_of_equal_training_images_the_first_is_named() -> None:
-    train = blobs(60, 16, 0)
-    train[torch.tensor([41, 50])] = train[30].clone()
-    found = find(train[50:51], train)
-    assert (found.pixel_index.tolist(), found.feature_index.tolist()) == ([30], [30])
-    assert (found.pixel_distance.tolist(), found.feature_distance.tolist()) == ([0], [0])
-
-
-def test_mirrored_copies_are_found_where_they_count() -> None:
-    train = blobs(60, 20, 0)
-    images = torch.stack([train[3].flip(-1), train[4]])
-    found = find(images, train, mirrored=True)
-    assert found.pixel_index.tolist() == [3, 4]
-    assert found.pixel_distance.tolist() == [0, 0]
-    assert found.mirrored.tolist() == [True, False]
-    assert find(images, train).pixel_distance[0] > 5
-
-
-@pytest.mark.parametrize("size", [64, 256])
-def test_large_images_are_compared_as_small_copies(size: int) -> None:
-    scale = size // 32
+def test_large_images_are_compared_as_small_copies() -> None:
+    size, scale = 64, 2
     train = noise((30, 3, size, size), 0)
     moved = train[7].roll((2 * scale, -scale), (1, 2))
     found = find(moved[None], train)

@@ -177,13 +177,8 @@ def test_a_published_vae_that_does_not_fit_is_a_sentence(published: Path, tmp_pa
     "changes",
     [
         {"block_out_channels": [4096] * 8},
-        {"block_out_channels": [10**9, 16]},
         {"block_out_channels": [8, 32]},
-        {"block_out_channels": [8, 16.5]},
         {"layers_per_block": 10**9},
-        {"layers_per_block": True},
-        {"latent_channels": -4},
-        {"norm_num_groups": 0},
         {"norm_num_groups": 3},
         {"down_block_types": ["os.system"] * 2},
         {"act_fn": "none"},

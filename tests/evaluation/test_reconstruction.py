@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from spherectl.data.transforms import to_float
 from spherectl.errors import UsageError
 from spherectl.evaluation import reconstruction
+from spherectl.evaluation.metrics import METRICS
 from spherectl.features import imagenet
+from spherectl.images import psnr
 
 
 @pytest.fixture
@@ -31,33 +33,17 @@ def flat(level: int, count: int = 1, side: int = 32) -> Tensor:
 
 
 @pytest.mark.fast
-def test_psnr_of_constant_errors_is_the_closed_form() -> None:
-    originals = flat(100, count=3)
-    others = torch.cat([flat(101), flat(74), flat(100)])  # 1 level, -26 levels, and below 1 in 32 pixels by 51
+def test_psnr_of_constant_errors_is_the_closed_form_up_to_100_db() -> None:
+    compare = METRICS["psnr"].compare
+    assert compare is not None
+    originals = flat(100, count=4)
+    others = torch.cat([flat(101), flat(74), flat(100), flat(100)])  # 1 level, -26 levels, in 32 pixels by 51, equal
     others[2, :, 0] = 151
-    found = reconstruction.psnr(originals, others)
+    found = compare(torch.device("cpu"))(originals, others)
     assert found.dtype == torch.float64
-    expected = [20 * np.log10(255), 20 * np.log10(255 / 26), 20 * np.log10(5) + 10 * np.log10(32)]
+    expected = [20 * np.log10(255), 20 * np.log10(255 / 26), 20 * np.log10(5) + 10 * np.log10(32), 100]
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-14)
-    torch.testing.assert_close(reconstruction.psnr(others, originals), found)
-
-
-@pytest.mark.fast
-def test_psnr_is_capped_at_100_db() -> None:
-    originals = flat(7, count=2, side=256)
-    others = originals.clone()
-    others[1, 0, 0, 0] = 8  # a mean squared error of 7.8e-11, below the cap's 1e-10
-    assert reconstruction.psnr(originals, others).tolist() == [reconstruction.PSNR_CAP_DB] * 2
-    others[1, :, 0, :4] = 8
-    assert reconstruction.psnr(originals, others)[1] < reconstruction.PSNR_CAP_DB
-
-
-@pytest.mark.fast
-def test_psnr_is_of_each_image_alone(shown: tuple[Tensor, Tensor]) -> None:
-    together = reconstruction.psnr(*shown)
-    alone = [reconstruction.psnr(a[None], b[None]) for a, b in zip(*shown, strict=True)]
-    assert torch.equal(together, torch.cat(alone))
-    assert together[0] > together[1] > together[2]  # more and more noise
+    torch.testing.assert_close(psnr(to_float(originals), to_float(others))[:3], found[:3])
 
 
 def published_ssim(a: Tensor, b: Tensor) -> float:
@@ -138,22 +124,12 @@ def test_lpips_of_each_image_is_the_packages(shown: tuple[Tensor, Tensor]) -> No
 
 
 @pytest.mark.fast
-def test_images_of_other_kinds_and_sizes_are_one_sentence() -> None:
-    scores = (reconstruction.psnr, reconstruction.ssim, lambda a, b: reconstruction.lpips(Known(), a, b))  # type: ignore[arg-type]
-    for score in scores:
-        with pytest.raises(UsageError, match=r"these are torch\.float32"):
-            score(flat(0), flat(0).float())
-        with pytest.raises(UsageError, match=r"these are torch.uint8 \(3, 32, 32\)"):
-            score(flat(0)[0], flat(0)[0])
-        with pytest.raises(UsageError, match=r"they are \(1, 3, 16, 16\) and the originals \(1, 3, 32, 32\)"):
-            score(flat(0), flat(0, side=16))
-
-
-@pytest.mark.fast
 def test_images_smaller_than_a_score_can_see_are_refused_by_it_alone() -> None:
     with pytest.raises(UsageError, match="SSIM needs images of at least 11 pixels a side; these are 10 x 10"):
         reconstruction.ssim(flat(0, side=10), flat(0, side=10))
     with pytest.raises(UsageError, match="LPIPS needs images of at least 16 pixels a side; these are 15 x 15"):
         reconstruction.lpips(Known(), flat(0, side=15), flat(0, side=15))  # type: ignore[arg-type]
     assert reconstruction.ssim(flat(9, side=11), flat(9, side=11)).item() == pytest.approx(1)
-    assert reconstruction.psnr(flat(9, side=1), flat(9, side=1)).item() == reconstruction.PSNR_CAP_DB
+    for wrong, sentence in ((flat(0).float(), r"these are torch\.float32"), (flat(0, side=16), "of their own shape")):
+        with pytest.raises(UsageError, match=sentence):
+            reconstruction.ssim(flat(0), wrong)

@@ -5,25 +5,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from spherectl.data.datasets import FolderImages, ImageSet, MemoryImages, open_dataset
 from spherectl.errors import FileError, UsageError
 from spherectl.evaluation import reference as references
-from spherectl.evaluation.embeddings import Held, even_draw, extract, real_draw
+from spherectl.evaluation.embeddings import even_draw, extract, real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
 from spherectl.evaluation.reference import Reference, of_images, read_statistics, save_statistics, statistics
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
-from tests.evaluation.conftest import write_pngs
+from tests.evaluation.conftest import Malicious, write_pngs
 
 pytestmark = pytest.mark.fast
 
@@ -156,67 +154,33 @@ def test_statistics_of_another_network_or_size_are_refused(real: Reference, scor
         read_statistics(tmp_path / "wide.npz", scorer, 32)
 
 
-class Malicious:
-    """Unpickling it makes a file."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.mark,)
-
-
 @pytest.mark.parametrize(
-    ("what", "sentence"),
+    ("arrays", "sentence"),
     [
-        ("missing", "Cannot read"),
-        ("text", "not a whole .npz"),
-        ("cut", "not a whole .npz"),
-        ("array", "not a whole .npz"),
-        ("nothing", "holds no statistics"),
-        ("shape", "Expected mu of shape"),
-        ("infinite", "not all finite numbers"),
-        ("words", "mu is an array of <U1"),
-        ("large", "not all finite numbers"),
-        ("wide", r"mu has the shape \(5000,\), at most \(4096,\) is read"),
-        ("deep", "is not JSON: it is nested deeper"),
-        ("pipe", "it is not a regular file"),
-        ("later", "cannot be read by this version"),
+        ({"arr_0": np.zeros(128)}, "holds no statistics"),
+        ({"sigma": np.eye(128)[:5]}, "Expected mu of shape"),
+        ({"mu": np.full(128, np.nan)}, "not all finite numbers"),
+        ({"sigma": np.eye(128) * 1e300}, "not all finite numbers"),
+        ({"mu": np.array(["a"] * 128)}, "mu is an array of <U1"),
+        ({"mu": np.zeros(5000)}, r"mu has the shape \(5000,\), at most \(4096,\) is read"),
+        ({"about": np.array('{"format": 1, "name": ' + "[" * 5000)}, "is not JSON: it is nested deeper"),
+        ({"about": np.array('{"format": 2}')}, "format: expected 1"),
+        (b"PK\x03\x04 cut", "not a whole .npz"),
         ("pickle", "not a whole .npz"),
+        ("pipe", "it is not a regular file"),
     ],
+    ids=str,
 )
-def test_a_file_that_holds_no_statistics_is_told(what: str, sentence: str, scorer: Extractor, tmp_path: Path) -> None:
-    path, mu, sigma = tmp_path / "stats.npz", np.zeros(128), np.eye(128)
-    match what:
-        case "text":
-            path.write_text("mu, sigma")
-        case "cut":
-            np.savez(path, mu=mu, sigma=sigma)
-            path.write_bytes(path.read_bytes()[:3000])
-        case "array":
-            with path.open("wb") as file:
-                np.save(file, mu)
-        case "nothing":
-            np.savez(path, arr_0=mu)
-        case "shape":
-            np.savez(path, mu=mu, sigma=sigma[:5])
-        case "infinite":
-            np.savez(path, mu=mu * np.nan, sigma=sigma)
-        case "words":
-            np.savez(path, mu=np.array(["a"] * 128), sigma=sigma)
-        case "large":
-            np.savez(path, mu=mu, sigma=sigma * 1e300)
-        case "wide":
-            np.savez(path, mu=np.zeros(5000), sigma=sigma)
-        case "deep":
-            np.savez(path, mu=mu, sigma=sigma, about=np.array('{"format": 1, "name": ' + "[" * 5000))
-        case "pipe":
-            os.mkfifo(path)
-        case "later":
-            np.savez(path, mu=mu, sigma=sigma, about=np.array('{"format": 2}'))
-        case "pickle":
-            np.savez(path, mu=np.array([Malicious(tmp_path / "mark")], dtype=object), sigma=sigma)
-            assert zipfile.is_zipfile(path)
+def test_a_file_that_holds_no_statistics_is_told(arrays: Any, sentence: str, scorer: Extractor, tmp_path: Path) -> None:
+    path, whole = tmp_path / "stats.npz", {"mu": np.zeros(128), "sigma": np.eye(128)}
+    if isinstance(arrays, dict):
+        np.savez(path, **(arrays if "arr_0" in arrays else whole | arrays))
+    elif isinstance(arrays, bytes):
+        path.write_bytes(arrays)
+    elif arrays == "pipe":
+        os.mkfifo(path)
+    else:
+        np.savez(path, mu=np.array([Malicious(tmp_path / "mark")], dtype=object), sigma=np.eye(128))
     with pytest.raises(FileError, match=sentence):
         read_statistics(path, scorer, 32)
     assert not (tmp_path / "mark").exists()
@@ -254,15 +218,7 @@ def test_a_real_draw_gives_what_there_is(excerpt: tuple[ImageSet, ImageSet]) -> 
     assert torch.equal(drawn.gather(torch.tensor([2])), excerpt[1].gather(drawn.indices[2:3]))
 
 
-def test_features_do_not_depend_on_the_batch(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> None:
-    pixels: Tensor = excerpt[1].gather(torch.arange(50))
-    by_64, by_7 = (extract(Held(pixels), scorer, batch=batch) for batch in (64, 7))
-    assert by_64 is not None
-    assert by_7 is not None
-    assert torch.equal(by_64.embedding, by_7.embedding)
-
-
-@pytest.mark.parametrize("value", [None, True, 0, -1, 1.5, 10**30, "", "x" * 5000, [], [[1]], {}, {"a": {}}])
+@pytest.mark.parametrize("value", [None, True, -1, 1.5, 10**30, "x" * 5000, {}])
 @pytest.mark.parametrize("key", ["format", "name", "features", "image_size", "count", "other"])
 def test_whatever_statistics_say_of_themselves_is_used_or_refused(
     key: str, value: Any, scorer: Extractor, tmp_path: Path

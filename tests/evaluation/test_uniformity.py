@@ -161,21 +161,11 @@ def test_energy_distance_of_points_whose_distances_are_known() -> None:
     assert measure(polygon).energy_distance == pytest.approx(expected, abs=1e-6)
 
 
-def test_energy_distance_is_that_to_a_large_uniform_sample() -> None:
-    points = torch.nn.functional.normalize(pull(normals(40, 5, seed=0)))
-    half = torch.nn.functional.normalize(normals(2000, 5, seed=1))
-    uniform = torch.cat([half, -half])  # uniform too, and its mean is exact
-    sampled = 2 * torch.cdist(points, uniform).mean() - torch.cdist(uniform, uniform).mean()
-    sampled -= torch.cdist(points, points).mean()
-    assert measure(points.float()).energy_distance == pytest.approx(float(sampled), abs=5e-3)
-
-
 @pytest.mark.parametrize(
     ("axes", "L", "expected"),
     [
         ([0, 0, 0], 5, 1 / 5),  # one line
-        ([0, 1, 2, 3], 4, 1),  # every axis alike
-        ([0, 1, 2, 3] * 3, 4, 1),
+        ([0, 1, 2, 3] * 3, 4, 1),  # every axis alike
         ([0, 1, 2], 12, 3 / 12),
         ([0, 1, 0, 1, 0, 1, 0, 1], 4, 2 / 4),
         ([0, 0, 0, 1], 2, math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)) / 2),
@@ -184,11 +174,6 @@ def test_energy_distance_is_that_to_a_large_uniform_sample() -> None:
 )
 def test_effective_rank_of_known_spectra(axes: list[int], L: int, expected: float) -> None:
     assert measure(torch.eye(L)[axes]).effective_rank == pytest.approx(expected, rel=1e-6)
-
-
-def test_mean_direction_is_root_n_of_one_point_repeated_and_one_of_two_at_a_right_angle() -> None:
-    assert measure(torch.eye(3)[[1] * 16]).mean_direction == pytest.approx(4)
-    assert measure(torch.eye(3)[[0, 1]]).mean_direction == pytest.approx(1)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -270,7 +255,13 @@ def test_by_class_only_the_collapsed_class_is_far_from_uniform() -> None:
     names = ("crane", "shirt", "crane", "nobody", "one", "another")
     told: list[tuple[int, int]] = []
     found = uniformity_by_class(
-        points, labels, names, draws=99, most=90, most_of_class=30, progress=lambda done, total, *_: told.append((done, total))
+        points,
+        labels,
+        names,
+        draws=99,
+        most=90,
+        most_of_class=30,
+        progress=lambda done, total, *_: told.append((done, total)),
     )
     assert [name for name, _ in found.classes] == ["crane", "shirt", "crane"]
     assert found.left_out == ("nobody", "one", "another")
@@ -299,14 +290,11 @@ def test_a_class_is_measured_as_its_points_alone_would_be() -> None:
     ("points", "message"),
     [
         (torch.ones(4), r"floats of shape \(n, L\)"),
-        (torch.tensor(1.0), r"floats of shape \(n, L\)"),
         (torch.ones(4, 3, dtype=torch.int64), "got torch.int64"),
         (torch.ones(1, 3), "at least 2 points.*there were 1 of 3"),
-        (torch.ones(0, 3), "there were 0 of 3"),
         (torch.ones(4, 1), "there were 4 of 1"),
         (torch.eye(3)[[0, 1]] - torch.eye(3)[[1, 1]], "1 of 2 have none, the first is point 1, of length 0"),
         (torch.tensor([[1.0, math.nan], [1.0, 0.0]]), "the first is point 0, of length nan"),
-        (torch.tensor([[1.0, 0.0], [1.0, -math.inf]]), "the first is point 1, of length inf"),
     ],
 )
 def test_points_without_a_direction_are_refused(points: Tensor, message: str) -> None:
@@ -314,28 +302,16 @@ def test_points_without_a_direction_are_refused(points: Tensor, message: str) ->
         uniformity(points, draws=1)
 
 
-def test_a_point_that_would_not_be_chosen_is_refused_too() -> None:
-    points = normals(30, 4, seed=0)
-    for spoilt in range(30):
-        wrong = points.clone()
-        wrong[spoilt] = 0
-        with pytest.raises(UsageError, match=f"the first is point {spoilt},"):
-            uniformity(wrong, most=2, draws=1)
-
-
 def test_wrong_requests_are_refused() -> None:
-    points = normals(6, 4, seed=0)
-    with pytest.raises(UsageError, match="must be of 6 points in 4 dimensions, as the points are; it is of 6 in 5"):
-        uniformity(points, null=null_distribution(6, 5, draws=1))
-    with pytest.raises(UsageError, match="and 0 draws"):
-        uniformity(points, draws=0)
-    with pytest.raises(UsageError, match="asked for 1"):
-        uniformity(points, most=1)
-    with pytest.raises(UsageError, match=r"one integer label a point, \(6,\); got torch.int64 of shape \(5,\)"):
-        uniformity_by_class(points, torch.zeros(5, dtype=torch.int64), ("a",))
-    with pytest.raises(UsageError, match=r"got torch\.float32"):
-        uniformity_by_class(points, torch.zeros(6), ("a",))
-    with pytest.raises(UsageError, match="2 classes are 0 to 1; these reach from 0 to 5"):
-        uniformity_by_class(points, torch.arange(6), ("a", "b"))
-    with pytest.raises(UsageError, match="these reach from -1 to 4"):
-        uniformity_by_class(points, torch.arange(6) - 1, ("a", "b"))
+    points, labels = normals(6, 4, seed=0), torch.arange(6)
+    spoilt = torch.cat([points, torch.zeros(1, 4)])  # refused even where it is not among the points chosen
+    for sentence, call in {
+        "must be of 6 points in 4 dimensions": lambda: uniformity(points, null=null_distribution(6, 5, draws=1)),
+        "and 0 draws": lambda: uniformity(points, draws=0),
+        "asked for 1": lambda: uniformity(points, most=1),
+        "the first is point 6,": lambda: uniformity(spoilt, most=2, draws=1),
+        r"one integer label a point, \(6,\)": lambda: uniformity_by_class(points, labels[:5], ("a",)),
+        "2 classes are 0 to 1; these reach from -1 to 4": lambda: uniformity_by_class(points, labels - 1, ("a", "b")),
+    }.items():
+        with pytest.raises(UsageError, match=sentence):
+            call()
