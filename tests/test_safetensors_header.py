@@ -23,10 +23,10 @@ EMBEDDED = sorted(packaged("zoo").glob("*.safetensors"))
 RECIPE = {"name": "small", "model": {"size": "nano", "num_classes": 2}, "run": {"length_images": 1}}
 MODEL = {"format": 1, "architecture": "sphere-encoder", "recipe": RECIPE, "class_names": ["a", "b"]}
 
-# Every type that JSON has, empty, large and nested.
+# Types that JSON has, empty, large and nested; tests/hostile has more.
 ANYTHING: list[Any] = [
-    None, True, False, 0, -1, 7, 10**30, 1.5, "", "text", "x" * 100_000, "\x1b[31m", [], [1] * 10, [[]], [None],
-    [""], ["x" * 300, "y"], ["a"] * 200_000, {}, {"a": 1}, {"x": {"y": {"z": []}}},
+    None, True, -1, 10**30, 1.5, "", "x" * 100_000, "\x1b[31m", [], [None], ["x" * 300, "y"], ["a"] * 200_000, {},
+    {"x": {"y": {"z": []}}},
 ]  # fmt: skip
 KEYS = [*ModelHeader.model_fields, "recipe.model", "recipe.name", "recipe.sample", "recipe.model.num_classes"]
 
@@ -88,17 +88,12 @@ def test_offsets_are_those_of_the_file(tmp_path: Path) -> None:
         *ANYTHING,
         {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]},
-        {"dtype": "F32", "shape": [True], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [1] * 1000, "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [0, 10**30], "data_offsets": [0, 0]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
         {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4 << 40]},
         {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]},
         {"dtype": "Q7", "shape": [1], "data_offsets": [0, 4]},
-        {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": 1, "data_offsets": [0, 4]},
     ],
     ids=lambda entry: str(entry)[:40],
 )
@@ -115,7 +110,7 @@ def test_tensors_share_no_bytes_and_leave_none(tmp_path: Path) -> None:
     assert "the file 16" in refused(write(path, {"a": one}, bytes(16)))
 
 
-@pytest.mark.parametrize("text", [b"[]", b"7", b"null", b"{", b"\xff\xfe", b'{"a":' * 50_000, b"[" * 100_000])
+@pytest.mark.parametrize("text", [b"[]", b"{", b"\xff\xfe", b'{"a":' * 50_000])
 def test_a_header_that_is_no_table(text: bytes, tmp_path: Path) -> None:
     refused(write(tmp_path / "a.safetensors", text))
 

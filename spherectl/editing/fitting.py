@@ -1,4 +1,4 @@
-"""Images of any size for a model of one, and what it made of them back in their place."""
+"""Fitting images of any size to a model's size, and putting results back in their place."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Fitted:
     Attributes:
         pixels: uint8 (3, S, S).
         original: the image itself, RGB.
-        box: what of the original is seen.
-        inner: where in `pixels` that lies; what is around it is black.
+        box: the part of the original that the model sees.
+        inner: the place of that part in `pixels`; around it is black.
     """
 
     pixels: Tensor
@@ -54,12 +54,12 @@ def fit(image: Image.Image, recipe: Recipe, size: int | None = None) -> Fitted:
 
 
 def put_back(pixels: Tensor, fitted: Fitted, where: Image.Image | None = None) -> Image.Image:
-    """What a model made of an image at the image's size and in its place; around it the image stays as it is.
+    """Put a model's result back into the image at its size and place; the rest of the image stays as it is.
 
     Args:
         pixels: uint8 (3, S, S).
         fitted: from `fit`.
-        where: black and white ("L"), of the original's size: only where it is white is anything put; None: everywhere.
+        where: black and white ("L"), of the original's size: the result goes only where it is white; None: everywhere.
 
     Returns:
         RGB, of the original's size. Not a tensor: a photo's takes three copies of it.
@@ -70,7 +70,7 @@ def put_back(pixels: Tensor, fitted: Fitted, where: Image.Image | None = None) -
 
 
 def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Image.Image:
-    """The same without what is around it, as large as what the model saw of the image.
+    """A model's result alone, at the size of the part of the image that the model saw.
 
     Args:
         pixels: uint8 (3, scale S, scale S).
@@ -87,7 +87,7 @@ def resized(pixels: Tensor, fitted: Fitted, scale: int = 1) -> Image.Image:
 
 
 def is_colourful(image: Image.Image) -> bool:
-    """Whether channels differ by more than what compression, or a grey model's drawing, makes of grey."""
+    """Whether the channels differ by more than compression, or a grey model, makes them differ."""
     red, green, blue = image.split()
     high = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     low = ImageChops.darker(ImageChops.darker(red, green), blue)

@@ -35,7 +35,7 @@ FORMAT = 1
 LATENTS, LABELS = "latents", "labels"
 AGAIN = "Encode the images again."
 
-MAX_FILES = 1_000_000  # images of one file of latents
+MAX_FILES = 1_000_000  # images in one file of latents
 MAX_HEADER = 128 << 20  # bytes; their names are in it
 MAX_PATH = 4_096  # characters of a name, as long as a path may be on Linux
 
@@ -43,7 +43,7 @@ File = Annotated[str, Field(max_length=MAX_PATH)]
 
 
 class LatentsHeader(Header):
-    """What a file of latents says of itself."""
+    """The header of a file of latents."""
 
     model: Annotated[str, Field(max_length=1_000)]
     model_sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?\z")]
@@ -90,7 +90,7 @@ def write_latents(
 
 
 def _head(model: Model, files: list[str], *, has_labels: bool) -> bytes:
-    """What a file of latents says of itself and its tensors, as safetensors has it."""
+    """The beginning of a file of latents, in the format of safetensors."""
     tokens, channels = model.network.latent_shape
     about = {"format": FORMAT, "architecture": ARCHITECTURE, "model": model.name, "model_sha256": model.sha256}
     about |= {"weights": model.weights, "dtype": model.precision, "files": files}
@@ -107,7 +107,7 @@ class Latents:
     """An open file of latents.
 
     Attributes:
-        header: what it says of itself.
+        header: of the file.
         labels: (n,) classes, or None.
         shape: (N, d) of one latent.
     """
@@ -139,7 +139,7 @@ class Latents:
         """Refuse another model than the one that encoded them.
 
         Raises:
-            UsageError: it is another one.
+            UsageError: it is another model.
         """
         made = self.header["model_sha256"]
         if made != model.sha256 or self.header["weights"] != model.weights:

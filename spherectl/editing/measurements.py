@@ -4,7 +4,7 @@ A measurement is y = A x + noise. Beside A, each one has the closed form of
 
     argmin_x |A x - y|^2 + l |x - x_p|^2,
 
-the x that explains y and stays near a given x_p.
+the x that explains y and is near a given x_p.
 
 Letters: B images, H height, W width, s scale, l the weight lambda.
 """
@@ -24,13 +24,13 @@ from spherectl.data.transforms import to_grey
 from spherectl.errors import UsageError
 from spherectl.model import seeding
 
-LEVELS = 255  # in which noise is told
+LEVELS = 255  # the unit of noise
 MAX_BLUR_PX = 256.0  # standard deviation; three of them are more than any model's image
 MAX_SIGMA = 1e6  # of noise, in levels
 
 
 class Measurement(ABC):
-    """How an image was measured: the linear map A, and what it means for the closed form."""
+    """How an image was measured: the linear map A, and its closed form."""
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
@@ -205,20 +205,20 @@ def kernel_of(pixels: Tensor) -> Tensor:
 
 
 def random_mask(count: int, size: int, missing: float, seed: int = 0, first_index: int = 0) -> Tensor:
-    """Masks with pixels missing at random: (B, 1, size, size) float32, 1 where one is known.
+    """Masks with pixels missing at random: (B, 1, size, size) float32, 1 where a pixel is known.
 
     Args:
         count: B.
         size: side.
         missing: the share that is missing, 0 to 1, each pixel by itself.
-        seed: of the draw.
+        seed: of the mask.
         first_index: number of the first image; with the seed it decides an image's mask.
     """
     count, first_index = check_whole(count, "count", 1), check_whole(first_index, "first_index", 0, MAX_INDEX)
     missing, seed = check_number(missing, "missing", 0, 1), check_seed(seed)
     numbers = torch.arange(first_index, first_index + count)
-    drawn = seeding.uniform(seed, seeding.MEASUREMENT, numbers, size * size)
-    return (drawn >= missing).float().reshape(count, 1, size, size)
+    uniform = seeding.uniform(seed, seeding.MEASUREMENT, numbers, size * size)
+    return (uniform >= missing).float().reshape(count, 1, size, size)
 
 
 # y = A x + sigma e
@@ -231,12 +231,12 @@ def measured(
     seed: int = 0,
     first_index: int = 0,
 ) -> Tensor:
-    """Measure images: what a damaged one would be, were these the truth.
+    """Measure images: the damaged versions of true images.
 
     Args:
         images: (B, 3, H, W) in [0, 1].
         measurement: how.
-        sigma: standard deviation of the noise, of 255 levels; what leaves [0, 1] is not cut off.
+        sigma: standard deviation of the noise, of 255 levels; values outside [0, 1] are kept.
         grey: the same noise in all three channels, as a grey camera has it.
         seed: of the noise.
         first_index: number of the first image; with the seed it decides an image's noise.
@@ -254,7 +254,7 @@ def measured(
 def misfit(measurement: Measurement, x: Tensor, y: Tensor) -> Tensor:
     """How far images are from explaining their measurements: (B,) RMS of A x - y, of 255 levels.
 
-    Over what was measured: missing pixels do not count.
+    Missing pixels do not count.
 
     Args:
         measurement: A.

@@ -1,7 +1,7 @@
 """Restoring a measured image by plug-and-play splitting with the sphere as prior (SP3, arXiv 2606.16396).
 
-A measurement is y = A x + noise. Starting from what y shows, repeat: turn the image's latent a little and decode it,
-x_p = D(f(f(E(x)) + tan(a) e)); then take the x that explains y and stays near x_p,
+A measurement is y = A x + noise. Starting from y, repeat: rotate the image's latent by a small angle and decode it,
+x_p = D(f(f(E(x)) + tan(a) e)); then take the x that explains y and is near x_p,
 
     argmin_x |A x - y|^2 + l |x - x_p|^2,
 
@@ -31,7 +31,7 @@ MIN_WEIGHT = 1e-30  # a float32 that is not 0; what is smaller counts as this
 # Noise of a measurement, of 255 levels, for which a task's lambda is meant.
 SIGMAS: dict[Task, float] = {"inpaint": 0.0, "denoise": 50.0, "upscale": 0.0, "deblur": 2.0}
 
-# How an image is restored where a model's header has no table editing.restore.TASK: as by fashion-mnist.
+# Settings for a model whose header has no table editing.restore.TASK: those of fashion-mnist.
 DEFAULTS: dict[Task, dict[str, float]] = {
     "inpaint": {"lambda": 0.1, "noise_deg": 20.0, "rounds": 4},
     "denoise": {"lambda": 3.0, "noise_deg": 20.0, "rounds": 8},
@@ -40,14 +40,14 @@ DEFAULTS: dict[Task, dict[str, float]] = {
 }
 
 
-# l = sigma^2 / tau^2, were x_p the truth but for errors of standard deviation tau
+# l = sigma^2 / tau^2 if x_p is the truth with errors of standard deviation tau
 def settings(model: Model, task: Task, sigma: float | None = None) -> dict[str, Any]:
-    """The settings by which a model restores images: lambda, noise_deg, rounds.
+    """A model's settings for restoring images: lambda, noise_deg, rounds.
 
     Args:
         model: whose header may have its own.
         task: one of `TASKS`.
-        sigma: noise of the measurement, of 255 levels; lambda goes with its square. None: that of `SIGMAS`.
+        sigma: noise of the measurement, of 255 levels; lambda grows with its square. None: as in `SIGMAS`.
     """
     task = check_choice(task, TASKS, "task")
     own: dict[str, Any] = model.header.get("editing", {}).get("restore", {}).get(task, {})
@@ -74,10 +74,10 @@ def restore(
 
     Args:
         model: the prior.
-        y: measurements of B images, in [0, 1] but for noise.
+        y: measurements of B images, in [0, 1] plus noise.
         measurement: how they were made.
         count: rounds, at least 1.
-        noise_deg: angle a by which each round turns the latents, from 0 to below 90; fresh noise in each round.
+        noise_deg: angle a by which each round rotates the latents, from 0 to below 90; fresh noise in each round.
         weight: l > 0; a large one trusts the model, a small one the measurement.
         classes: of the images; None: the null class.
         seed: of the noise.
@@ -93,7 +93,7 @@ def restore(
     weight = max(check_number(weight, "weight", high=MAX_WEIGHT, above=0), MIN_WEIGHT)
     x = measurement.start(y).clamp(0, 1)
     for k in range(1, count + 1):
-        turned = rounds(
+        decoded = rounds(
             model,
             x,
             classes,
@@ -104,5 +104,5 @@ def restore(
             first_index=first_index,
             first_round=k,
         )
-        x = measurement.nearest(y, next(turned), weight).clamp(0, 1)
+        x = measurement.nearest(y, next(decoded), weight).clamp(0, 1)
         yield x

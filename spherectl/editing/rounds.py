@@ -1,7 +1,6 @@
 """Rounds of encoding and decoding that start from images (section 6).
 
-Without noise they pull an image, whatever it is, towards those that the model draws; with noise and a class they make
-it one of that class.
+Without noise they pull any image towards images that the model makes; with noise and a class they change its class.
 
 Letters: B images, H height, W width, K classes.
 """
@@ -22,7 +21,7 @@ from spherectl.model import sampler, seeding
 from spherectl.model.geometry import perturb, spherify, strength
 from spherectl.sampling import Guide
 
-# How a class is changed where a model's header has no table editing.to_class: the best point of docs/editing.md.
+# Settings for changing a class where a model's header has no table editing.to_class: the best of docs/editing.md.
 TO_CLASS: dict[str, float] = {"noise_deg": 70.0, "guidance": 3.0, "steps": 4}
 
 
@@ -41,20 +40,20 @@ def rounds(
     first_index: int = 0,
     first_round: int = 1,
 ) -> Iterator[Tensor]:
-    """Encode and decode again and again; what one round draws is what the next one sees, unclamped and unrounded.
+    """Encode and decode for several rounds; each round takes the image of the last one, unclamped and unrounded.
 
     Args:
         model: from `spherectl.load`.
         images: B, as for `Model.encode`.
         classes: one for all or for each image, numbers or names; None: the null class. It need not be the image's own.
         count: rounds, at least 1.
-        noise_deg: angle by which each round's latents are turned at random, from 0 to below 90.
-        noise: one draw for all rounds, or a fresh one in each.
+        noise_deg: angle by which each round rotates the latents at random, from 0 to below 90.
+        noise: "shared", the same in all rounds, or "fresh" in each.
         guidance: scale of classifier-free guidance; 1 is off.
         guide: which network it acts on.
         seed: of the noise.
         first_index: number of the first image; with the seed it decides an image's noise.
-        first_round: number of the first round, which decides fresh noise; where the rounds of before are done.
+        first_round: number of the first round, which decides fresh noise; for a caller that goes on after other rounds.
 
     Yields:
         After each round (B, 3, H, W) float32 in [0, 1]. The first without noise and guidance is the reconstruction.
@@ -77,13 +76,15 @@ def rounds(
         networks = sampler.guided(*networks, _null_like(y, model.num_classes), guidance, guide)
     indices = torch.arange(first_index, first_index + len(images), device=model.device)
 
-    def turn(v: Tensor, k: int) -> Tensor:
+    def rotate(v: Tensor, k: int) -> Tensor:
         if noise_deg == 0:
             return v
-        drawn = 1 if noise == "shared" else first_round + k - 1
-        return perturb(v, strength(noise_deg), seeding.noise(seed, seeding.ROUND, indices, tuple(v.shape[1:]), drawn))
+        noise_round = 1 if noise == "shared" else first_round + k - 1
+        return perturb(
+            v, strength(noise_deg), seeding.noise(seed, seeding.ROUND, indices, tuple(v.shape[1:]), noise_round)
+        )
 
-    return _rounds(networks, (images.to(model.device) * 2 - 1).to(model.dtype), y, count, turn)
+    return _rounds(networks, (images.to(model.device) * 2 - 1).to(model.dtype), y, count, rotate)
 
 
 @torch.no_grad()
@@ -92,18 +93,18 @@ def _rounds(
     x: Tensor,
     y: Tensor | None,
     count: int,
-    turn: Callable[[Tensor, int], Tensor],
+    rotate: Callable[[Tensor, int], Tensor],
 ) -> Iterator[Tensor]:
     encode, decode = networks
     dtype = x.dtype
     for k in range(1, count + 1):
-        x = decode(turn(spherify(encode(x, y)), k).to(dtype), y)
+        x = decode(rotate(spherify(encode(x, y)), k).to(dtype), y)
         yield sampler.to_unit(x).cpu()
         x = x.to(dtype)
 
 
 def _null_like(y: Tensor, null: int) -> Tensor:
-    """The null class for each image, in the form in which `y` says classes."""
+    """The null class for each image, in the form of `y`: labels or weights."""
     if not y.is_floating_point():
         return torch.full_like(y, null)
     weights = torch.zeros_like(y)
@@ -154,13 +155,13 @@ def harmonise(model: Model, a: Tensor, b: Tensor, mask: Tensor, *, count: int, *
 def through_noise(
     model: Model, images: Tensor, angles_deg: Sequence[float], classes: Classes = None, seed: int = 0
 ) -> list[Tensor]:
-    """Reconstructions through noise of several angles: how far a latent can be turned and still show its image.
+    """Reconstructions through noise of several angles: how far a latent can be rotated and still show its image.
 
     Args:
         model: from `spherectl.load`.
         images: (B, 3, H, W) in [0, 1].
         angles_deg: each from 0, the plain reconstruction, to below 90.
         classes: of the images; None: the null class.
-        seed: of the noise, which is one draw for all angles.
+        seed: of the noise, which is the same for all angles.
     """
     return [next(rounds(model, images, classes, count=1, noise_deg=angle, seed=seed)) for angle in angles_deg]

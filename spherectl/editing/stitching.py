@@ -1,4 +1,4 @@
-"""Two images put together along a line or a mask, which is what harmonisation starts from (section 6)."""
+"""Putting two images together along a line or a mask, the start of harmonisation (section 6)."""
 
 from __future__ import annotations
 

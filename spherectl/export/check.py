@@ -1,4 +1,4 @@
-"""What leaves is compared with the model before its file takes its name.
+"""Comparing an export with the model before its file takes its name.
 
 An export runs on inputs made from fixed seeds, at batches of 1, 2 and 7. Images are compared in [0, 1], a latent as
 the image that the model decodes from it.
@@ -25,9 +25,9 @@ Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
 
 BATCHES = (1, 2, 7)
-LARGEST_DIFFERENCE = 1e-4  # in float32
-LOWEST_MEDIAN_PSNR_DB = {"float16": 40.0, "bfloat16": 30.0, "int8": 30.0}
-HIGHEST_PSNR_DB = 200.0  # images that are the same have a PSNR too
+MAX_DIFFERENCE = 1e-4  # in float32
+MIN_MEDIAN_PSNR_DB = {"float16": 40.0, "bfloat16": 30.0, "int8": 30.0}
+MAX_PSNR_DB = 200.0  # images that are the same have a PSNR too
 
 Tensors = dict[str, Tensor]
 
@@ -37,9 +37,9 @@ class Difference:
     """How far an export is from the model.
 
     Attributes:
-        max_difference: largest over all numbers that come out: images in [0, 1], latents of RMS 1, and the encoder's
-            `raw` over its own RMS.
-        median_psnr_db: over images, those of latents among them; 200 where nothing differs.
+        max_difference: largest over all outputs: images in [0, 1], latents of RMS 1, and the encoder's `raw` divided by
+            its RMS.
+        median_psnr_db: over images, also those decoded from latents; 200 where nothing differs.
         images: images compared.
     """
 
@@ -57,7 +57,7 @@ class Difference:
 
 
 def cases(model: Model, part: Part) -> list[Tensors]:
-    """Inputs at every batch; for one round of a conditional model with both networks guided, the encoder, and none."""
+    """Inputs at every batch. A round of a conditional model has both networks guided, the encoder alone, and none."""
     made = [example(model, part, batch, seed=batch) for batch in BATCHES]
     if part != "round" or model.num_classes == 0:
         return made
@@ -69,7 +69,7 @@ def cases(model: Model, part: Part) -> list[Tensors]:
 
 @torch.no_grad()
 def expected(model: Model, part: Part, given: Tensors) -> Tensors:
-    """What the model itself makes of a part's inputs, by the functions that `sample` uses."""
+    """The model's own outputs for a part's inputs, by the functions that `sample` uses."""
     moved = {name: tensor.to(model.device) for name, tensor in given.items()}
     labels, encode, decode = moved.get("labels"), model.network.encoder, model.network.decoder
     if part == "decoder":
@@ -88,7 +88,7 @@ def expected(model: Model, part: Part, given: Tensors) -> Tensors:
 
 
 def compare(model: Model, part: Part, given: Sequence[Tensors], found: Sequence[Tensors]) -> Difference:
-    """Compare what an export made with what the model makes.
+    """Compare the outputs of an export with the model's.
 
     Args:
         model: in float32.
@@ -106,31 +106,31 @@ def compare(model: Model, part: Part, given: Sequence[Tensors], found: Sequence[
                 continue
             if name != "image":
                 exact, got = (_image(model, latent, inputs.get("labels")) for latent in (exact, got))
-            found_db.append(psnr(got, exact).clamp(max=HIGHEST_PSNR_DB))
+            found_db.append(psnr(got, exact).clamp(max=MAX_PSNR_DB))
     together = torch.cat(found_db).nan_to_num(-torch.inf)
     return Difference(largest, float(together.median()), len(together))
 
 
 def demand(difference: Difference, precision: str, what: str) -> None:
-    """Refuse what differs too much.
+    """Refuse a file that differs too much.
 
     Args:
         difference: found by `compare`.
-        precision: decides what is too much.
-        what: the file, for the sentence.
+        precision: decides the limit.
+        what: the file's name in the error.
 
     Raises:
         SpherectlError: a largest difference above 1e-4 in float32; a median PSNR under 40 dB in float16, 30 in int8
             and bfloat16.
     """
     if precision == "float32":
-        if difference.max_difference <= LARGEST_DIFFERENCE:
+        if difference.max_difference <= MAX_DIFFERENCE:
             return
-        limit = f"in float32 at most {LARGEST_DIFFERENCE:g} is let through"
+        limit = f"in float32 at most {MAX_DIFFERENCE:g} is allowed"
     else:
-        if difference.median_psnr_db >= LOWEST_MEDIAN_PSNR_DB[precision]:
+        if difference.median_psnr_db >= MIN_MEDIAN_PSNR_DB[precision]:
             return
-        limit = f"in {precision} at least {LOWEST_MEDIAN_PSNR_DB[precision]:g} dB are asked for"
+        limit = f"in {precision} at least {MIN_MEDIAN_PSNR_DB[precision]:g} dB are required"
     more = "Choose more precision with --dtype." if precision != "float32" else "Please report this model's recipe."
     raise SpherectlError(
         f"{what} differs too much from the model ({difference.sentence()}); {limit}. It was not written.", more
@@ -139,7 +139,7 @@ def demand(difference: Difference, precision: str, what: str) -> None:
 
 @torch.no_grad()
 def _image(model: Model, latent: Tensor, labels: Tensor | None) -> Tensor:
-    """(B, 3, H, W) float64: what the model decodes from a latent with its inputs' labels."""
+    """(B, 3, H, W) float64: the model's image of a latent under the labels of the inputs."""
     y = None if labels is None else labels.reshape(-1, len(latent))[-1].to(model.device)
     x = model.network.decoder(latent.float().to(model.device), y)
     return sampler.to_unit(x).cpu().double()

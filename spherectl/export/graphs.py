@@ -1,7 +1,7 @@
-"""The three parts of a model that leave it: decoder, encoder, one round, as modules a tracer can follow.
+"""The three exported parts of a model, as modules that a tracer can follow: decoder, encoder, one round.
 
-Images are in [0, 1] and latents may be any points, since every part puts them on the sphere itself. Nothing in them
-is random. Shapes: B batch, N tokens, d token channels, R sets of labels.
+Images are in [0, 1]; latents may be any points, because every part puts them on the sphere itself. Nothing in a part is
+random. Shapes: B batch, N tokens, d token channels, R sets of labels.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
         self.encoder = network.encoder
 
     def forward(self, image: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [0, 1], (B,) -> points on the sphere (B, N, d), and what they were before, for guidance."""
+        """(B, 3, H, W) in [0, 1], (B,) -> (B, N, d) on the sphere, and before that, which guidance mixes."""
         raw = self.encoder(2 * image - 1, labels)  # (B, N, d)
         return spherify(raw), raw
 
@@ -123,7 +123,7 @@ class Traced:
 
 
 def trace(model: Model, part: Part) -> Traced:
-    """Follow one part through the plain modules: scaled_dot_product_attention, no kernels of ours, no tables.
+    """Trace one part through the plain modules: scaled_dot_product_attention, no kernels of ours, no tables.
 
     Args:
         model: loaded in float32.
@@ -149,7 +149,7 @@ def trace(model: Model, part: Part) -> Traced:
 
 
 def plain(model: Model) -> SphereEncoder:
-    """The model's networks on the CPU, sharing its weights, made ready for a tracer.
+    """The model's networks on the CPU, with its weights shared, ready for a tracer.
 
     Raises:
         UsageError: the model was loaded in less than float32.
@@ -171,7 +171,7 @@ def plain(model: Model) -> SphereEncoder:
 
 
 def example(model: Model, part: Part, batch: int, seed: int = 0) -> dict[str, Tensor]:
-    """Inputs of a part by name, made from a seed: latents of noise, smooth images, classes in turn, guidance."""
+    """Inputs of a part by name, from a seed: latents of noise, smooth images, all classes in order, guidance."""
     images, shape = torch.arange(batch), model.network.latent_shape
     latent = seeding.noise(seed, seeding.INITIAL, images, shape)  # (B, N, d)
     labels = images % (model.num_classes + 1)  # (B,), the null class among them

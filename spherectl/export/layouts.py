@@ -19,9 +19,8 @@ from spherectl.export.check import Difference
 from spherectl.export.graphs import Part
 from spherectl.export.metadata import Exported
 from spherectl.files import replacing, sync_folder
-from spherectl.model.formats import weights
 from spherectl.model.formats.layouts import PUBLISHED, Layout
-from spherectl.model.formats.weights import Package
+from spherectl.model.formats.weights import Package, instantiate, read_package, write_package
 from spherectl.shown import listed
 
 Kept = Literal["float32", "float16", "bfloat16"]
@@ -31,23 +30,23 @@ DESCRIBED = ("class_names", "licence", "channels", "data")  # keys of our header
 
 
 def export_safetensors(
-    package: Package, path: Path, dtype: Kept = "float32", weights_kind: Literal["ema", "raw"] = "ema", name: str = ""
+    package: Package, path: Path, dtype: Kept = "float32", weights: Literal["ema", "raw"] = "ema", name: str = ""
 ) -> Exported:
     """Write one set of a model's weights as a model file that `spherectl --model` takes; its header is kept.
 
     Args:
-        package: from `weights.read_package`.
+        package: from `formats.weights.read_package`.
         path: replaced if it is there.
         dtype: of the weights in the file; what is computed from them is up to whoever loads it.
-        weights_kind: averaged weights where there are any, or those of the last step.
+        weights: averaged weights where there are any, or those of the last step.
         name: of the model, noted in the header as where the file comes from.
 
     Raises:
         UsageError: raw weights are asked for and there are none.
         SpherectlError: the weights differ too much from the model's; the file is not written.
     """
-    is_raw = weights_kind == "raw" or package.header.get("weights", "raw") == "raw"
-    model = Model(weights.instantiate(package, weights_kind), package.header, name=name, device=CPU)
+    is_raw = weights == "raw" or package.header.get("weights", "raw") == "raw"
+    model = Model(instantiate(package, weights), package.header, name=name, device=CPU)
     tensors = {key: t.to(getattr(torch, dtype)) for key, t in model.network.state_dict().items()}
     if infinite := [key for key, tensor in tensors.items() if not tensor.isfinite().all()]:
         raise SpherectlError(
@@ -56,11 +55,11 @@ def export_safetensors(
         )
     header = {**package.header, "weights": "raw" if is_raw else "ema"}
     with replacing(path) as temporary:
-        weights.write_package(temporary, Package(header, tensors))
-        difference = _difference(model, weights.read_package(temporary))
+        write_package(temporary, Package(header, tensors))
+        difference = _difference(model, read_package(temporary))
         check.demand(difference, dtype, path.name)
         header["export"] = {"from": name, "dtype": dtype, "difference": difference.table()}
-        weights.write_package(temporary, Package(header, tensors))
+        write_package(temporary, Package(header, tensors))
     return Exported(path, difference)
 
 
@@ -70,7 +69,7 @@ def export_layout(package: Package, folder: Path, layout: Layout = PUBLISHED) ->
     Class names, licence and the measured difference go where the layout's readers leave them alone.
 
     Args:
-        package: from `weights.read_package`.
+        package: from `formats.weights.read_package`.
         folder: made if it is missing; files of the layout's names are replaced.
         layout: one of `formats.layouts.LAYOUTS`.
 
@@ -89,7 +88,7 @@ def export_layout(package: Package, folder: Path, layout: Layout = PUBLISHED) ->
         checkpoint = layout.newest(made)
         written = folder / checkpoint.relative_to(made)
         _refuse_others(folder, [path for path in layout.checkpoints(folder) if path != written])
-        model = Model(weights.instantiate(package), package.header, name=folder.name, device=CPU)
+        model = Model(instantiate(package), package.header, name=folder.name, device=CPU)
         back = layout.read(made)
         _demand_same(package, back)
         difference = _difference(model, back)
@@ -104,7 +103,7 @@ def export_layout(package: Package, folder: Path, layout: Layout = PUBLISHED) ->
 
 def _difference(model: Model, package: Package) -> Difference:
     """How far the model of what was read again is from the one that was written, by decoder and encoder."""
-    again = Model(weights.instantiate(package), package.header, name=model.name, device=CPU)
+    again = Model(instantiate(package), package.header, name=model.name, device=CPU)
     found = []
     parts: tuple[Part, ...] = ("decoder", "encoder")
     for part in parts:

@@ -67,8 +67,8 @@ def export_onnx(
     - encoder: image, labels (B,) -> latent on the sphere, and raw, the latent before, which guidance mixes.
     - round: latent, noise (B, N, d), sigma (), labels (R, B), encoder_weights (R,), decoder_weights (R,) ->
       next_latent, image. One round of sampling over R sets of labels: R = 1 of weight 1, or guidance with the sets
-      (null, class) and the weights (1 - w, w). `image` is that of the latent given; the last step needs the decoder
-      alone, or this image.
+      (null, class) and the weights (1 - w, w). `image` is decoded from the given latent; the last step needs the
+      decoder alone, or this image.
 
     Args:
         model: loaded in float32.
@@ -150,7 +150,7 @@ def _write(model: Model, path: Path, part: Part, precision: Precision) -> OnnxFi
 
 
 def convert(traced: Traced) -> Any:
-    """A traced part as an onnx.ModelProto in float32, without traces of where it was made."""
+    """A traced part as an onnx.ModelProto in float32, without paths of this machine."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -177,17 +177,17 @@ def convert(traced: Traced) -> Any:
 
 
 def in_precision(graph: Any, precision: Precision) -> Any:
-    """The graph with weights of fewer bits; the one given may be changed. Inputs and outputs keep their types."""
+    """The graph with weights of fewer bits; may change the given one. Inputs and outputs keep their types."""
     match precision:
         case "float16":
             return _half(graph)
         case "int8":
-            return _octets(graph)
+            return _int8(graph)
     return graph
 
 
 def _half(graph: Any) -> Any:
-    """float16, but for the statistics of norms: squares of numbers above 255 are more than it can hold."""
+    """float16, except the statistics of norms: float16 cannot hold squares of numbers above 255."""
     from onnxruntime.transformers import float16
 
     with warnings.catch_warnings():
@@ -209,7 +209,7 @@ def _norm_statistics(graph: Any) -> Iterator[Any]:
 
 
 def _join_casts(graph: Any) -> None:
-    """Leave out the way to float16 and back between two nodes that compute in float32."""
+    """Remove the casts to float16 and back between two nodes that compute in float32."""
     import onnx
 
     half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
@@ -229,7 +229,7 @@ def _join_casts(graph: Any) -> None:
         graph.node.remove(node)
 
 
-def _octets(graph: Any) -> Any:
+def _int8(graph: Any) -> Any:
     """Products with weights of 8 bits. Unsigned: with signed ones some processors' sums saturate."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -241,7 +241,7 @@ def _octets(graph: Any) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         logging.getLogger().setLevel(logging.ERROR)  # it asks for a preprocessing that changes nothing here
         try:
-            target = Path(folder) / "quantised.onnx"
+            target = Path(folder) / "quantized.onnx"
             quantize_dynamic(products.model, target, op_types_to_quantize=["MatMul"], weight_type=QuantType.QUInt8)
         finally:
             logging.getLogger().setLevel(level)
@@ -251,7 +251,7 @@ def _octets(graph: Any) -> Any:
 
 
 def _name_sizes(graph: Any) -> None:
-    """Call the sizes that may vary "batch" and "sets", as the documentation does."""
+    """Name the dynamic sizes "batch" and "sets", as in the documentation."""
     for value in (*graph.input, *graph.output):
         sizes = value.type.tensor_type.shape.dim
         if value.name == "labels" and len(sizes) == 2:

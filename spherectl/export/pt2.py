@@ -28,7 +28,7 @@ from spherectl.files import replacing
 
 ABOUT = "spherectl.json"  # the file inside a .pt2 that says what it is
 
-# What the fresh process does: arguments are the program, the inputs of every case, where the outputs go, their names.
+# Run by the fresh process. Arguments: the program, the inputs of every case, the file for the outputs, their names.
 RUN = """
 import sys
 sys.modules["spherectl"] = None  # to import it now fails
@@ -53,7 +53,7 @@ save_file(outputs, found)
 def export_pt2(model: Model, folder: Path, parts: Sequence[Part] = PARTS) -> list[Exported]:
     """Write the parts of a model as decoder.pt2, encoder.pt2 and round.pt2.
 
-    Inputs and outputs are those of `export_onnx`, given by name:
+    Inputs and outputs are as for `export_onnx`. Inputs are given by name:
     `torch.export.load(path).module()(latent=z, labels=y)`.
 
     Args:

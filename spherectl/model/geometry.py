@@ -35,7 +35,7 @@ def spherify(z: Tensor) -> Tensor:
     return z * (power + EPSILON).rsqrt().reshape(-1, *[1] * (z.dim() - 1))
 
 
-# sigma = tan(angle): f(v + sigma e) is v turned by about that angle: e is nearly orthogonal to v and of its norm
+# sigma = tan(angle): f(v + sigma e) is v rotated by about that angle: e is nearly orthogonal to v and of its norm
 def strength(angle_deg: float) -> float:
     """Noise strength sigma of an angle in degrees, 0 <= angle_deg < 90."""
     return math.tan(math.radians(angle_deg))
@@ -43,7 +43,7 @@ def strength(angle_deg: float) -> float:
 
 # f(v + sigma e); v itself where sigma is exactly 0
 def perturb(v: Tensor, sigma: Tensor | float, e: Tensor) -> Tensor:
-    """Turn points on the sphere by noise.
+    """Rotate points on the sphere by noise.
 
     Args:
         v: (B, ...) points on the sphere.

@@ -76,7 +76,7 @@ def rotary_table(grid: int, head_width: int) -> Tensor:
 
 # (x0, x1) -> (x0 cos - x1 sin, x1 cos + x0 sin)
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Turn the last N of M tokens; in-context tokens, which come first, stay as they are.
+    """Rotate the last N of M tokens; in-context tokens, which come first, stay as they are.
 
     Args:
         x: (B, M, ..., K), M >= N.

@@ -1,6 +1,6 @@
 """Counter-based randomness: Philox-4x32-10 (Salmon et al., SC 2011) in torch integer arithmetic.
 
-What is drawn depends on the seed, the purpose (stream), the image and the round, and on nothing else: not on batch,
+Random numbers depend on the seed, the purpose (stream), the image and the round, and on nothing else: not on batch,
 device, process, worker or micro-batch. Key = (seed mod 2^32, seed div 2^32); counter = (j, i, k, stream) with j the
 block of four words, i the image, k the round.
 """

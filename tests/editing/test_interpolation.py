@@ -29,15 +29,15 @@ def test_a_path_keeps_to_the_sphere_and_its_ends_are_the_latents(
         for x, y in itertools.pairwise(frames)
     ]
     if spherical:
-        assert max(steps) - min(steps) < 1e-4  # every step turns by the same angle
+        assert max(steps) - min(steps) < 1e-4  # every step rotates by the same angle
 
 
-def test_ends_are_drawn_as_the_reconstructions(garments: Model, originals: Tensor) -> None:
+def test_ends_decode_to_the_reconstructions(garments: Model, originals: Tensor) -> None:
     a, b = garments.encode(originals[:2])
-    drawn = garments.decode(path(a, b, 4))
+    decoded = garments.decode(path(a, b, 4))
     reconstructed = garments.reconstruct(originals[:2])
-    assert torch.equal(drawn[0], reconstructed[0])
-    assert torch.equal(drawn[-1], reconstructed[1])
+    assert torch.equal(decoded[0], reconstructed[0])
+    assert torch.equal(decoded[-1], reconstructed[1])
 
 
 def test_a_squares_corners_and_sides(garments: Model, originals: Tensor) -> None:
@@ -53,16 +53,16 @@ def test_mixed_classes_are_mixed_embeddings_and_a_whole_class_is_its_label(garme
     weights = class_weights([3, 8], line_shares(3), garments.num_classes)
     assert weights.tolist()[1][3] == weights.tolist()[1][8] == 0.5
     latents = garments.encode(originals[:1]).expand(3, -1, -1)
-    drawn = garments.decode(latents, weights)
-    assert torch.allclose(drawn[::2], garments.decode(latents[:2], [3, 8]), atol=1e-5)
+    decoded = garments.decode(latents, weights)
+    assert torch.allclose(decoded[::2], garments.decode(latents[:2], [3, 8]), atol=1e-5)
     table = garments.network.decoder.y_embedder.embedding_table.weight
     with torch.no_grad():
         kept = table[3].clone()
         table[3] = (table[3] + table[8]) / 2
         middle = garments.decode(latents[:1], [3])
         table[3] = kept
-    assert torch.allclose(drawn[1:2], middle, atol=1e-5)
-    assert not torch.allclose(drawn[1:2], drawn[:1], atol=1e-2)
+    assert torch.allclose(decoded[1:2], middle, atol=1e-5)
+    assert not torch.allclose(decoded[1:2], decoded[:1], atol=1e-2)
 
 
 def test_shares_of_a_square_are_bilinear() -> None:

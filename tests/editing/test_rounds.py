@@ -23,7 +23,7 @@ def test_the_first_round_without_noise_is_the_reconstruction(garments: Model, or
     assert torch.equal(of_class, garments.reconstruct(originals, ["bag"] * 4))
 
 
-def test_rounds_go_on_from_what_was_drawn(garments: Model, originals: Tensor) -> None:
+def test_rounds_go_on_from_the_last_image(garments: Model, originals: Tensor) -> None:
     first, second, third = rounds(garments, originals, count=3)
     assert torch.allclose(second, garments.reconstruct(first), atol=1e-5)  # but for the clamp and the way to [0, 1]
     assert torch.allclose(third, garments.reconstruct(second), atol=1e-5)

@@ -63,7 +63,7 @@ def test_both_networks_are_those_of_torch(lively, changes):
         assert far(half.encode(x, y), plain.encode(x, y)) < 0.02
 
 
-def test_drawing_is_on_the_kernels_also_where_a_training_takes_other_products(lively, monkeypatch):
+def test_sampling_is_on_the_kernels_also_where_training_takes_other_products(lively, monkeypatch):
     _, half = pair(lively, {})
     monkeypatch.setattr(kernels, "products_pay", lambda: False)
     assert half.decoder.path(torch.device("cpu")) == "fused"
@@ -99,7 +99,7 @@ def test_no_bit_depends_on_the_batch_or_the_threads(lively, changes, int8):
             torch.set_num_threads(threads)
 
 
-def test_changed_weights_are_laid_out_again(lively):
+def test_changed_weights_are_packed_again(lively):
     plain, half = pair(lively, {})
     v, _, y = inputs(plain)
     with torch.no_grad():
@@ -145,13 +145,13 @@ def gradients(model: SphereEncoder, autocast: bool) -> tuple[float, dict[str, Te
     """Loss and gradients of one training step."""
     _, x, _ = inputs(model, 4)
     labels = torch.tensor([3, 19, 17, 3]) if model.num_classes else None
-    draws = training_noise(
+    step_noise = training_noise(
         5, 0, labels, batch=4, latent_shape=model.latent_shape, hard_ratio=1.1, num_classes=model.num_classes
     )
     model.requires_grad_(True)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         losses = objective(
-            model.encoder, model.decoder, x / 2 + 0.5, draws, sigma_max=5.0, weights=LossWeights(10, 0, 5, 0, 0.1)
+            model.encoder, model.decoder, x / 2 + 0.5, step_noise, sigma_max=5.0, weights=LossWeights(10, 0, 5, 0, 0.1)
         )
     losses.total.backward()
     return losses.total.item(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}

@@ -52,8 +52,8 @@ def test_large_latents_do_not_depend_on_batch_or_threads() -> None:
 def test_strength_is_the_tangent(degrees: float) -> None:
     e, v = torch.zeros(1, 1, 1000, dtype=torch.float64), torch.zeros(1, 1, 1000, dtype=torch.float64)
     v[0, 0, 0] = e[0, 0, 1] = math.sqrt(1000)  # orthogonal, of norm sqrt(L)
-    turned = perturb(v, strength(degrees), e)
-    cos = float((turned * v).sum() / (turned.norm() * v.norm()))
+    rotated = perturb(v, strength(degrees), e)
+    cos = float((rotated * v).sum() / (rotated.norm() * v.norm()))
     assert math.degrees(math.acos(min(cos, 1))) == pytest.approx(degrees, abs=1e-3)
 
 

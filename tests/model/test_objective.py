@@ -13,6 +13,7 @@ from spherectl.errors import UsageError
 from spherectl.model import seeding
 from spherectl.model.geometry import spherify
 from spherectl.model.objective import (
+    Losses,
     LossWeights,
     TrainingNoise,
     class_cosine,
@@ -44,7 +45,7 @@ def test_stratified_has_one_value_in_each_stratum_one_exact_one_and_one_exact_ze
 
 
 def test_radii_follow_section_11_image_by_image() -> None:
-    draws = step(first=128, hard_probability=0.0)
+    step_noise = step(first=128, hard_probability=0.0)
     images = torch.arange(128, 192)
 
     def radii(stream: int, k: int) -> Tensor:
@@ -53,12 +54,12 @@ def test_radii_follow_section_11_image_by_image() -> None:
         return values[seeding.words(7, seeding.SHUFFLE, torch.tensor([128]), 64, k)[0].argsort(stable=True)]
 
     r = radii(seeding.RADII, 0)
-    assert torch.equal(draws.large, r)
-    assert torch.equal(draws.small, 0.5 * r * radii(seeding.ANCHOR, 1))
-    assert torch.equal(draws.noise, seeding.normal(7, seeding.TRAINING, images, 12).float().reshape(64, 4, 3))
+    assert torch.equal(step_noise.large, r)
+    assert torch.equal(step_noise.small, 0.5 * r * radii(seeding.ANCHOR, 1))
+    assert torch.equal(step_noise.noise, seeding.normal(7, seeding.TRAINING, images, 12).float().reshape(64, 4, 3))
 
 
-def test_hard_cases_are_placed_by_the_draw_that_decides() -> None:
+def test_hard_cases_are_placed_by_the_number_that_decides() -> None:
     r, u = torch.full((4,), 0.5), torch.tensor([0.0, 0.05, 0.1, 0.100001])
     expected = [1.0, 1 + 0.05 * (HARD_RATIO - 1), 1 + 0.1 * (HARD_RATIO - 1), 0.5]
     assert with_hard_cases(r, u, HARD_RATIO, 0.1).tolist() == pytest.approx(expected)
@@ -67,8 +68,8 @@ def test_hard_cases_are_placed_by_the_draw_that_decides() -> None:
 
 
 def test_hard_cases_in_full_reach_the_hard_angle() -> None:
-    draws = [step(first=64 * n, hard_cases="full") for n in range(40)]
-    large = torch.cat([d.large for d in draws])
+    step_noise = [step(first=64 * n, hard_cases="full") for n in range(40)]
+    large = torch.cat([d.large for d in step_noise])
     beyond = large[large > 1]
     n = len(large)
     assert abs(len(beyond) / n - 0.1) < 4 * math.sqrt(0.1 * 0.9 / n)
@@ -77,14 +78,14 @@ def test_hard_cases_in_full_reach_the_hard_angle() -> None:
 
 
 def test_labels_drop_with_their_probability_and_apart_in_every_call() -> None:
-    draws = [step(first=64 * n) for n in range(40)]
+    step_noise = [step(first=64 * n) for n in range(40)]
     labels = torch.arange(64) % 10
     masks = []
     for pick in ("labels_encode", "labels_again"):
-        chosen = torch.stack([getattr(d, pick) for d in draws])
+        chosen = torch.stack([getattr(d, pick) for d in step_noise])
         assert bool(((chosen == 10) | (chosen == labels)).all())
         masks.append(chosen == 10)
-    decode = torch.stack([d.labels_decode for d in draws if d.labels_decode is not None])
+    decode = torch.stack([d.labels_decode for d in step_noise if d.labels_decode is not None])
     masks += [decode[:, :64] == 10, decode[:, 64:] == 10]
     n = masks[0].numel()
     for i, mask in enumerate(masks):
@@ -95,8 +96,8 @@ def test_labels_drop_with_their_probability_and_apart_in_every_call() -> None:
 
 
 def test_unconditional_networks_get_no_labels() -> None:
-    draws = training_noise(0, 0, None, batch=4, latent_shape=(2, 2), hard_ratio=1.1)
-    assert draws.labels_encode is draws.labels_decode is draws.labels_again is None
+    step_noise = training_noise(0, 0, None, batch=4, latent_shape=(2, 2), hard_ratio=1.1)
+    assert step_noise.labels_encode is step_noise.labels_decode is step_noise.labels_again is None
 
 
 def test_a_batch_under_three_is_an_error() -> None:
@@ -143,18 +144,18 @@ def test_every_part_of_the_loss_written_out() -> None:
         assert y is None
         return (v.mT.reshape(-1, 3, 2, 2) * scale).tanh()
 
-    draws = training_noise(0, 0, None, batch=4, latent_shape=(4, 3), hard_ratio=HARD_RATIO)
+    step_noise = training_noise(0, 0, None, batch=4, latent_shape=(4, 3), hard_ratio=HARD_RATIO)
     weights, distance = LossWeights(10, 1, 5, 0.5, 0.1, 0.3), Distance()
-    losses = objective(encode, decode, images, draws, sigma_max=SIGMA, weights=weights, perceptual=distance)
+    losses = objective(encode, decode, images, step_noise, sigma_max=SIGMA, weights=weights, perceptual=distance)
 
     z = encode(images * 2 - 1, None)
-    v, e = spherify(z), draws.noise.double()
+    v, e = spherify(z), step_noise.noise.double()
 
-    def turned(r: Tensor) -> Tensor:
+    def rotated(r: Tensor) -> Tensor:
         out = spherify(v + (r * SIGMA)[:, None, None] * e)
         return torch.where((r == 0)[:, None, None], v, out)
 
-    large, small = decode(turned(draws.large), None) / 2 + 0.5, decode(turned(draws.small), None) / 2 + 0.5
+    large, small = decode(rotated(step_noise.large), None) / 2 + 0.5, decode(rotated(step_noise.small), None) / 2 + 0.5
     z_large = encode(large * 2 - 1, None)
     cos = torch.nn.functional.cosine_similarity(z_large.flatten(1), z.flatten(1))
     for got, expected in (
@@ -170,6 +171,26 @@ def test_every_part_of_the_loss_written_out() -> None:
     torch.testing.assert_close(losses.total, parts)
     assert len(distance.seen) == 3  # x, x_small and x_large once each
     assert not losses.z_clean.requires_grad
+
+
+def test_each_part_of_the_loss_teaches_both_networks() -> None:
+    """Over networks that are none of ours; z_clean and the consistency target are constants."""
+    torch.manual_seed(0)
+    encoder, decoder = torch.nn.Linear(48, 12), torch.nn.Linear(12, 48)
+
+    def losses() -> Losses:
+        return objective(
+            lambda x, _: encoder(x.flatten(1)).reshape(-1, 4, 3),
+            lambda v, _: decoder(v.flatten(1)).tanh().reshape(-1, 3, 4, 4),
+            torch.rand(8, 3, 4, 4, generator=torch.Generator().manual_seed(1)),
+            step(batch=8),
+            sigma_max=SIGMA,
+        )
+
+    for part in ("total", "rec", "con", "latent"):
+        found = torch.autograd.grad(getattr(losses(), part), [*encoder.parameters(), *decoder.parameters()])
+        assert all(bool(one.any()) for one in found), part
+    assert not losses().z_clean.requires_grad
 
 
 def test_the_cosine_within_classes_is_the_mean_over_pairs_of_one_class() -> None:

@@ -94,7 +94,7 @@ class Case:
             rec=values["pixel_l1"], con=values["pixel_consistency_l1"], latent=values["latent_consistency"]
         )
         r, u = self.io["train_r_stratified"], self.io["train_u_hard"]
-        draws = TrainingNoise(
+        step_noise = TrainingNoise(
             large=with_hard_cases(r, u, self.noise.hard_ratio, self.noise.hard_case_probability),
             small=0.5 * r * self.io["train_r_anchor"],
             noise=self.io["train_noise"],
@@ -104,7 +104,9 @@ class Case:
         )
         images = self.io["x"] / 2 + 0.5
         sigma_max = self.noise.sigma_max
-        return objective(self.model.encoder, self.model.decoder, images, draws, sigma_max=sigma_max, weights=weights)
+        return objective(
+            self.model.encoder, self.model.decoder, images, step_noise, sigma_max=sigma_max, weights=weights
+        )
 
 
 @functools.cache

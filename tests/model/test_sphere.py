@@ -104,10 +104,10 @@ def test_the_first_steps_are_finite_although_the_first_latent_is_exactly_zero() 
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
     norms = []
     for step in range(3):
-        draws = training_noise(
+        step_noise = training_noise(
             0, 4 * step, torch.arange(4), batch=4, latent_shape=model.latent_shape, hard_ratio=1.1, num_classes=10
         )
-        losses = objective(model.encoder, model.decoder, images, draws, sigma_max=5.67)
+        losses = objective(model.encoder, model.decoder, images, step_noise, sigma_max=5.67)
         if step == 0:
             assert not losses.z_clean.any()  # so that a plain quotient would be 0 / 0
         optimiser.zero_grad()
@@ -153,11 +153,11 @@ def trained_like() -> dict[str, SphereEncoder]:
     for head in ("linear", "conv"):
         spec = ModelSpec(image_size=32, latent_resolution="low", size="micro", num_classes=10, compression_ratio=6)
         model = build(spec.model_copy(update={"pixel_head": head}))
-        draws = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)
         for p in model.parameters():
             if p.requires_grad:
                 scale = 1 / math.sqrt(p[0].numel()) if p.dim() > 1 else 0.1
-                p.data.copy_(torch.randn(p.shape, generator=draws) * scale)
+                p.data.copy_(torch.randn(p.shape, generator=generator) * scale)
         models[head] = model.eval().requires_grad_(False)
     return models
 

@@ -1,4 +1,4 @@
-"""Turning a fetched checkpoint folder into one of our files, once.
+"""Converting a fetched checkpoint folder to one of our files, once.
 
 Its pickle is opened once, with weights_only. All tensors are compared with the folder's settings, and those with what
 the zoo says of the model. The new file's header records the source, with the SHA-256 of each file.

@@ -28,7 +28,7 @@ class Layout:
         config: the file of settings, as a path below the folder.
         checkpoint: a checkpoint, as a path below the folder; #### stands for its number.
         code: module with `read(folder) -> Package`, `write(folder, package)` and `describe(folder, facts)`, which puts
-            a table into a written folder that readers leave alone.
+            a table into a written folder where readers ignore it.
         readers: who reads it, for the help of `export`.
     """
 
@@ -55,7 +55,7 @@ class Layout:
         return f"{self.config} and {self.checkpoint if inner == '.' else f'{inner}/'}"
 
     def has(self, path: str) -> bool:
-        """Whether a path below the folder is that of a file of this layout."""
+        """Whether a path below the folder is one of this layout's files."""
         return path == self.config or self.number(path) is not None
 
     def number(self, path: str) -> int | None:
@@ -103,7 +103,7 @@ class Layout:
         importlib.import_module(self.code).write(folder, package)
 
     def describe(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Put what the layout has no place for into a written folder, where its readers leave it alone."""
+        """Put a table into a written folder, where the layout's readers ignore it."""
         importlib.import_module(self.code).describe(folder, facts)
 
 

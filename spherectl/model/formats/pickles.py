@@ -1,7 +1,7 @@
-"""torch's files of tensors, looked through before torch reads them: nothing in them is executed, or larger than they.
+"""torch's files of tensors, checked before torch reads them: nothing in them is executed, or larger than the file.
 
-torch writes an archive since version 1.6, and before that several pickles with the tensors' bytes behind them, as files
-of weights that were published earlier still are.
+torch has written archives since version 1.6. Before, it wrote several pickles followed by the tensors' bytes; many
+published files of weights still are of this kind.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ MAX_RECORDS = 100_000  # of an archive: one for each tensor; published ones have
 MAX_PICKLE = 8 << 20  # bytes of pickles, which have names and shapes; published ones have below 1 MB
 MAX_OPCODES = 2_000_000  # of a pickle, about 30 for each tensor
 
-# All that a pickle of tensors names: tensors of the types that torch has always had, tables of them, and small values
-# that a training may keep beside them. Torch's own list is longer, and has a bytearray of any announced size on it.
+# What a pickle of tensors may name: tensors of torch's old types, tables of them, and small values that a training may
+# keep beside them. Torch's own list is longer, and allows a bytearray of any announced size.
 _GLOBALS = {
     "_codecs encode",
     "collections OrderedDict",
@@ -68,13 +68,13 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
 
 
 def load(path: Path, what: str, hint: str = "", *, mapped: bool = False) -> object:
-    """What torch reads from a file of its own, on the CPU, its pickle looked through before.
+    """Read a file of torch's on the CPU, after its pickle was checked.
 
     Args:
         path: a file as torch writes it, now or before version 1.6.
-        what: what errors call such a file, such as "checkpoint".
+        what: the name of such a file in errors, such as "checkpoint".
         hint: of every error about what is in it.
-        mapped: tensors lie in the file's own pages, where it is an archive: they go with the file, should that be cut.
+        mapped: map the tensors of an archive instead of reading them; they are lost if the file is cut.
 
     Raises:
         FileError: missing, no regular file, damaged, or its pickle names more than tensors and small values.
@@ -124,13 +124,13 @@ def check_archive(file: BufferedReader) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """What torch says of a damaged file, as the end of a sentence."""
+    """Torch's message about a damaged file, as the end of a sentence."""
     said = str(getattr(error, "strerror", None) or error).strip()
     return shortened(said.splitlines()[0].rstrip(".")) if said else type(error).__name__
 
 
 def _check_legacy(file: BufferedReader) -> None:
-    """Refuse what is no file of before version 1.6, or counts more of anything than it has bytes."""
+    """Refuse a file that torch before version 1.6 did not write, or that counts more of anything than it has bytes."""
     size = file.seek(0, 2)
     file.seek(0)
     pickles = io.BytesIO(file.read(MAX_PICKLE))
@@ -140,20 +140,20 @@ def _check_legacy(file: BufferedReader) -> None:
         _check_pickle(pickles, size if number == _LEGACY_OBJECT else None)
 
 
-def _check_pickle(content: io.BytesIO, most: int | None = None) -> None:
-    """Refuse what names more than tensors, or more bytes than there are; nothing is made of it.
+def _check_pickle(content: io.BytesIO, max_number: int | None = None) -> None:
+    """Refuse a pickle that names more than tensors, or more bytes than there are; nothing is built from it.
 
     Args:
         content: from which one pickle is read.
-        most: of each whole number in it, as torch makes room for so many numbers before it reads them from a file that
-            is no archive; None: any.
+        max_number: the largest whole number allowed in it, because torch allocates that many numbers before it reads
+            them from a file that is not an archive; None: any.
     """
     for number, (opcode, argument, _) in enumerate(pickletools.genops(content)):
         named = argument if opcode.name == "GLOBAL" else ""
         known = not named or named in _GLOBALS or _TYPES.fullmatch(named)
         if not known or opcode.name in ("STACK_GLOBAL", "INST", "OBJ"):
             raise ValueError("it is damaged, or holds more than tensors, which is never executed here")
-        if most is not None and isinstance(argument, int) and argument > most:
+        if max_number is not None and isinstance(argument, int) and argument > max_number:
             raise ValueError("it names more numbers than it has")
         if number >= MAX_OPCODES:
             raise ValueError("its pickle is longer than any checkpoint's")
