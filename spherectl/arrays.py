@@ -1,7 +1,7 @@
-"""Arrays of strangers: .npz files, of which a header is looked at before anything is read, and nothing is unpickled.
+"""Arrays of strangers: each header of an .npz file is checked before its array is read, and nothing is unpickled.
 
-An .npz is a zip of .npy files, each a short header (type, shape, order) and the bytes. What numpy reads of its own
-accord is as much as the header says; a few kilobytes can stand for many gigabytes.
+An .npz is a zip of .npy files, each a short header (type, shape, order) and the bytes. numpy alone reads as much as the
+header says; a few kilobytes can stand for many gigabytes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]
 
 
 class Expected(NamedTuple):
-    """What an array may be.
+    """The kinds and shapes that an array may have.
 
     Attributes:
         kinds: of numpy's types: f floating point, i and u whole numbers, U text.
@@ -41,11 +41,11 @@ class _DamagedError(Exception):
 
 
 def read_npz(path: Path, expected: Mapping[str, Expected], hint: str = "") -> dict[str, Array]:
-    """Those of the expected arrays that an .npz file has; what else is in it is not read.
+    """The expected arrays that an .npz file has; nothing else in it is read.
 
     Args:
-        path: of it.
-        expected: by name; an array of another kind or a larger shape is refused before it is read.
+        path: the file.
+        expected: by name; an array of another kind or a larger shape is refused unread.
         hint: what to do where the file is damaged.
 
     Raises:

@@ -92,8 +92,8 @@ def parse_classes(items: str | Sequence[str | int], names: Sequence[str], num_cl
     class 0 of that name, or class 1, called 10. A range is of numbers, so that "0-0" is class 0; so is an integer.
 
     Args:
-        items: one or several, each a number, a name (any case; its beginning, or that of a word in it, if that is
-            unique), a range of numbers "2-5", "all", "none" (the null class), or several of these separated by commas.
+        items: one or several, each a number, a name (any case; a unique beginning of it, or of a word in it, will do),
+            a range of numbers "2-5", "all", "none" (the null class), or several of these separated by commas.
         names: class names, or empty where the model has none.
         num_classes: classes of the model; the null class is `num_classes`.
         model: its name, for messages.

@@ -117,7 +117,7 @@ def _given_set(record: DatasetRecord, given: str) -> Path:
 
 
 def _missing_set(record: DatasetRecord, download: bool, say: Say | None) -> Path:
-    """The folder of a set of which no place was given; fetched if need be."""
+    """The folder of a set where no place was given; the set is fetched if need be."""
     settings = load_settings()
     if found := find_set(record, settings):
         return found

@@ -1,4 +1,4 @@
-"""Fetching the published sets, of which torchvision knows the addresses and MD5 sums.
+"""Fetching the published sets. torchvision knows their addresses and MD5 sums.
 
 Their files come as all others do (`spherectl.downloader`: limits, attempts, proxies), because torchvision would write
 until the disk is full. A set is fetched into a folder beside its final place and renamed, so that a killed download
@@ -77,7 +77,7 @@ def fetch_set(source: Download, data: Path, *, offline: bool = False, say: Say |
 
 def _fetch_quietly(source: Download, into: Path, by_hand: str) -> None:
     try:
-        # torchvision draws bars of its own; narration is the command line's.
+        # torchvision shows bars of its own; only the command line narrates.
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             source.fetch(into)
     except FileError:

@@ -2,7 +2,7 @@
 
 Three layouts are understood. Class folders: `root/cat/1.png`, one folder a class, classes numbered by sorted name.
 Flat: `root/1.png`, no classes. Split: `root/train/...` and `root/val/...` (or one of the other words of
-`spherectl.data.names`, in any case), each of which is one of the former. Images lie directly in these folders; deeper
+`spherectl.data.names`, in any case), each in one of the two layouts above. Images lie directly in these folders; deeper
 ones are not looked for. Hidden names and the system's own folders are ignored.
 
 A listing is kept in the cache, and holds while no folder that was looked into has another state.

@@ -1,4 +1,4 @@
-"""Indexes of large sets, kept in the cache: what lies in a folder need not be listed again while it is unchanged.
+"""Indexes of large sets in the cache: an unchanged folder need not be listed again.
 
 An index is a file of plain arrays (.npz, nothing pickled) and some JSON. Losing one costs time alone, so a damaged one
 is as good as none, and a cache that cannot be written is no error. Whoever loads an index says whether it still holds.

@@ -1,4 +1,4 @@
-"""Names of files and folders: which are no one's images, which part of a set they are called by, how many are held."""
+"""Names of files and folders: which never count, which part of a set a name means, how many fit into the memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def split_of(name: str) -> Split | None:
 
 
 def of_split(names: Iterable[str], split: Split) -> list[str]:
-    """Those of several names that are of a part, the word that comes first in `TEST_WORDS` first."""
+    """The names that belong to one part of a set, in the order of `TRAIN_WORDS` or `TEST_WORDS`."""
     words = TRAIN_WORDS if split == "train" else TEST_WORDS
     return sorted((name for name in names if name.lower() in words), key=lambda name: (words.index(name.lower()), name))
 

@@ -1,7 +1,7 @@
 """The order in which training sees images, exact from any image on.
 
-Image s of a run, counted from 0, is image permutation(seed, epoch = s // n)[s % n], mirrored if its own draw says so
-(section 11). Nothing else decides: not the batch, not the workers, not where a run was resumed.
+Image s of a run, counted from 0, is image permutation(seed, epoch = s // n)[s % n]; a random number of image s decides
+whether it is mirrored (section 11). Nothing else matters: neither batch size nor workers nor where a run was resumed.
 
 Sets of shards that have to be fetched are shuffled by shards: the permutation of an epoch is then one of the shards,
 and within windows of a few of them one of their images.
@@ -57,7 +57,7 @@ def training_batches(
     An image that cannot be read is replaced by the next that can (`ImageSet.read`) and named in `unreadable`.
 
     Args:
-        images: the training set.
+        dataset: the training set.
         seed: the run's 64-bit seed.
         batch_size: B, over all processes.
         start_image: images that the run has already seen; need not be a multiple of B.

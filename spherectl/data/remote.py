@@ -240,7 +240,7 @@ def _parse_index(text: str, url: str) -> list[dict[str, Any]]:
 
 
 def _shard_url(index_url: str, place: str, number: int) -> str:
-    """The address of a shard, which is relative to that of the index."""
+    """The absolute address of a shard; the index states it relative to its own."""
     try:
         address = urllib.parse.urljoin(index_url, place)
         check_url(address)

@@ -1,8 +1,8 @@
 """Sets of local tar shards: which files they are, and one index over all of them, kept in the cache.
 
 A set is a folder of tars, a pattern (`train-{000000..000012}.tar`, `part-*.tar`) or one tar. A folder may be split in
-two ways: train/ and val/ (or test/) folders of tars, or tars with the word val or test in their names beside those of
-the training set; `spherectl.data.names` has the other words for both.
+two ways: train/ and val/ (or test/) folders of tars, or test tars with the word val or test in their names beside the
+training tars; `spherectl.data.names` has the other words for both.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class RemoteImages(DecodedImages):
         return shard, index - int(self._ends[shard] - self.index.counts[shard])
 
     def _shard(self, number: int) -> Shard:
-        """The images of a shard, fetched if need be; those of the last few are kept in memory."""
+        """The images of a shard, fetched if need be; the last few shards stay in memory."""
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]

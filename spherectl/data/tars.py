@@ -31,7 +31,7 @@ UNLABELLED = -1
 
 # ImageNet in one tar has 2.6 million members, with labels.
 MAX_MEMBERS = 10_000_000
-# What tarfile reads at once: attributes or a long name, of the size that a header gives. Systems' own are below 64 KiB.
+# Bytes that tarfile reads at once: attributes or a long name, as long as a header says. Real ones are below 64 KiB.
 MAX_READ = 1 << 20
 MAX_DIGITS = 64  # in a row, in attributes: tarfile's search takes the square of it
 # Attributes that a tar gives all its members, each of which gets a copy of them.
@@ -94,7 +94,7 @@ def read_shard(path: Path) -> Shard:
     except OSError as error:
         kind = MissingShardError if isinstance(error, FileNotFoundError) else FileError
         raise kind(f"Cannot read the shard {path}: {error.strerror or error}.") from None
-    # Over made headers tarfile raises more than its own errors: ValueError, OverflowError, RecursionError, ...
+    # Over forged headers tarfile raises more than its own errors: ValueError, OverflowError, RecursionError, ...
     except Exception as error:  # noqa: BLE001
         reason = str(error) if isinstance(error, tarfile.TarError) else "a header in it has no sense"
         raise FileError(
@@ -124,7 +124,7 @@ def read_member(path: Path, offset: int, size: int) -> bytes:
 
 
 class _Bounded:
-    """A file of which little is read at once: tarfile believes what a header says of the length of the next."""
+    """A file that reads at most `MAX_READ` at once, because tarfile believes the length that a header states."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file = file
@@ -150,7 +150,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _check_attributes(block: bytes) -> None:
-    """Refuse attributes that are not records "LENGTH KEY=VALUE", one after another, or that are such as none writes."""
+    """Refuse attributes that are not a row of records "LENGTH KEY=VALUE", or that no program writes."""
     content = block.rstrip(b"\0")
     if b"GNU.sparse" in content:
         raise tarfile.ReadError("it has sparse members; make it without them (tar without -S)")
@@ -166,7 +166,7 @@ def _check_attributes(block: bytes) -> None:
 
 
 def is_compressed(name: str) -> bool:
-    """Whether a name is that of a compressed tar."""
+    """Whether a file of this name is a compressed tar."""
     return bool(_COMPRESSED.search(name))
 
 

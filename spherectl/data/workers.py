@@ -61,7 +61,7 @@ class _Reader(Dataset["_Piece | SpherectlError"]):
 
 
 def _shared_memory_holds(images: int, image_size: int) -> bool:
-    """Whether shared memory, of which a plain container has 64 MB, has room for so many images of each process here."""
+    """Whether shared memory (64 MB in a plain container) has room for so many images of each process here."""
     needed = images * 3 * image_size**2 * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     try:
         found = os.statvfs("/dev/shm")  # noqa: S108 - where Linux has it
@@ -82,7 +82,7 @@ def read_ahead(
     """The images of those numbers, list by list, decoded by processes, two lists a process ahead.
 
     Args:
-        images: the set.
+        dataset: the set.
         numbers: lists of them, without end.
         workers: how many processes, at least 1.
         length: images of the longest list.

@@ -45,7 +45,7 @@ def fit(plan: FitPlan, dataset: ImageSet, progress: Progress | None = None) -> F
 
     Args:
         plan: what to train, and how.
-        images: the training set; its size must be that of the test images.
+        dataset: the training set, of the same image size as the test images.
         progress: called after each step.
 
     Raises:

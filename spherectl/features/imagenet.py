@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from spherectl.errors import FileError, UsageError
 from spherectl.features.networks import normalise_channels
 from spherectl.features.records import Source
-from spherectl.features.records.convnext_small import SOURCE as CONVNEXT_SMALL
-from spherectl.features.records.lpips_vgg16 import SOURCE as VGG16
+from spherectl.features.records.lpips_convnext import CONVNEXT_SMALL, VGG16
 from spherectl.fetch import fetch_url
 from spherectl.model.formats.pickles import read_tensors
 from spherectl.progress import Progress
@@ -40,7 +39,7 @@ _AGAIN = "Remove it, then fetch or install it again."
 
 
 class LpipsFeatures(nn.Module):
-    """Weighted unit features of VGG16, of which LPIPS is the squared distance of two images.
+    """Weighted unit features of VGG16; the squared distance of two images in them is LPIPS.
 
     Squared differences are summed over channels, averaged over positions and summed over stages.
 

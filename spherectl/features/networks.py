@@ -208,7 +208,7 @@ def fold(trained: nn.Module, folded: nn.Module) -> nn.Module:
         folded: the same network of `build_network(..., norm=False)`; changed in place.
 
     Returns:
-        `folded`, in eval mode, its outputs those of `trained` in eval mode up to rounding.
+        `folded` in eval mode; its outputs equal those of `trained` in eval mode up to rounding.
     """
     sources, state = dict(trained.named_modules()), trained.state_dict()
     for name, target in folded.named_modules():

@@ -99,7 +99,7 @@ def load_feature_network(name_or_path: str | Path) -> nn.Module:
             network = build_network(header["kind"], header["arguments"])
     except SpherectlError:
         raise
-    except (TypeError, ValueError):  # lists that are those of another kind
+    except (TypeError, ValueError):  # lists of another kind of network
         raise damaged from None
     expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     if expected != {name: info.shape for name, info in safetensors_header(path).tensors.items()}:

@@ -53,7 +53,7 @@ class DatasetRecord:
             `ShardIndex`. `say` takes a sentence, or is None.
         find: the set's folder at or below a folder, or None; sets without it need --data.
         expected: the files that `find` looks for; empty where `read` itself says what is missing.
-        classes: what the classes are, for people; empty: those of `class_names`.
+        classes: what the classes are, for people; empty: `class_names` says it.
         class_names: of a set whose classes are always the same, class 0 first.
         called: a pattern for what people call the set in names of recipes and checkpoints; empty: such names do not
             tell the classes.

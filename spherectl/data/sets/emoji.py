@@ -32,7 +32,7 @@ GROUPS: dict[str, str] = {
 }
 
 MAX_LIST = 64 << 20  # bytes of the list of emoji; it has 2 million
-HELD_OUT = 26 / 256  # of the drawings, which are the test set
+HELD_OUT = 26 / 256  # share of the drawings in the test set
 
 _KEYS = ("category", "image", "unified")  # of an emoji in the list
 
@@ -122,7 +122,7 @@ def prepare(archive: Path, package: Package, folder: Path) -> None:
 
 
 def is_held_out(unified: str) -> bool:
-    """Whether an emoji's drawings are for the test: those of the same thing in another gender or direction are too.
+    """Whether an emoji's drawings are for the test; the same thing in another gender or direction is on the same side.
 
     Args:
         unified: its code points, "1F468-200D-2695-FE0F".

@@ -1,4 +1,4 @@
-"""The feature networks: one file each in this folder, with `RECORDS` of all that the program knows of them.
+"""The feature networks: files in this folder, with `RECORDS` of all that the program knows of them.
 
 A file here is found by its being here. `evaluate --features`, `features ls`, `features train`, `doctor`, the perceptual
 loss and the table in docs/evaluation.md look records up. A record is read without torch, so a file imports what its
