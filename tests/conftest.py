@@ -115,8 +115,9 @@ def _own_surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _is_setting(name: str) -> bool:
-    """Whether a variable is one of our settings that no test sees."""
-    return name.startswith("SPHERECTL_") and name != KEPT
+    """Whether a variable is a setting, of ours or of the hub, that no test sees."""
+    of_the_hub = ("HF_TOKEN", "HF_TOKEN_PATH", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE")
+    return (name.startswith("SPHERECTL_") and name != KEPT) or name in of_the_hub
 
 
 @pytest.fixture
