@@ -14,6 +14,7 @@ from spherectl.errors import SpherectlError, UsageError
 from spherectl.export.layouts import export_layout, export_safetensors
 from spherectl.model.formats import published
 from spherectl.model.formats.weights import Package, read_package, write_package
+from tests.export.conftest import NAMES
 
 pytestmark = pytest.mark.fast
 
@@ -39,7 +40,7 @@ def test_it_loads_by_its_path_and_keeps_its_header(package: Package, model_file:
     path = tmp_path / "slim.safetensors"
     written = export_safetensors(package, path, "float16", name="small")
     slim, whole = (spherectl.load(str(one), device="cpu", dtype="float32") for one in (path, model_file))
-    assert slim.class_names == whole.class_names == ("red", "green", "blue")
+    assert slim.class_names == whole.class_names == tuple(NAMES)
     assert slim.header["licence"] == "CC0-1.0"
     assert slim.recipe == whole.recipe
     assert slim.header["export"]["from"] == "small"
@@ -50,13 +51,13 @@ def test_it_loads_by_its_path_and_keeps_its_header(package: Package, model_file:
 
 
 def test_raw_weights_can_be_chosen(package: Package, tmp_path: Path) -> None:
-    written = export_safetensors(package, tmp_path / "raw.safetensors", weights_kind="raw")
+    written = export_safetensors(package, tmp_path / "raw.safetensors", weights="raw")
     back = read_package(written.path)
     assert back.header["weights"] == "raw"
     assert package.raw is not None
     assert all(torch.equal(back.weights[name], package.raw[name]) for name in package.raw)
     with pytest.raises(UsageError, match="averaged"):
-        export_safetensors(Package(package.header, package.weights), tmp_path / "no.safetensors", weights_kind="raw")
+        export_safetensors(Package(package.header, package.weights), tmp_path / "no.safetensors", weights="raw")
     assert not (tmp_path / "no.safetensors").exists()
 
 
@@ -86,7 +87,7 @@ def test_published_is_the_same_bits_under_the_published_keys(package: Package, r
         "vit_enc_model_size",
     }
     assert needed <= cfg.keys()
-    assert cfg["spherectl"]["class_names"] == ["red", "green", "blue"]
+    assert cfg["spherectl"]["class_names"] == NAMES
     assert cfg["spherectl"]["licence"] == "CC0-1.0"
     loaded = spherectl.load(str(tmp_path / "out"), device="cpu", dtype="float32")
     assert all(torch.equal(p, package.weights[name]) for name, p in loaded.network.named_parameters())
