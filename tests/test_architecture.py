@@ -88,7 +88,7 @@ FLOORS = [
         *("export.graphs", "export.check", "export.metadata", "export.onnx", "export.pt2", "export.layouts"),
         *("export.web", "export.formats"),
         "plots",
-        *("plots.figures", "plots.training", "plots.posterior", "plots.uniformity", "plots.samples"),
+        *("plots.figures", "plots.curves", "plots.training", "plots.posterior", "plots.uniformity", "plots.samples"),
     ],
     # The command line.
     [
@@ -116,7 +116,7 @@ NOT_FOR_SAMPLING = {
     "huggingface_hub",
     *("torch._dynamo", "torch._inductor", "torch.distributed.tensor", "torch.fx.experimental.symbolic_shapes"),
     *("sympy", "matplotlib"),
-    *("spherectl.training", "spherectl.features", "spherectl.evaluation", "spherectl.data.datasets"),
+    *("spherectl.training", "spherectl.features", "spherectl.evaluation.run", "spherectl.data.datasets"),
 }
 
 

@@ -45,7 +45,7 @@ def uniform(results: dict[str, Any]) -> Claim:
         ("uniformity",),
         (
             f"{TRAIN} base {vae['name']}",
-            f"spherectl plot uniformity runs/evidence/base --vae runs/evidence/{vae['name']}",
+            f"python -m experiments plot uniformity runs/evidence/base --vae runs/evidence/{vae['name']}",
         ),
     )
 
@@ -92,7 +92,7 @@ def hole(results: dict[str, Any]) -> Claim:
         ("posterior-hole",),
         (
             f"{TRAIN} base {' '.join(row['name'] for row in swept)}",
-            f"spherectl plot posterior-hole runs/evidence/base --vae runs/evidence/{best['name']} --count {count}",
+            f"python -m experiments plot posterior-hole runs/evidence/base --vae runs/evidence/{best['name']} --count {count}",
         ),
     )
 

@@ -211,5 +211,5 @@ def cost(results: dict[str, Any]) -> Claim:
         "One of its passes runs the blocks of an encoder and a decoder.",
         table(rows, columns),
         ("cost", "diffusion"),
-        (f"{TRAIN} base diffusion", "spherectl plot samples runs/evidence/diffusion --steps 1,4,10,50"),
+        (f"{TRAIN} base diffusion", "python -m experiments.samples runs/evidence/diffusion --steps 1,4,10,50"),
     )

@@ -30,12 +30,13 @@ from [evidence.json](evidence.json), which has the same numbers. The same comman
 
 ## How
 
-Every model is trained by `spherectl train evidence/NAME` on {data}: {images:,} images seen, batch {batch}, one seed,
-the trunk of size {size}, a latent of {latent} numbers. All images are scored alike, by {scorer}, which no loss
-has seen: Frechet distances between {count:,} images, classes in turn, and the test images, lower being better.
-Intervals are 95% bootstrap intervals over {resamples} resamples of the images. Two distances are called lower or
-higher only where their intervals lie apart. Real training images get {real}; that is what a perfect
-model would get. Samples are unguided, of averaged weights in float32, from the same noise, unless it is said.
+Every model is trained by `python -m experiments train experiments/recipes/NAME.toml` on {data}: {images:,} images
+seen, batch {batch}, one seed, the trunk of size {size}, a latent of {latent} numbers. All images are scored alike,
+by {scorer}, which no loss has seen: Frechet distances between {count:,} images, classes in turn, and the test
+images, lower being better. Intervals are 95% bootstrap intervals over {resamples} resamples of the images. Two
+distances are called lower or higher only where their intervals lie apart. Real training images get {real}; that is
+what a perfect model would get. Samples are unguided, of averaged weights in float32, from the same noise, unless it
+is said.
 
 {runs}
 

@@ -22,6 +22,7 @@ MAX_FACT = 4_000  # characters of one line
 
 # Distributions whose version matters when something differs between machines.
 PACKAGES = (
+    "spherectl", "python",
     "torch", "torchvision", "xformers", "numpy", "pillow", "safetensors", "pydantic", "pydantic-settings", "pooch",
     "torch-fidelity", "lpips", "typer", "rich", "tensorboard", "matplotlib", "onnx", "onnxscript", "onnxruntime",
     "diffusers",
@@ -74,17 +75,9 @@ def _told(section: Callable[[Settings], Facts], settings: Settings) -> Facts:
 
 
 def _versions(_settings: Settings) -> Facts:
-    from importlib.metadata import PackageNotFoundError, version
+    from spherectl.versions import version
 
-    from spherectl import __version__
-
-    versions: Facts = {"spherectl": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {name: version(name) or "not installed" for name in PACKAGES}
 
 
 def _machine(settings: Settings) -> Facts:
@@ -188,16 +181,23 @@ def _features(settings: Settings) -> Facts:
     return facts
 
 
+def _loggers(_settings: Settings) -> Facts:
+    """Where trainings can show their curves, beside the run folder."""
+    from spherectl.registry import LOGGERS
+
+    return {name: "ready" if one.installed else f"not installed: {one.install}" for name, one in LOGGERS.items()}
+
+
 def _model(settings: Settings) -> Facts:
-    from spherectl.zoo import find_model, hub
-    from spherectl.zoo.download import hub_place
+    from spherectl.zoo import find_model
     from spherectl.zoo.entries import cached_path
+    from spherectl.zoo.repositories import PREFIX, hub_place, parse_name
 
     named = settings.model or ""
-    if named.startswith(hub.PREFIX) and not cached_path(hub_place(hub.parse_name(named)), settings).exists():
+    if named.startswith(PREFIX) and not cached_path(hub_place(parse_name(named)), settings).exists():
         return {"default": f"{named}, to be fetched when it is first used"}
     found = find_model(None, settings)
     return {"default": found.reason.removeprefix("model: "), "file": str(found.path)}
 
 
-SECTIONS = (_versions, _machine, _attention, _settings, _data, _features, _model)
+SECTIONS = (_versions, _machine, _attention, _settings, _data, _features, _loggers, _model)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from spherectl import recipe as recipes
 from spherectl.data.image_set import ImageSet
+from spherectl.data.transforms import to_uint8
 from spherectl.documents import parse_json
 from spherectl.errors import FileError, TrainingError, UsageError
 from spherectl.files import open_regular, read_text, write_text
@@ -256,8 +257,9 @@ class RunFiles:
 
     def images(self, name: str, image: Tensor, counts: Counts) -> None:
         """Write one PNG, named after the images seen; raises `FileError` where that cannot be."""
+        pixels = image if image.dtype == torch.uint8 else to_uint8(image)
         suffix = "" if name == "samples" else f"-{name}"
-        save_png(self._run.samples / f"{counts.images_seen:012d}{suffix}.png", image, None)
+        save_png(self._run.samples / f"{counts.images_seen:012d}{suffix}.png", pixels, None)
 
 
 def _step(line: bytes) -> float:

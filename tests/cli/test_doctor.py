@@ -34,7 +34,7 @@ def report() -> dict:
 
 
 def test_it_has_all_sections_in_both_forms():
-    sections = ["versions", "machine", "attention", "settings", "data", "features", "model"]
+    sections = ["versions", "machine", "attention", "settings", "data", "features", "loggers", "model"]
     assert list(report()) == sections
     lines = run().stdout.splitlines()
     assert [line for line in lines if not line.startswith(" ")] == sections
@@ -43,7 +43,7 @@ def test_it_has_all_sections_in_both_forms():
 def test_versions_are_those_installed():
     versions = report()["versions"]
     assert versions["python"] == platform.python_version()
-    assert versions["torch"] == importlib.metadata.version("torch")
+    assert versions["torch"] == torch.__version__
     assert versions["typer"] == importlib.metadata.version("typer")
 
 
@@ -139,7 +139,7 @@ def test_one_broken_thing_does_not_hide_the_others(monkeypatch):
     monkeypatch.setenv("SPHERECTL_MODEL", "no-such-model")
     found = report()
     assert found["model"]["error"].startswith("There is no model 'no-such-model'")
-    assert found["versions"]["torch"] == importlib.metadata.version("torch")
+    assert found["versions"]["torch"] == torch.__version__
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is needed")
@@ -158,5 +158,5 @@ def test_broken_settings_are_told_with_the_rest_of_the_report(monkeypatch):
     told = json.loads(result.stdout)
     assert "SPHERECTL_DEVICE" in told["settings"]["error"]
     assert told["machine"]["cores"] >= 1
-    assert told["versions"]["torch"] == importlib.metadata.version("torch")
+    assert told["versions"]["torch"] == torch.__version__
     assert result.stderr.startswith("error: Settings: unknown variable SPHERECTL_MODLE")

@@ -1,4 +1,4 @@
-"""Curves of trainings: what is read, what is drawn (asked of the figure itself), what is written."""
+"""Curves of trainings: what is read, what is plotted (asked of the figure itself), what is written."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ import pytest
 from PIL import Image
 
 from spherectl.errors import FileError, UsageError
+from spherectl.plots import curves as reading
 from spherectl.plots import training as plots
-from spherectl.plots.training import find_run, moving_mean, plot_training, read_curves, read_metrics, thinned
+from spherectl.plots.curves import find_run, read_curves, read_metrics
+from spherectl.plots.training import moving_mean, plot_training, thinned
 
 pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
@@ -45,7 +47,7 @@ def lines(count: int, *, batch: int = 8, perceptual: float = 1.0, gauges: bool =
 
 
 def few(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The same with two panels' worth of keys, which are drawn quickly."""
+    """The same with two panels' worth of keys, which are plotted quickly."""
     return [{key: line[key] for key in ("step", "images_seen", "loss", "lr")} for line in metrics]
 
 
@@ -63,18 +65,18 @@ def run(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
-    """`drawn([folders], x="hours")`: the figure as it is about to be written; it has warned of nothing."""
+def plotted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Figure]:
+    """`plotted([folders], x="hours")`: the figure as it is about to be written; it has warned of nothing."""
     kept: list[Figure] = []
     monkeypatch.setattr(plots, "save", lambda figure, _path: kept.append(figure))
 
-    def draw(folders: list[Path], **named: Any) -> Figure:
+    def plot(folders: list[Path], **named: Any) -> Figure:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             plot_training(read_curves(folders), Path("a.png"), **named)
         return kept.pop()
 
-    return draw
+    return plot
 
 
 def panel(figure: Figure, title: str) -> Any:
@@ -126,7 +128,7 @@ def test_a_line_of_megabytes_and_a_pipe_are_a_sentence(run: Callable[..., Path],
         read_metrics(tmp_path / "pipe")
 
 
-def test_losses_that_are_not_positive_are_drawn_all_the_same(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_losses_that_are_not_positive_are_plotted_all_the_same(run: Callable[..., Path], tmp_path: Path) -> None:
     """A logarithmic axis has no place for them."""
     metrics = [line | {key: -1.0 for key in line if key.startswith("loss")} for line in lines(4)]
     plot_training(read_curves([run("a", metrics)]), tmp_path / "a.png")
@@ -187,23 +189,23 @@ def test_of_many_points_the_ends_and_every_peak_are_kept() -> None:
         assert inside.min() < -0.95
 
 
-# What is drawn
+# What is plotted
 
 
-def test_there_is_a_panel_for_what_any_run_has(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
+def test_there_is_a_panel_for_what_any_run_has(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
     plain = run("plain", lines(30, perceptual=0, gauges=False))
-    titles = [axes.get_title() for axes in drawn([plain]).axes]
+    titles = [axes.get_title() for axes in plotted([plain]).axes]
     assert titles == [
         *("loss, the sum of its parts", "reconstruction, pixels", "consistency, pixels", "consistency, latents"),
         *("gradient norm, before clipping", "learning rate", "images a second"),
     ]
-    everything = drawn([plain, run("whole", lines(20))])
+    everything = plotted([plain, run("whole", lines(20))])
     assert [axes.get_title() for axes in everything.axes] == [panel.title for panel in plots.PANELS]
 
 
-def test_raw_numbers_are_faint_and_means_are_strong(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
+def test_raw_numbers_are_faint_and_means_are_strong(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
     metrics = lines(40)
-    raw, strong = panel(drawn([run("a", metrics)], smooth=5), "loss,").get_lines()
+    raw, strong = panel(plotted([run("a", metrics)], smooth=5), "loss,").get_lines()
     losses = np.array([line["loss"] for line in metrics])
     for line, values in ((raw, losses), (strong, moving_mean(losses, 5))):
         np.testing.assert_array_equal(line.get_xdata(), np.arange(8, 321, 8))
@@ -215,26 +217,26 @@ def test_raw_numbers_are_faint_and_means_are_strong(run: Callable[..., Path], dr
 
 
 def test_what_is_written_on_every_tenth_step_is_smoothed_over_as_many_steps(
-    run: Callable[..., Path], drawn: Callable[..., Figure]
+    run: Callable[..., Path], plotted: Callable[..., Figure]
 ) -> None:
-    figure = drawn([run("a", lines(100))], smooth=30)
+    figure = plotted([run("a", lines(100))], smooth=30)
     _, strong = panel(figure, "effective rank").get_lines()
     np.testing.assert_array_equal(strong.get_xdata(), np.arange(80, 801, 80))
     np.testing.assert_allclose(strong.get_ydata(), moving_mean(np.arange(1.0, 11), 3))
 
 
 def test_by_itself_the_mean_is_over_a_fiftieth_of_the_longest_run(
-    run: Callable[..., Path], drawn: Callable[..., Figure]
+    run: Callable[..., Path], plotted: Callable[..., Figure]
 ) -> None:
     folders = [run("short", lines(20)), run("long", lines(600))]
-    figure = drawn(folders)
+    figure = plotted(folders)
     assert figure.get_supxlabel() == "images seen; strong lines are means over 12 steps"
     losses = np.array([line["loss"] for line in lines(20)])
     np.testing.assert_allclose(panel(figure, "loss,").get_lines()[1].get_ydata(), moving_mean(losses, 12))
 
 
-def test_without_smoothing_there_is_one_line_a_run(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
-    figure = drawn([run("a", lines(10)), run("b", lines(5))], smooth=1)
+def test_without_smoothing_there_is_one_line_a_run(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
+    figure = plotted([run("a", lines(10)), run("b", lines(5))], smooth=1)
     assert [len(line.get_xdata()) for line in panel(figure, "loss,").get_lines()] == [10, 5]
     assert figure.get_supxlabel() == "images seen"
 
@@ -243,17 +245,17 @@ def test_without_smoothing_there_is_one_line_a_run(run: Callable[..., Path], dra
     ("x", "last", "label"), [("images", 240, "images seen"), ("hours", 45 / 3600, "hours of"), ("steps", 30, "steps")]
 )
 def test_panels_run_along_what_was_asked_for(
-    run: Callable[..., Path], drawn: Callable[..., Figure], x: plots.Axis, last: float, label: str
+    run: Callable[..., Path], plotted: Callable[..., Figure], x: plots.Axis, last: float, label: str
 ) -> None:
-    figure = drawn([run("a", lines(30))], x=x)
+    figure = plotted([run("a", lines(30))], x=x)
     assert panel(figure, "loss,").get_lines()[-1].get_xdata()[-1] == pytest.approx(last)
     assert figure.get_supxlabel().startswith(label)
 
 
 def test_losses_and_gradients_are_logarithmic_and_the_rest_starts_at_nothing(
-    run: Callable[..., Path], drawn: Callable[..., Figure]
+    run: Callable[..., Path], plotted: Callable[..., Figure]
 ) -> None:
-    figure = drawn([run("a", lines(50))])
+    figure = plotted([run("a", lines(50))])
     for one, axes in zip(plots.PANELS, figure.axes, strict=True):
         is_log = (one.key.startswith("loss") and one.key != "loss_centre") or one.key == "grad_norm"
         assert axes.get_yscale() == ("log" if is_log else "linear"), one.key
@@ -272,10 +274,10 @@ def test_losses_and_gradients_are_logarithmic_and_the_rest_starts_at_nothing(
     ],
 )
 def test_numbers_at_the_axes_are_plain(
-    run: Callable[..., Path], drawn: Callable[..., Figure], key: str, values: list[float], expected: set[str]
+    run: Callable[..., Path], plotted: Callable[..., Figure], key: str, values: list[float], expected: set[str]
 ) -> None:
     metrics = [{"step": step, "images_seen": 1e5 * step, key: value} for step, value in enumerate(values, 1)]
-    figure = drawn([run("a", metrics)])
+    figure = plotted([run("a", metrics)])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         figure.draw_without_rendering()
@@ -292,13 +294,13 @@ def test_numbers_at_the_axes_are_plain(
 
 
 def test_a_start_at_nearly_nothing_does_not_press_the_rest_to_the_top(
-    run: Callable[..., Path], drawn: Callable[..., Figure]
+    run: Callable[..., Path], plotted: Callable[..., Figure]
 ) -> None:
     metrics = lines(100)
     for line in metrics[:20]:
         line["loss_con"] = 1e-17
     metrics[0]["loss_lat"] = 0.0  # which no logarithm has
-    figure = drawn([run("a", metrics)])
+    figure = plotted([run("a", metrics)])
     low = panel(figure, "consistency, pixels").get_ylim()[0]
     assert low == pytest.approx(0.01 * metrics[-1]["loss_con"])
     assert panel(figure, "consistency, latents").get_ylim()[0] < metrics[-1]["loss_lat"]
@@ -307,10 +309,10 @@ def test_a_start_at_nearly_nothing_does_not_press_the_rest_to_the_top(
     assert falling[1] > 100
 
 
-def test_runs_are_told_apart_by_colour_then_by_dashes(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
+def test_runs_are_told_apart_by_colour_then_by_dashes(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
     names = [f"run {number}" for number in range(9)]
     names[1] = "_hidden $x^2$"
-    figure = drawn([run(name, lines(20)) for name in names], smooth=3)
+    figure = plotted([run(name, lines(20)) for name in names], smooth=3)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == names
     handles = [(line.get_color(), line.get_linestyle()) for line in legend.get_lines()]
@@ -320,44 +322,44 @@ def test_runs_are_told_apart_by_colour_then_by_dashes(run: Callable[..., Path], 
     assert [(line.get_color(), line.get_linestyle()) for line in strong] == handles
 
 
-def test_a_run_of_one_step_shows_a_point(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
-    figure = drawn([run("a", lines(1))])
+def test_a_run_of_one_step_shows_a_point(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
+    figure = plotted([run("a", lines(1))])
     (line,) = panel(figure, "loss,").get_lines()
     assert (line.get_marker(), list(line.get_ydata())) == ("o", [1.0])
 
 
-def test_numbers_that_are_not_finite_are_left_out(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
+def test_numbers_that_are_not_finite_are_left_out(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
     metrics = lines(10)
     metrics[3]["loss"], metrics[4]["grad_norm"] = math.nan, math.inf
-    figure = drawn([run("a", metrics)], smooth=1)
+    figure = plotted([run("a", metrics)], smooth=1)
     assert list(panel(figure, "loss,").get_lines()[0].get_xdata()) == [8, 16, 24, 40, 48, 56, 64, 72, 80]
     assert len(panel(figure, "gradient").get_lines()[0].get_xdata()) == 9
 
 
-def test_a_long_run_is_drawn_with_few_points(drawn: Callable[..., Figure], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_is_plotted_with_few_points(plotted: Callable[..., Figure], monkeypatch: pytest.MonkeyPatch) -> None:
     count = 300_000
     steps = np.arange(1.0, count + 1)
     loss = 1 + np.sin(steps)
     loss[123_456] = 50.0
     columns = {"step": steps, "images_seen": 256 * steps, "loss": loss}
-    monkeypatch.setattr(plots, "read_metrics", lambda _folder: columns)
-    raw, strong = drawn([Path("a")]).axes[0].get_lines()
+    monkeypatch.setattr(reading, "read_metrics", lambda _folder: columns)
+    raw, strong = plotted([Path("a")]).axes[0].get_lines()
     assert max(len(raw.get_xdata()), len(strong.get_xdata())) <= plots.MAX_POINTS + 2
     assert raw.get_ydata().max() == 50
 
 
 def test_a_run_that_lacks_what_the_panels_run_along_has_no_line(
-    run: Callable[..., Path], drawn: Callable[..., Figure]
+    run: Callable[..., Path], plotted: Callable[..., Figure]
 ) -> None:
     timeless = [{"step": 1, "images_seen": 8, "loss": 1.0}, {"step": 2, "images_seen": 16, "loss": 0.5}]
-    bare, whole = drawn([run("a", timeless), run("b", lines(2))], x="hours").axes[0].get_lines()
+    bare, whole = plotted([run("a", timeless), run("b", lines(2))], x="hours").axes[0].get_lines()
     assert np.isnan(bare.get_xdata()).all()
     np.testing.assert_allclose(whole.get_xdata(), [1.5 / 3600, 3 / 3600])
 
 
-def test_runs_without_a_number_to_draw_are_a_sentence(run: Callable[..., Path], drawn: Callable[..., Figure]) -> None:
-    with pytest.raises(FileError, match="nothing to draw in a, b"):
-        drawn([run("a", [{"step": 1}]), run("b", [{"step": 1}])])
+def test_runs_without_a_number_to_plot_are_a_sentence(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
+    with pytest.raises(FileError, match="nothing to plot in a, b"):
+        plotted([run("a", [{"step": 1}]), run("b", [{"step": 1}])])
 
 
 # What is written
