@@ -126,13 +126,7 @@ def test_class_names_beside_the_shards(three, file, text, place):
     assert opened(three).class_names == names
 
 
-def test_without_labels_there_are_no_classes(tmp_path, write_tar, image_bytes):
-    write_tar(tmp_path / "0.tar", {"1.png": image_bytes(1), "1.txt": b"a cat", "1.json": b'{"text": "a cat"}'})
-    dataset = opened(tmp_path)
-    assert (dataset.class_names, dataset.labels.tolist()) == ((), [0])
-
-
-def test_split_folders_and_split_names(tmp_path, write_tar, labelled):
+def test_split_folders_and_split_names(tmp_path, write_tar, labelled, image_bytes):
     for root, train, test in (
         ("a", "Train/0.tar", "Valid/0.tar"),
         ("b", "x-train-0.tar", "x-validation-0.tar"),
@@ -143,8 +137,10 @@ def test_split_folders_and_split_names(tmp_path, write_tar, labelled):
         assert greys(opened(tmp_path / root), range(3)) == [0, 1, 2]
         held_out = opened(tmp_path / root, "test")
         assert (greys(held_out, [0]), held_out.labels.tolist()) == ([10], [1])
-    write_tar(tmp_path / "c" / "latest-0.tar", labelled(0, [0]))  # "test" within a word is no split
-    assert greys(opened(tmp_path / "c"), [0]) == [0]
+    members = {"1.png": image_bytes(1), "1.txt": b"a cat", "1.json": b'{"text": "a cat"}'}
+    write_tar(tmp_path / "c" / "latest-0.tar", members)  # "test" within a word is no split
+    dataset = opened(tmp_path / "c")
+    assert (greys(dataset, [0]), dataset.class_names, dataset.labels.tolist()) == ([1], (), [0]), "without labels"
     with pytest.raises(UsageError, match="has no test images"):
         opened(tmp_path / "c", "test")
     write_tar(tmp_path / "only" / "test-0.tar", labelled(0, [0]))
@@ -305,20 +301,17 @@ def test_attributes_that_systems_write_are_taken(tmp_path):
     assert read_member(tmp_path / "0.tar", int(shard.offsets[0]), int(shard.sizes[0])) == b"one"
 
 
-def test_more_members_than_any_set_has(tmp_path, write_tar, monkeypatch):
+def test_more_or_larger_members_than_any_set_has(tmp_path, write_tar, monkeypatch):
     path = write_tar(tmp_path / "0.tar", {f"{i}.png": b"x" for i in range(4)})
     monkeypatch.setattr(tars, "MAX_MEMBERS", 4)
     assert len(read_shard(path).names) == 4
     monkeypatch.setattr(tars, "MAX_MEMBERS", 3)
     with pytest.raises(FileError, match="it has more than 3 members"):
         read_shard(path)
-
-
-def test_a_member_larger_than_any_image_is_not_read(tmp_path):
-    with (tmp_path / "0.tar").open("wb") as file:
+    with path.open("wb") as file:
         file.truncate(5 << 30)  # nothing of it is on the disk
     with pytest.raises(OSError, match="it has more than"):
-        read_member(tmp_path / "0.tar", 0, 5 << 30)
+        read_member(path, 0, 5 << 30)
 
 
 @pytest.mark.parametrize("name", ["0.tar", "classes.txt"])

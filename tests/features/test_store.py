@@ -157,7 +157,7 @@ def test_any_json_at_any_key_is_one_sentence(key: str, value: Any, zoo: Path) ->
     assert len(caught.value.message) < 500 + len(str(zoo))
 
 
-@pytest.mark.parametrize("change", [torch.complex64, torch.int64, torch.bool, float("nan"), float("inf")])
+@pytest.mark.parametrize("change", [torch.complex64, torch.int64, float("nan")])
 def test_weights_of_another_kind_are_one_sentence(change: torch.dtype | float, zoo: Path) -> None:
     network = write(zoo / "a.safetensors")
     header, state = store.read_feature_header(zoo / "a.safetensors"), network.state_dict()
