@@ -21,19 +21,19 @@ from spherectl.data.decode import decode_image
 from spherectl.data.transforms import as_tensor, to_uint8
 from tools.browser import Page, browsing, served
 
-# Runs inside the page, one seed after another, and waits until each is drawn.
+# Runs inside the page, one seed after another, and waits until each is there.
 DRAW = """(async () => {{
     for (const [id, value] of Object.entries({controls})) document.getElementById(id).value = value;
-    document.getElementById("draw").dispatchEvent(new Event("input"));
+    document.getElementById("sample").dispatchEvent(new Event("input"));
     while (document.querySelector("[aria-busy=true]")) await new Promise((resolve) => setTimeout(resolve, 5));
-    return [document.getElementById("drawn").toDataURL(), document.getElementById("draw-said").textContent];
+    return [document.getElementById("sampled").toDataURL(), document.getElementById("sample-said").textContent];
 }})()"""
 
 
-def draw(page: Page, **controls: float) -> tuple[Tensor, float]:
-    """(3, H, W) bytes of a drawn image, and the milliseconds it took."""
+def sampled(page: Page, **controls: float) -> tuple[Tensor, float]:
+    """(3, H, W) bytes of a sampled image, and the milliseconds it took."""
     url, said = page.run(DRAW.format(controls=json.dumps(controls)))
-    shown = decode_image(base64.b64decode(url.partition(",")[2]), "the drawing")
+    shown = decode_image(base64.b64decode(url.partition(",")[2]), "the sample")
     return as_tensor(shown), float(said.split()[-2])
 
 
@@ -53,11 +53,11 @@ def main() -> None:
         for seed in range(asked.count):
             label = seed % max(classes, 1)
             controls = {"seed": seed, "class": label, "steps": sample.steps, "guidance": sample.guidance}
-            shown, took = draw(page, **controls)
+            shown, took = sampled(page, **controls)
             image = next(api.generate(model, 1, classes=[label] if classes else None, seed=seed)).images[0]
             worst.append(int((shown.int() - to_uint8(image).int()).abs().max()))
             milliseconds.append(took)
-        plain = [draw(page, seed=seed, steps=1, guidance=1)[1] for seed in range(asked.count)]
+        plain = [sampled(page, seed=seed, steps=1, guidance=1)[1] for seed in range(asked.count)]
     print(f"levels apart, at most, of {asked.count} images: {sorted(set(worst))}")
     print(f"{sample.steps} steps, guidance {sample.guidance:g}: {statistics.median(milliseconds):.0f} ms an image")
     print(f"1 step, guidance off: {statistics.median(plain):.0f} ms an image")

@@ -20,7 +20,7 @@ GAP, COLOURS, BACKGROUND = 24, 128, "white"
 
 
 def settle(page: Page) -> None:
-    """Until everything that was asked for is drawn."""
+    """Until everything that was asked for is there."""
     page.wait("!document.getElementById('ready').hidden && !document.querySelector('[aria-busy=true]')")
 
 

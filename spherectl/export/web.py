@@ -1,6 +1,6 @@
-"""A model as a web page: a folder of static files that draws in the browser, by ONNX Runtime Web.
+"""A model as a web page: a folder of static files that samples in the browser, by ONNX Runtime Web.
 
-The page itself lies in page/ beside this file: plain HTML, CSS and JavaScript, copied as it is.
+The page itself is in page/ beside this file: plain HTML, CSS and JavaScript, copied unchanged.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from spherectl.files import replacing, write_text
 from spherectl.images import XMP, XMP_KEY
 from spherectl.shown import json_text
 
-PARTS: tuple[Part, ...] = ("decoder", "encoder")  # a round is both, so its file would be all weights once more
+PARTS: tuple[Part, ...] = ("decoder", "encoder")  # a round has both networks, so its file would hold all weights again
 RUNTIME = "onnxruntime-web/ort-wasm-simd-threaded.wasm"
 RUNTIME_VERSION = "1.30.0"  # as page/onnxruntime-web/README.md says
 WEIGHT_BYTES: dict[Precision, int] = {"float32": 4, "float16": 2, "int8": 1}
 
-FLOAT32_UP_TO = 100_000_000  # bytes of both graphs that a visitor may well wait for
+FLOAT32_UP_TO = 100_000_000  # bytes of both graphs, which a visitor waits for
 LARGEST_BYTES = 1_500_000_000  # WebAssembly has 4 GB, and a graph is there twice while it loads
 
 
 def export_web(model: Model, folder: Path, precision: Precision | None = None) -> list[OnnxFile]:
-    """Write a page that draws with a model: index.html, its scripts, the graphs, the runtime, model.json.
+    """Write a page that samples from a model: index.html, its scripts, the graphs, the runtime, model.json.
 
-    Any web server can serve the folder. `spherectl sample --seed` and the page draw the same images from the same
-    seeds: within 2 of 255 levels in float32.
+    Any web server can serve the folder. The page and `spherectl sample --seed` make the same images from the same
+    seeds, within 2 of 255 levels in float32.
 
     Args:
         model: loaded in float32.
@@ -64,12 +64,12 @@ def export_web(model: Model, folder: Path, precision: Precision | None = None) -
 
 
 def default_precision(model: Model) -> Precision:
-    """float32 for models that are quickly fetched, else float16."""
+    """float32 where both graphs have at most 100 MB of weights, else float16."""
     return "float32" if _bytes(model, "float32") <= FLOAT32_UP_TO else "float16"
 
 
 def about(model: Model, precision: Precision) -> dict[str, Any]:
-    """What the page needs to know of a model: the table in model.json, but for the sizes of files."""
+    """The table in model.json, without the sizes of files."""
     recipe, header = model.recipe, model.header
     tokens, token_channels = model.network.latent_shape
     return {

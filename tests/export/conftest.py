@@ -17,27 +17,49 @@ from spherectl.recipe import Recipe
 if TYPE_CHECKING:
     from spherectl.export.graphs import Traced
 
-MIXERS = {"encoder_mixer_blocks": 1, "decoder_mixer_blocks": 1}
-SMALL = {"image_size": 16, "patch_size": 4, "size": "nano", "compression_ratio": 6}
-CONDITIONAL = {**SMALL, **MIXERS, "halve_depth": True, "num_classes": 3, "pixel_head": "conv"}
-# Everything that no published model has, in one model.
-UNUSUAL = {**SMALL, "num_classes": 0, "in_context_tokens": 2, "spherify_decoder_blocks": True, "pixel_head": "linear"}
+SMALL = {"image_size": 32, "patch_size": 8, "size": "nano", "compression_ratio": 24, "halve_depth": True}
+NAMES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
+# Grey garments, padded, with ten classes, guidance, and less noise in rounds than in training.
+GARMENTS = {
+    "name": "garments",
+    "model": {
+        **SMALL,
+        "num_classes": 10,
+        "pixel_head": "conv",
+        "encoder_mixer_blocks": 1,
+        "decoder_mixer_blocks": 1,
+    },
+    "data": {"kind": "fashion-mnist", "fit": "pad", "flip": False, "channels": "grey"},
+    "sample": {"steps": 3, "guidance": 1.4, "noise_deg": 65.0},
+}
+# Everything that no published model has, in one model: in colour, images are cropped, the noise is fresh and falls.
+UNUSUAL = {
+    "name": "unusual",
+    "model": {
+        **SMALL,
+        "num_classes": 0,
+        "in_context_tokens": 2,
+        "spherify_decoder_blocks": True,
+        "pixel_head": "linear",
+    },
+    "data": {"kind": "folder", "fit": "crop"},
+    "sample": {"steps": 3, "noise": "fresh", "strength": "decaying"},
+}
 
 Packages = Callable[[dict[str, Any]], Package]
 
 
 @pytest.fixture(scope="session")
 def packages(lively: Callable[[Recipe], Package]) -> Packages:
-    """`packages(spec)`: a lively package of a [model] table."""
+    """`packages(tables)`: a lively package of a recipe."""
 
-    def make(spec: dict[str, Any]) -> Package:
-        package = lively(
-            Recipe.model_validate(
-                {"name": "small", "model": spec, "run": {"length_images": 10}, "sample": {"noise_deg": 72.0}}
-            )
-        )
+    def make(tables: dict[str, Any]) -> Package:
+        recipe = Recipe.model_validate({**tables, "run": {"length_images": 10}})
+        package = lively(recipe)
+        names = NAMES[: recipe.model.classes]
         return Package(
-            {**package.header, "class_names": ["red", "green", "blue"][: spec["num_classes"]]}, package.weights
+            {**package.header, "class_names": names, "channels": recipe.data.channels, "licence": "CC0-1.0"},
+            package.weights,
         )
 
     return make
@@ -46,10 +68,10 @@ def packages(lively: Callable[[Recipe], Package]) -> Packages:
 @pytest.fixture(scope="session")
 def model_file(packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A conditional model with averaged weights, and raw ones beside them."""
-    package = packages(CONDITIONAL)
+    package = packages(GARMENTS)
     raw = {name: 0.9 * tensor for name, tensor in package.weights.items()}
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
-    write_package(path, Package({**package.header, "weights": "ema", "licence": "CC0-1.0"}, package.weights, raw))
+    path = tmp_path_factory.mktemp("model") / "garments.safetensors"
+    write_package(path, Package({**package.header, "weights": "ema"}, package.weights, raw))
     return path
 
 
@@ -72,14 +94,15 @@ def converted() -> Callable[[Traced], Any]:
     """`onnx.convert`, but the graph of one part of one model is made once: torch takes some seconds for each."""
     from spherectl.export import onnx as exporting
 
-    kept: dict[Any, tuple[Traced, Any]] = {}  # the traced part is held, so that its weights keep their addresses
+    kept: dict[Any, Any] = {}
     really = exporting.convert
 
     def convert(traced: Traced) -> Any:
-        key = (traced.part, *(tensor.data_ptr() for tensor in traced.program.state_dict.values()))
+        weights = {name: tensor.sum(dtype=torch.float64).item() for name, tensor in traced.program.state_dict.items()}
+        key = (traced.part, str(traced.program.graph), *weights.items())
         if key not in kept:
-            kept[key] = (traced, really(traced))
-        return copy.deepcopy(kept[key][1])
+            kept[key] = really(traced)
+        return copy.deepcopy(kept[key])
 
     return convert
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "file"),
     [
-        ("--format onnx --parts decoder --dtype float16", "small-onnx/decoder.onnx"),
+        ("--format onnx --parts decoder --dtype float16", "garments-onnx/decoder.onnx"),
         ("--format pt2 --parts encoder --out programs", "programs/encoder.pt2"),
     ],
 )

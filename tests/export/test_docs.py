@@ -1,4 +1,4 @@
-"""The example of docs/export.md, run as it stands, draws the images that spherectl draws."""
+"""The example of docs/export.md, run as it stands, makes the images that spherectl makes."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def test_the_same_seed_is_the_same_image_within_two_levels(example: dict, model)
 @pytest.mark.parametrize("seed", [0, 7, 2**63 + 12345])
 def test_its_noise_is_spherectls(example: dict, seed: int) -> None:
     images = [0, 5, 2**32 - 1]
-    drawn = example["noise"](seed, 1, images, (3, 7), 2)
+    made = example["noise"](seed, 1, images, (3, 7), 2)
     wanted = seeding.noise(seed, seeding.ROUND, torch.tensor(images), (3, 7), 2).numpy()
-    np.testing.assert_allclose(drawn, wanted, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-6)

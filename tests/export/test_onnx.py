@@ -17,6 +17,7 @@ from spherectl.export import check
 from spherectl.export import onnx as exporting
 from spherectl.export.graphs import OUTPUTS, Round, plain
 from spherectl.export.onnx import OnnxFile, export_onnx, run
+from tests.export.conftest import NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -39,7 +40,7 @@ def test_three_files_with_the_inputs_they_are_documented_with(files: dict[str, O
     assert sizes["labels"] == ["sets", "batch"]
     assert sizes["encoder_weights"] == ["sets"]
     assert sizes["sigma"] == []
-    assert sizes["image"] == ["batch", 3, 16, 16]
+    assert sizes["image"] == ["batch", 3, 32, 32]
     assert sizes["next_latent"] == sizes["latent"] == ["batch", 16, 8]
 
 
@@ -83,7 +84,7 @@ def test_rounds_outside_torch_are_the_sampler(files, model, guidance, guide, noi
             "latent": latent,
             "noise": seeding.noise(11, seeding.ROUND, images, (16, 8), 1 if noise == "shared" else k),
             "sigma": torch.tensor(share * model.recipe.round_sigma(model.recipe.sample)),
-            "labels": torch.stack((torch.full((5,), 3), images % 3)),
+            "labels": torch.stack((torch.full((5,), 10), images % 10)),
             "encoder_weights": alone if guide == "decoder" else guided,
             "decoder_weights": alone if guide == "encoder" else guided,
         }
@@ -148,12 +149,12 @@ def test_the_file_says_what_it_is(files: dict[str, OnnxFile], model: Model) -> N
     for part, file in files.items():
         graph = onnx.load(file.path)
         said = json.loads({one.key: one.value for one in graph.metadata_props}["spherectl"])
-        assert said["class_names"] == ["red", "green", "blue"]
+        assert said["class_names"] == NAMES
         assert said["licence"] == "CC0-1.0"
         assert said["recipe"] == model.header["recipe"]
-        assert said["model"] == {"name": "small", "sha256": model.sha256}
+        assert said["model"] == {"name": "garments", "sha256": model.sha256}
         assert said["part"] == part
-        assert said["sigma_max"] == pytest.approx(math.tan(math.radians(72)), rel=1e-12)
+        assert said["sigma_max"] == pytest.approx(math.tan(math.radians(65)), rel=1e-12)
         assert said["difference"]["max_difference"] == file.difference.max_difference < 1e-4
         assert said["difference"]["batches"] == [1, 2, 7]
 
@@ -184,7 +185,7 @@ def _spoiled(graph, precision):
 
 def test_only_a_model_in_float32_is_exported(model_file: Path, tmp_path: Path) -> None:
     half = spherectl.load(str(model_file), device="cpu", dtype="bfloat16")
-    with pytest.raises(UsageError, match=r"needs the model in float32; small was loaded in bfloat16"):
+    with pytest.raises(UsageError, match=r"needs the model in float32; garments was loaded in bfloat16"):
         export_onnx(half, tmp_path)
 
 

@@ -14,6 +14,7 @@ from spherectl.export import check, pt2
 from spherectl.export.graphs import example
 from spherectl.export.metadata import Exported
 from spherectl.export.pt2 import export_pt2, run
+from tests.export.conftest import NAMES
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def test_files_and_what_they_say(written: list[Exported], model: Model) -> None:
         said = {"spherectl.json": ""}
         torch.export.load(file.path, extra_files=said)
         about = json.loads(said["spherectl.json"])
-        assert about["class_names"] == ["red", "green", "blue"]
+        assert about["class_names"] == NAMES
         assert about["model"]["sha256"] == model.sha256
         assert about["difference"]["max_difference"] == file.difference.max_difference < 1e-4
 

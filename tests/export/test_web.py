@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from spherectl import api, recipe
+from spherectl import api
 from spherectl.cli.app import app
 from spherectl.data.transforms import adm_crop, as_tensor, fit_pad, to_float, to_grey, to_uint8
 from spherectl.editing.fitting import fit
@@ -29,8 +29,8 @@ from spherectl.editing.stitching import LAYOUTS, layout_mask
 from spherectl.errors import UsageError
 from spherectl.images import DIGITAL_SOURCE_TYPE, read_provenance
 from spherectl.model import seeding
-from spherectl.model.formats import weights
 from spherectl.model.geometry import slerp, spherify
+from tests.export.conftest import NAMES
 from tools.browser import Browser, Page, browsing, chromium, served
 
 pytest.importorskip("onnxscript")
@@ -40,58 +40,14 @@ from spherectl.export.web import FLOAT32_UP_TO, about, default_precision, export
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 LEVELS = 2  # of 255, that a page in float32 may be away from Python
-NAMES = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle-boot"]
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the model files of the tests are."""
-    return tmp_path_factory.mktemp("models")
-
-
-@pytest.fixture(scope="module")
-def make_model(lively: Any, models: Path) -> Callable[..., api.Model]:
-    """`make_model(name, model={...})`: a file of lively weights for the debug recipe with some keys changed, loaded."""
-
-    def make(name: str, **changes: Any) -> api.Model:
-        sample = {"steps": 3, **changes.pop("sample", {})}
-        network = {"halve_depth": True, **changes.pop("model", {})}  # a converter's minute is one of graph nodes
-        tables = {"name": name, "sample": sample, "model": network, **changes}
-        changed = recipe.load(ROOT / "recipes" / "debug.toml", tables)
-        package = lively(changed)
-        names = NAMES if changed.model.num_classes else []
-        header = package.header | {"class_names": names, "channels": changed.data.channels, "licence": "CC0-1.0"}
-        file = models / f"{name}.safetensors"
-        weights.write_package(file, weights.Package(header, package.weights))
-        return api.load(file, device="cpu", dtype="float32")
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def model(make_model: Callable[..., api.Model]) -> api.Model:
-    """A small model of grey garments, padded, with ten classes, guidance and less noise in rounds than in training."""
-    return make_model("garments", sample={"guidance": 1.4, "noise_deg": 65.0})
-
-
-@pytest.fixture(scope="module")
-def free(make_model: Callable[..., api.Model]) -> api.Model:
-    """A small model in colour without classes: images are cropped, the noise of rounds is fresh and falls."""
-    return make_model(
-        "free",
-        model={"num_classes": 0, "encoder_mixer_blocks": 0},
-        data={"fit": "crop", "channels": "rgb", "kind": "folder"},
-        sample={"noise": "fresh", "strength": "decaying"},
-    )
-
-
-@pytest.fixture(scope="module")
-def exported(model: api.Model, models: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+def exported(model_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """The page of the model with classes, by the command, and what that said."""
     target = tmp_path_factory.mktemp("web") / "garments"
-    line = ["export", "--format", "web", "--model", str(models / f"{model.name}.safetensors"), "--out", str(target)]
+    line = ["export", "--format", "web", "--model", str(model_file), "--out", str(target)]
     return target, CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1"}).invoke(app, line)
 
 
@@ -119,7 +75,7 @@ def address(folder: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser, address: str) -> Page:
-    """The page with classes, once it has drawn."""
+    """The page with classes, once it shows its first image."""
     opened = browser.open(address)
     settle(opened)
     return opened
@@ -244,44 +200,44 @@ def test_a_seed_of_64_bits_gives_the_noise_of_python(page):
     torch.testing.assert_close(torch.tensor(page.run(script)), expected, rtol=2e-7, atol=1e-8)
 
 
-# Drawing and walking
+# Sampling and walking
 
 
-def test_a_seed_is_the_image_that_python_draws(page, model):
+def test_a_seed_is_the_image_that_python_samples(page, model):
     fill(page, seed=0, **{"class": 0}, steps=3, guidance=1.4)
-    assert apart(pixels(page, "#drawn"), sampled(model, 0, classes=[0])) <= LEVELS
+    assert apart(pixels(page, "#sampled"), sampled(model, 0, classes=[0])) <= LEVELS
     fill(page, seed=12345678901234567890, **{"class": 7}, steps=1)
     one = sampled(model, 12345678901234567890, classes=[7], steps=1)
-    assert apart(pixels(page, "#drawn"), one) <= LEVELS
+    assert apart(pixels(page, "#sampled"), one) <= LEVELS
     fill(page, steps=5, guidance=1)
     several = sampled(model, 12345678901234567890, classes=[7], steps=5, guidance=1.0)
-    assert apart(pixels(page, "#drawn"), several) <= LEVELS
+    assert apart(pixels(page, "#sampled"), several) <= LEVELS
     assert apart(to_uint8(one)[0], several) > 10 * LEVELS  # else these could agree by chance
     assert apart(pixels(page, "#steps-strip li:last-child canvas"), several) <= LEVELS
 
 
 def test_another_class_is_another_image_and_no_class_the_null_class(page, model):
     fill(page, seed=3, steps=2, guidance=2, **{"class": 1})
-    first = pixels(page, "#drawn")
+    first = pixels(page, "#sampled")
     fill(page, **{"class": 10})
-    second = pixels(page, "#drawn")
+    second = pixels(page, "#sampled")
     assert apart(second, sampled(model, 3, classes=["none"], steps=2, guidance=2.0)) <= LEVELS
     assert (first.int() - second.int()).abs().max() > 10 * LEVELS
-    assert page.run("document.getElementById('drawn').getAttribute('aria-label')") == "Point 3, no class, 2 steps"
+    assert page.run("document.getElementById('sampled').getAttribute('aria-label')") == "Point 3, no class, 2 steps"
     assert "--class none" in page.run("document.getElementById('command').textContent")
 
 
-def test_the_command_that_is_told_draws_the_same(page, models, tmp_path):
+def test_the_command_that_is_told_samples_the_same(page, model_file, tmp_path):
     fill(page, seed=9, **{"class": 4}, steps=2, guidance=1.7)
     told = page.run("document.getElementById('command').textContent").split()
     assert told[:2] == ["spherectl", "sample"]
-    told[told.index("--model") + 1] = str(models / "garments.safetensors")
+    told[told.index("--model") + 1] = str(model_file)
     done = CliRunner().invoke(app, [*told[1:], "--out", str(tmp_path / "out.png")])
     assert done.exit_code == 0, done.stderr
-    assert apart(pixels(page, "#drawn"), to_float(as_tensor(Image.open(tmp_path / "out.png")))[None]) <= LEVELS
+    assert apart(pixels(page, "#sampled"), to_float(as_tensor(Image.open(tmp_path / "out.png")))[None]) <= LEVELS
 
 
-def test_a_saved_image_says_how_it_was_made_and_is_made_again(page, browser, model, models, tmp_path):
+def test_a_saved_image_says_how_it_was_made_and_is_made_again(page, browser, model, model_file, tmp_path):
     fill(page, seed=2**64 - 1, **{"class": 2}, steps=3, guidance=1.3)
     browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     click(page, "#save")
@@ -293,16 +249,8 @@ def test_a_saved_image_says_how_it_was_made_and_is_made_again(page, browser, mod
     with Image.open(saved) as opened:
         assert DIGITAL_SOURCE_TYPE in opened.text["XML:com.adobe.xmp"]
         shown = as_tensor(opened.convert("RGB"))
-    assert torch.equal(shown, pixels(page, "#drawn"))
-    again = [
-        "sample",
-        "--like",
-        str(saved),
-        "--model",
-        str(models / "garments.safetensors"),
-        "--out",
-        str(tmp_path / "again.png"),
-    ]
+    assert torch.equal(shown, pixels(page, "#sampled"))
+    again = ["sample", "--like", str(saved), "--model", str(model_file), "--out", str(tmp_path / "again.png")]
     done = CliRunner().invoke(app, again)
     assert done.exit_code == 0, done.stderr
     assert apart(shown, to_float(as_tensor(Image.open(tmp_path / "again.png")))[None]) <= LEVELS
@@ -310,14 +258,14 @@ def test_a_saved_image_says_how_it_was_made_and_is_made_again(page, browser, mod
 
 def test_dice_and_steps_change_what_is_seen(page):
     fill(page, seed=5, steps=1)
-    before = pixels(page, "#drawn")
+    before = pixels(page, "#sampled")
     assert page.run("document.getElementById('steps-strip').hidden")
-    click(page, "#draw .dice")
+    click(page, "#sample .dice")
     assert page.run("document.getElementById('seed').value") != "5"
-    assert (before != pixels(page, "#drawn")).any()
+    assert (before != pixels(page, "#sampled")).any()
     fill(page, steps=4)
     assert page.run("document.querySelectorAll('#steps-strip canvas').length") == 4
-    assert re.fullmatch(r"4 steps in [\d.]+ ms", page.run("document.getElementById('draw-said').textContent"))
+    assert re.fullmatch(r"4 steps in [\d.]+ ms", page.run("document.getElementById('sample-said').textContent"))
 
 
 def test_a_walk_goes_along_the_great_circle(page, model):
@@ -418,10 +366,10 @@ def test_what_is_no_image_gets_a_sentence(page, tmp_path):
 def test_a_wrong_seed_gets_a_sentence_and_a_right_one_clears_it(page):
     for wrong in ("seven", "-1", "1.5", "", str(2**64)):
         fill(page, seed=wrong)
-        said = page.run("document.querySelector('#draw-said.wrong').textContent")
+        said = page.run("document.querySelector('#sample-said.wrong').textContent")
         assert said == f'A seed is a whole number from 0 to 18446744073709551615, not "{wrong}".'
     fill(page, seed=4)
-    assert page.run("document.querySelector('#draw-said.wrong')") is None
+    assert page.run("document.querySelector('#sample-said.wrong')") is None
 
 
 def drop(page: Page, selector: str, path: Path) -> None:
@@ -454,19 +402,19 @@ def test_a_pasted_image_is_taken(page, photo):
 
 
 @pytest.fixture(scope="module")
-def free_page(free: api.Model, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+def free_page(unusual: api.Model, browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     """Its page, in a dark scheme on a phone."""
     target = tmp_path_factory.mktemp("free")
-    export_web(free, target)
+    export_web(unusual, target)
     with served(target) as url:
         opened = browser.open(url, width=360, height=740, scheme="dark")
         settle(opened)
         yield opened
 
 
-def test_a_model_without_classes_draws_too(free_page, free):
+def test_a_model_without_classes_samples_too(free_page, unusual):
     fill(free_page, seed=11, steps=4)
-    assert apart(pixels(free_page, "#drawn"), sampled(free, 11, steps=4)) <= LEVELS
+    assert apart(pixels(free_page, "#sampled"), sampled(unusual, 11, steps=4)) <= LEVELS
     visible = "[...document.querySelectorAll('.with-classes')].filter((e) => e.offsetParent).length"
     assert free_page.run(visible) == 0
     assert "--class" not in free_page.run("document.getElementById('command').textContent")
@@ -547,7 +495,7 @@ def test_the_keyboard_reaches_and_moves_everything(page):
     page.run("document.getElementById('steps').focus()")
     page.press("ArrowRight")
     settle(page)
-    assert page.run("document.getElementById('draw-said').textContent").startswith("3 steps in")
+    assert page.run("document.getElementById('sample-said').textContent").startswith("3 steps in")
 
 
 def test_every_control_has_a_name_and_every_image_a_text(page):

@@ -13,8 +13,8 @@ const value = (id) => Number(at(id).value);
 const chosenTask = () => document.querySelector("input[name=task]:checked").value;
 
 let about; // model.json
-let drawn; // RGBA bytes of the image drawn last
-let drawnFrom; // its seed, label, steps, guidance
+let sampled; // RGBA bytes of the image sampled last
+let sampledFrom; // its seed, label, steps, guidance
 const slots = { first: null, second: null }; // images at the model's size
 
 // Talking to the worker
@@ -100,18 +100,18 @@ const className = (label) => (label === about.classes ? "no class" : about.class
 const plural = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
 const milliseconds = (ms) => `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 
-// Drawing and walking
+// Sampling and walking
 
 const settings = () => ({ label: value("class"), steps: value("steps"), guidance: value("guidance") });
 
-const draw = latest(at("draw-said"), async () => {
+const sample = latest(at("sample-said"), async () => {
   const { label, steps, guidance } = settings(), seed = at("seed").value.trim();
   showCommand(seed, label, steps, guidance);
-  const { images, ms } = await ask("draw", { seed, label, steps, guidance });
-  drawn = images.at(-1);
-  drawnFrom = { seed, label, steps, guidance };
-  show(at("drawn"), drawn, `Point ${seed}${about.classes ? `, ${className(label)}` : ""}, ${plural(steps, "step")}`);
-  show(at("walk-start"), drawn);
+  const { images, ms } = await ask("sample", { seed, label, steps, guidance });
+  sampled = images.at(-1);
+  sampledFrom = { seed, label, steps, guidance };
+  show(at("sampled"), sampled, `Point ${seed}${about.classes ? `, ${className(label)}` : ""}, ${plural(steps, "step")}`);
+  show(at("walk-start"), sampled);
   at("steps-strip").hidden = steps === 1;
   showStrip(at("steps-strip"), images.map((image, i) => [image, `step ${i + 1}`]));
   walk();
@@ -164,18 +164,18 @@ function play() {
 }
 
 function save() {
-  at("drawn").toBlob((png) => {
+  at("sampled").toBlob((png) => {
     const link = document.createElement("a");
     link.href = URL.createObjectURL(withText(png, texts()));
-    link.download = `${about.name}-seed${drawnFrom.seed}.png`;
+    link.download = `${about.name}-seed${sampledFrom.seed}.png`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   });
 }
 
-/** What a saved image says: that it is generated, and where `sample --like` can draw it again, all that decides it. */
+/** The text in a saved image: that it is generated and, where `sample --like` can make it again, all settings. */
 function texts() {
-  const { seed, label, steps, guidance } = drawnFrom;
+  const { seed, label, steps, guidance } = sampledFrom;
   if (about.precision !== "float32") return about.text;
   const decides = { ...about.provenance, seed: null, class: about.classes ? label : null, steps, guidance };
   const json = JSON.stringify(decides).replace('"seed":null', `"seed":${BigInt(seed)}`); // 64 bits are no JSON number
@@ -219,8 +219,8 @@ async function bring(slot, blob) {
   }
 }
 
-function takeDrawn(slot) {
-  if (drawn) put(slot, fromRgba({ width: about.image_size, height: about.image_size, data: drawn }), "The drawn image");
+function takeSample(slot) {
+  if (sampled) put(slot, fromRgba({ width: about.image_size, height: about.image_size, data: sampled }), "The sampled image");
 }
 
 const firstEmpty = () => (!slots.first || slots.second || chosenTask() !== "join" ? "first" : "second");
@@ -288,7 +288,7 @@ function connect() {
       at(button.dataset.for).dispatchEvent(new Event("input", { bubbles: true }));
     });
   }
-  at("draw").addEventListener("input", draw);
+  at("sample").addEventListener("input", sample);
   at("walk").addEventListener("input", walk);
   at("edit").addEventListener("input", () => { showTask(); edit(); });
   document.addEventListener("input", ({ target }) => target.type === "range" && tell(target));
@@ -312,7 +312,7 @@ function connectSlot(slot) {
     over(false)();
     if (dataTransfer.files.length) bring(slot, dataTransfer.files[0]);
   });
-  place.querySelector("button").addEventListener("click", () => takeDrawn(slot));
+  place.querySelector("button").addEventListener("click", () => takeSample(slot));
 }
 
 async function start() {
@@ -332,8 +332,8 @@ async function start() {
   showTask();
   at("loading").hidden = true;
   at("ready").hidden = false;
-  await draw();
-  takeDrawn("first");
+  await sample();
+  takeSample("first");
 }
 
 start();

@@ -38,7 +38,7 @@ export function roundStrength(k, steps, strength) {
 }
 
 /**
- * Draw an image: every step's, the last being the result.
+ * Sample an image: one of every step, of which the last is the result.
  *
  * @param network from `guided`
  * @param {Float32Array} initial Gaussian noise, or any latent

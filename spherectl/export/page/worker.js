@@ -16,12 +16,12 @@ const tasks = {
   },
 
   /** The images of every step from a seed, as image 0 of `spherectl sample --seed SEED --count 1` and its like. */
-  async draw({ seed, ...settings }) {
+  async sample({ seed, ...settings }) {
     const from = parseSeed(seed);
     return timed(() => sample(initial(from), (k) => roundNoise(from, k), settings));
   },
 
-  /** The same between two seeds; the noise of the rounds walks along, so that both ends are what `draw` gives. */
+  /** The same between two seeds; the noise of the rounds walks along, so that both ends are those of `sample`. */
   async walk({ from, to, t, ...settings }) {
     const a = parseSeed(from), b = parseSeed(to);
     const start = slerp(spherify(initial(a)), spherify(initial(b)), t);
@@ -43,7 +43,7 @@ const tasks = {
   async edit({ image, label, guidance, count, angle, seed }) {
     const model = guided(network, about.classes, guidance, "both");
     const from = parseSeed(seed);
-    const settings = { rounds: count, sigma: strength(angle), noise: () => drawNoise(from, ROUND, 1) };
+    const settings = { rounds: count, sigma: strength(angle), noise: () => gaussian(from, ROUND, 1) };
     return timed(() => rounds(model, toFloat(image), label, settings));
   },
 };
@@ -54,16 +54,16 @@ function sample(start, between, { label, steps, guidance }) {
   return generate(model, start, label, settings);
 }
 
-const drawNoise = (seed, stream, k = 0) => noise(seed, stream, 0, about.tokens * about.token_channels, k);
+const gaussian = (seed, stream, k = 0) => noise(seed, stream, 0, about.tokens * about.token_channels, k);
 
-const initial = (seed) => drawNoise(seed, INITIAL);
+const initial = (seed) => gaussian(seed, INITIAL);
 
-const roundNoise = (seed, k) => drawNoise(seed, ROUND, about.sample.noise === "shared" ? 1 : k);
+const roundNoise = (seed, k) => gaussian(seed, ROUND, about.sample.noise === "shared" ? 1 : k);
 
-/** Run what gives images; returns them as RGBA bytes, with the milliseconds it took. */
-async function timed(draw) {
+/** Compute images; returns them as RGBA bytes, with the milliseconds it took. */
+async function timed(compute) {
   const start = performance.now();
-  const images = await draw();
+  const images = await compute();
   const ms = performance.now() - start;
   return { images: images.map((image) => toRgba(image, about.image_size)), ms };
 }
