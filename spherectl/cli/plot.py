@@ -11,7 +11,7 @@ import typer
 from spherectl.cli import console, options
 from spherectl.cli.plot_latents import posterior_hole, uniformity
 
-app = typer.Typer(no_args_is_help=True, help="Draw figures: the curves of trainings, where latents lie, samples.")
+app = typer.Typer(no_args_is_help=True, help="Plot figures: the curves of trainings, where latents lie, samples.")
 app.command()(uniformity)
 app.command("posterior-hole")(posterior_hole)
 
@@ -48,12 +48,12 @@ def training(
             "--smooth",
             metavar="N",
             min=1,
-            help="Steps that the strong lines are means over; 1 draws the numbers as they are.",
+            help="Steps that the strong lines are means over; 1 plots the numbers as they are.",
             show_default="a fiftieth of the longest run",
         ),
     ] = None,
 ) -> None:
-    """Draw the losses, rates and gauges of trainings, finished or going on, in one figure.
+    """Plot the losses, rates and speed of trainings, finished or going on, in one figure.
 
     Examples:
     spherectl plot training runs/fashion-mnist
@@ -61,15 +61,16 @@ def training(
     spherectl plot training before after --x hours --smooth 100 --out compared.pdf
     """
     from spherectl.files import asked_or_claimed
+    from spherectl.plots import curves
     from spherectl.plots import training as plots
     from spherectl.plots.figures import check_target
     from spherectl.settings import load_settings
 
     check_target(out or Path("training.png"))
     folder = load_settings().runs
-    curves = plots.read_curves([plots.find_run(run, folder) for run in runs])
+    found = curves.read_curves([curves.find_run(run, folder) for run in runs])
     with asked_or_claimed(out, "training") as target:
-        plots.plot_training(curves, target, x=x.value, smooth=smooth)
+        plots.plot_training(found, target, x=x.value, smooth=smooth)
     console.show_file(target)
 
 
@@ -97,7 +98,7 @@ def samples(
         typer.Option("--out", "-o", metavar="PATH", help="A .png; replaces what is there.", show_default="a new name"),
     ] = None,
 ) -> None:
-    """Draw rows of samples from the same noise, one for each number of steps.
+    """Plot rows of samples from the same noise, one for each number of steps.
 
     Examples:
     spherectl plot samples fashion-mnist --steps 1,2,4 --guidance 1

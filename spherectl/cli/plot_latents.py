@@ -63,7 +63,7 @@ def uniformity(
     out: Figure = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw how evenly latents lie on the sphere, beside uniform points, a VAE's means and pixels.
+    """Plot how evenly latents lie on the sphere, beside uniform points, a VAE's means and pixels.
 
     All are projected to three dimensions by one random Gaussian matrix. Beside the figure stand the numbers, for a run
     also at three points of its training, and a page (.html) that turns the spheres.
@@ -150,7 +150,7 @@ def posterior_hole(
     out: Figure = None,
     as_json: options.Json = False,
 ) -> None:
-    """Draw reconstructions beside samples of the prior and of a Gaussian fitted to the latents, for sphere and VAE.
+    """Plot reconstructions beside samples of the prior and of a Gaussian fitted to the latents, for sphere and VAE.
 
     The numbers are Frechet distances of each column to the test images; inputs are training images.
 
@@ -184,7 +184,7 @@ def posterior_hole(
     with console.progress("features of the reference", unit="images") as bar:
         reference = of_images(test, extractor, what="test", progress=bar)
     assert reference is not None  # one process alone
-    with console.progress("drawing", unit="columns") as bar:
+    with console.progress("sampling", unit="columns") as bar:
         holes = measure(
             compared, dataset, reference, extractor, count=count, seed=seed, resamples=bootstrap, progress=bar
         )

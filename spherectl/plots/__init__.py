@@ -1,1 +1,1 @@
-"""Figures from results, drawn with matplotlib, an optional extra, without a display."""
+"""Figures from results, plotted with matplotlib, an optional extra, without a display."""

@@ -32,7 +32,7 @@ STYLE = {
 
 
 def check_target(path: Path, suffixes: Sequence[str] = SUFFIXES) -> None:
-    """Refuse a figure's name before anything is read or drawn.
+    """Refuse a figure's name before anything is read or plotted.
 
     Raises:
         UsageError: its suffix is none that can be written, the name is taken, or matplotlib is not installed.

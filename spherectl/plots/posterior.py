@@ -19,7 +19,7 @@ COLUMN_INCHES = 1.1
 
 
 def plot_posterior_hole(holes: Sequence[Hole], path: Path, *, rows: int = 8, distance: str = "Frechet") -> None:
-    """Draw the first images of each column.
+    """Plot the first images of each column.
 
     Args:
         holes: one a model.

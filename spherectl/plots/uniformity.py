@@ -31,7 +31,7 @@ Rows = list[dict[str, str]]
 
 
 def plot_uniformity(clouds: Sequence[Cloud], class_names: Sequence[str], path: Path) -> None:
-    """Draw the four panels, each in all and class by class.
+    """Plot the four panels, each in all and class by class.
 
     Args:
         clouds: from `projection.clouds`.
@@ -58,7 +58,7 @@ def plot_uniformity(clouds: Sequence[Cloud], class_names: Sequence[str], path: P
             row[0].text(0, 0.5, _caption(cloud), va="center", fontsize="small", wrap=True)
             for place, axes in enumerate(row[1:]):
                 chosen = torch.ones_like(cloud.labels, dtype=torch.bool) if place == 0 else cloud.labels == place - 1
-                _draw(axes, None if cloud.projected is None else cloud.projected[chosen], cloud.labels[chosen])
+                _plot(axes, None if cloud.projected is None else cloud.projected[chosen], cloud.labels[chosen])
         for axes, name in zip(panels[0][1:], ["all", *names], strict=True):
             axes.set_title(name, fontsize="small")
         save(figure, path)
@@ -138,7 +138,7 @@ def _caption(cloud: Cloud) -> str:
     )
 
 
-def _draw(axes: Axes, points: Tensor | None, labels: Tensor) -> None:
+def _plot(axes: Axes, points: Tensor | None, labels: Tensor) -> None:
     """One sphere from the front: its outline, far points faint, near points strong."""
     from matplotlib.patches import Circle
 
@@ -151,7 +151,7 @@ def _draw(axes: Axes, points: Tensor | None, labels: Tensor) -> None:
         return
     colours = [CLASS_COLOURS[label % len(CLASS_COLOURS)] for label in labels.tolist()]
     front = points[:, 2] > 0
-    size = min(6.0, max(1.5, 1500 / max(len(points), 1)))  # fewer are drawn larger
+    size = min(6.0, max(1.5, 1500 / max(len(points), 1)))  # fewer are larger
     for chosen, alpha in ((~front, 0.25), (front, 0.85)):
         shown = [colour for colour, one in zip(colours, chosen.tolist(), strict=True) if one]
         axes.scatter(points[chosen, 0], points[chosen, 1], s=size, c=shown, alpha=alpha, linewidths=0)

@@ -20,7 +20,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def run_here(run_here: Path) -> Path:
-    """The tiny run, with so few keys in its metrics that a figure is drawn quickly."""
+    """The tiny run, with so few keys in its metrics that a figure is plotted quickly."""
     path = run_here / "metrics.jsonl"
     found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     kept = ("step", "images_seen", "wall_s", "loss")
@@ -30,7 +30,7 @@ def run_here(run_here: Path) -> Path:
 
 
 @pytest.mark.fast
-def test_a_run_becomes_a_image_of_a_name_of_its_own(
+def test_a_run_becomes_an_image_of_a_name_of_its_own(
     command: Command, run_here: Path, files: Callable[[], list[str]]
 ) -> None:
     for name in ("training.png", "training-1.png"):

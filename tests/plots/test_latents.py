@@ -37,7 +37,7 @@ def panels() -> list[Cloud]:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def plotted(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures as they are about to be written."""
     kept: list[Any] = []
     for module in (posterior, uniformity):
@@ -45,9 +45,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return kept
 
 
-def test_a_row_for_each_panel_a_column_for_all_and_for_each_class(panels: list[Cloud], drawn: list[Any]) -> None:
+def test_a_row_for_each_panel_a_column_for_all_and_for_each_class(panels: list[Cloud], plotted: list[Any]) -> None:
     uniformity.plot_uniformity(panels, NAMES, Path("a.png"))
-    axes = [drawn[0].axes[4 * row : 4 * row + 4] for row in range(3)]
+    axes = [plotted[0].axes[4 * row : 4 * row + 4] for row in range(3)]
     assert [one.get_title() for one in axes[0]] == ["", "all", *NAMES]
     for row, cloud in zip(axes, panels, strict=True):
         assert row[0].texts[0].get_text().startswith(cloud.title)
@@ -80,13 +80,13 @@ def test_the_page_needs_nothing_else_and_holds_the_points(panels: list[Cloud], t
     assert f"{measured.overall.mean_direction.value:.3g} (uniform 1," in text
 
 
-def test_each_model_has_four_columns_under_its_name(drawn: list[Any]) -> None:
+def test_each_model_has_four_columns_under_its_name(plotted: list[Any]) -> None:
     def column(name: Any, place: int) -> Column:
         return Column(name, torch.full((5, 3, 4, 4), 10 * place, dtype=torch.uint8), 1.25 * place, None)
 
     holes = [Hole(name, tuple(column(one, place) for place, one in enumerate(COLUMNS))) for name in ("a", "b")]
     posterior.plot_posterior_hole(holes, Path("a.png"), rows=3, distance="FID")
-    (figure,) = drawn
+    (figure,) = plotted
     assert [part.get_suptitle() for part in figure.subfigs] == ["a", "b"]
     titles = [axes.get_title().strip() for axes in figure.axes]
     assert titles == 2 * [

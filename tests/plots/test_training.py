@@ -128,11 +128,14 @@ def test_a_line_of_megabytes_and_a_pipe_are_a_sentence(run: Callable[..., Path],
         read_metrics(tmp_path / "pipe")
 
 
-def test_losses_that_are_not_positive_are_plotted_all_the_same(run: Callable[..., Path], tmp_path: Path) -> None:
+def test_losses_that_are_not_positive_are_plotted_all_the_same(
+    run: Callable[..., Path], plotted: Callable[..., Figure]
+) -> None:
     """A logarithmic axis has no place for them."""
-    metrics = [line | {key: -1.0 for key in line if key.startswith("loss")} for line in lines(4)]
-    plot_training(read_curves([run("a", metrics)]), tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 1000
+    figure = plotted([run("a", [line | {"loss": -1.0} for line in few(lines(4))])], smooth=1)
+    (line,) = panel(figure, "loss,").get_lines()
+    assert list(line.get_ydata()) == [-1.0] * 4
+    assert panel(figure, "loss,").get_yscale() == "linear"
 
 
 def test_a_run_without_metrics_is_a_sentence(run: Callable[..., Path], tmp_path: Path) -> None:
