@@ -1,4 +1,4 @@
-"""Where drawn images go: a grid, a folder of separate files, arrays; a place checked before anything is drawn.
+"""Where generated images go: a grid, a folder of files, or arrays. The place is checked before anything is computed.
 
 Nothing is overwritten but what was named: a name made here is claimed first, so that two commands never share one.
 """
@@ -63,7 +63,7 @@ def check_target(out: Path) -> None:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Collected:
     """All images of a run: bytes, a quarter of what they are as floats.
 
     Attributes:
@@ -77,12 +77,12 @@ class Drawn:
     indices: Tensor
 
 
-def collect(batches: Iterable[Generated]) -> Drawn:
-    """Draw all batches, at least one, before anything is written."""
+def collect(batches: Iterable[Generated]) -> Collected:
+    """Sample all batches, at least one, before anything is written."""
     parts = [(to_uint8(batch.images), batch.labels, batch.indices) for batch in batches]
     pixels, labels, indices = zip(*parts, strict=True)
     known = [one for one in labels if one is not None]
-    return Drawn(torch.cat(pixels), torch.cat(known) if known else None, torch.cat(indices))
+    return Collected(torch.cat(pixels), torch.cat(known) if known else None, torch.cat(indices))
 
 
 def write_images(target: Path, batches: Iterable[Generated], count: int, about: About | None) -> int:
@@ -122,16 +122,16 @@ def write_named(
     """
     if out is not None:
         return out, write_images(out, batches, count, about)
-    drawn = collect(batches)  # first, so that the claim on the name is short
+    images = collect(batches)  # first, so that the claim on the name is short
     with claimed(stem) as target:
-        write_grid(target, drawn, about)
+        write_grid(target, images, about)
     return target, 1
 
 
-def write_grid(target: Path, drawn: Drawn, about: About | None) -> None:
+def write_grid(target: Path, images: Collected, about: About | None) -> None:
     """Write images as one grid, classes side by side where they are few; arguments as for `write_images`."""
-    columns = _columns(drawn.labels, len(drawn.pixels))
-    save_png(target, grid(drawn.pixels, columns), about(drawn.indices, drawn.labels, columns) if about else None)
+    columns = _columns(images.labels, len(images.pixels))
+    save_png(target, grid(images.pixels, columns), about(images.indices, images.labels, columns) if about else None)
 
 
 def _write_folder(folder: Path, batches: Iterable[Generated], about: About | None) -> int:

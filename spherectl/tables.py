@@ -12,7 +12,6 @@ from spherectl.documents import parse_toml
 from spherectl.errors import UsageError
 from spherectl.shown import MAX_LISTED, printable, quoted, shortened
 from spherectl.validation import MAX_KEY, table_spec
-from spherectl.validation import describe as describe  # noqa: PLC0414 - until all ask validation
 
 MAX_PARTS = 8  # of a dotted key; ours have 2
 

@@ -108,7 +108,7 @@ def test_without_about_files_say_nothing(here):
 
 
 def test_a_folder_holds_no_more_than_two_batches_in_memory(here, monkeypatch):
-    """The next batch is drawn while one is compressed, and no third waits."""
+    """The next batch is sampled while one is compressed, and no third waits."""
     open_jobs = []
     real = output._wait_for
 
@@ -122,8 +122,8 @@ def test_a_folder_holds_no_more_than_two_batches_in_memory(here, monkeypatch):
 
 
 @pytest.mark.parametrize("out", ["folder", "a.npz", "a.png"])
-def test_drawn_floats_are_let_go(here, out):
-    """When a batch is drawn the one before it may still be there, the others are not; a grid keeps bytes alone."""
+def test_sampled_floats_are_let_go(here, out):
+    """When a batch is sampled the one before it may still be there, the others are not; a grid keeps bytes alone."""
     known: list[weakref.ref[torch.Tensor]] = []
     alive = []
 
@@ -132,10 +132,10 @@ def test_drawn_floats_are_let_go(here, out):
             images = batch.images.clone()
             known.append(weakref.ref(images))
             alive.append(sum(one() is not None for one in known))
-            drawn = Generated(images, batch.labels, batch.indices)
+            sampled = Generated(images, batch.labels, batch.indices)
             del images
-            yield drawn
-            del drawn
+            yield sampled
+            del sampled
 
     write_images(here / out, drawing(), 7, None)
     assert alive[0] == 1
@@ -175,15 +175,11 @@ def test_a_disk_that_fills_up_leaves_whole_files_only(here, monkeypatch):
             UsageError,
             r"Expected a \.png \(a grid\), an \.npz \(arrays\) or a folder to write to, got a\.jpg\.",
         ),
-        ("a.npy", UsageError, r"got a\.npy"),
-        ("a.h5", UsageError, r"got a\.h5"),
         ("a.safetensors", UsageError, r"got a\.safetensors"),
         ("folder.png", UsageError, r"folder\.png is a folder"),
         ("file", UsageError, "is a file, not a folder"),
         ("file/grid.png", UsageError, "is a file, not a folder"),
-        ("file/below/images", UsageError, "is a file, not a folder"),
         ("/proc/images", FileError, r"Cannot write /proc/images: no file can be made in /proc \("),
-        ("/proc/a/grid.png", FileError, r"Cannot write /proc/a/grid\.png"),
     ],
 )
 def test_places_that_cannot_be_written_are_refused(here, out, error, said):

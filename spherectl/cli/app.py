@@ -154,7 +154,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error as well.")] = False,
 ) -> None:
-    """Sphere Encoder image models: train them, draw images with them, look after them."""
+    """Sphere Encoder image models: train them, sample from them, edit and measure with them."""
 
 
 app.command()(train.train)

@@ -139,7 +139,7 @@ def _told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def only(speaks: bool) -> Iterator[None]:
-    """Say, show and draw in the body only where `speaks`: of several processes the first; errors leave it."""
+    """Speak in the body only where `speaks`, which is so in the first of several processes; errors leave it."""
     consoles = () if speaks else (_stdout(), _stderr())
     for console in consoles:
         console.quiet = True
@@ -208,7 +208,7 @@ class Bar:
                 say(f"{self._label}: {self._amount()} {self._note}".rstrip())
 
     def appear(self) -> None:
-        """Start drawing, if this is a terminal and the task has not ended."""
+        """Show the bar, if this is a terminal and the task has not ended."""
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         with self._lock:
@@ -256,7 +256,7 @@ def drop_unwritable() -> None:
 
 
 def _plain(text: str, *, lines: bool = False) -> RenderableType:
-    """Text that rich draws as it is: square brackets are not markup, numbers are not coloured."""
+    """Text that rich prints as it is: square brackets are not markup, numbers are not coloured."""
     from rich.text import Text
 
     return Text(printable(text, lines=lines))

@@ -76,7 +76,7 @@ def times_larger(task: Task, scale: int | None, model: Model) -> int:
     times, size = scale or SCALE, model.recipe.model.image_size
     if size % times or times == size:
         fine = ", ".join(str(one) for one in range(2, size) if size % one == 0)
-        raise UsageError(f"{model.name} draws {size} px, which --scale {times} does not divide; these do: {fine}.")
+        raise UsageError(f"{model.name} makes {size} px, which --scale {times} does not divide; these do: {fine}.")
     return times
 
 

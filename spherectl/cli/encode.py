@@ -91,7 +91,7 @@ def decode(
     as_json: bool,
     with_provenance: bool,
 ) -> None:
-    """Draw what a file of latents holds.
+    """Decode what a file of latents holds.
 
     Args:
         file: from `encode`.
@@ -129,7 +129,7 @@ def decode(
 
         digest = file_hash(file)
 
-        def drawn() -> Iterator[api.Generated]:
+        def images_of() -> Iterator[api.Generated]:
             done = 0
             for images in decoded(latents, model, labels, steps=steps or 1, batch=batch):
                 indices = torch.arange(done, done + len(images))
@@ -139,7 +139,7 @@ def decode(
 
         with console.progress("decoding", count, "images") as bar:
             shown = about if with_provenance else None
-            target, files = write_named(out, f"{file.stem}-decoded", drawn(), count, shown)
+            target, files = write_named(out, f"{file.stem}-decoded", images_of(), count, shown)
     if as_json:
         console.show_json({"out": str(target), "files": files, "model": model.name, "sha256": model.sha256})
     else:

@@ -108,8 +108,8 @@ def interpolate(
     loaded = models.load(model, load_settings(), dtype=dtype, weights=weights, device=device, threads=threads)
     count = frames or (FRAMES if ends == 2 else SIDE)
     _check_pixels(loaded, count if ends == 2 else count**2)
-    labels = _labels(loaded, class_, ends, drawn=not given)
-    latents = _drawn(loaded, numbers) if numbers else _encoded(loaded, given, labels)
+    labels = _labels(loaded, class_, ends, sampled=not given)
+    latents = _sampled(loaded, numbers) if numbers else _encoded(loaded, given, labels)
     path, classes = between(latents, labels, count, loaded.num_classes, spherical=not lerp)
     decoded = _decode(loaded, path, classes, steps, batch)
     columns = len(decoded) if ends == 2 else count
@@ -147,13 +147,13 @@ def _check_pixels(model: Model, count: int) -> None:
         )
 
 
-def _labels(model: Model, asked: list[str] | None, ends: int, *, drawn: bool) -> list[int] | None:
+def _labels(model: Model, asked: list[str] | None, ends: int, *, sampled: bool) -> list[int] | None:
     """A class for each end; None for an unconditional model."""
     from spherectl.classes import parse_classes
 
     if model.num_classes == 0 and asked is None:
         return None
-    numbers = [0 if drawn else model.num_classes]
+    numbers = [0 if sampled else model.num_classes]
     if asked is not None:
         numbers = parse_classes(asked, model.class_names, model.num_classes, model.name)
     if len(numbers) not in (1, ends):
@@ -161,7 +161,7 @@ def _labels(model: Model, asked: list[str] | None, ends: int, *, drawn: bool) ->
     return numbers * (ends // len(numbers)) if model.num_classes else None
 
 
-def _drawn(model: Model, seeds: list[int]) -> Tensor:
+def _sampled(model: Model, seeds: list[int]) -> Tensor:
     """Points of noise, the first image of each seed: (m, N, d)."""
     import torch
 

@@ -18,7 +18,7 @@ from spherectl import checks, sampling
 MAX_FRAMES = 10_000  # of one animation, rows or columns of one sheet
 MAX_RESAMPLES = 1_000_000  # of a bootstrap
 MAX_SEED, MAX_STEPS, MAX_COUNT = checks.MAX_SEED, checks.MAX_STEPS, checks.MAX_COUNT
-MAX_BATCH, MAX_THREADS, MAX_GUIDANCE = checks.MAX_BATCH, checks.MAX_THREADS, checks.MAX_GUIDANCE
+MAX_BATCH, MAX_THREADS = checks.MAX_BATCH, checks.MAX_THREADS
 
 
 class DeviceName(StrEnum):

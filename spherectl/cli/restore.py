@@ -201,7 +201,7 @@ def _fitted(image: Path, model: Model, smaller: int) -> Fitted:
     width, height = fitted.original.size
     if smaller > 1 and min(width, height) > size:
         raise UsageError(
-            f"{image} has {width} x {height} pixels; {model.name} draws {model.recipe.model.image_size} px, so "
+            f"{image} has {width} x {height} pixels; {model.name} makes {model.recipe.model.image_size} px, so "
             f"--scale {smaller} takes images of {size} px.",
             "Choose a smaller --scale, or --degrade to see what it does to an image that is made smaller first.",
         )

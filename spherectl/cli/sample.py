@@ -1,4 +1,4 @@
-"""`spherectl sample`: draw images."""
+"""`spherectl sample`: generate images."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def sample(
     threads: options.Threads = None,
     compile_: Annotated[
         bool,
-        typer.Option("--compile", help="Draw through torch.compile, on CUDA as CUDA graphs: for many images."),
+        typer.Option("--compile", help="Sample through torch.compile, on CUDA as CUDA graphs: for many images."),
     ] = False,
     out: Annotated[
         Path | None,
@@ -89,7 +89,7 @@ def sample(
     latents: Annotated[
         Path | None,
         typer.Option(
-            "--latents", metavar="FILE", help="Draw what `spherectl encode` wrote; --steps adds rounds without noise."
+            "--latents", metavar="FILE", help="Decode what `spherectl encode` wrote; --steps adds rounds without noise."
         ),
     ] = None,
     provenance: options.Provenance = True,
@@ -98,7 +98,7 @@ def sample(
     ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Draw images: one forward pass each, or a few rounds that sharpen them.
+    """Generate images: one forward pass each, or a few rounds that sharpen them.
 
     Examples:
     spherectl sample --count 40 --out grid.png
@@ -122,7 +122,7 @@ def sample(
     if threads:
         torch.set_num_threads(threads)
     if latents is not None:
-        _refuse_beside(ctx, "latents", *DECODING, why="draws images as they were encoded")
+        _refuse_beside(ctx, "latents", *DECODING, why="decodes images as they were encoded")
         check_target(out or Path("decoded.png"))
         loaded = models.load(model, settings, dtype=dtype, weights=weights, device=device)
         how = {"class_": class_, "steps": steps, "batch": batch, "out": out, "as_json": as_json}
@@ -157,7 +157,7 @@ def sample(
         run = {"seed": seed, "batch": batch, "count": count}
         return describe(loaded, chosen, indices=indices, labels=labels, columns=columns, **run)
 
-    with console.progress("drawing", count, "images") as bar, watch.stage("writing"):
+    with console.progress("sampling", count, "images") as bar, watch.stage("writing"):
         watched = _watched(batches, bar, watch)
         target, files = write_named(out, f"{loaded.name}-seed{seed}", watched, count, about if provenance else None)
     if target.is_dir() and (others := sum(1 for _ in target.glob("*.png")) - files) > 0:
@@ -203,7 +203,7 @@ def _watched(batches: Iterator[Generated], bar: Callable[[int], None], watch: St
 
 
 def _say_profile(seconds: dict[str, float]) -> None:
-    """A table of what took how long; images are compressed beside the drawing of others, and "writing" is the rest."""
+    """A table of what took how long; images are compressed while others are sampled; "writing" is what remains."""
     total = sum(seconds.values())
     console.say_rows(
         [

@@ -13,9 +13,8 @@ from PIL import Image
 from typer.testing import Result
 
 from spherectl import api
-from spherectl.data.transforms import as_tensor, to_float, to_uint8
-from spherectl.editing.fitting import fit, put_back
-from spherectl.images import psnr, read_provenance
+from spherectl.data.transforms import to_float, to_uint8
+from spherectl.images import read_provenance
 from spherectl.model.formats.header import read_header
 from spherectl.model.formats.weights import read_tensors
 
@@ -194,12 +193,12 @@ def test_interpolation_between_images_begins_and_ends_with_reconstructions(
     assert opened("g.png").shape == (3, 3 * 34 - 2, 3 * 34 - 2)
 
 
-def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) -> None:
+def test_seeds_are_sampled_as_by_sample_and_animate(command: Command, work: Path) -> None:
     options = ("--seeds", "3,7", "--class", "sneaker,bag", "--frames", 5)
     assert command("interpolate", *options, "-o", "walk.png", *F32).exit_code == 0
-    drawn = ("--steps", 1, "--guidance", 1, "--count", 1, *F32)
+    sampled = ("--steps", 1, "--guidance", 1, "--count", 1, *F32)
     for seed, name, place in ((3, "sneaker", 0), (7, "bag", 136)):
-        assert command("sample", "--seed", seed, "--class", name, *drawn, "--out", f"{name}.png").exit_code == 0
+        assert command("sample", "--seed", seed, "--class", name, *sampled, "--out", f"{name}.png").exit_code == 0
         difference = opened("walk.png")[:, :, place : place + 32].int() - opened(f"{name}.png").int()
         assert difference.abs().max() <= 1  # mixed embeddings are a product, labels a look-up
     assert command("interpolate", *options, "-o", "walk.webp", *F32).exit_code == 0
@@ -216,7 +215,6 @@ def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) 
         (("edit", "a.png", "b.png", "--reconstruct"), "Expected one image; got 2"),
         (("edit", "a.png", "--reconstruct", "--swap"), "--layout, --mask and --swap are for --harmonize"),
         (("edit", "a.png", "b.png", "--harmonize", "--layout", "round"), "There is no layout 'round'"),
-        (("edit", "a.png", "--to-class", "shoes"), "none is called 'shoes'"),
         (
             ("edit", "a.png", "--to-class", "bag", "--noise-deg", 95),
             "noise_deg: expected a finite number from 0 below 90, got 95.0",
@@ -227,27 +225,11 @@ def test_seeds_are_drawn_as_by_sample_and_animate(command: Command, work: Path) 
         (("interpolate", "a.png"), "Expected two ends or four corners; got 1"),
         (("interpolate", "a.png", "b.png", "--seeds", "1,2"), "images or --seeds, not both"),
         (("interpolate", "--seeds", "1,x"), "Expected seeds from 0 to 2^64 - 1 as in 3,7"),
-        (("interpolate", "--seeds", "1,-2"), "Expected seeds from 0 to 2^64 - 1"),
         (("interpolate", "--seeds", f"1,{2**64}"), "Expected seeds from 0 to 2^64 - 1"),
-        (("interpolate", "--seeds", "1," + "9" * 10_000), "Expected seeds from 0 to 2^64 - 1"),
-        (("interpolate", "--fps", "nan"), "--fps"),
-        (("interpolate", "--fps", "inf"), "--fps"),
         (("interpolate", "--seeds", "1,2,3,4", "--frames", 9999), "99,980,001 frames of 32 px"),
-        (("interpolate", "--frames", 10**12), "--frames"),
-        (("interpolate", "--steps", 10**12), "--steps"),
-        (("interpolate", "--out", ""), "--out"),
-        (("edit", "a.png", "--reconstruct", "--seed", -1), "--seed"),
-        (("edit", "a.png", "--reconstruct", "--seed", 2**64), "--seed"),
-        (("edit", "a.png", "--reconstruct", "--out", ""), "--out"),
-        (("edit", "a.png", "--to-class", "bag", "--guidance", "nan"), "--guidance"),
-        (("edit", "a.png", "--to-class", "bag", "--steps", 10**12), "--steps"),
-        (("edit", "~nobody-here/a.png", "--reconstruct"), "no home folder of that user"),
         (("encode", "~nobody-here/a.png", "--out", "l.safetensors"), "no home folder of that user"),
         (("encode", "a**", "--out", "l.safetensors"), "a** is no pattern"),
         (("encode", "[", "--out", "l.safetensors"), "There is no image ["),
-        (("encode", "x" * 5000, "--out", "l.safetensors"), "expected names of at most 255 bytes"),
-        (("encode", "*/" * 300, "--out", "l.safetensors"), "expected names of at most 255 bytes"),
-        (("encode", "a.png", "--out", ""), "--out"),
         (("interpolate", "--class", "0,1,2"), "one for each of 2 ends; got 3"),
     ],
 )
@@ -260,19 +242,3 @@ def test_mistakes_are_one_sentence_and_write_nothing(
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert files() == before
-
-
-def test_images_go_back_into_their_place_exactly(garments: torch.Tensor) -> None:
-    model = api.load("fashion-mnist", device="cpu", dtype="float32")
-    with Image.open("a.png") as image:
-        fitted = fit(image.convert("RGB"), model.recipe)
-    assert torch.equal(fitted.pixels, garments[0])
-    assert torch.equal(as_tensor(put_back(fitted.pixels, fitted)), opened("a.png"))
-
-
-def test_psnr_is_the_definition() -> None:
-    a = torch.zeros(2, 3, 4, 4)
-    b = a.clone()
-    b[0] += 0.1
-    assert psnr(a, b)[0].item() == pytest.approx(20.0)
-    assert psnr(a, b)[1].item() == float("inf")

@@ -67,7 +67,7 @@ KINDS = ("pipe", "zero", "folder", "postscript", "bomb")
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [*((words, "pipe") for words in COMMANDS), *((words, kind) for words in COMMANDS[:3] for kind in KINDS[1:])],
+    [*((words, "pipe") for words in COMMANDS), *((words, kind) for words in COMMANDS[:1] for kind in KINDS[1:])],
 )
 def test_hostile_images_are_one_sentence_in_every_command(
     words: tuple[str, ...],

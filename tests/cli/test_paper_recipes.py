@@ -1,6 +1,6 @@
 """The paper's recipes on small synthetic sets in their true layouts: three steps at full size of image and latent.
 
-Then `sample` draws from the run. The files are noise; their names, folders, labels and numbers are those of the sets.
+Then `sample` samples from the run. The files are noise; their names, folders, labels and numbers are those of the sets.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def test_shapes_are_those_of_every_recipe_of_the_paper() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_recipe_of_the_paper_takes_three_steps_and_draws(
+def test_a_recipe_of_the_paper_takes_three_steps_and_samples(
     name: str, command: Callable[..., Any], work: Path, published_set: Callable[[str], tuple[Path, str]]
 ) -> None:
     paper = recipes.load(zoo.find_recipe(name))
@@ -154,9 +154,9 @@ def test_a_recipe_of_the_paper_takes_three_steps_and_draws(
     assert trained.sample == paper.sample
     assert trained.data == paper.data.model_copy(update={"root": trained.data.root})
 
-    drawn = command("sample", "--count", 1, "--steps", 1, "--out", "one.png")
-    assert drawn.exit_code == 0, drawn.stderr
-    assert f"model: runs/{name}-smoke (newest run)\n" in drawn.stderr
+    sampled = command("sample", "--count", 1, "--steps", 1, "--out", "one.png")
+    assert sampled.exit_code == 0, sampled.stderr
+    assert f"model: runs/{name}-smoke (newest run)\n" in sampled.stderr
     with Image.open(work / "one.png") as image:
         assert image.size == (px, px)
     about = read_provenance(work / "one.png")

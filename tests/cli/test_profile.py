@@ -100,7 +100,7 @@ class Noted(Stopwatch):
     ],
 )
 def test_drawing_counts_its_own_stages(tiny_run, settings: dict[str, Any], stages):
-    """In the method's order: shared noise is drawn once; and the images are those of an unwatched model."""
+    """In the method's order: shared noise is sampled once; and the images are those of an unwatched model."""
     model = api.load(tiny_run, device="cpu", dtype="float32")
     (expected,) = api.generate(model, 2, guidance=1.0, **settings)
     model.watch = Noted()

@@ -109,18 +109,18 @@ def test_a_run_leaves_what_the_design_names(debug, work):
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert [line["images_seen"] for line in lines] == list(range(8, 161, 8))
     assert {path.name for path in run.iterdir()} >= {"recipe.toml", "run.json", "model.safetensors"}
-    drawn = [f"{images:012d}{kind}.png" for images in (80, 160) for kind in ("", "-reconstructions")]
-    assert sorted(path.name for path in (run / "samples").iterdir()) == sorted(drawn)
+    sampled = [f"{images:012d}{kind}.png" for images in (80, 160) for kind in ("", "-reconstructions")]
+    assert sorted(path.name for path in (run / "samples").iterdir()) == sorted(sampled)
     assert len(list((run / "checkpoints").iterdir())) == 2
 
 
 @pytest.mark.fast
 def test_train_then_sample_then_like_need_no_option(debug, command, work):
     assert debug("--set", "run.default=true").stderr.endswith("sample from it: spherectl sample\n")
-    drawn = command("sample", "--class", "sneaker")
-    assert drawn.exit_code == 0
-    assert drawn.stderr.startswith("model: runs/debug (newest run)\n")
-    assert "pixel for pixel" in command("sample", "--like", drawn.stdout.strip()).stderr
+    sampled = command("sample", "--class", "sneaker")
+    assert sampled.exit_code == 0
+    assert sampled.stderr.startswith("model: runs/debug (newest run)\n")
+    assert "pixel for pixel" in command("sample", "--like", sampled.stdout.strip()).stderr
 
 
 @pytest.mark.fast
@@ -223,12 +223,12 @@ def test_smoke_on_1000_classes_then_sample_207(command, class_folder, work, monk
     assert [line["images_seen"] for line in metrics(run)] == [4, 8, 12]
     header = read_header(run / "model.safetensors")
     assert (header["recipe"]["model"]["image_size"], header["recipe"]["model"]["num_classes"]) == (256, 1000)
-    drawn = sorted(path.name for path in (run / "samples").iterdir())
-    assert drawn == ["000000000012-reconstructions.png", "000000000012.png"]
-    drawn = command("sample", "--class", 207, "--steps", 2)
-    assert drawn.exit_code == 0, drawn.stderr
-    assert drawn.stderr.startswith("model: runs/imagenet256-smoke (newest run)\n")
-    with Image.open(work / drawn.stdout.strip()) as image:
+    sampled = sorted(path.name for path in (run / "samples").iterdir())
+    assert sampled == ["000000000012-reconstructions.png", "000000000012.png"]
+    sampled = command("sample", "--class", 207, "--steps", 2)
+    assert sampled.exit_code == 0, sampled.stderr
+    assert sampled.stderr.startswith("model: runs/imagenet256-smoke (newest run)\n")
+    with Image.open(work / sampled.stdout.strip()) as image:
         table = json.loads(image.text["spherectl"])
         assert image.size == (4 * 258 - 2, 4 * 258 - 2)
     assert (table["class"], table["steps"], table["model"]) == ([207] * 16, 2, "imagenet256-smoke")
@@ -329,7 +329,8 @@ def test_a_second_ctrl_c_stops_at_once(capsys):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such signals")
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)]
+    ("number", "code"),
+    [(signal.SIGUSR1, 75), (signal.SIGHUP, 129)],  # Ctrl-C and SIGTERM: test_streams
 )
 def test_signals_save_and_the_same_command_goes_on(cli, command, fashion_excerpt, work, number, code):
     arguments = ["train", "debug", "--data", str(fashion_excerpt), "--set", "run.length_images=800", "--run-dir", "x"]
@@ -389,43 +390,12 @@ def test_another_recipe_in_the_folder_names_the_keys(debug, fails, work, stopped
 
 
 @pytest.mark.fast
-def test_all_wrong_keys_are_told_at_once(command, fails, work):
-    text = (packaged("recipes") / "debug.toml").read_text(encoding="utf-8")
-    for right, wrong in (
-        ("lr = 1e-3", "learning_rate = 1e-3"),
-        ("flip = false", "flip = 3"),
-        ('size = "nano"', 'szie = "x"'),
-    ):
-        assert text.count(f"\n{right}") == 1
-        text = text.replace(f"\n{right}", f"\n{wrong}")
-    (work / "mine.toml").write_text(text + "\n[extra]\nx = 1\n")
-    before = contents(work)
-    said = fails(command("train", "mine.toml", "--set", "run.batchsize=3"), 2)
-    for words in (
-        "mine.toml: ",
-        "unknown key model.szie (did you mean model.size?)",
-        "unknown key optim.learning_rate",
-        "unknown key run.batchsize (did you mean run.batch_size?)",
-        "unknown key extra",
-        "data.flip: expected true or false, got 3",
-    ):
-        assert words in said
-    assert contents(work) == before
-
-
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
         (("imagenet",), 2, "There is no recipe 'imagenet'."),
-        (("absent.toml",), 2, "There is no recipe 'absent.toml'."),
-        (("broken.toml",), 2, "broken.toml is not valid TOML"),
-        (("debug", "--set", "optim.lr"), 2, "expected KEY=VALUE"),
         (("debug", "--set", "optim.lr=fast"), 2, "optim.lr: expected a number, got 'fast'"),
-        (("debug", "--set", "run.batch_size=2"), 2, "run.batch_size: expected 3 to 1,000,000, got 2"),
         (("folder32", "--data", "absent"), 2, "Expected a folder of images at"),
-        (("folder32", "--data", "empty"), 2, "No images found in"),
-        (("folder32", "--data", "broken.toml"), 2, "Expected a folder of images, got the file"),
         (("debug", "--data", "empty"), 2, "No fashion-mnist in"),
         (("imagenet256", "--data", "few"), 2, "expects 1000 classes (model.num_classes); the data has 2"),
     ],
