@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import runpy
+import shutil
 import signal
 import socket
 import subprocess
@@ -159,6 +160,7 @@ def serve(place: str) -> dict[str, Any]:
             os.environ.clear()
             os.environ.update(request["env"])
             return request
+    shutil.rmtree(Path(place).parent)
     sys.exit()
 
 

@@ -18,8 +18,7 @@ import tests  # noqa: E402 - some library brings a package of that name as well
 
 tests.__path__[:0] = [str(ROOT / "tests")]
 
-from tests.hostile.kinds import KINDS  # noqa: E402
-from tests.hostile.search import search  # noqa: E402
+from tests.hostile.search import KINDS, search  # noqa: E402
 
 
 def main() -> int:

@@ -1,4 +1,7 @@
-"""Ask every generator in turn, and sort what was wrong by kind, promise and place."""
+"""Ask every generator in turn, and sort what was wrong by kind, promise and place.
+
+Each generator gives `Attempt`s that begin with something valid and change it.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,12 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
-from tests.hostile import bases
+from tests.hostile import archives, bases, documents, images, models, options
 from tests.hostile.harness import Attempt, Harness
 
+KINDS: dict[str, SearchStrategy[Attempt]] = {
+    name: kind for module in (models, images, documents, archives, options) for name, kind in module.KINDS.items()
+}
 ROUND = 40  # inputs of a generator before the next has its turn
 
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.hostile.harness import Attempt, Harness
-from tests.hostile.kinds import KINDS
+from tests.hostile.search import KINDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is read as Linux tells it")
 

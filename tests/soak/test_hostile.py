@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.kinds import KINDS
-from tests.hostile.search import search
+from tests.hostile.search import KINDS, search
 
 pytestmark = [
     pytest.mark.soak,
