@@ -80,7 +80,7 @@ def strip(images: Tensor, padding: int = 2) -> Tensor:
 
 
 def to_pil(images: Tensor) -> list[Image]:
-    """Images as Pillow's, such as those of `Model.reconstruct`.
+    """Images as PIL images, such as those of `Model.reconstruct`.
 
     Args:
         images: (B, 3, H, W) or (3, H, W), floats in [0, 1] or uint8, on any device.
@@ -119,7 +119,7 @@ def save_png(path: Path, image: Tensor | Image, provenance: dict[str, Any] | Non
 
     Args:
         path: written whole or not at all.
-        image: uint8 (3, H, W), on any device, or Pillow's RGB.
+        image: uint8 (3, H, W), on any device, or a PIL image of mode RGB.
         provenance: what decides the pixels, JSON-able. It is stored under the key "spherectl", beside the software's
             name and version and the IPTC mark for generated media. None: the file holds pixels and nothing else.
 

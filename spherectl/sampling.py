@@ -2,7 +2,8 @@
 
 The table [sample] of a recipe (`recipe.sample.SampleSpec`), the checks of `spherectl.generate`, an image's provenance
 and the options of the command line are all made from `Sampling`. A new setting is one line here, its use in
-`model.sampler`, and a keyword of `spherectl.generate`; tests/test_api.py fails until the three agree.
+`model.sampler`, and its name in the signatures of `spherectl.generate` and of the command `sample`. A test in
+tests/api/test_generation.py fails until all agree.
 
 A command builds its options from `options()`, which needs no torch and no pydantic:
 

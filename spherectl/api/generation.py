@@ -47,7 +47,7 @@ class Generated:
         return len(self.indices)
 
     def pil(self) -> list[Image.Image]:
-        """The images as Pillow's.
+        """The images as PIL images.
 
         >>> import spherectl
         >>> model = spherectl.load("fashion-mnist", device="cpu")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from spherectl.checks import as_whole
+from spherectl.classes import parse_classes
 from spherectl.data.decode import as_rgb
 from spherectl.data.transforms import adm_crop, pad_or_adm, to_float, to_grey
 from spherectl.errors import UsageError
@@ -31,8 +32,8 @@ def as_images(images: Images, recipe: Recipe, size: int | None = None) -> Tensor
 
     Args:
         images: a float tensor in [0, 1] or a uint8 tensor, of shape (B, 3, H, W) or (3, H, W), or with the channels
-            last; a numpy array of the same; an image of Pillow's, of any size and mode; or a list of these, one image
-            each. Tensors and arrays have the model's size. Pillow's images are fitted to it as by `spherectl encode`.
+            last; a numpy array of the same; a PIL image of any size and mode; or a list of these, one image each.
+            Tensors and arrays have the model's size. PIL images are fitted to it as by `spherectl encode`.
         recipe: of the model.
         size: H and W in pixels, where they are not the model's.
 
@@ -67,7 +68,7 @@ def _batch(images: object, recipe: Recipe, size: int | None) -> Tensor:
             raise UsageError(f"Expected images of floats in [0, 1] or of uint8, got an array of {images.dtype}.")
         images = torch.from_numpy(np.array(images))
     if not isinstance(images, Tensor):
-        known = "a torch.Tensor, a numpy array, an image of Pillow's, or a list of them"
+        known = "a torch.Tensor, a numpy array, a PIL image, or a list of them"
         raise UsageError(f"Expected images as {known}, got {quoted(images)}.")
     check_plain(images, "images")
     if images.dim() in (3, 4) and tuple(images.shape[-3:]) == (side, side, 3):
@@ -95,6 +96,45 @@ def check_plain(value: object, what: str) -> None:
     if not isinstance(value, Tensor) or value.layout is not torch.strided or value.is_quantized:
         kind = f"a tensor of another layout ({value.layout})" if isinstance(value, Tensor) else quoted(value)
         raise UsageError(f"Expected {what} as a plain torch.Tensor, got {kind}.")
+
+
+def class_labels(
+    classes: Classes, batch: int, num_classes: int, class_names: Sequence[str], model: str, device: torch.device
+) -> Tensor | None:
+    """(B,) labels of classes, or their mixtures as they are; None for an unconditional model.
+
+    Args:
+        classes: as for `Model.labels`.
+        batch: B.
+        num_classes: of the model; the null class is `num_classes`.
+        class_names: of the model.
+        model: its name, for messages.
+        device: of the labels.
+
+    Raises:
+        UsageError: as `Model.labels`.
+    """
+    if num_classes == 0:
+        return None
+    if classes is None:
+        return torch.full((batch,), num_classes, device=device)
+    if isinstance(classes, Tensor) and classes.is_floating_point():
+        if tuple(classes.shape) != (batch, num_classes + 1):
+            raise UsageError(f"Expected weights of shape ({batch}, {num_classes + 1}), got {tuple(classes.shape)}.")
+        if not classes.isfinite().all():
+            raise UsageError("Expected weights of classes that are finite; some are infinite or NaN.")
+        return classes.to(device)
+
+    def number(one: str | int) -> int:
+        found = [num_classes] if one == num_classes else parse_classes([one], class_names, num_classes, model)
+        if len(found) != 1:
+            raise UsageError(f"Expected one class for each image, got {quoted(one)}, which is {len(found)}.")
+        return found[0]
+
+    chosen = [number(one) for one in listed_classes(classes)]
+    if len(chosen) not in (1, batch):
+        raise UsageError(f"Expected one class, or one for each of {batch} images, got {len(chosen)}.")
+    return torch.tensor(chosen * (batch // len(chosen)), device=device)
 
 
 def listed_classes(classes: object) -> list[str | int]:

@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from spherectl.api.files import Source, WeightSet
 from spherectl.api.hub import Pretrained
-from spherectl.api.inputs import FLOATS, Classes, Images, as_images, check_plain, listed_classes
+from spherectl.api.inputs import FLOATS, Classes, Images, as_images, check_plain, class_labels
 from spherectl.checks import check_choice
-from spherectl.classes import names_of, parse_classes
+from spherectl.classes import names_of
 from spherectl.errors import UsageError
 from spherectl.model import compiled, sampler
 from spherectl.model.devices import DTYPES, PRECISIONS, Precision, check_compilable
 from spherectl.model.formats.weights import Package
 from spherectl.model.sphere import SphereEncoder, parameter_count
 from spherectl.recipe import Recipe
-from spherectl.shown import quoted
 from spherectl.timing import Stopwatch
 
 FIXED = "pos_embed"  # the parameter that no training changes
@@ -172,7 +171,7 @@ class Model(Pretrained, nn.Module):
         """Points on the sphere of images.
 
         Args:
-            images: floats (B, 3, H, W) in [0, 1], uint8, numpy arrays, images of Pillow's, or a list of single images
+            images: floats (B, 3, H, W) in [0, 1], uint8, numpy arrays, a PIL image, or a list of single images
                 (`spherectl.api.inputs.as_images` has all forms).
             classes: one for all, or one for each image; numbers or names. None: the null class.
 
@@ -200,7 +199,7 @@ class Model(Pretrained, nn.Module):
             classes: as for `encode`.
 
         Returns:
-            (B, 3, H, W) in [0, 1], float32 (float64 of a model in float64); `spherectl.to_pil` makes Pillow's of them.
+            (B, 3, H, W) in [0, 1], float32 (float64 of a model in float64). `spherectl.to_pil` makes PIL images of it.
 
         Raises:
             UsageError: no such latents, or classes that do not fit.
@@ -248,28 +247,7 @@ class Model(Pretrained, nn.Module):
         >>> spherectl.load("fashion-mnist", device="cpu").labels(["sneaker", 3, "none"], 3)
         tensor([ 7,  3, 10])
         """
-        if classes is None or self.num_classes == 0:
-            return self.network.null_labels(batch, self.device)
-        if isinstance(classes, Tensor) and classes.is_floating_point():
-            if tuple(classes.shape) != (batch, self.num_classes + 1):
-                raise UsageError(
-                    f"Expected weights of shape ({batch}, {self.num_classes + 1}), got {tuple(classes.shape)}."
-                )
-            if not classes.isfinite().all():
-                raise UsageError("Expected weights of classes that are finite; some are infinite or NaN.")
-            return classes.to(self.device)
-        chosen = [self._number(c) for c in listed_classes(classes)]
-        if len(chosen) not in (1, batch):
-            raise UsageError(f"Expected one class, or one for each of {batch} images, got {len(chosen)}.")
-        return torch.tensor(chosen * (batch // len(chosen)), device=self.device)
-
-    def _number(self, one: str | int) -> int:
-        if one == self.num_classes:
-            return self.num_classes
-        numbers = parse_classes([one], self.class_names, self.num_classes, self.name)
-        if len(numbers) != 1:
-            raise UsageError(f"Expected one class for each image, got {quoted(one)}, which is {len(numbers)}.")
-        return numbers[0]
+        return class_labels(classes, batch, self.num_classes, self.class_names, self.name, self.device)
 
     def check_guidance(self, scale: float) -> None:
         """Refuse guidance of a model without classes.

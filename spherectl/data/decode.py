@@ -114,7 +114,7 @@ def load_image(path: Path | str, over: Background = "white") -> Image.Image:
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """An image of Pillow's, of any mode, as `load_image` gives one; the image itself stays as it is.
+    """A PIL image of any mode, as `load_image` gives one; the image itself stays as it is.
 
     Raises:
         ImageError: it cannot be decoded, or converted to RGB.

@@ -1,4 +1,4 @@
-"""Both networks through torch.compile, for drawing: one graph each for a batch size, on CUDA replayed as a CUDA graph.
+"""Both networks through torch.compile, for sampling: one graph each for a batch size, on CUDA replayed as a CUDA graph.
 
 Nothing here is imported by torch until it is asked for: its compiler takes a second to load.
 """
@@ -25,7 +25,7 @@ def compiled(network: SphereEncoder) -> tuple[Network, Network]:
     through it; and the rotary table stays beside the weights, as a CUDA graph cannot fetch it from the CPU.
 
     Args:
-        network: on the device and in the dtype to draw in.
+        network: on the device and in the dtype to sample in.
 
     Returns:
         encode(x, y) and decode(v, y), to be called without gradients and from one thread, to which CUDA graphs belong.

@@ -12,6 +12,7 @@ import torch
 
 import spherectl
 from spherectl import api, sampling
+from spherectl.cli.sample import sample
 from spherectl.errors import UsageError
 from spherectl.model import sampler, seeding
 from spherectl.model.formats import weights
@@ -147,11 +148,12 @@ def test_generate_refuses_before_it_computes(model, wrong, said):
 # One record
 
 
-def test_every_setting_is_in_the_signature_the_table_and_the_provenance():
+def test_every_setting_is_in_the_signature_the_table_the_provenance_and_the_command():
     """A setting that is added to `sampling.Sampling` and forgotten somewhere fails here."""
     names = [option.name for option in sampling.options()]
     assert list(SampleSpec.model_fields) == names
     assert set(names) <= set(Provenance.model_fields)
+    assert set(names) <= set(inspect.signature(sample).parameters)
     signature = inspect.signature(spherectl.generate).parameters
     assert [name for name in signature if name in names] == names
     assert all(f"        {name}: " in spherectl.generate.__doc__ for name in names)

@@ -29,7 +29,7 @@ FORMS = {
     "an array, channels last": lambda x: x.permute(0, 2, 3, 1).numpy(),
     "an array of floats": lambda x: (x / 255).numpy(),
     "read-only and reversed": lambda x: np.broadcast_to(x.flip(0).numpy()[::-1], x.shape),
-    "Pillow's": lambda x: [as_image(one) for one in x],
+    "PIL images": lambda x: [as_image(one) for one in x],
     "a list of several kinds": lambda x: [to_float(x[0]), x[1].numpy(), *map(as_image, x[2:])],
     "a tuple of batches of one": lambda x: tuple(x.split(1)),
 }
@@ -43,14 +43,14 @@ def test_images_may_be_given_in_any_form(model, pixels, form):
     assert torch.equal(found.float(), to_float(pixels))
 
 
-@pytest.mark.parametrize("form", ["floats", "uint8, channels last", "an array", "Pillow's"])
+@pytest.mark.parametrize("form", ["floats", "uint8, channels last", "an array", "PIL images"])
 def test_one_image_is_a_batch_of_one(model, pixels, form):
     one = FORMS[form](pixels)[0]
     assert torch.equal(as_images(one, model.recipe), to_float(pixels[:1]))
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK", "I;16"])
-def test_pillows_images_of_any_mode_and_size_are_fitted_as_encode_fits_files(model, mode):
+def test_pil_images_of_any_mode_and_size_are_fitted_as_encode_fits_files(model, mode):
     """The recipe pads what is small and crops what is large; its images are grey."""
     small = Image.new("RGB", (20, 28), "white").convert(mode if mode != "I;16" else "I").convert(mode)
     large = Image.radial_gradient("L").convert("RGB").resize((90, 70))

@@ -96,7 +96,7 @@ def test_forward_is_reconstruct_with_gradients(own, images):
     assert fixed == {"encoder.pos_embed", "decoder.pos_embed"}
 
 
-def test_a_data_loader_goes_in_and_pillows_images_come_out(model, dataset):
+def test_a_data_loader_goes_in_and_pil_images_come_out(model, dataset):
     """As torchvision's data sets give them, bytes and a number each; an image does not depend on its batch."""
 
     class Fashion(Dataset):
