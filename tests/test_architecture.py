@@ -78,7 +78,7 @@ FLOORS = [
         *("editing.stitching", "editing.rounds", "editing.interpolation", "editing.measurements"),
         *("editing.restoration", "editing.fitting", "editing.latents", "edits"),
         *("evaluation.extractors", "evaluation.embeddings", "evaluation.reference", "evaluation.bootstrap"),
-        *("evaluation.directions", "evaluation.spectrum"),
+        *("evaluation.replicates", "evaluation.directions", "evaluation.spectrum"),
         *("evaluation.reconstruction", "evaluation.uniformity", "evaluation.neighbours", "evaluation.memorisation"),
         *("evaluation.metrics", "evaluation.fidelity", "evaluation.protocol", "evaluation.real"),
         *("evaluation.scoring", "evaluation.run"),

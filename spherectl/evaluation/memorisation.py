@@ -152,7 +152,7 @@ def memorisation(
     train_features: Tensor | None = None,
     mirrored: bool = False,
     rate: float = 0.01,
-    most_test: int = MAX_TEST,
+    max_test: int = MAX_TEST,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Memorisation:
@@ -168,7 +168,7 @@ def memorisation(
         train_features: (N, D), what `embed` gives for the training images in order, where that is at hand.
         mirrored: whether mirrored training images count too; true where training flips them (data.flip).
         rate: share of test images that may be called near-copies, above 0 and below 0.5.
-        most_test: test images to compare with, chosen at random; half of them set the threshold.
+        max_test: test images to compare with, chosen at random; half of them set the threshold.
         seed: of that choice.
         progress: called with images done and images in all.
 
@@ -184,7 +184,7 @@ def memorisation(
             f"{samples.shape[2]}, training images {size} x {size}."
         )
     check_sets(train, test, rate)
-    chosen = seeding.permutation(seed, seeding.ORDER, 0, len(test))[:most_test]  # (m,)
+    chosen = seeding.permutation(seed, seeding.ORDER, 0, len(test))[:max_test]  # (m,)
     setting = (len(chosen) + 1) // 2
     rank = _rank(rate, setting)
     if rank < 1:
@@ -246,14 +246,14 @@ def check_sets(train: ImageSet, test: ImageSet, rate: float = 0.01) -> None:
         raise _too_few(rate, len(test))
 
 
-def neighbour_image(result: Memorisation, samples: Tensor, train: ImageSet, most: int = 16) -> Tensor:
+def neighbour_image(result: Memorisation, samples: Tensor, train: ImageSet, max_rows: int = 16) -> Tensor:
     """The samples closest to training images, one a row, beside those training images.
 
     Args:
         result: what `memorisation` gave for these samples and this training set.
         samples: uint8 (n, 3, S, S).
         train: the training set.
-        most: rows.
+        max_rows: rows.
 
     Returns:
         uint8 (3, H, W): rows of the sample, its nearest training image in pixels moved to where it fits best (edges
@@ -263,23 +263,23 @@ def neighbour_image(result: Memorisation, samples: Tensor, train: ImageSet, most
         UsageError: other samples than the result's, or no row is asked for.
     """
     found = result.samples
-    if len(samples) != len(found) or most < 1:
+    if len(samples) != len(found) or max_rows < 1:
         raise UsageError(
             f"Expected the {len(found)} samples of the result and at least 1 row, got {len(samples)} samples and "
-            f"{most} rows."
+            f"{max_rows} rows."
         )
-    rows = closeness(found).argsort(stable=True)[:most]
+    rows = closeness(found).argsort(stable=True)[:max_rows]
     size = samples.shape[-1]
     scale = max(1.0, size / COPY_SIZE)
     in_pixels, in_features = train.gather(found.pixel_index[rows]), train.gather(found.feature_index[rows])
-    dataset = []
+    tiles = []
     for row, nearest, alike in zip(rows.tolist(), in_pixels, in_features, strict=True):
         lines, columns = (
             torch.arange(size).sub(round(by * scale)).clamp(0, size - 1) for by in found.shift[row].tolist()
         )
         moved = nearest[:, lines][:, :, columns]  # (3, S, S)
-        dataset += [samples[row].cpu(), moved.flip(-1) if found.mirrored[row] else moved, alike]
-    return grid(torch.stack(dataset), columns=3)
+        tiles += [samples[row].cpu(), moved.flip(-1) if found.mirrored[row] else moved, alike]
+    return grid(torch.stack(tiles), columns=3)
 
 
 def _rank(rate: float, setting: int) -> int:

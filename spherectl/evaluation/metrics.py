@@ -161,7 +161,7 @@ def _frechet(given: Measured) -> float:
 def _resample_frechet(given: Measured, m: Tensor, progress: Progress | None) -> dict[str, Tensor]:
     import torch
 
-    from spherectl.evaluation.bootstrap import frechet_replicates
+    from spherectl.evaluation.replicates import frechet_replicates
 
     moments = torch.from_numpy(given.reference.mean), torch.from_numpy(given.reference.covariance)
     return {"frechet_distance": frechet_replicates(given.samples.embedding, *moments, m, progress)}
@@ -180,7 +180,7 @@ def _kid(given: Measured) -> dict[str, float]:
 
 
 def _resample_kid(given: Measured, m: Tensor, _: Progress | None) -> dict[str, Tensor]:
-    from spherectl.evaluation.bootstrap import kid_replicates
+    from spherectl.evaluation.replicates import kid_replicates
 
     # The reference's own part is the same in all resamples, and an interval is put around the score.
     return {"kid": kid_replicates(given.samples.embedding, _real(given), m, within_reference=0.0)}
@@ -195,7 +195,7 @@ def _inception_score(given: Measured) -> dict[str, float]:
 
 
 def _resample_inception_score(given: Measured, m: Tensor, _: Progress | None) -> dict[str, Tensor]:
-    from spherectl.evaluation.bootstrap import inception_score_replicates
+    from spherectl.evaluation.replicates import inception_score_replicates
 
     return {"inception_score": inception_score_replicates(_logits(given), m)}
 

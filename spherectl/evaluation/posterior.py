@@ -1,4 +1,4 @@
-"""The posterior hole: whether what a model decodes well is what its prior, or a Gaussian like its latents, draws.
+"""The posterior hole: whether what a model decodes well is what its prior, or a Gaussian like its latents, gives.
 
 Four sets of images of one model, with the same classes in the same order, each scored alike:
 
@@ -8,7 +8,7 @@ Four sets of images of one model, with the same classes in the same order, each 
 - fitted: points of the Gaussian with the mean and the covariance of many images' latents (of their posteriors), on a
   sphere brought to it.
 
-A decoder that is good on the second and poor on the third has holes where its prior draws. If the fourth is as poor,
+A decoder that is good on the second and poor on the third has holes where its prior lies. If the fourth is as poor,
 they are no matter of place and spread alone.
 
 Letters: n images, m images fitted to, B batch, L entries of a latent.
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float, to_uint8
-from spherectl.evaluation import bootstrap
+from spherectl.evaluation import bootstrap, replicates
 from spherectl.evaluation.autoencoders import Autoencoder
 from spherectl.evaluation.embeddings import BATCH, Features, Held, Part, extract, real_draw
 from spherectl.evaluation.extractors import Extractor
@@ -94,9 +94,9 @@ class Hole:
         return self.columns[COLUMNS.index(name)]
 
 
-def fit(model: Autoencoder, images: ImageSet, most: int = FITTED_TO, seed: int = 0) -> Gaussian:
-    """Fit a Gaussian to the latents of images, drawn evenly over the classes where there are more than `most`."""
-    draw = real_draw(images, most, seed)
+def fit(model: Autoencoder, images: ImageSet, max_images: int = FITTED_TO, seed: int = 0) -> Gaussian:
+    """Fit a Gaussian to the latents of images, drawn evenly over the classes where there are more than `max_images`."""
+    draw = real_draw(images, max_images, seed)
     means, variances = [], []
     for numbers in torch.arange(len(draw)).split(BATCH):
         mean, variance = model.posterior(to_float(draw.gather(numbers)), images.labels[draw.indices[numbers]])
@@ -118,7 +118,7 @@ def posterior_hole(
     resamples: int = 200,
     progress: Progress | None = None,
 ) -> list[Hole]:
-    """Draw and score the four columns of each model.
+    """Sample and score the four columns of each model.
 
     Args:
         models: all are given the same images, classes, and numbers of noise.
@@ -127,7 +127,7 @@ def posterior_hole(
         reference: what the columns are compared with.
         extractor: the network that scores.
         count: n, at most as many as there are images.
-        seed: of all that is drawn.
+        seed: of all that is random.
         resamples: of the bootstrap; 0: no intervals.
         progress: called with columns done and columns in all.
 
@@ -145,14 +145,14 @@ def posterior_hole(
     told(1)
     for number, model in enumerate(models):
         columns = [real]
-        for name, pixels in drawn(model, images, inputs, seed).items():
+        for name, pixels in generated(model, images, inputs, seed).items():
             columns.append(scored(name, pixels, reference, extractor, resamples, seed))
             told(3 * number + len(columns))
         found.append(Hole(model.name, tuple(columns)))
     return found
 
 
-def drawn(model: Autoencoder, images: ImageSet, inputs: Part, seed: int) -> dict[ColumnName, Tensor]:
+def generated(model: Autoencoder, images: ImageSet, inputs: Part, seed: int) -> dict[ColumnName, Tensor]:
     """Reconstructions of images, and as many samples of the prior and of the fitted Gaussian: uint8 (n, 3, H, W)."""
     gaussian = fit(model, images, seed=seed)
     parts: dict[ColumnName, list[Tensor]] = {"reconstruction": [], "prior": [], "fitted": []}
@@ -188,7 +188,7 @@ def frechet_replicates(features: Features, reference: Reference, resamples: int,
     """(R,) distances of resampled images."""
     m = bootstrap.multiplicities(len(features), resamples, seed)
     mean, covariance = torch.from_numpy(reference.mean), torch.from_numpy(reference.covariance)
-    return bootstrap.frechet_replicates(features.embedding, mean, covariance, m)
+    return replicates.frechet_replicates(features.embedding, mean, covariance, m)
 
 
 def rows(holes: Sequence[Hole]) -> list[dict[str, Any]]:

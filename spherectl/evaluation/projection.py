@@ -1,4 +1,4 @@
-"""Points of several kinds beside each other, for the figure of uniformity: what is drawn, and the numbers beside it.
+"""Points of several kinds beside each other, for the figure of uniformity, and the numbers beside it.
 
 The figure projects points to three dimensions by one random Gaussian matrix and divides them by their lengths. Uniform
 points stay uniform by that, so a pull or a cluster in the image is one of the points; but three random directions of
@@ -95,7 +95,7 @@ def clouds(
             title,
             project(points, seed),
             labels,
-            uniformity_by_class(points, labels, names, draws=draws, seed=seed, most=count),
+            uniformity_by_class(points, labels, names, draws=draws, seed=seed, max_points=count),
         )
         for title, points in sets
     ]
@@ -129,7 +129,7 @@ def through_training(
         then = api.Model(network, model.header, name=path.name, device=model.device)
         points = latents(SphereAutoencoder(then), draw, labels)
         names = dataset.class_names or ("all",)
-        measured = uniformity_by_class(points, labels, names, draws=draws, seed=seed, most=count)
+        measured = uniformity_by_class(points, labels, names, draws=draws, seed=seed, max_points=count)
         found.append((int(path.name), measured))
     return found
 

@@ -1,6 +1,6 @@
 """Whether patches show: how much of an image's spectrum lies where a pattern of the patch's period would put it.
 
-A decoder draws each image in patches of p pixels; what repeats from patch to patch (a checkerboard, a frame around
+A decoder makes each image in patches of p pixels; what repeats from patch to patch (a checkerboard, a frame around
 each) has all its power on the lines of the spectrum that are multiples of 1 / p cycles a pixel. Natural images have
 hardly more there than beside it.
 

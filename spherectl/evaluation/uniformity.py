@@ -124,7 +124,7 @@ def uniformity(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    most: int = MAX_POINTS,
+    max_points: int = MAX_POINTS,
     null: NullDistribution | None = None,
     progress: Progress | None = None,
 ) -> Uniformity:
@@ -134,7 +134,7 @@ def uniformity(
         points: (n, ...) floating point, each flattened to L numbers and divided by its length.
         draws: sets of uniform points to compare with.
         seed: of the draws, and of the choice of points where there are too many.
-        most: points to measure; of more, that many are chosen at random.
+        max_points: points to measure; of more, that many are chosen at random.
         null: `null_distribution` of the same n and L, which sets `draws`; drawn here without.
         progress: called with draws done and draws in all.
 
@@ -143,7 +143,7 @@ def uniformity(
             another n or L.
     """
     flat = _flatten(points)  # (n, L)
-    unit = _directions(flat, _choose(len(flat), most, seed))
+    unit = _directions(flat, _choose(len(flat), max_points, seed))
     count, dimension = unit.shape
     if null is None:
         null = null_distribution(count, dimension, draws, seed, progress)
@@ -162,8 +162,8 @@ def uniformity_by_class(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    most: int = MAX_POINTS,
-    most_of_class: int = MAX_OF_CLASS,
+    max_points: int = MAX_POINTS,
+    max_of_class: int = MAX_OF_CLASS,
     progress: Progress | None = None,
 ) -> UniformityByClass:
     """Measure how evenly points are spread over the sphere, in all and class by class.
@@ -175,8 +175,8 @@ def uniformity_by_class(
         labels: (n,) integers from 0, places in `class_names`.
         class_names: one a class.
         draws, seed: as for `uniformity`.
-        most: points to measure in all.
-        most_of_class: points to measure of each class.
+        max_points: points to measure in all.
+        max_of_class: points to measure of each class.
         progress: called with draws done and draws in all, over all sizes.
 
     Raises:
@@ -192,9 +192,9 @@ def uniformity_by_class(
         raise UsageError(
             f"Labels of {len(class_names)} classes are 0 to {len(class_names) - 1}; these reach from {low} to {high}."
         )
-    everything = _choose(len(flat), most, seed)
+    everything = _choose(len(flat), max_points, seed)
     members = [(labels == label).nonzero()[:, 0] for label in range(len(class_names))]
-    chosen = [of_class[_choose(len(of_class), most_of_class, seed)] for of_class in members]
+    chosen = [of_class[_choose(len(of_class), max_of_class, seed)] for of_class in members]
 
     sizes = sorted({len(indices) for indices in (everything, *chosen) if len(indices) > 1})
     nulls = {}
@@ -266,13 +266,13 @@ def _compare(statistics: Statistics, null: NullDistribution) -> Uniformity:
     return Uniformity(null.count, null.dimension, len(draws), **measures)
 
 
-def _choose(count: int, most: int, seed: int) -> Tensor:
-    """Places of at most `most` of `count` points, chosen at random without replacement."""
-    if most < 2:
-        raise UsageError(f"Uniformity needs at least 2 points; it was asked for {most}.")
-    if count <= most:
+def _choose(count: int, max_points: int, seed: int) -> Tensor:
+    """Places of at most `max_points` of `count` points, chosen at random without replacement."""
+    if max_points < 2:
+        raise UsageError(f"Uniformity needs at least 2 points; it was asked for {max_points}.")
+    if count <= max_points:
         return torch.arange(count)
-    return seeding.permutation(seed, seeding.ORDER, 0, count)[:most]
+    return seeding.permutation(seed, seeding.ORDER, 0, count)[:max_points]
 
 
 def _flatten(points: Tensor) -> Tensor:

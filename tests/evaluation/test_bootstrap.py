@@ -12,6 +12,7 @@ from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metri
 
 from spherectl.errors import UsageError
 from spherectl.evaluation import bootstrap
+from spherectl.evaluation import replicates as resampled
 
 pytestmark = pytest.mark.fast
 
@@ -21,22 +22,22 @@ WIDTH = 12
 @pytest.fixture
 def features() -> Tensor:
     """150 samples (150, 12) float32, off the reference in place and shape."""
-    return drawn(150, seed=1) * torch.linspace(0.5, 1.5, WIDTH) + 0.3
+    return normal(150, seed=1) * torch.linspace(0.5, 1.5, WIDTH) + 0.3
 
 
 @pytest.fixture
 def reference() -> Tensor:
     """(200, 12) float32."""
-    return drawn(200, seed=2) @ torch.full((WIDTH, WIDTH), 0.1).add(torch.eye(WIDTH)) + 0.1
+    return normal(200, seed=2) @ torch.full((WIDTH, WIDTH), 0.1).add(torch.eye(WIDTH)) + 0.1
 
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Several blocks, the last of them not whole."""
-    monkeypatch.setattr(bootstrap, "BLOCK", 64)
+    monkeypatch.setattr(resampled, "BLOCK", 64)
 
 
-def drawn(count: int, seed: int, width: int = WIDTH) -> Tensor:
+def normal(count: int, seed: int, width: int = WIDTH) -> Tensor:
     return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
 
 
@@ -83,7 +84,7 @@ def test_multiplicities_depend_on_count_and_seed_and_more_begin_with_the_same() 
 
 
 def test_mean_replicates_are_the_means_of_the_resamples() -> None:
-    values = drawn(40, seed=0, width=1).flatten()
+    values = normal(40, seed=0, width=1).flatten()
     m = bootstrap.multiplicities(40, 5, seed=0)
     expected = torch.stack([explicit(values, row).double().mean() for row in m])
     torch.testing.assert_close(bootstrap.mean_replicates(values, m), expected, rtol=1e-12, atol=1e-12)
@@ -96,7 +97,7 @@ def test_frechet_replicates_are_torch_fidelitys_on_the_resamples(features: Tenso
     mean, covariance = statistics(reference)
     theirs = {"mu": mean.numpy(), "sigma": covariance.numpy()}
     calls: list[tuple[int, int]] = []
-    found = bootstrap.frechet_replicates(features, mean, covariance, m, lambda *call: calls.append(call))
+    found = resampled.frechet_replicates(features, mean, covariance, m, lambda *call: calls.append(call))
     for row, value in zip(m, found, strict=True):
         again = explicit(features, row).double().numpy()
         ours = {"mu": again.mean(0), "sigma": np.cov(again, rowvar=False)}
@@ -108,26 +109,26 @@ def test_frechet_replicates_are_torch_fidelitys_on_the_resamples(features: Tenso
 @pytest.mark.parametrize(("count", "of_reference"), [(9, 200), (150, 7), (9, 7)])
 def test_frechet_replicates_of_fewer_images_than_features(count: int, of_reference: int) -> None:
     """Singular covariances, where torch-fidelity takes roots of rounding errors, against singular values."""
-    features, reference = drawn(count, seed=1) + 0.5, drawn(of_reference, seed=2)
+    features, reference = normal(count, seed=1) + 0.5, normal(of_reference, seed=2)
     m = bootstrap.multiplicities(count, 6, seed=0)
     mean, covariance = statistics(reference)
-    found = bootstrap.frechet_replicates(features, mean, covariance, m)
+    found = resampled.frechet_replicates(features, mean, covariance, m)
     expected = [frechet_distance(*statistics(explicit(features, row)), mean, covariance) for row in m]
     torch.testing.assert_close(found, torch.tensor(expected).double(), rtol=1e-6, atol=0)
 
 
 def test_frechet_replicates_keep_their_digits_far_from_the_origin(features: Tensor, reference: Tensor) -> None:
     m = bootstrap.multiplicities(len(features), 3, seed=0)
-    near = bootstrap.frechet_replicates(features, *statistics(reference), m)
+    near = resampled.frechet_replicates(features, *statistics(reference), m)
     mean, covariance = statistics(reference)
-    far = bootstrap.frechet_replicates(features.double() + 1e5, mean + 1e5, covariance, m)
+    far = resampled.frechet_replicates(features.double() + 1e5, mean + 1e5, covariance, m)
     torch.testing.assert_close(far, near, rtol=1e-8, atol=0)
 
 
 def test_kid_of_all_images_once_is_the_u_statistic_and_torch_fidelitys(features: Tensor, reference: Tensor) -> None:
     """torch-fidelity's subsets are all the images here; its sums are in float32."""
     same = reference[:150]
-    found = bootstrap.kid_replicates(features, same, ones(150)).item()
+    found = resampled.kid_replicates(features, same, ones(150)).item()
     x, y = features.double(), same.double()
     within_x, within_y, between = ((a @ b.T / WIDTH + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
     sums = (within_x.sum() - within_x.trace() + within_y.sum() - within_y.trace()) / (150 * 149)
@@ -140,7 +141,7 @@ def test_kid_of_all_images_once_is_the_u_statistic_and_torch_fidelitys(features:
 def test_kid_replicates_leave_out_pairs_of_an_image_with_its_repeats(features: Tensor, reference: Tensor) -> None:
     m = bootstrap.multiplicities(len(features), 4, seed=0)
     calls: list[tuple[int, int]] = []
-    found = bootstrap.kid_replicates(
+    found = resampled.kid_replicates(
         features, reference, m, progress=lambda done, total, *_: calls.append((done, total))
     )
     y = reference.double()
@@ -159,11 +160,11 @@ def test_kid_replicates_leave_out_pairs_of_an_image_with_its_repeats(features: T
 def test_kid_takes_the_references_own_part_where_it_is_known(features: Tensor, reference: Tensor) -> None:
     m = bootstrap.multiplicities(len(features), 3, seed=0)
     calls: list[tuple[int, int]] = []
-    known = bootstrap.mean_kernel(reference, lambda *call: calls.append(call))
+    known = resampled.mean_kernel(reference, lambda *call: calls.append(call))
     assert calls[-1] == (10, 10)  # tiles of four blocks
-    found = bootstrap.kid_replicates(features, reference, m, within_reference=known)
-    assert torch.equal(found, bootstrap.kid_replicates(features, reference, m))
-    without = bootstrap.kid_replicates(features, reference, m, within_reference=0.0)
+    found = resampled.kid_replicates(features, reference, m, within_reference=known)
+    assert torch.equal(found, resampled.kid_replicates(features, reference, m))
+    without = resampled.kid_replicates(features, reference, m, within_reference=0.0)
     torch.testing.assert_close(found - without, torch.full((3,), known, dtype=torch.float64), rtol=1e-9, atol=0)
 
 
@@ -171,21 +172,21 @@ def test_resampling_raises_a_frechet_distance_but_not_kid(features: Tensor, refe
     """Why intervals are put around the score; and KID's pairs of different images need it hardly."""
     m = bootstrap.multiplicities(len(features), 300, seed=0)
     mean, covariance = statistics(reference)
-    replicates = bootstrap.frechet_replicates(features, mean, covariance, m)
+    replicates = resampled.frechet_replicates(features, mean, covariance, m)
     score = frechet_distance(*statistics(features), mean, covariance)
     error = replicates.std() / 300**0.5
     assert replicates.mean() - score > 5 * error
     low, high = bootstrap.interval(score, replicates)
     assert low < score < high
-    kid = bootstrap.kid_replicates(features, reference, m)
-    once = bootstrap.kid_replicates(features, reference, ones(len(features)))
+    kid = resampled.kid_replicates(features, reference, m)
+    once = resampled.kid_replicates(features, reference, ones(len(features)))
     assert abs(kid.mean() - once.item()) < 4 * kid.std() / 300**0.5
 
 
 def test_inception_score_replicates_are_torch_fidelitys_without_splits() -> None:
-    logits = 3 * drawn(150, seed=4)
+    logits = 3 * normal(150, seed=4)
     m = bootstrap.multiplicities(150, 4, seed=0)
-    found = bootstrap.inception_score_replicates(logits, m)
+    found = resampled.inception_score_replicates(logits, m)
     for row, value in zip(m, found, strict=True):
         theirs = isc_features_to_metric(explicit(logits, row), splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
         assert value.item() == pytest.approx(theirs, rel=1e-12)
@@ -194,7 +195,7 @@ def test_inception_score_replicates_are_torch_fidelitys_without_splits() -> None
 def test_inception_score_of_certain_and_even_classes_is_their_number() -> None:
     logits = 1000 * torch.eye(4).repeat(5, 1)
     logits = torch.cat([logits, logits.new_full((20, 1), -1e4)], dim=1)  # a fifth class that nothing is
-    assert bootstrap.inception_score_replicates(logits, ones(20)).item() == pytest.approx(4.0, rel=1e-12)
+    assert resampled.inception_score_replicates(logits, ones(20)).item() == pytest.approx(4.0, rel=1e-12)
 
 
 def test_interval_is_the_percentiles_of_the_deviations_around_the_score() -> None:
@@ -222,14 +223,14 @@ def test_the_interval_of_a_mean_covers_the_truth_19_times_in_20() -> None:
 def test_the_interval_of_a_frechet_distance_covers_its_expectation() -> None:
     """100 sets of 200 images in 12 dimensions; percentiles of the replicates as they are cover it far too seldom."""
     mean, covariance = torch.zeros(WIDTH).double(), torch.eye(WIDTH).double()
-    sets = [1.3 * drawn(200, seed).double() + 0.2 for seed in range(1000, 1500)]
+    sets = [1.3 * normal(200, seed).double() + 0.2 for seed in range(1000, 1500)]
     scores = torch.tensor([frechet_distance(*statistics(some), mean, covariance) for some in sets]).double()
     expected = scores.mean()  # of 200 images: its bias is part of it
     centred = plain = 0
     widths = torch.zeros(100, dtype=torch.float64)
     for seed in range(100):
         m = bootstrap.multiplicities(200, 200, seed)
-        replicates = bootstrap.frechet_replicates(sets[seed], mean, covariance, m)
+        replicates = resampled.frechet_replicates(sets[seed], mean, covariance, m)
         low, high = bootstrap.interval(scores[seed].item(), replicates)
         widths[seed] = high - low
         centred += low <= expected <= high
@@ -244,12 +245,12 @@ def test_paired_resamples_of_nearly_the_same_images_differ_far_less_than_unpaire
     features: Tensor, reference: Tensor
 ) -> None:
     """Two models on the same noise, the second a little further off."""
-    other = features + 0.05 + 0.02 * drawn(len(features), seed=9)
+    other = features + 0.05 + 0.02 * normal(len(features), seed=9)
     mean, covariance = statistics(reference)
 
     def replicates(of: Tensor, seed: int) -> Tensor:
         m = bootstrap.multiplicities(len(of), 200, seed)
-        return bootstrap.frechet_replicates(of, mean, covariance, m)
+        return resampled.frechet_replicates(of, mean, covariance, m)
 
     a, b = (frechet_distance(*statistics(some), mean, covariance) for some in (other, features))
     paired = bootstrap.difference(a, replicates(other, seed=0), b, replicates(features, seed=0))
@@ -264,12 +265,12 @@ def test_what_cannot_be_resampled_is_one_sentence(features: Tensor, reference: T
     pairs = torch.tensor([[1, 1], [0, 2]])
     for sentence, call in {
         "at least 2 resamples; there were 0 and 5": lambda: bootstrap.multiplicities(0, 5, seed=0),
-        "of 10 images and the scores of 150": lambda: bootstrap.inception_score_replicates(features, m),
-        "at least 2 images; there were 1": lambda: bootstrap.frechet_replicates(
+        "of 10 images and the scores of 150": lambda: resampled.inception_score_replicates(features, m),
+        "at least 2 images; there were 1": lambda: resampled.frechet_replicates(
             features[:1], *statistics(reference), ones(1)
         ),
-        "on each side; there were 1": lambda: bootstrap.kid_replicates(features[:10], reference[:1], m),
-        "holds one of them alone": lambda: bootstrap.kid_replicates(features[:2], reference, pairs),
+        "on each side; there were 1": lambda: resampled.kid_replicates(features[:10], reference[:1], m),
+        "holds one of them alone": lambda: resampled.kid_replicates(features[:2], reference, pairs),
         "between 0 and 1; it was 95": lambda: bootstrap.interval(0.0, torch.zeros(5), level=95),
         "one has 5, the other 6": lambda: bootstrap.difference(0.0, torch.zeros(5), 0.0, torch.zeros(6)),
     }.items():

@@ -119,7 +119,7 @@ def test_same_seed_same_numbers_and_another_seed_another_half(
     assert [total for _, total in told] == [300 + 80 + 31] * len(told)
     assert [done for done, _ in told] == sorted({done for done, _ in told})
     assert told[-1] == (411, 411)
-    other = memorisation(samples[:2], train, test, embed, rate=0.05, seed=1, most_test=60)
+    other = memorisation(samples[:2], train, test, embed, rate=0.05, seed=1, max_test=60)
     assert len(other.test) == 60
     assert other.test_index.tolist() != result.test_index[:60].tolist()
     assert torch.equal(other.samples.pixel_distance, result.samples.pixel_distance[:2])
@@ -164,7 +164,7 @@ def test_image_shows_the_closest_first_each_beside_its_neighbours_in_place(
     moved = moved.flip(-1)
     samples = torch.cat([test.gather([0]), (moved[:1].int() + 5).clamp(max=255).to(torch.uint8), moved[1:]])
     found = memorisation(samples, train, test, embed, rate=0.05, mirrored=True)
-    sheet = neighbour_image(found, samples, train, most=2)
+    sheet = neighbour_image(found, samples, train, max_rows=2)
     assert sheet.shape == (3, 2 * 34 - 2, 3 * 34 - 2)
     tiles = [[sheet[:, y : y + 32, x : x + 32] for x in (0, 34, 68)] for y in (0, 34)]
     assert torch.equal(tiles[0][0], samples[2])  # at distance 0
@@ -194,7 +194,7 @@ def test_requests_that_cannot_be_met_are_refused(
     with pytest.raises(UsageError, match=r"above 0 and below 0\.5"):
         memorisation(samples, train, test, embed, rate=math.nan)
     with pytest.raises(UsageError, match=r"needs at least 38 of them.*there are 36"):
-        memorisation(samples, train, test, embed, rate=0.05, most_test=36)
+        memorisation(samples, train, test, embed, rate=0.05, max_test=36)
     with pytest.raises(UsageError, match="Expected the 31 samples of the result and at least 1 row"):
         neighbour_image(result, samples[1:], train)
 

@@ -64,7 +64,7 @@ def test_the_gaussian_has_the_moments_of_the_posteriors() -> None:
 
 def test_it_is_fitted_to_posteriors_in_any_order_of_axes(excerpt: Excerpt) -> None:
     train, _ = excerpt
-    gaussian = fit(Shrinking(0.25), train, most=60)
+    gaussian = fit(Shrinking(0.25), train, max_images=60)
     chosen = real_draw(train, 60, 0)
     expected = torch.nn.functional.avg_pool2d(to_float(chosen.gather(torch.arange(60))), 8).flatten(1) / 10
     torch.testing.assert_close(gaussian.mean, expected.mean(0))

@@ -242,10 +242,10 @@ def test_the_null_distribution_is_kept_and_fewer_draws_are_the_first_of_more() -
 
 def test_of_too_many_points_a_seeded_choice_is_measured() -> None:
     points = normals(60, 8, seed=0)
-    one = uniformity(points, most=20, draws=9, seed=0)
+    one = uniformity(points, max_points=20, draws=9, seed=0)
     assert one.count == 20
-    assert uniformity(points, most=20, draws=9, seed=0) == one
-    assert uniformity(points, most=20, draws=9, seed=1).mean_direction.value != one.mean_direction.value
+    assert uniformity(points, max_points=20, draws=9, seed=0) == one
+    assert uniformity(points, max_points=20, draws=9, seed=1).mean_direction.value != one.mean_direction.value
 
 
 def test_by_class_only_the_collapsed_class_is_far_from_uniform() -> None:
@@ -259,8 +259,8 @@ def test_by_class_only_the_collapsed_class_is_far_from_uniform() -> None:
         labels,
         names,
         draws=99,
-        most=90,
-        most_of_class=30,
+        max_points=90,
+        max_of_class=30,
         progress=lambda done, total, *_: told.append((done, total)),
     )
     assert [name for name, _ in found.classes] == ["crane", "shirt", "crane"]
@@ -308,8 +308,8 @@ def test_wrong_requests_are_refused() -> None:
     for sentence, call in {
         "must be of 6 points in 4 dimensions": lambda: uniformity(points, null=null_distribution(6, 5, draws=1)),
         "and 0 draws": lambda: uniformity(points, draws=0),
-        "asked for 1": lambda: uniformity(points, most=1),
-        "the first is point 6,": lambda: uniformity(spoilt, most=2, draws=1),
+        "asked for 1": lambda: uniformity(points, max_points=1),
+        "the first is point 6,": lambda: uniformity(spoilt, max_points=2, draws=1),
         r"one integer label a point, \(6,\)": lambda: uniformity_by_class(points, labels[:5], ("a",)),
         "2 classes are 0 to 1; these reach from -1 to 4": lambda: uniformity_by_class(points, labels - 1, ("a", "b")),
     }.items():
