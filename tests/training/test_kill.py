@@ -5,8 +5,6 @@ from __future__ import annotations
 import functools
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,13 +48,7 @@ def test_killed_and_resumed_is_bit_identical(
 ) -> None:
     expected, run = uninterrupted(dtype), tmp_path / "run"
     command = arguments(fashion_excerpt, run, dtype)
-    killed = subprocess.run(
-        [sys.executable, KILLING, point, str(POINTS[point]), *command],
-        env=cli.environment(),
-        cwd=tmp_path,
-        capture_output=True,
-        check=False,
-    )
+    killed = cli.python(KILLING, point, str(POINTS[point]), *command)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = cli(*command)
     assert resumed.returncode == 0, resumed.stderr
