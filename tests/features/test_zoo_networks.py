@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from spherectl.data.datasets import ImageSet, open_dataset
+from spherectl.data.datasets import MemoryImages, open_dataset
 from spherectl.errors import UsageError
 from spherectl.features import fit
 from spherectl.features.independence import check_independent
@@ -30,7 +30,7 @@ FACTS = [
 
 
 @pytest.fixture(scope="module")
-def tests() -> ImageSet:
+def tests() -> MemoryImages:
     try:
         return open_dataset(
             DataSpec(kind="fashion-mnist", fit="pad", channels="grey"), 32, split="test", download=False
@@ -43,14 +43,21 @@ def trained_against(name: str) -> Recipe:
     return loads(f'name = "m"\n[loss]\nperceptual = "features:{name}"\n[run]\nlength_epochs = 1\n')
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("step", "tolerance"),
+    [
+        pytest.param(10, 0.025, marks=pytest.mark.slow),  # of 1,000 images the accuracy has a deviation of 0.008
+        pytest.param(1, 0.0005, marks=pytest.mark.soak),  # 5 of 10,000 images: another machine rounds otherwise
+    ],
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_at_least_92_percent_of_the_10000_test_images_as_the_file_and_the_card_say(name: str, tests: ImageSet) -> None:
-    measured = fit.measure_accuracy(load_feature_network(name), tests)
+def test_accuracy_is_as_the_file_and_the_card_say(name: str, step: int, tolerance: float, tests: MemoryImages) -> None:
+    some = dataclasses.replace(tests, pixels=tests.pixels[::step], labels=tests.labels[::step])
+    measured = fit.measure_accuracy(load_feature_network(name), some)
     header = read_feature_header(packaged("zoo") / f"{name}.safetensors")
     assert len(tests) == header["test_images"] == 10_000
-    assert measured >= 0.92
-    assert measured == pytest.approx(header["accuracy"], abs=0.0005)  # 5 images: another machine rounds otherwise
+    assert header["accuracy"] >= 0.92
+    assert measured == pytest.approx(header["accuracy"], abs=tolerance)
     card = (packaged("zoo") / f"{name}.md").read_text(encoding="utf-8")
     assert f"{header['accuracy']:.2%}" in card
     assert f"spherectl features check {name}" in card
