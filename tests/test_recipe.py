@@ -182,14 +182,6 @@ def test_sizes_of_the_paper() -> None:
     assert {name: tuple(SIZES[name]) for name in paper} == paper
 
 
-@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_every_size_suits_rotary_and_position_embeddings(size: Any) -> None:
-    """Heads divide the width, a head splits in two halves of pairs, the width in four."""
-    assert size.width % size.heads == 0
-    assert (size.width // size.heads) % 4 == 0
-    assert size.width % 4 == 0
-
-
 @pytest.mark.parametrize(
     ("image_size", "low", "high"), [(32, 4, 2), (64, 4, 2), (128, 8, 4), (256, 16, 8), (512, 32, 16)]
 )
@@ -223,12 +215,6 @@ def test_noise_angles(angle: float, hard: float) -> None:
 
 def test_default_half_life_is_a_decay_of_0_9997_at_batch_256() -> None:
     assert 0.5 ** (256 / OptimSpec().ema_half_life_images) == pytest.approx(0.9997, abs=1e-9)
-
-
-def test_features_names_the_network_of_the_loss() -> None:
-    assert LossSpec(perceptual="features:abc").features == "abc"
-    assert LossSpec(perceptual="lpips+convnext").features == ""
-    assert LossSpec(perceptual="none").features == ""
 
 
 def test_weights_are_linear_between_the_entries_of_a_schedule() -> None:
@@ -354,23 +340,13 @@ def test_all_unknown_keys_and_bad_values_at_once() -> None:
     [
         ("model", "num_classes", "x", "model.num_classes: expected a whole number or 'auto', got 'x'"),
         ("model", "num_classes", -1, "model.num_classes: expected 0 to 100,000 or 'auto', got -1"),
-        ("model", "num_classes", 2.5, "model.num_classes: expected a whole number or 'auto', got 2.5"),
-        ("data", "workers", "all", "data.workers: expected a whole number or 'auto', got 'all'"),
         ("run", "seed", -1, "run.seed: expected 0 to 18,446,744,073,709,551,615, got -1"),
-        ("run", "seed", 2**64, f"run.seed: expected 0 to {2**64 - 1:,}, got {2**64}"),
-        ("run", "batch_size", 2, "run.batch_size: expected 3 to 1,000,000, got 2"),
-        ("run", "length_images", [], "run.length_images: expected a whole number, got []"),
-        ("model", "patch_size", 0, "model.patch_size: expected 1 to 2,048, got 0"),
         ("model", "size", 3, 'model.size: expected text in "quotes", got 3'),
         ("data", "flip", "perhaps", "data.flip: expected true or false, got 'perhaps'"),
-        ("data", "flip", [True], "data.flip: expected true or false, got [True]"),
         ("data", "fit", True, "data.fit: expected 'crop', 'pad' or 'adm', got true"),
         ("data", "root", "x" * 5000, None),
         ("noise", "angle_deg", 90, "noise.angle_deg: expected more than 0 and less than 90, got 90"),
-        ("noise", "angle_deg", math.nan, "noise.angle_deg: expected a finite number, got nan"),
         ("loss", "rec", math.inf, "loss.rec: expected a finite number, got inf"),
-        ("loss", "schedule", 3, "loss.schedule: expected a list, got 3"),
-        ("loss", "schedule", [3], "loss.schedule.0: expected a table, got 3"),
         ("loss", "schedule", [{"con": 1}], "loss.schedule.0.images is missing"),
         ("loss", "schedule", [{"images": 5, "con": -1}], "loss.schedule.0.con: expected 0 to 1,000,000, got -1"),
         (
@@ -385,14 +361,9 @@ def test_all_unknown_keys_and_bad_values_at_once() -> None:
             [{"images": 5}, {"images": 5}],
             "loss.schedule: each entry needs more images than the one before",
         ),
-        ("loss", "label_dropout", 1.1, "loss.label_dropout: expected 0 to 1, got 1.1"),
         ("loss", "perceptual", "vgg", f"loss.perceptual: 'vgg' {NO_DISTANCE}"),
-        ("loss", "perceptual", "features:", f"loss.perceptual: 'features:' {NO_DISTANCE}"),
-        ("optim", "betas", "x", "optim.betas: expected a list, got 'x'"),
-        ("optim", "betas", [0.9], "optim.betas.1 is missing"),
         ("optim", "betas", [0.1, 0.2, 0.3], "optim.betas: expected 2 values, got [0.1, 0.2, 0.3]"),
         ("optim", "min_lr", 1.0, FLOOR),
-        ("sample", "guidance", 0.5, "sample.guidance: expected 1 to 1,000, got 0.5"),
         ("sample", "guide", "combo", "sample.guide: expected 'both', 'encoder' or 'decoder', got 'combo'"),
     ],
 )

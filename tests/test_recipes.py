@@ -12,7 +12,6 @@ import torch
 
 from spherectl.model.sphere import build, parameter_count
 from spherectl.recipe import Recipe, load, loads
-from spherectl.tables import flatten
 
 pytestmark = pytest.mark.fast
 

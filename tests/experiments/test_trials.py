@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 from argparse import Namespace
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,8 @@ from experiments.trials import (
     TRIALS,
     begin,
     begun_with,
-    choose,
-    missing,
     pace,
     page,
-    placed,
     shortened,
     table_of,
     write,
@@ -33,7 +29,7 @@ from experiments.trials import (
 from spherectl import recipe as recipes
 from spherectl import zoo
 from spherectl.data.datasets import ImageSet, open_dataset
-from spherectl.errors import FileError, TrainingError, UsageError
+from spherectl.errors import TrainingError, UsageError
 from spherectl.model.sphere import build
 from spherectl.recipe import SIZES, Recipe, differing_keys
 from spherectl.tables import flatten, parse_overrides
@@ -91,13 +87,6 @@ def results(*rows: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.fast
-def test_the_base_comes_first_and_names_are_unique() -> None:
-    assert TRIALS[0].name == "base"
-    assert TRIALS[0].changes == ""
-    assert len(BY_NAME) == len(TRIALS)
-
-
-@pytest.mark.fast
 @pytest.mark.parametrize("trial", TRIALS[1:], ids=lambda trial: trial.name)
 def test_a_trial_differs_from_the_base_in_what_it_says_and_builds(
     trial: trials.Trial, recipe: Recipe, dataset: ImageSet
@@ -138,30 +127,6 @@ def test_a_shortened_recipe_has_the_whole_schedule_and_no_folder(recipe: Recipe,
 
 
 @pytest.mark.fast
-def test_chosen_trials_stand_in_the_order_of_the_table() -> None:
-    assert choose([]) == list(TRIALS)
-    assert [trial.name for trial in choose(["angle-85", "base"])] == ["base", "angle-85"]
-    with pytest.raises(UsageError, match=r"There is no trial angle-86, b; those there are: base, "):
-        choose(["angle-86", "base", "b"])
-
-
-@pytest.mark.fast
-def test_a_trial_is_missing_until_it_has_a_row_of_the_same_changes() -> None:
-    base, angle = BY_NAME["base"], BY_NAME["angle-85"]
-    assert missing([base, angle], [row("base")]) == [angle]
-    assert missing([angle], [row("angle-85", angle.changes)]) == []
-    assert missing([replace(angle, changes="noise.angle_deg=84")], [row("angle-85", angle.changes)]) != []
-
-
-@pytest.mark.fast
-def test_rows_stand_in_the_order_of_the_table_and_a_new_one_replaces_the_old() -> None:
-    rows: list[dict[str, Any]] = []
-    for name in ("angle-85", "of-old", "base", "angle-85"):
-        rows = placed(rows, row(name, rank=len(rows)))
-    assert [(one["name"], one["rank"]) for one in rows] == [("base", 2), ("angle-85", 3), ("of-old", 1)]
-
-
-@pytest.mark.fast
 def test_results_of_another_base_are_refused_and_kept(tmp_path: Path) -> None:
     about = {"base": {"name": "fashion-mnist", "run": {"length_images": 60_000}}, "count": 2000}
     assert begin(tmp_path, about) == {"format": FORMAT, **about, "trials": []}
@@ -187,35 +152,12 @@ def test_the_committed_table_is_gone_on_with(recipe: Recipe, dataset: ImageSet) 
 
 
 @pytest.mark.fast
-def test_trials_in_another_precision_are_refused_by_name(recipe: Recipe, dataset: ImageSet) -> None:
-    """On a processor with other kernels "auto" is another precision, whose losses and speeds do not compare."""
-    other = shortened(recipe.replace(run={"dtype": "float64"}), 60_000, dataset)
-    with pytest.raises(UsageError, match=r"differ from these in base\.run\.dtype"):
-        begin(ROOT / "docs", {"base": table_of(other), "count": 2000})
-
-
-@pytest.mark.fast
-def test_the_recipe_has_what_the_trials_brought_together() -> None:
-    now = recipes.load(zoo.find_recipe("fashion-mnist"))
-    drawn = ["sample.noise_deg", "sample.strength"]
-    assert differing_keys(BY_NAME["together"].apply(begun_with(now)), now) == ["loss.schedule", *drawn]
-
-
-@pytest.mark.fast
 def test_results_from_before_a_key_of_recipes_was_there_are_gone_on_with(tmp_path: Path, recipe: Recipe) -> None:
     base = recipe.to_table()
     older = copy.deepcopy(base)
     del older["model"]["kind"]
     write(tmp_path, results(row("base")) | {"base": older})
     assert begin(tmp_path, {"base": base, "count": 2000})["trials"] == [row("base")]
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize("text", ["", "[1]", '{"format": 1}', "{"])
-def test_a_file_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "trials.json").write_text(text, encoding="utf-8")
-    with pytest.raises(FileError, match="is not a table of trials"):
-        begin(tmp_path, {"base": {}, "count": 2})
 
 
 @pytest.mark.fast
@@ -228,17 +170,6 @@ def test_the_pace_counts_a_step_once_and_forgets_a_line_cut_short(tmp_path: Path
     steps.insert(2, '{"step": 3, "c' + steps[0])  # killed while it wrote; the next process wrote on behind
     (tmp_path / "cpu.jsonl").write_text("\n".join(steps) + "\n", encoding="utf-8")
     assert pace(Run(tmp_path)) == {"images_per_s": 30.0, "cpu_minutes": 4.0}
-
-
-@pytest.mark.fast
-def test_the_page_has_every_number_of_the_table() -> None:
-    text = page(results(row("base"), row("angle-85", "noise.angle_deg=85", floors_1=31.25, rank=77.5)))
-    for part in ("60,000 images", "Abacus, 3 of its threads", "python -m experiments.trials base", "1,999 test images"):
-        assert part in text
-    assert "| base | - | 49.5 | 29.1 | 28.3 | 88.4 | 90.5 | 0.31 | 25.9 | 35 |" in text
-    assert "| angle-85 | `noise.angle_deg=85` | 31.25 | 29.1 | 28.3 | 88.4 | 90.5 | 0.31 | 25.9 | 35 |" in text
-    assert "| angle-85 | 3,848,548 | 512 | 77.5 | 0.62 | 41.5 | 21.5 | because |" in text
-    assert max(map(len, text.splitlines())) <= 120 or "|" in text
 
 
 @pytest.mark.fast
