@@ -209,15 +209,15 @@ def test_interval_is_the_percentiles_of_the_deviations_around_the_score() -> Non
 
 
 def test_the_interval_of_a_mean_covers_the_truth_19_times_in_20() -> None:
-    """400 sets of 200 skewed values: 95% less a little for the skew, give or take 3 binomial deviations of 1.1%."""
+    """200 sets of 200 skewed values: 95% less a little for the skew, give or take 3 binomial deviations of 1.5%."""
     generator = torch.Generator().manual_seed(5)
     covered = 0
-    for seed in range(400):
+    for seed in range(200):
         values = torch.rand(200, generator=generator, dtype=torch.float64).log().neg()  # exponential, of mean 1
-        replicates = bootstrap.mean_replicates(values, bootstrap.multiplicities(200, 400, seed))
+        replicates = bootstrap.mean_replicates(values, bootstrap.multiplicities(200, 200, seed))
         low, high = bootstrap.interval(values.mean().item(), replicates)
         covered += low <= 1 <= high
-    assert 0.91 <= covered / 400 <= 0.98
+    assert 0.9 <= covered / 200 <= 0.99
 
 
 def test_the_interval_of_a_frechet_distance_covers_its_expectation() -> None:
