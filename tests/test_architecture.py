@@ -30,7 +30,8 @@ def records(folder: str, but: str = "") -> list[str]:
 
 FLOORS = [
     # What a name, a file or a setting means. No torch.
-    ["shown", "errors", "checks", "sampling", "documents", "timing", "files", "places", "validation", "tables", "settings", "progress", "registry",
+    ["shown", "errors", "checks", "sampling", "documents", "timing", "files", "places",
+     "validation", "tables", "settings", "progress", "registry",
      "data", "data.sets",
      *("recipe.limits", "recipe.model", "recipe.data", "recipe.noise", "recipe.loss", "recipe.optim", "recipe.run"),
      *("recipe.sample", "recipe.whole", "recipe.files", "recipe"),
@@ -108,7 +109,8 @@ ORDER = [name for floor in FLOORS for name in floor]
 # Where the name of a module is not that of the distribution that brings it.
 DISTRIBUTIONS = {"PIL": "pillow"}
 
-HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests", "matplotlib", "huggingface_hub"}
+HEAVY = {"torch", "torchvision", "pydantic", "pydantic_settings", "pooch", "numpy", "requests"}
+HEAVY |= {"matplotlib", "huggingface_hub"}
 
 # What an image does not need; torch's compiler and all it brings take longer than everything of ours.
 NOT_FOR_SAMPLING = {
@@ -289,18 +291,8 @@ def test_importing_the_package_loads_nothing_heavy(cli):
 @pytest.mark.slow
 def test_help_and_version_load_nothing_heavy(cli):
     lines = [f"{command} --help" for command in ("train", "sample", "doctor", "plot", "zoo", "recipes", "features")]
-    lines += [
-        "--help",
-        "--version",
-        "plot training --help",
-        "plot posterior-hole --help",
-        "export --help",
-        "restore --help",
-        "zoo ls --help",
-        "zoo show --help",
-        "recipes check --help",
-        "features train --help",
-    ]
+    lines += ["--help", "--version", "plot training --help", "plot posterior-hole --help", "export --help"]
+    lines += ["restore --help", "zoo ls --help", "zoo show --help", "recipes check --help", "features train --help"]
     assert not after(cli, *lines) & HEAVY
 
 
