@@ -15,7 +15,7 @@ from spherectl.tables import Spec
 def _check_kind(value: object) -> object:
     names = list(records())
     if value not in names:
-        raise ValueError(f"data.kind: expected {', '.join(names[:-1])} or {names[-1]}, got {quoted(value)}")
+        raise ValueError(f"expected {', '.join(names[:-1])} or {names[-1]}, got {quoted(value)}")
     return value
 
 

@@ -98,7 +98,7 @@ def test_one_file_adds_a_data_set(dots, tmp_path):
     result = run(app, ["recipes", "check", str(recipe)])
     assert result.exit_code == 2
     words = " ".join(result.output.split())
-    assert re.search(r"data\.kind: expected folder, jsonl, .*dots, .* or imagenet, got 'dot'", words)
+    assert re.search(r"toml: data\.kind: expected folder, jsonl, .*dots, .* or imagenet, got 'dot'", words)
 
 
 def test_the_page_lists_every_record():
