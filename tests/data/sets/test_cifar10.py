@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 import tarfile
 
 import numpy as np
 import pytest
 import torch
 
-from spherectl import downloader
 from spherectl.data.datasets import open_dataset
 from spherectl.data.sets import cifar10
 from spherectl.errors import FileError, SpherectlError
 from spherectl.recipe import DataSpec
-from tests.serving import speaking
 
 pytestmark = pytest.mark.fast
 
@@ -75,8 +72,6 @@ def test_damaged_files(tmp_path, rows):
         file.truncate(3073 << 20)
     with pytest.raises(FileError, match="it has more than 61,460,000 bytes"):
         cifar10.read(tmp_path, "test")
-    with pytest.raises(FileError, match=r"data_batch_1\.bin: No such file"):
-        cifar10.read(tmp_path, "train")
 
 
 def test_the_set_is_fetched_once(server, served, data_folder, capfd):
@@ -103,14 +98,3 @@ def test_another_file_under_its_address_leaves_no_set(server, served, data_folde
     assert not (data_folder / "cifar-10-batches-bin").exists()
     (server.folder / ARCHIVE).write_bytes(whole)
     assert len(open_dataset(CIFAR10, 32)) == 10, "the next attempt starts over"
-
-
-def test_an_endless_answer_is_one_sentence(data_folder, monkeypatch):
-    """And nothing of it stays."""
-    monkeypatch.setattr(downloader, "MAX_FILE", 1 << 20)
-    endless = itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(bytes(1 << 16)))
-    with speaking(lambda *_: endless) as speaker:
-        monkeypatch.setattr(cifar10, "URL", f"{speaker.url}{ARCHIVE}")
-        with pytest.raises(SpherectlError, match="has more than 1,048,576 bytes"):
-            open_dataset(CIFAR10, 32)
-    assert [path for path in data_folder.rglob("*") if path.is_file() and path.suffix != ".lock"] == []

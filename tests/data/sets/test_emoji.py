@@ -97,27 +97,17 @@ def test_an_archive_that_is_no_such_package_is_one_sentence(tmp_path, write_tar)
     archive = write_tar(tmp_path / "other.tgz", {"package/readme": b""}, "w:gz")
     with pytest.raises(FileError, match=r"no emoji\.json"):
         emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
-    other = b'[{"category": 1, "image": "a", "unified": "b"}]'
-    for text in (b"7", b"[7]", b'[{"category": "Flags"}]', other, b"[" * 9999):
+    for text in (b"7", b'[{"category": 1, "image": "a", "unified": "b"}]', b"[" * 9999):
         write_tar(archive, {"package/emoji.json": text, "package/img/google/64/a.png": b""}, "w:gz")
         with pytest.raises(FileError, match=r"Cannot read .*other\.tgz"):
             emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
-    archive.write_bytes(b"no archive")
-    with pytest.raises(FileError, match=r"Cannot read .*other\.tgz"):
-        emoji.prepare(archive, emoji.PACKAGES[0], tmp_path / "out")
 
 
-@pytest.mark.parametrize(
-    "same",
-    [
+def test_a_tenth_is_held_out_with_all_its_genders_and_directions():
+    for same in (
         ("1F9D1-200D-2695-FE0F", "1F468-200D-2695-FE0F", "1F469-200D-2695-FE0F"),  # health worker, man, woman
         ("1F3C3", "1F3C3-200D-2642-FE0F", "1F3C3-200D-2640-FE0F-200D-27A1-FE0F"),  # runner, man, woman facing right
-    ],
-)
-def test_the_same_thing_in_another_gender_or_direction_is_on_the_same_side(same):
-    assert len({emoji.is_held_out(unified) for unified in same}) == 1
-
-
-def test_about_a_tenth_is_held_out():
+    ):
+        assert len({emoji.is_held_out(unified) for unified in same}) == 1
     held_out = sum(emoji.is_held_out(f"{number:X}") for number in range(0x1F300, 0x1F900))
     assert held_out / 0x600 == pytest.approx(emoji.HELD_OUT, abs=0.02)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import struct
 
 import numpy as np
@@ -21,15 +20,10 @@ def test_excerpt_is_class_balanced_fashion_mnist(split, count, fashion_excerpt):
     images, labels = fashion_mnist.read(fashion_excerpt, split)
     assert (images.shape, images.dtype, labels.dtype) == ((count, 28, 28), torch.uint8, torch.int64)
     assert labels.bincount().tolist() == [count // 10] * 10
-
-
-def test_first_training_images_are_the_published_ones(fashion_excerpt):
-    # The published training set begins with the labels 9 0 0 3 0 2 7 2 5 5; its first image is an ankle boot, whose
-    # sole is bright and whose upper right corner is black.
-    images, labels = fashion_mnist.read(fashion_excerpt, "train")
-    assert labels[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
-    assert images[0, :3].sum() == 0
-    assert images[0, 20:24].float().mean() > 150
+    if split == "train":  # as published: 9 0 0 3 0 2 7 2 5 5; an ankle boot, its sole bright, its upper corners black
+        assert labels[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
+        assert images[0, :3].sum() == 0
+        assert images[0, 20:24].float().mean() > 150
 
 
 def test_torchvisions_folder_and_unpacked_files(tmp_path, fashion_excerpt):
@@ -58,6 +52,3 @@ def test_files_that_do_not_belong_together(tmp_path):
         (tmp_path / "train-labels-idx1-ubyte").write_bytes(idx(numbers))
         with pytest.raises(FileError, match=words):
             fashion_mnist.read(tmp_path, "train")
-    os.mkfifo(tmp_path / "t10k-images-idx3-ubyte.gz")
-    with pytest.raises(FileError, match=r"t10k-images-idx3-ubyte\.gz: it is not a regular file"):
-        fashion_mnist.read(tmp_path, "test")

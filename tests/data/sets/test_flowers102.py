@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import builtins
 import hashlib
 import struct
+import sys
 import tracemalloc
 import zlib
 
@@ -45,14 +45,7 @@ def test_training_takes_all_images_and_the_test_its_own(flowers):
 
 
 def test_without_scipy_it_is_one_sentence(flowers, monkeypatch):
-    real = builtins.__import__
-
-    def without_scipy(name, *args, **kwargs):
-        if name.split(".")[0] == "scipy":
-            raise ModuleNotFoundError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without_scipy)
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(SpherectlError, match="need scipy") as caught:
         flowers102.read(flowers, "train")
     assert caught.value.hint == "pip install scipy"
@@ -73,13 +66,10 @@ def table(kind: int, shape: tuple[int, int], name: bytes = b"labels\0\0", data: 
 MAT = {
     "bomb": packed_table(bytes(100 << 20)),
     "bomb-second": packed_table(table(9, (1, 1), b"another\0")) + packed_table(bytes(100 << 20))[128:],
-    "cells": packed_table(table(1, (1, 100_000))),
     "many-cells": packed_table(table(1, (46_340, 46_340))),
     "struct": packed_table(table(2, (46_340, 46_340), data=struct.pack("<HHIII", 5, 4, 32, 1, 0))),
     "promise": packed_table(table(9, (1, 8189), data=struct.pack("<II", 2, 0xFFFFFFF0))),
     "shape": packed_table(table(9, (46_340, 46_340), data=struct.pack("<IIQ", 2, 4, 1))),
-    "sparse": packed_table(table(5, (1, 8189))),
-    "empty": packed_table(b""),
     "nothing": b"",
     "short": b" " * 128 + b"\x0e",
 }
@@ -98,16 +88,10 @@ def test_tables_that_promise_or_unpack_to_gigabytes(flowers, made):
         tracemalloc.stop()
 
 
-@pytest.mark.parametrize("numbers", [[0, 1], [1, 8190], [1.0, float("nan")], [1 + 2j], [], ["a"]])
+@pytest.mark.parametrize("numbers", [[0, 1], [1, 8190], [1.0, float("nan")], []])
 def test_numbers_of_no_image(flowers, numbers):
     savemat(flowers / "setid.mat", {"tstid": np.array(numbers)})
     with pytest.raises(FileError, match=r"setid\.mat: (expected tstid, numbers from 1 to 8189|no readable table)"):
-        flowers102.read(flowers, "test")
-
-
-def test_a_missing_table(flowers):
-    (flowers / "setid.mat").unlink()
-    with pytest.raises(FileError, match=r"setid\.mat: No such file"):
         flowers102.read(flowers, "test")
 
 

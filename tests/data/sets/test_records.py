@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,11 +48,8 @@ RECORD = DatasetRecord(
 
 def row(record: DatasetRecord) -> str:
     """A record's line in the table of docs/data.md."""
-    own = (
-        f"{len(record.class_names):,}: {record.class_names[0]} ... {record.class_names[-1]}"
-        if record.class_names
-        else ""
-    )
+    names = record.class_names
+    own = f"{len(names):,}: {names[0]} ... {names[-1]}" if names else ""
     count = "" if record.train_images is None else f"{record.train_images:,}"
     place = record.place + ("; fetched if they are not there" if record.download else "")
     px = record.image_px + (", grey" if record.channels == "grey" else "")
@@ -94,11 +90,6 @@ def test_one_file_adds_a_data_set(dots, tmp_path):
     assert run(app, ["recipes", "check", str(recipe)]).stdout == f"{recipe}: ok\n"
     told = json.loads(run(app, ["doctor", "--json"]).stdout)["data"]
     assert (told["dots"], told["imagenet"]) == (str(dots), "not found")
-    recipe.write_text('name = "r"\n[data]\nkind = "dot"\n')
-    result = run(app, ["recipes", "check", str(recipe)])
-    assert result.exit_code == 2
-    words = " ".join(result.output.split())
-    assert re.search(r"toml: data\.kind: expected folder, jsonl, .*dots, .* or imagenet, got 'dot'", words)
 
 
 def test_the_page_lists_every_record():
@@ -118,9 +109,3 @@ def test_a_file_is_called_as_its_set_and_tells_all_that_people_need():
         assert not record.called or re.search(record.called, name)
     with pytest.raises(UsageError, match=r"There is no data set 'x'.*folder, jsonl"):
         find_record("x")
-
-
-def test_records_are_read_without_heavy_packages():
-    code = "import sys\nfrom spherectl.data.sets import records\nrecords()\nprint(*sys.modules)"
-    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "torchvision", "numpy", "PIL", "pydantic", "pooch", "requests"} & set(ended.stdout.split())
