@@ -70,17 +70,13 @@ def test_class_folders(tmp_path):
         images.gather([1, 0])
 
 
-def test_evaluation_uses_the_adm_crop_where_training_crops(tmp_path):
+def test_evaluation_uses_the_adm_crop_where_training_crops_and_grey_is_as_pillow_has_it(tmp_path):
     image = write_image(tmp_path / "1.png", 0, size=(100, 75))
     assert torch.equal(open_dataset(DataSpec(), 32, root=tmp_path, evaluation=True)[0], adm_crop(image, 32))
     padded = open_dataset(DataSpec(fit="pad"), 128, root=tmp_path, evaluation=True)[0]
     assert torch.equal(padded[:, 26:101, 14:114], as_tensor(image))
-
-
-def test_grey_channels_for_any_set(tmp_path):
-    image = write_image(tmp_path / "1.png", 0, size=(32, 32))
-    grey = open_dataset(DataSpec(channels="grey"), 32, root=tmp_path)[0]
-    assert torch.equal(grey, as_tensor(image.convert("L").convert("RGB")))
+    grey = open_dataset(DataSpec(fit="pad", channels="grey"), 128, root=tmp_path)[0]
+    assert torch.equal(grey[:, 26:101, 14:114], as_tensor(image.convert("L").convert("RGB")))
 
 
 def test_folder_of_the_recipe_and_home(tmp_path, monkeypatch):
@@ -90,23 +86,6 @@ def test_folder_of_the_recipe_and_home(tmp_path, monkeypatch):
     assert open_dataset(DataSpec(root="~/mine"), 32).root == tmp_path / "mine"
     write_image(tmp_path / "other" / "1.png", 0)
     assert open_dataset(DataSpec(root="~/mine"), 32, root=tmp_path / "other").root == tmp_path / "other"
-    with pytest.raises(UsageError, match="there is no home folder of that user"):
-        open_dataset(DataSpec(root="~no-such-user/mine"), 32)
-
-
-@pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "cifar10"])
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ("a\0b", r"got 'a\\x00b': no file can have this name"),
-        ("\ud800", "no file can have this name"),
-        ("x" * 5_000, "Cannot read x+.*: File name too long"),
-    ],
-)
-def test_names_that_no_file_has_are_one_sentence(kind, given, words):
-    with pytest.raises((UsageError, FileError), match=words) as caught:
-        open_dataset(DataSpec(kind=kind), 32, root=given)
-    assert len(caught.value.message) < 400
 
 
 @pytest.mark.parametrize("kind", ["folder", "jsonl", "shards", "fashion-mnist"])
@@ -137,7 +116,7 @@ def test_places_and_files_of_other_encodings(tmp_path):
     assert "convmv" in caught.value.hint
 
 
-@pytest.mark.parametrize("kind", ["folder", "animal-faces", "imagenet"])
+@pytest.mark.parametrize("kind", ["folder", "imagenet"])
 @pytest.mark.parametrize("below", ["{kind}", "{kind}/train", "."])
 def test_settings_folder_or_its_subfolder(data_folder, kind, below):
     place = data_folder / below.format(kind=kind)
@@ -149,16 +128,11 @@ def test_settings_folder_or_its_subfolder(data_folder, kind, below):
     assert images.name == ("data" if kind == "folder" and "{kind}" not in below else kind)
 
 
-@pytest.mark.parametrize("kind", ["folder", "animal-faces", "imagenet"])
-def test_no_images_anywhere_is_one_sentence_with_all_ways_out(data_folder, kind):
-    with pytest.raises(UsageError) as caught:
-        open_dataset(DataSpec(kind=kind), 32)
-    message = caught.value.message
-    assert str(data_folder / kind) in message
-    assert "--data PATH" in message
-    assert "--smoke" in message
-    assert message.count(". ") == 0
-    assert caught.value.exit_code == 2
+def test_no_images_anywhere_is_one_sentence_with_all_ways_out(data_folder):
+    words = rf"{data_folder / 'imagenet'}.*--data PATH.*--smoke"
+    with pytest.raises(UsageError, match=words) as caught:
+        open_dataset(DataSpec(kind="imagenet"), 32)
+    assert caught.value.message.count(". ") == 0
 
 
 def test_imagenets_folders_get_their_words(monkeypatch):
@@ -189,8 +163,5 @@ def test_missing_published_set(data_folder, monkeypatch, kind):
     for where in ({"download": False}, {"root": data_folder}):  # a given folder is not replaced by another place
         with pytest.raises(UsageError, match=f"No {kind} in {data_folder}: expected "):
             open_dataset(DataSpec(kind=kind), 32, **where)
-    with pytest.raises(
-        SpherectlError, match=f"is not in {data_folder}, and offline mode forbids fetching it"
-    ) as caught:
+    with pytest.raises(SpherectlError, match=f"is not in {data_folder}, and offline mode forbids fetching it"):
         open_dataset(DataSpec(kind=kind), 32)
-    assert caught.value.exit_code == 1

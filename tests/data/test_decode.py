@@ -50,26 +50,17 @@ def pixels(path) -> np.ndarray:
     return np.asarray(image)
 
 
-@pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "webp", "gif"])
-def test_lossless_formats_give_the_pixels_back(tmp_path, suffix):
+@pytest.mark.parametrize(
+    "suffix", ["png", "bmp", "tif", "webp", "gif", "jpg", "jfif", pytest.param("avif", marks=needs_avif)]
+)
+def test_every_format_gives_the_pixels_back(tmp_path, suffix):
     path = tmp_path / f"image.{suffix}"
-    options = {"lossless": True} if suffix == "webp" else {}
-    Image.fromarray(ramp()).save(path, **options)
-    assert (pixels(path) == ramp()).all()
-
-
-@pytest.mark.parametrize("suffix", ["jpg", "jpeg", "jfif", pytest.param("avif", marks=needs_avif)])
-def test_lossy_formats_are_near_their_source(tmp_path, suffix):
-    path = tmp_path / f"image.{suffix}"
-    Image.new("RGB", (16, 16), (200, 100, 50)).save(path, quality=95)
-    assert np.abs(pixels(path).astype(int) - (200, 100, 50)).max() <= 3
-
-
-def test_first_frame_of_an_animation(tmp_path):
-    frames = [Image.new("RGB", (5, 4), colour) for colour in ("red", "blue")]
-    path = tmp_path / "image.gif"
-    frames[0].save(path, save_all=True, append_images=frames[1:])
-    assert (pixels(path) == (255, 0, 0)).all()
+    if suffix in ("jpg", "jfif", "avif"):
+        Image.new("RGB", (16, 16), (200, 100, 50)).save(path, quality=95)
+        assert np.abs(pixels(path).astype(int) - (200, 100, 50)).max() <= 3
+    else:
+        Image.fromarray(ramp()).save(path, **({"lossless": True} if suffix == "webp" else {}))
+        assert (pixels(path) == ramp()).all()
 
 
 def test_16_bit_grey_is_rounded_not_cut_off(tmp_path):
@@ -107,18 +98,12 @@ def test_alpha_is_laid_over_white(tmp_path):
     assert (pixels(tmp_path / "image.png") == [[[255, 255, 255], [157, 161, 165], [10, 20, 30]]]).all()
     Image.fromarray(np.array([[[0, 0], [0, 255]]], np.uint8), "LA").save(tmp_path / "grey.png")
     assert (pixels(tmp_path / "grey.png") == [[[255] * 3, [0] * 3]]).all()
-
-
-def test_palette_with_a_transparent_entry(tmp_path):
-    image = Image.new("P", (3, 1))
-    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    image.putdata([0, 1, 2])
-    image.save(tmp_path / "opaque.png")
-    assert (pixels(tmp_path / "opaque.png") == [[[255, 0, 0], [0, 255, 0], [0, 0, 255]]]).all()
-    image.save(tmp_path / "entry.png", transparency=1)
-    assert (pixels(tmp_path / "entry.png") == [[[255, 0, 0], [255, 255, 255], [0, 0, 255]]]).all()
-    image.save(tmp_path / "table.png", transparency=bytes([0, 255, 102]))
-    assert (pixels(tmp_path / "table.png") == [[[255, 255, 255], [0, 255, 0], [153, 153, 255]]]).all()
+    palette = Image.new("P", (3, 1))
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.putdata([0, 1, 2])
+    for transparency, middle, last in ((1, 255, 0), (bytes([255, 0, 102]), 255, 153)):
+        palette.save(tmp_path / "palette.png", transparency=transparency)
+        assert (pixels(tmp_path / "palette.png") == [[[255, 0, 0], [middle] * 3, [last, last, 255]]]).all()
 
 
 # EXIF 2.3, tag 0x0112: which turn puts the stored rows and columns upright, as numpy operations.
@@ -136,18 +121,14 @@ UPRIGHT = {
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
 @pytest.mark.parametrize("orientation", UPRIGHT)
-def test_exif_rotation(tmp_path, orientation, suffix):
+def test_exif_rotation(tmp_path, orientation, suffix, recwarn):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     path = tmp_path / f"image.{suffix}"
     Image.fromarray(ramp()).save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
     assert (pixels(path) == UPRIGHT[orientation](ramp())).all()
-
-
-def test_damaged_exif_means_no_rotation(tmp_path, recwarn):
-    path = tmp_path / "image.png"
-    Image.fromarray(ramp()).save(path, exif=b"Exif\0\0no TIFF header here")
-    assert (pixels(path) == ramp()).all()
+    Image.fromarray(ramp()).save(tmp_path / "damaged.png", exif=b"Exif\0\0no TIFF header here")
+    assert (pixels(tmp_path / "damaged.png") == ramp()).all()
     assert not recwarn.list
 
 
@@ -191,18 +172,11 @@ def test_no_image_missing_file_empty_file_folder(tmp_path):
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").touch()
     (tmp_path / "folder.png").mkdir()
-    reasons = {
-        "text.png": "not an image",
-        "missing.png": "No such file",
-        "folder.png": "directory",
-    }
-    for name, reason in (reasons | {"empty.png": "not an image"}).items():
+    reasons = {"text": "not an image", "empty": "not an image", "missing": "No such file", "folder": "directory"}
+    for name, reason in reasons.items():
         with pytest.raises(FileError, match=reason) as caught:
-            load_image(tmp_path / name)
-        assert_one_sentence(caught.value, tmp_path / name)
-    for name in ("a\0b.png", "x" * 300):
-        with pytest.raises(ImageError, match=r"no file can have this name|name too long"):
-            load_image(tmp_path / name)
+            load_image(tmp_path / f"{name}.png")
+        assert_one_sentence(caught.value, tmp_path / f"{name}.png")
 
 
 def test_strips_that_would_fill_the_memory_are_refused(tmp_path):
@@ -211,9 +185,6 @@ def test_strips_that_would_fill_the_memory_are_refused(tmp_path):
     assert load_image(path).size == (2 * MAX_ASPECT, 2)
     Image.new("RGB", (2, 2 * MAX_ASPECT + 1)).save(path)
     with pytest.raises(FileError, match="strip of 2 x 201 pixels"):
-        load_image(path)
-    path.write_bytes(png(0, 5, 8, 0, data=bytes(10)))
-    with pytest.raises(ImageError, match=r"no pixels|format"):
         load_image(path)
 
 
@@ -237,12 +208,13 @@ def test_formats_that_are_not_on_the_list_are_refused_under_any_name(tmp_path, k
         load_image(path)
 
 
-def test_photos_of_phones_with_a_second_image_inside(tmp_path):
-    path = tmp_path / "photo.jpg"
+@pytest.mark.parametrize(("name", "form"), [("photo.jpg", "MPO"), ("image.gif", "GIF")])
+def test_the_first_image_of_an_animation_or_of_a_phones_photo(tmp_path, name, form):
+    path = tmp_path / name
     first, second = Image.new("RGB", (16, 16), "red"), Image.new("RGB", (16, 16), "blue")
-    first.save(path, format="MPO", save_all=True, append_images=[second])
+    first.save(path, format=form, save_all=True, append_images=[second])
     with Image.open(path) as image:
-        assert image.format == "MPO"
+        assert image.format == form
     assert np.abs(pixels(path).astype(int) - (255, 0, 0)).max() <= 3
     assert is_animated(path)
 
@@ -303,32 +275,22 @@ def test_strips_of_a_large_image_fit_together(tmp_path, monkeypatch):
 
 
 def test_work_without_end_is_given_up(tmp_path, monkeypatch):
-    """Comments of a GIF in pieces of one byte: each costs a copy of all before."""
-    monkeypatch.setattr(decode, "MAX_CPU_S", 0.2)
-    path = tmp_path / "comments.gif"
+    """Comments of a GIF in pieces of one byte copy all before each time; each scan of a JPEG passes over all pixels."""
     head = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0)
-    path.write_bytes(head + b"\x21\xfe" + b"\x01a" * 1_000_000 + b"\0;")
-    started = time.thread_time()
-    with pytest.raises(ImageError, match=r"takes more than 0\.2 s"):
-        load_image(path)
-    assert time.thread_time() - started < 2
-
-
-def test_a_jpeg_of_many_scans_is_given_up(tmp_path, monkeypatch):
-    """Each scan is a pass over all pixels, and takes few bytes."""
+    (tmp_path / "comments.gif").write_bytes(head + b"\x21\xfe" + b"\x01a" * 1_000_000 + b"\0;")
     held = io.BytesIO()
     Image.new("L", (1000, 1000), 128).save(held, "JPEG", progressive=True)
     content = held.getvalue()
     last = content[content.rfind(b"\xff\xda") : -2]
-    path = tmp_path / "scans.jpg"
-    path.write_bytes(content)
-    assert load_image(path).size == (1000, 1000)
+    (tmp_path / "scans.jpg").write_bytes(content)
+    assert load_image(tmp_path / "scans.jpg").size == (1000, 1000)
+    (tmp_path / "scans.jpg").write_bytes(content[:-2] + 5000 * last + content[-2:])
     monkeypatch.setattr(decode, "MAX_CPU_S", 0.2)
-    path.write_bytes(content[:-2] + 5000 * last + content[-2:])
-    started = time.thread_time()
-    with pytest.raises(ImageError, match=r"takes more than 0\.2 s"):
-        load_image(path)
-    assert time.thread_time() - started < 3
+    for name in ("comments.gif", "scans.jpg"):
+        started = time.thread_time()
+        with pytest.raises(ImageError, match=r"takes more than 0\.2 s"):
+            load_image(tmp_path / name)
+        assert time.thread_time() - started < 3
 
 
 @pytest.mark.parametrize("compression", ["tiff_lzw", "jpeg"])

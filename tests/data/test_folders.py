@@ -75,34 +75,20 @@ def test_symbolic_links_are_followed_and_broken_ones_kept(make, tmp_path):
     assert listed(list_images(root)) == ["cat/0.png", "cat/1.png", "dog/7.png"]
 
 
-def test_splits(make):
+@pytest.mark.parametrize(
+    ("train_name", "test_name"), [("train", "Val"), ("Train", "validation"), ("training", "valid")]
+)
+def test_splits(make, train_name, test_name):
     root = make(
-        *("train/cat/1.png", "train/dog/1.png", "train/dog/2.png"),
-        *("Val/dog/3.png", "test/dog/4.png", "LICENSE.txt", "devkit/data.bin"),  # of several test folders one is taken
+        *(f"{train_name}/cat/1.JPEG", f"{train_name}/dog/1.png", f"{train_name}/dog/2.png", f"{test_name}/dog/3.png"),
+        *("test/dog/4.png", "LICENSE.txt", "devkit/data.bin"),  # of several test folders one is taken
     )
-    assert listed(list_images(root)) == ["cat/1.png", "dog/1.png", "dog/2.png"]
+    assert listed(list_images(root)) == ["cat/1.JPEG", "dog/1.png", "dog/2.png"]
+    assert list_images(root).folder == root / train_name
     test = list_images(root, "test")
     assert listed(test) == ["dog/3.png"]
     assert test.labels.tolist() == [1], "a class keeps its number where the test split lacks another"
     assert test.class_names == ("cat", "dog")
-
-
-@pytest.mark.parametrize(
-    ("train", "test"),
-    [
-        ("train", "validation"),
-        ("Train", "Test"),
-        ("training", "testing"),
-        ("train", "valid"),
-    ],
-)
-@pytest.mark.parametrize("name", ["1.png", "cat/1.png"])
-def test_words_of_splits_in_any_case(make, train, test, name):
-    root = make(f"{train}/{name}", f"{test}/{name}")
-    assert listed(list_images(root)) == [name]
-    assert list_images(root).folder == root / train
-    assert list_images(root, "test").folder == root / test
-    assert list_images(root, "test").class_names == (("cat",) if "cat" in name else ())
 
 
 @pytest.mark.parametrize(
@@ -124,14 +110,11 @@ def test_wrong_layouts_are_one_sentence(make, names, split, reason):
     with pytest.raises(UsageError, match=reason) as caught:
         list_images(root, split)
     assert str(root) in caught.value.message
-    assert "\n" not in caught.value.message
 
 
 def test_missing_empty_and_file(tmp_path):
     with pytest.raises(UsageError, match="there is nothing of that name"):
         list_images(tmp_path / "missing")
-    with pytest.raises(UsageError, match="No images found"):
-        list_images(tmp_path)
     (tmp_path / "file.png").touch()
     with pytest.raises(UsageError, match=r"got the file .*file\.png"):
         list_images(tmp_path / "file.png")
@@ -167,17 +150,3 @@ def test_folder_that_cannot_be_read(make, monkeypatch):
 )
 def test_holds_images(make, names, expected):
     assert holds_images(make(*names)) is expected
-
-
-def test_imagenets_layout(make):
-    root = make(
-        *(f"train/{wnid}/{wnid}_{i}.JPEG" for wnid in ("n01440764", "n01443537") for i in (10026, 2)),
-        "val/n01443537/ILSVRC2012_val_00000001.JPEG",
-        "ILSVRC2012_devkit_t12.tar.gz",
-        "meta.bin",
-    )
-    train, val = list_images(root), list_images(root, "test")
-    assert listed(train)[0] == "n01440764/n01440764_10026.JPEG"
-    assert train.labels.tolist() == [0, 0, 1, 1]
-    assert (listed(val), val.labels.tolist()) == (["n01443537/ILSVRC2012_val_00000001.JPEG"], [1])
-    assert holds_images(root)

