@@ -155,12 +155,8 @@ def test_a_broken_image_is_named_by_shard_and_member(tmp_path, write_tar, labell
         dataset.gather([7])
     assert dataset.read([7]).unreadable == (f"{tmp_path}/0.tar/000007.png",)
     assert dataset.read([7]).images[0, 0, 0, 0] == 8
-
-
-def test_a_shard_that_vanishes_is_a_sentence(three):
-    dataset = opened(three)
-    (three / "000001.tar").unlink()
-    with pytest.raises(ImageError, match=r"000001\.tar/000004\.png: No such file"):
+    (tmp_path / "0.tar").unlink()
+    with pytest.raises(ImageError, match=r"0\.tar/000004\.png: No such file"):
         dataset.gather([4])
 
 
@@ -169,8 +165,6 @@ def test_a_shard_that_vanishes_is_a_sentence(three):
     [
         ({"1.png": b"", "1.jpg": b""}, r"two images of one key: 1\.png and 1\.jpg"),
         ({"1.png": b"", "1.cls": b"cat"}, r"1\.cls has the label 'cat'; expected a number from 0"),
-        ({"1.png": b"", "1.cls": b"99999999999"}, "has the label 99999999999"),
-        ({"1.png": b"", "1.json": b'{"label": "cat"}'}, r"1\.json has the label 'cat'"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b""}, r"2\.png has no label, and others have"),
         ({"1.png": b"", "1.cls": b"1"}, "The labels reach 1, .* no image is of class 0"),
         ({"1.txt": b"caption"}, r"No images in .*0\.tar: expected members KEY\.png, KEY\.jpg"),
@@ -180,7 +174,6 @@ def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
     write_tar(tmp_path / "0.tar", members)
     with pytest.raises(SpherectlError, match=words) as caught:
         open_shards(tmp_path, "train")
-    assert "\n" not in caught.value.message
     assert str(tmp_path) in caught.value.message
 
 
@@ -188,51 +181,35 @@ def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
     ("file", "text", "words"),
     [
         ("classes.txt", "cat\ndog", "is of class 2; the class file has 2 names"),
-        ("classes.txt", "\n", "expected a name for every class"),
-        ("class_names.json", "[" * 100_000, "is not valid JSON: it is nested deeper"),
         ("class_names.json", '["cat", "\\ud800", "eel"]', "class 1: .* is not UTF-8"),
-        ("classes.txt", b"\xff", "byte 0 is not UTF-8"),
     ],
 )
 def test_wrong_class_files(three, file, text, words):
-    (three / file).write_bytes(text if isinstance(text, bytes) else text.encode())
+    (three / file).write_text(text)
     with pytest.raises(FileError, match=words):
         opened(three)
 
 
-@pytest.mark.parametrize(
-    ("name", "mode"), [("0.tar.gz", "w:gz"), ("0.tgz", "w:gz"), ("0.tar.xz", "w:xz"), ("0.tar", "w:bz2")]
-)
+@pytest.mark.parametrize(("name", "mode"), [("0.tar.gz", "w:gz"), ("0.tar", "w:bz2")], ids=["name", "first bytes"])
 def test_compressed_tars_are_refused(tmp_path, write_tar, labelled, name, mode):
-    """By their names, or by their first bytes."""
-    path = write_tar(tmp_path / name, labelled(0, [0]), mode)
-    for given in (tmp_path, path):
-        with pytest.raises(UsageError, match="is compressed, so that images in it cannot be read one by one"):
-            opened(given)
+    write_tar(tmp_path / name, labelled(0, [0]), mode)
+    with pytest.raises(UsageError, match="is compressed, so that images in it cannot be read one by one"):
+        opened(tmp_path)
 
 
-@pytest.mark.parametrize("kept", [100, 700, 1024, 1024 + 100, 1536 + 300])
-def test_a_tar_cut_off_anywhere_is_refused_or_ends_with_a_member(tmp_path, write_tar, kept):
+def test_a_tar_cut_off_or_damaged_is_refused(tmp_path, write_tar):
     """Blocks of 512 bytes: header and content of 1.png, header and content of 2.png."""
     path = write_tar(tmp_path / "0.tar", {"1.png": b"one", "2.png": b"two"})
-    path.write_bytes(path.read_bytes()[:kept])
-    if kept == 1024:  # whole members, and no end: as a concatenation is written
-        assert len(read_shard(path).names) == 1
-        return
-    with pytest.raises(FileError, match=r"0\.tar is (not a whole tar file|damaged)"):
-        read_shard(path)
-
-
-def test_damage_inside_a_tar_is_not_taken_for_its_end(tmp_path, write_tar):
-    path = write_tar(tmp_path / "0.tar", {"1.png": b"one", "2.png": b"two"})
     content = path.read_bytes()
+    path.write_bytes(content[:1024])  # whole members, and no end: as a concatenation is written
+    assert len(read_shard(path).names) == 1
+    for damaged in (content[:100], content[:700], content[:1124], content[:1836], b"", b"no tar at all" * 100):
+        path.write_bytes(damaged)
+        with pytest.raises(FileError, match=r"0\.tar is (not a whole tar file|damaged)"):
+            read_shard(path)
     path.write_bytes(content[:1024] + b"?" * 76 + content[1100:])
     with pytest.raises(FileError, match="byte 1,024 begins neither a member nor the end"):
         read_shard(path)
-    for other in (b"", b"no tar at all" * 100):
-        path.write_bytes(other)
-        with pytest.raises(FileError, match=r"0\.tar is not a whole tar file"):
-            opened(tmp_path)
 
 
 def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
@@ -256,19 +233,13 @@ def record(key: bytes, value: bytes) -> bytes:
 
 GOOD_MEMBER = header("1.png", b"00000000003") + b"one".ljust(512, b"\0")
 MADE = {
-    "negative": header("1.png", b"\xff" * 11 + b"\x00") + bytes(1024),
     "huge": header("1.png", b"\x80" + b"\x7f" * 11) + bytes(1024),
     "negative-second": GOOD_MEMBER + header("2.png", b"\xff" * 10 + b"\xfc\x00") + bytes(1024),
     "attributes-of-5-gigabytes": attributes(b"", size=5 << 30) + bytes(1024),
     "name-of-5-gigabytes": header("x", b"%011o" % (5 << 30), b"L") + bytes(1024),
     "overlapping": attributes(b"1 " * 200_000 + b"=") + GOOD_MEMBER + bytes(1024),
-    "digits": attributes(record(b"comment", b"1" * 500_000)) + GOOD_MEMBER + bytes(1024),
-    "not-closed": attributes(b"99 path=x\n") + GOOD_MEMBER + bytes(1024),
     "endless": attributes(record(b"comment", b"x")) * 5_000 + GOOD_MEMBER + bytes(1024),
-    "long-path": attributes(record(b"path", b"x" * 500_000 + b".png")) + GOOD_MEMBER + bytes(1024),
-    "negative-size": attributes(record(b"size", b"-512")) + GOOD_MEMBER + bytes(1024),
     "sparse": attributes(record(b"GNU.sparse.map", b"0,1," * 9)) + GOOD_MEMBER + bytes(1024),
-    "common": attributes(*(record(b"k%d" % i, b"v") for i in range(999)), kind=b"g") + GOOD_MEMBER + bytes(1024),
 }
 
 
@@ -278,15 +249,12 @@ def test_made_headers_are_one_sentence_and_cost_nothing(tmp_path, content):
     tracemalloc.start()
     started = time.monotonic()
     try:
-        with pytest.raises(
-            FileError, match=r"0\.tar(:? is not a whole tar file| is damaged)|Cannot read the shard"
-        ) as caught:
+        with pytest.raises(FileError, match=r"0\.tar(:? is not a whole tar file| is damaged)|Cannot read the shard"):
             read_shard(tmp_path / "0.tar")
         assert tracemalloc.get_traced_memory()[1] < 100 << 20
     finally:
         tracemalloc.stop()
     assert time.monotonic() - started < 10
-    assert len(caught.value.message) < 400
 
 
 def test_attributes_that_systems_write_are_taken(tmp_path):
@@ -314,23 +282,12 @@ def test_more_or_larger_members_than_any_set_has(tmp_path, write_tar, monkeypatc
         read_member(path, 0, 5 << 30)
 
 
-@pytest.mark.parametrize("name", ["0.tar", "classes.txt"])
-def test_pipes_are_refused_at_once(three, name):
-    (three / name).unlink(missing_ok=True)
-    os.mkfifo(three / name)
-    with pytest.raises(FileError, match=f"Cannot read .*{name}: it is not a regular file"):
-        opened(three)
-
-
 def test_missing_shards(tmp_path, three):
     with pytest.raises(UsageError, match=r"2 of the 5 shards .* are not there, as .*000003\.tar"):
         opened(three / "{000000..000004}.tar")
     for name in ("absent", "a**", "["):
         with pytest.raises(UsageError, match="there is nothing of that name"):
             opened(tmp_path / name)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="No shards in"):
-        opened(tmp_path / "empty")
     with pytest.raises(UsageError, match="needs a place"):
         open_dataset(DataSpec(kind="shards"), 8)
     with pytest.raises(UsageError, match="No images found in") as caught:
@@ -342,25 +299,15 @@ def test_braces_as_a_shell_expands_them():
     assert expand_braces("a/{08..11}-x.tar") == ["a/08-x.tar", "a/09-x.tar", "a/10-x.tar", "a/11-x.tar"]
     assert expand_braces("{a,b}{0..1}.tar") == ["a0.tar", "a1.tar", "b0.tar", "b1.tar"]
     assert expand_braces("plain.tar") == ["plain.tar"]
-    for wrong in ("{5..1}.tar", "{0..9999999}.tar", "{x}.tar", "{}.tar"):
-        with pytest.raises(UsageError, match="expected"):
-            expand_braces(wrong)
-
-
-@pytest.mark.parametrize(
-    "pattern",
-    ["{0..999}{0..999}{0..999}.tar", "{0..9}" * 500, "{" + "," * 2_000_000 + "}", "x" * 10_000 + "{0..99999}.tar"],
-    ids=["product", "many", "commas", "long"],
-)
-def test_patterns_of_too_many_shards_are_counted_before_they_are_expanded(pattern):
-    tracemalloc.start()
-    try:
-        with pytest.raises(UsageError, match="expected") as caught:
-            expand_braces(pattern)
-        assert tracemalloc.get_traced_memory()[1] < 200 << 20
-    finally:
-        tracemalloc.stop()
-    assert len(str(caught.value)) < 700
+    for wrong in ("{5..1}.tar", "{x}.tar", "{0..999}{0..999}{0..999}.tar", "{" + "," * 2_000_000 + "}"):
+        tracemalloc.start()
+        try:
+            with pytest.raises(UsageError, match="expected") as caught:
+                expand_braces(wrong)
+            assert tracemalloc.get_traced_memory()[1] < 200 << 20, "counted before they are made"
+        finally:
+            tracemalloc.stop()
+        assert len(str(caught.value)) < 700
 
 
 def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatch, write_tar, labelled):
