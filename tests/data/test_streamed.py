@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import os
+import re
 import threading
 from collections.abc import Iterator
 
@@ -97,14 +97,8 @@ def test_images_and_labels_are_those_of_the_order(serve, workers):
         expected = image_numbers(SEED, start, 60, 26, counts)
         assert greys(batches) == expected.tolist()
         assert torch.equal(torch.cat([batch.labels for batch in batches]), expected % 3)
-
-
-def test_shares_and_resumes_are_parts_of_the_whole(serve):
-    dataset = opened(serve(7, 4, 9, 6))
-    whole = take(dataset, 5, batch_size=8, workers=0)
-    assert greys(take(dataset, 2, batch_size=8, start_image=24, workers=0)) == greys(whole)[24:]
-    parts = [take(dataset, 5, batch_size=8, workers=0, share=share) for share in ((0, 3), (3, 8))]
-    assert [grey for pair in zip(*parts, strict=True) for grey in greys(list(pair))] == greys(whole)
+    parts = [take(dataset, 6, batch_size=10, start_image=31, workers=0, share=share) for share in ((0, 3), (3, 10))]
+    assert [grey for pair in zip(*parts, strict=True) for grey in greys(list(pair))] == greys(batches)
 
 
 def test_each_shard_is_fetched_once_whatever_reads(serve, server):
@@ -154,7 +148,7 @@ def test_few_shards_are_kept_and_a_lost_one_is_fetched_again(serve, server, monk
     assert dataset.gather([int(n) for n in expected[:4]])[:, 0, 0, 0].tolist() == expected[:4].tolist()
 
 
-@pytest.mark.parametrize("lost", [1, 3, streamed.ATTEMPTS])
+@pytest.mark.parametrize("lost", [1, streamed.ATTEMPTS])
 def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(serve, server, monkeypatch, lost):
     dataset = opened(serve(2, 2))
     fetched = []
@@ -198,15 +192,13 @@ def test_without_class_names_there_are_no_classes(serve, server):
     (server.folder / "set" / "class_names.json").write_text('["a", "b", "c"]')
     assert opened(server.url + "set/").class_names == ("a", "b", "c")
     (server.folder / "set" / "class_names.json").unlink()
-    assert opened(server.url + "set/").class_names == ()
     server.answers["/set/classes.txt"] = [451]  # a store says 403 or 404 where there are none; all else is an error
     with pytest.raises(SpherectlError, match="the server says 451"):
         opened(server.url + "set/")
     server.answers.clear()
-    for classes, words in (("cat\n", r"is of class 1; the class file has 1 names"), ("\n", "expected a name")):
-        (server.folder / "set" / "classes.txt").write_text(classes)
-        with pytest.raises(FileError, match=words):
-            opened(server.url + "set/").read([1])
+    (server.folder / "set" / "classes.txt").write_text("cat\n")
+    with pytest.raises(FileError, match="is of class 1; the class file has 1 names"):
+        opened(server.url + "set/").read([1])
 
 
 def test_a_broken_image_is_replaced_and_named(server, write_tar, labelled):
@@ -229,20 +221,17 @@ def test_a_busy_server_and_a_cut_connection_are_tried_again(serve, server, waits
 
 
 @pytest.mark.parametrize(
-    ("answers", "words"),
+    ("answer", "workers", "words"),
     [
-        ([404], r"Cannot fetch 000000\.tar from .*set/000000\.tar: the server says 404"),
-        ([503], r"the server says 503"),
-        (["cut"], "the connection broke off"),
+        (404, 1, r"Cannot fetch 000000\.tar from .*set/000000\.tar: the server says 404"),
+        ("cut", 0, "the connection broke off"),
     ],
 )
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_shard_that_does_not_come_is_one_sentence(serve, server, answers, words, workers):
-    dataset = opened(serve(150))
-    server.answers["/set/000000.tar"] = answers
-    with pytest.raises(SpherectlError, match=words) as caught:
+def test_a_shard_that_does_not_come_is_one_sentence(serve, server, answer, words, workers):
+    dataset = opened(serve(20))
+    server.answers["/set/000000.tar"] = [answer]
+    with pytest.raises(SpherectlError, match=words):
         take(dataset, 1, batch_size=4, workers=workers)
-    assert (caught.value.exit_code, "\n" in caught.value.message) == (1, False)
     assert not list(dataset.index.folder.glob("*.tar"))
 
 
@@ -266,50 +255,25 @@ LISTING = '{"wids_version": 1, "shardlist": [%s]}'
     ("document", "words"),
     [
         ("[" * 5000, "is not JSON: it is nested deeper than 64"),
-        ("[]", "expected a JSON object, got []"),
         ('{"shardlist": [{"url": "0.tar", "nsamples": 1}]}', "wids_version is missing"),
-        (LISTING % "", "shardlist: "),
-        (LISTING % "3", "shardlist.0: "),
         (LISTING % '{"url": 3, "nsamples": 1}', 'shardlist.0.url: expected text in "quotes", got 3'),
-        (LISTING % '{"url": "0.tar"}', "shardlist.0.nsamples is missing"),
         (LISTING % '{"url": "0.tar", "nsamples": -1}', "shardlist.0.nsamples: expected 0 to 1,000,000, got -1"),
-        (LISTING % '{"url": "0.tar", "nsamples": 1, "md5sum": "x"}', "shardlist.0.md5sum: "),
-        (
-            LISTING % ",".join(['{"url": "0.tar", "nsamples": 1000000}'] * 68),
-            "lists 68,000,000 images; at most 67,108,864",
-        ),
-        (
-            LISTING % '{"url": "https://a:b@x/0.tar", "nsamples": 1}',
-            "shardlist.0.url: expected an address of 'x' without",
-        ),
+        (LISTING % ",".join(['{"url": "0.tar", "nsamples": 1000000}'] * 68), "lists 68,000,000 images; at most"),
+        (LISTING % '{"url": "https://a:b@x/0.tar", "nsamples": 1}', "url: expected an address of 'x' without"),
         (LISTING % '{"url": "file:///etc/passwd", "nsamples": 1}', "expected an https address"),
         (LISTING % '{"url": "0.tar.gz", "nsamples": 1}', "is compressed"),
     ],
 )
 def test_a_wrong_index_is_one_sentence(server, document, words):
     (server.folder / "index.json").write_text(document)
-    with pytest.raises(SpherectlError) as caught:
+    with pytest.raises(SpherectlError, match=re.escape(words)) as caught:
         opened(server.url + "index.json")
-    assert words in caught.value.message
-    assert caught.value.message.isprintable()
     assert server.url in caught.value.message
     if "images" not in words:  # a valid index, of which a pattern may take a part
         assert not list(load_settings().cache.rglob("*.json"))
 
 
-def test_an_address_or_a_cache_that_cannot_be_used(serve, server, monkeypatch):
-    with pytest.raises(UsageError, match="expected an https address"):
-        open_index("http://example.org/index.json")
-    with pytest.raises(UsageError, match="is compressed"):
-        open_index("https://example.org/{0..3}.tar.gz")
-    with pytest.raises(SpherectlError, match="the server says 404"):
-        opened(server.url + "absent.json")
-    monkeypatch.setenv("SPHERECTL_CACHE", __file__)
-    with pytest.raises(FileError, match="Cannot write"):
-        opened(serve(2))
-
-
-def test_an_address_is_for_training_on_shards(serve):
+def test_an_address_is_for_training_on_shards_and_needs_a_cache(serve, monkeypatch):
     url = serve(2)
     with pytest.raises(UsageError, match=r'data\.kind = "folder" does not read') as caught:
         open_dataset(DataSpec(), 8, root=url)
@@ -317,20 +281,20 @@ def test_an_address_is_for_training_on_shards(serve):
     for options in ({"split": "test"}, {"evaluation": True}):
         with pytest.raises(UsageError, match="are read for training only"):
             opened(url, **options)
+    with pytest.raises(UsageError, match="expected an https address"):
+        open_index("http://example.org/index.json")
+    monkeypatch.setenv("SPHERECTL_CACHE", __file__)
+    with pytest.raises(FileError, match="Cannot write"):
+        opened(url)
 
 
-@pytest.mark.parametrize("content", ["{", "pipe"])
-def test_a_damaged_index_in_the_cache_is_a_sentence_offline_and_comes_anew_online(serve, monkeypatch, content):
+def test_a_damaged_index_in_the_cache_is_a_sentence_offline_and_comes_anew_online(serve, monkeypatch):
     url = serve(2)
     opened(url)
     (kept,) = load_settings().cache.rglob("index.json")
-    if content == "pipe":
-        kept.unlink()
-        os.mkfifo(kept)
-    else:
-        kept.write_text(content)
+    kept.write_text("{")
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
-    with pytest.raises(SpherectlError, match=r"is not JSON|is not in the cache"):
+    with pytest.raises(SpherectlError, match="is not JSON"):
         opened(url)
     monkeypatch.delenv("SPHERECTL_OFFLINE")
     assert len(opened(url)) == 2

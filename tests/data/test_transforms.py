@@ -16,24 +16,17 @@ from spherectl.errors import UsageError
 pytestmark = pytest.mark.fast
 
 ALL_BYTES = torch.arange(256, dtype=torch.uint8)
-SIDES = [31, 33, 64, 65, 100]
+SIDES = [31, 64, 65, 100]
 
 
 def noise_image(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8))
 
 
-@pytest.mark.parametrize("rule", ["round", "floor"])
-def test_bytes_survive_the_way_there_and_back(rule):
-    images = to_float(ALL_BYTES)
-    assert images.dtype == torch.float32
-    assert images[0] == 0
-    assert images[255] == 1
-    assert torch.equal(to_uint8(images, rule), ALL_BYTES)
-
-
 def test_levels_change_exactly_at_the_half_or_at_the_whole():
     # floor(255 x + 1/2) goes from k to k + 1 at x = (k + 1/2) / 255; a millionth of a level on either side decides.
+    for rule in ("round", "floor"):
+        assert torch.equal(to_uint8(to_float(ALL_BYTES), rule), ALL_BYTES), "there and back"
     k = torch.arange(255, dtype=torch.float64)
     assert torch.equal(to_uint8((k + 0.5 - 1e-6) / 255), k.to(torch.uint8))
     assert torch.equal(to_uint8((k + 0.5 + 1e-6) / 255), (k + 1).to(torch.uint8))
@@ -41,7 +34,6 @@ def test_levels_change_exactly_at_the_half_or_at_the_whole():
     assert torch.equal(to_uint8((k + 1) / 255, "floor"), (k + 1).to(torch.uint8))
     noise = torch.tensor([-1e-6, 1 + 1e-6], dtype=torch.float64)  # of rounding, outside the range
     assert to_uint8(noise).tolist() == [0, 255]
-    assert to_uint8(torch.zeros(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -59,7 +51,7 @@ def test_bfloat16_is_computed_in_float32():
     assert (to_uint8(images) != (255 * images + 0.5).floor().to(torch.uint8)).any()
 
 
-@pytest.mark.parametrize("bad", [-2e-6, 1 + 2e-6, 255.0, float("nan"), -float("inf")])
+@pytest.mark.parametrize("bad", [-2e-6, 1 + 2e-6, float("nan")])
 def test_out_of_range_is_an_error(bad):
     images = torch.full((2, 3, 4, 4), 0.5, dtype=torch.float64)
     images[1, 2, 3, 0] = bad
@@ -67,17 +59,12 @@ def test_out_of_range_is_an_error(bad):
         to_uint8(images)
 
 
-def test_grey_is_pillows_luminance():
-    shown = [noise_image(40, 30), noise_image(30, 40).rotate(90, expand=True)]
-    expected = torch.stack([as_tensor(image.convert("L").convert("RGB")) for image in shown])
-    assert torch.equal(to_grey(torch.stack([as_tensor(image) for image in shown])), expected)
-
-
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (5, 4), (4, 5), (8, 8), (7, 1), (3, 8)])
-def test_pad_geometry(width, height):
+def test_pad_geometry_and_pillows_grey(width, height):
     image = noise_image(width, height)
     expected = np.asarray(image)
     assert all((as_tensor(image)[c].numpy() == expected[..., c]).all() for c in range(3))
+    assert torch.equal(to_grey(as_tensor(image)[None])[0], as_tensor(image.convert("L").convert("RGB")))
     padded = fit_pad(image, 8)
     top, left = (8 - height) // 2, (8 - width) // 2
     assert torch.equal(padded[:, top : top + height, left : left + width], as_tensor(image))
@@ -94,19 +81,6 @@ def test_training_crop_is_torchvisions(width, height):
     for size, mode in ((32, "NEAREST"), (64, "NEAREST"), (65, "BICUBIC"), (96, "BICUBIC")):
         oracle = tv.Compose([tv.Resize(size, getattr(tv.InterpolationMode, mode)), tv.CenterCrop(size)])
         assert torch.equal(fit_crop(image, size), as_tensor(oracle(image)))
-
-
-def box_halved(pixels: np.ndarray) -> np.ndarray:
-    """The box filter at exactly one half: means of pairs, rounded half up, along rows and then along columns."""
-    across = (pixels[:, 0::2].astype(int) + pixels[:, 1::2] + 1) // 2
-    return ((across[0::2] + across[1::2] + 1) // 2).astype(np.uint8)
-
-
-def test_adm_crop_by_halving_alone():
-    # 96 x 64 -> 48 x 32 -> 24 x 16: no bicubic step is left, so means in numpy give every pixel.
-    image = noise_image(96, 64)
-    expected = box_halved(box_halved(np.asarray(image)))[:, 4:20]
-    assert torch.equal(adm_crop(image, 16), torch.from_numpy(expected.copy()).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize(

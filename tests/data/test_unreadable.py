@@ -34,36 +34,26 @@ def test_over_one_percent_names_some():
             tally.add(1000 * epoch + 100 * batch, ("a.png",), 1)
     assert tally.names == ("a.png",)
     tally.add(3000, tuple(f"{i}.png" for i in range(6)), 10)
-    with pytest.raises(
-        FileError, match=r"^11 images of one epoch of 1,000 .*: a\.png, 0\.png, .* and 3 more\. "
-    ) as caught:
+    with pytest.raises(FileError, match=r"^11 images of one epoch of 1,000 .*: a\.png, 0\.png, .* and 3 more\. "):
         tally.add(3900, ("last.png",), 1)
-    assert caught.value.exit_code == 1
-    assert "\n" not in caught.value.message
     with pytest.raises(FileError, match=r"20 images .* other processes have met them"):
         Tally(1000, 100).add(0, (), 20)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 100, 150, 1000])
-@pytest.mark.parametrize("broken", [(3,), (3, 117)])
-def test_a_tolerated_set_never_stops_whatever_the_batch(batch, broken):
-    """Batches straddle epochs, or hold several: an image met twice in one is no second broken image."""
+def met(batch: int, broken: tuple[int, ...], epochs: int) -> Tally:
+    """What is counted of these images over so many epochs."""
     tally = Tally(N, batch)
-    for first in range(0, 10 * N, batch):
-        met = sum(int(number) in broken for number in image_numbers(SEED, first, batch, N))
-        tally.add(first, (), met)
+    for first in range(0, epochs * N + batch, batch):
+        tally.add(first, (), sum(int(number) in broken for number in image_numbers(SEED, first, batch, N)))
+    return tally
 
 
-@pytest.mark.parametrize("batch", [1, 7, 100, 150, 1000])
-def test_a_set_of_twice_as_many_stops_within_two_epochs(batch):
-    broken, tally = {3, 50, 117, 150, 199}, Tally(N, batch)  # 2.5%
-
-    def two_epochs() -> None:
-        for first in range(0, 2 * N + batch, batch):
-            tally.add(first, (), sum(int(number) in broken for number in image_numbers(SEED, first, batch, N)))
-
+@pytest.mark.parametrize("batch", [7, 100, 150, 1000])
+def test_one_percent_never_stops_and_twice_as_many_stop_within_two_epochs(batch):
+    """Batches straddle epochs, or hold several: an image met twice in one is no second broken image."""
+    met(batch, (3, 117), epochs=9)
     with pytest.raises(FileError, match="cannot be read"):
-        two_epochs()
+        met(batch, (3, 50, 117, 150, 199), epochs=2)
 
 
 BROKEN = (5, 199)
@@ -92,11 +82,8 @@ def test_the_next_readable_image_stands_for_one_with_its_label(dataset, folder):
     assert read.images[:, 0, 0, 0].tolist() == [4, 6, 0, 6]
     assert read.labels.tolist() == [0, 0, 0, 0], "of image 0, not of 199"
     assert read.unreadable == (str(folder / "a" / "005.png"), str(folder / "b" / "199.png"))
-
-
-def test_evaluation_does_not_replace(dataset):
     with pytest.raises(ImageError, match=r"Cannot read the image .*005\.png"):
-        dataset.gather([4, 5])
+        dataset.gather([4, 5])  # as an evaluation reads
 
 
 def test_more_in_a_row_than_may_be_is_the_last_ones_sentence(tmp_path):
@@ -120,7 +107,7 @@ def test_an_epoch_meets_each_once_over_all_processes_and_workers(dataset, folder
     names = sorted([str(folder / "a" / "005.png"), str(folder / "b" / "199.png")])
     whole = epoch(dataset, 50, workers=0)
     assert sorted(name for batch in whole for name in batch.unreadable) == names
-    with_workers = epoch(dataset, 50, workers=2)
+    with_workers = epoch(dataset, 50, workers=1)
     assert [batch.unreadable for batch in with_workers] == [batch.unreadable for batch in whole]
     shares = [epoch(dataset, 50, workers=0, share=share) for share in ((0, 20), (20, 50))]
     for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
