@@ -8,28 +8,24 @@ import pytest
 from torchvision.datasets import Flowers102
 from torchvision.models import ResNet18_Weights
 
-from spherectl.classes import UnknownClassError, check_class_names, describe_classes, names_of, parse_classes
+from spherectl.classes import UnknownClassError, check_class_names, names_of, parse_classes
 from spherectl.data.sets import find_record
 from spherectl.errors import FileError, UsageError
 
 pytestmark = pytest.mark.fast
 
 GARMENTS = find_record("fashion-mnist").class_names
-IMAGENET = find_record("imagenet").class_names
 NUMBERED = ("1", "10", "2", "20")  # as folders of these names are sorted
 
 
 @pytest.mark.parametrize(
     ("items", "numbers"),
     [
-        ([7], [7]),
-        ([" 7 "], [7]),
+        ([7, " 7 "], [7, 7]),
         (["SNEAKER"], [7]),
-        (["sn"], [7]),
         (["Ankle_Boot"], [9]),
         (["ankle b"], [9]),
         (["2-4"], [2, 3, 4]),
-        (["4-4"], [4]),
         (["None"], [10]),
         (["bag, sneaker", 1, "bag"], [8, 7, 1, 8]),
         (["all,none"], [*range(10), 10]),
@@ -44,11 +40,7 @@ def test_every_form_is_understood(items, numbers):
     ("items", "names", "numbers"),
     [
         (["cat"], ("catfish", "cat", "cattle"), [1]),  # a whole name goes before names it begins
-        (
-            ["boot"],
-            ("ankle-boot", "boot jack", "hiking boot"),
-            [1],
-        ),  # and the beginning of a name before that of a word
+        (["boot"], ("ankle-boot", "boot jack"), [1]),  # and the beginning of a name before that of a word
         (["dog, wild"], ("dog, wild", "dog", "cat"), [0]),
         (["dog,cat"], ("dog, wild", "dog", "cat"), [1, 2]),
         (["1-2"], ("a", "b", "c", "1-2"), [3]),
@@ -57,6 +49,7 @@ def test_every_form_is_understood(items, numbers):
         ([2, "2"], ("0", "1", "2"), [2, 2]),
         (["2"], ("01", "02"), [1]),
         (["1-1"], ("cat", "all"), [1]),
+        (["husky", "cardigan", "Cardigan Welsh corgi"], find_record("imagenet").class_names, [250, 474, 264]),
         (["207"], (), [207]),
     ],
 )
@@ -67,49 +60,26 @@ def test_names_go_before_numbers(items, names, numbers):
 @pytest.mark.parametrize(
     ("asked", "names", "words", "hint"),
     [
-        (
-            "1",
-            NUMBERED,
-            "is ambiguous: it is the name of class 0, and the number of class 1, 10.",
-            "Type 0-0 for the class called 1, or 1-1 for the class of that number.",
-        ),
-        ("1", ("01", "02"), "it is the name of class 0, and the number of class 1, 02.", "Type 0-0"),
-        (
-            "none",
-            ("cat", "none"),
-            "it is the name of class 1, and the word for no class",
-            "Type 1-1 for the class called",
-        ),
-        (
-            "ALL",
-            ("cat", "all"),
-            "it is the name of class 1, and the word for all classes",
-            "Type 1-1 for the class called",
-        ),
-        ("30", NUMBERED, "there is no class 30", "They are called 1, 10, 2, 20."),
+        ("1", NUMBERED, "is ambiguous: it is the name of class 0, and the number of class 1, 10.", "Type 0-0 for"),
+        ("none", ("cat", "none"), "it is the name of class 1, and the word for no class", "Type 1-1 for the class"),
         ("1-9", NUMBERED, "there is no class 1-9", "They are called 1, 10, 2, 20."),
-        (
-            "s",
-            GARMENTS,
-            "The class 's' is ambiguous: it could be sandal (5), shirt (6), sneak",
-            "Type more of the name",
-        ),
+        ("s", GARMENTS, "The class 's' is ambiguous: it could be sandal (5), shirt (6), sneak", "Type more of"),
         ("bird", tuple(f"bird {i}" for i in range(9)), "bird 4 (4) and 4 more.", ""),
         ("crane", ("crane", "heron", "Crane"), "it could be crane (0), Crane (2)", ""),
-        ("husk", ("red husky", "grey husky"), "'husk' is ambiguous: it could be red husky (0), grey husky (1)", ""),
+        ("3", (), "m is unconditional", ""),
         ("5-2", GARMENTS, "The range 5-2 is empty", ""),
         ("retriever", (), "m has 1000 classes (0-999) without names.", "Give a number"),
     ],
 )
 def test_what_no_other_model_would_understand_better_is_refused(asked, names, words, hint):
     with pytest.raises(UsageError) as caught:
-        parse_classes([asked], names, len(names) or 1000, "m")
+        parse_classes([asked], names, len(names) or (0 if "unconditional" in words else 1000), "m")
     assert words in caught.value.message
     assert hint in caught.value.hint
     assert not isinstance(caught.value, UnknownClassError)
 
 
-@pytest.mark.parametrize("asked", ["10", "-1", "8-12", "10-10"])
+@pytest.mark.parametrize("asked", ["10", "-1", "8-12"])
 def test_out_of_range_says_what_there_is(asked):
     with pytest.raises(UnknownClassError) as caught:
         parse_classes([asked], GARMENTS, 10, "fashion-mnist")
@@ -128,20 +98,6 @@ def test_an_unknown_name_says_what_there_is_and_what_is_near(asked, hint):
     assert caught.value.hint == hint
 
 
-def test_nothing_at_all_is_refused():
-    with pytest.raises(UsageError, match="at least one class"):
-        parse_classes([], GARMENTS, 10, "m")
-
-
-def test_a_name_of_pages_is_cut():
-    long = "x" * 100_000
-    for names in (("cat", "dog"), (long, f"{long}y")):
-        for asked in ("z" * 100_000, "x"):
-            with pytest.raises(UsageError) as caught:
-                parse_classes([asked], names, 2, "m")
-            assert len(str(caught.value)) < 700
-
-
 @pytest.mark.parametrize(
     ("value", "words"),
     [
@@ -158,19 +114,6 @@ def test_names_of_a_sets_classes_are_texts(value, words):
     assert check_class_names(["cat", "Käse"], "names.json") == ("cat", "Käse")
 
 
-def test_an_unconditional_model_has_only_none():
-    assert parse_classes(["none"], (), 0, "faces") == [0]
-    for asked in ("all", "3", "cat"):
-        with pytest.raises(UsageError, match="faces is unconditional"):
-            parse_classes([asked], (), 0, "faces")
-
-
-def test_classes_are_described_by_number_and_ends():
-    assert describe_classes(GARMENTS, 10) == "10 classes (0-9: t-shirt ... ankle-boot)"
-    assert describe_classes((), 1000) == "1000 classes (0-999)"
-    assert describe_classes(("cat",), 1) == "1 class (0: cat)"
-
-
 @pytest.mark.parametrize(("dataset", "count"), [("imagenet", 1000), ("flowers102", 102), ("cifar10", 10)])
 def test_no_two_names_of_a_set_are_typed_alike(dataset, count):
     names = find_record(dataset).class_names
@@ -179,14 +122,9 @@ def test_no_two_names_of_a_set_are_typed_alike(dataset, count):
     assert [parse_classes([names[i]], names, count, dataset) for i in some] == [[i] for i in some]
 
 
-def test_imagenets_classes_have_their_known_numbers():
-    known = {"golden": 207, "siberian husky": 250, "husky": 250, "cardigan": 474, "Cardigan Welsh corgi": 264}
-    assert {typed: parse_classes([typed], IMAGENET, 1000, "m")[0] for typed in known} == known
-
-
 def test_the_lists_agree_with_torchvisions():
     theirs = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
-    assert [i for i, name in enumerate(IMAGENET) if name != theirs[i]] == [264]
+    assert [i for i, name in enumerate(find_record("imagenet").class_names) if name != theirs[i]] == [264]
     assert find_record("flowers102").class_names == tuple(Flowers102.classes)
 
 
@@ -194,9 +132,7 @@ def test_the_lists_agree_with_torchvisions():
     ("data", "classes", "dataset"),
     [
         ("imagenet256", 1000, "imagenet"),
-        ("ImageNet-1k", 1000, "imagenet"),
         ("oxford-flowers", 102, "flowers102"),
-        ("cifar-10", 10, "cifar10"),
         ("cifar10-uncond", 0, None),
         ("cifar-100", 10, None),
         ("imagenet", 100, None),

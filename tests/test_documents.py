@@ -15,46 +15,19 @@ pytestmark = pytest.mark.fast
 MAX_S = 5  # without the limits each of these takes minutes
 
 
-@pytest.mark.parametrize("key", ["a", '"x y"', '"\\""', "'a.b'", "a ", "\ta"])
-@pytest.mark.parametrize("form", ["{}=1", "[{}]", "t={{{}=1}}"])
+@pytest.mark.parametrize(("key", "form"), [("a", "{}=1"), ('"\\""', "[{}]"), ("'a.b'", "t={{{}=1}}"), ("a ", "[{}]")])
 def test_a_key_of_many_parts_is_refused_before_it_is_read(key, form):
     text = form.format(".".join([key] * 100_000))
     began = time.monotonic()
     with pytest.raises(ValueError, match=f"it is nested deeper than {MAX_DEPTH}|more than {MAX_TOML:,} characters"):
         parse_toml(text[: MAX_TOML - 1])
     assert time.monotonic() - began < MAX_S
+    parse_toml(".".join(["a"] * (MAX_DEPTH - 1)) + " = 1")
+    numbers = [i / 7 for i in range(5_000)]  # dots of numbers and texts are no keys
+    assert parse_toml(f'\ufeffa = {numbers}\nb = "{"..." * 5_000}"\nc = "{"so. and so. " * 500}"')["a"] == numbers
 
 
-def test_a_key_of_as_many_parts_as_are_allowed_is_read():
-    table = parse_toml(".".join(["a"] * (MAX_DEPTH - 1)) + " = 1")
-    for _ in range(MAX_DEPTH - 1):
-        table = table["a"]
-    assert table == 1
-
-
-def test_dots_of_numbers_and_texts_are_no_keys():
-    numbers = [i / 7 for i in range(5_000)]
-    assert parse_toml(f'a = {numbers}\nb = "{"..." * 5_000}"\nc = "{"so. and so. " * 500}"')["a"] == numbers
-
-
-def test_a_long_text_is_refused_unread():
-    with pytest.raises(ValueError, match=f"more than {MAX_TOML:,} characters"):
-        parse_toml("#" * (MAX_TOML + 1))
-
-
-NO_JSON = [
-    "",
-    "{",
-    "[" * 10**5,
-    "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
-    "NaN",
-    "[Infinity]",
-    "1" * 5000,
-    b"\xff",
-]
-
-
-@pytest.mark.parametrize("text", NO_JSON)
+@pytest.mark.parametrize("text", ["", "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1), "[Infinity]", "1" * 5000, b"\xff"])
 def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError):  # noqa: PT011 - the messages are many
         parse_json(text)
@@ -77,7 +50,3 @@ def test_json_reads_a_byte_order_mark_and_keeps_its_bounds():
 def test_what_is_no_toml_is_a_decode_error(text):
     with pytest.raises(tomllib.TOMLDecodeError):
         parse_toml(text)
-
-
-def test_toml_reads_a_byte_order_mark():
-    assert parse_toml("\ufeffa = 1") == {"a": 1}

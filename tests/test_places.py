@@ -21,22 +21,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_homes_are_those_of_their_users():
-    assert place("~/a") == Path.home() / "a"
-    assert place("./~nobody-has-this-name") == Path("~nobody-has-this-name")  # a name with ~, as the hint says
-    with pytest.raises(UsageError, match="there is no home folder of that user"):
-        place("~nobody-has-this-name/a")
-
-
-@pytest.mark.parametrize("text", ["a", ".", "/", "a/b.png", "é" * (MAX_NAME // 2), "old-\udcff.png", "a\x1b[31m"])
-def test_a_name_that_a_file_can_have_is_taken_as_it_is(text):
-    assert place(text) == Path(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["", "a\0b", "half \ud800", "a" * (MAX_NAME + 1), "é" * MAX_NAME, "a/" * (MAX_PARTS + 1), "a" * 10**7]
-)
+@pytest.mark.parametrize("text", ["", "a\0b", "half \ud800", "é" * MAX_NAME, "a/" * (MAX_PARTS + 1), "a" * 10**7])
 def test_a_name_that_no_file_can_have_is_a_short_sentence(text):
+    for taken in ("é" * (MAX_NAME // 2), "old-\udcff.png", "a\x1b[31m"):
+        assert place(taken) == Path(taken)
     with pytest.raises(UsageError, match="--out") as caught:
         place(text, "--out")
     assert len(str(caught.value)) < 300
@@ -51,6 +39,8 @@ def test_pipes_sockets_and_devices_are_not_replaced(here):
             for folder in (False, True):
                 with pytest.raises(UsageError, match="a pipe or a device"):
                     check_writable(Path(name), folder=folder)
+    with pytest.raises(FileError, match="it is not a regular file"), replacing(Path("pipe.png")):
+        pass
     assert sorted(path.name for path in here.iterdir()) == ["pipe.png", "socket.png"]
 
 
@@ -61,14 +51,6 @@ def test_a_name_without_room_for_a_temporary_one_is_found_before_anything_is_com
     assert list(here.iterdir()) == []
 
 
-def test_nothing_but_a_file_is_ever_replaced(here):
-    os.mkfifo("pipe")
-    with pytest.raises(FileError, match="it is not a regular file"), replacing(Path("pipe")):
-        pass
-    assert Path("pipe").is_fifo()
-    assert [path.name for path in here.iterdir()] == ["pipe"]
-
-
 def test_a_file_is_no_folder_and_a_folder_no_file(here):
     Path("file").write_text("kept")
     Path("folder").mkdir()
@@ -77,12 +59,6 @@ def test_a_file_is_no_folder_and_a_folder_no_file(here):
     for name, folder in (("file", True), ("folder", False), ("file/a", False), ("file/a/b", True)):
         with pytest.raises(UsageError, match=r"is a file, not a folder|is a folder"):
             check_writable(Path(name), folder=folder)
-
-
-@pytest.mark.parametrize("name", ["a\0", "half \ud800", "a" * 300])
-def test_names_made_elsewhere_are_refused_too(here, name):
-    with pytest.raises((UsageError, FileError)):
-        check_writable(Path(name))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="limits are set in a process of its own")

@@ -45,19 +45,6 @@ def test_every_moment_belongs_to_the_innermost_stage(turn):
 
 
 @pytest.mark.fast
-def test_an_error_ends_its_stages(turn):
-    def fail() -> None:
-        turn(1)
-        raise KeyError
-
-    watch = Stopwatch("rest")
-    with pytest.raises(KeyError), watch.stage("outer"):
-        watch.timed("inner", fail)()
-    turn(2)
-    assert watch.seconds() == {"rest": 2, "outer": 0, "inner": 1}
-
-
-@pytest.mark.fast
 def test_a_device_is_waited_for_on_both_sides_of_a_call(turn):
     """What it still had to do belongs to the stage around, what the call gave it to the call."""
     due = [8.0]
