@@ -112,6 +112,11 @@ def listed(items: Iterable[Any], most: int = MAX_LISTED, separator: str = ", ") 
     return separator.join(shortened(str(item)) for item in every[:most]) + more
 
 
+def with_article(noun: str) -> str:
+    """A noun after "a" or "an"."""
+    return f"{'an' if noun[:1].lower() in {*'aeiou'} else 'a'} {noun}"
+
+
 def sentence(text: str) -> str:
     """A message on one line: printable, no word longer than `MAX_VALUE`, no longer than `MAX_SENTENCE` in all."""
     text = shortened(text, 4 * MAX_SENTENCE)  # first, so that the rest costs nothing

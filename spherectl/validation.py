@@ -77,8 +77,13 @@ def describe(error: ValidationError, root: type[BaseModel], name: Callable[[str]
         root: the schema that was asked.
         name: how a dotted path is written, if not as it is.
     """
+
+    def at(path: str) -> str:
+        place = name(path)
+        return f"{place}: " if place else ""  # the whole has no name
+
     whole: list[str] = []  # about no single value
-    expected: dict[str, list[str]] = {}  # by path: pydantic reports each branch of "a number or 'auto'" on its own
+    expected: dict[str, dict[str, None]] = {}  # by path: pydantic reports each branch of "a number or 'auto'" apart
     got: dict[str, Any] = {}
     for item in error.errors(include_url=False)[:MAX_LOOKED_AT]:
         path, field, is_table = _find(item["loc"], root)
@@ -86,15 +91,15 @@ def describe(error: ValidationError, root: type[BaseModel], name: Callable[[str]
             case "value_error":  # of our own checks; that of a whole table names its keys
                 message = item["msg"].removeprefix("Value error, ").rstrip(".")
                 names_itself = is_table and not any(isinstance(part, int) for part in item["loc"])
-                whole.append(message if names_itself else f"{name(path)}: {message}")
+                whole.append(message if names_itself else f"{at(path)}{message}")
             case "missing":
                 whole.append(f"{name(path)} is missing")
             case "extra_forbidden":
                 whole.append(f"{name(path)}: unknown key")
             case _:
-                expected.setdefault(path, []).append(_wanted(item, field))
+                expected.setdefault(path, {})[_wanted(item, field)] = None
                 got[path] = item["input"]
-    return [f"{name(path)}: expected {' or '.join(expected[path])}, got {_show(got[path])}" for path in got] + whole
+    return [f"{at(path)}expected {' or '.join(expected[path])}, got {_show(got[path])}" for path in got] + whole
 
 
 def table_spec(spec: type[BaseModel], key: Any) -> type[BaseModel] | None:

@@ -98,7 +98,7 @@ def test_its_files_recipes_and_errors_have_its_name(
     assert read_header(run.model)["architecture"] == "affine"
     assert sorted(read_package(run.model, "affine").weights) == ["bias", "gain"]
     assert plan(recipes.load(run.recipe)).parameters == 2
-    with pytest.raises(UsageError, match="holds a affine; a sphere-encoder is needed here") as caught:
+    with pytest.raises(UsageError, match="holds an affine; a sphere-encoder is needed here") as caught:
         api.load(run.path)
     assert caught.value.hint == f"`affine {run.model}` samples from it."
     with pytest.raises(UsageError, match=r"model\.kind: expected 'sphere'.* or 'affine', got 'gan'"):

@@ -107,7 +107,7 @@ def test_a_run_without_its_run_json_goes_on_and_gets_one(run: Run) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("[]", "expected a table, got []"),
+        ("[]", "should be: expected a table, got []"),
         ('{"parent": 7}', 'parent: expected text in "quotes", got 7'),
         (
             '{"data": {"images": true, "class_names": [], "listing": ""}}',

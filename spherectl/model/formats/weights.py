@@ -26,7 +26,7 @@ from spherectl.model.formats.layouts import PUBLISHED, layout_at
 from spherectl.model.formats.package import Package, check_weights, fill, instantiate, packed
 from spherectl.registry import EXPERIMENTS, NETWORKS, OF_EXPERIMENTS, SPHERE, of_header
 from spherectl.safetensors_header import TensorInfo, contents, opened
-from spherectl.shown import quoted
+from spherectl.shown import quoted, with_article
 
 __all__ = [
     "Package",
@@ -146,10 +146,10 @@ def check_header(path: Path, header: dict[str, Any], architecture: str = ARCHITE
     found = header["architecture"]
     kind = of_header(found)
     if kind is None and found in OF_EXPERIMENTS:
-        raise UsageError(f"{path} holds a {found}, which experiments/ can read.", f"Use {EXPERIMENTS}.")
+        raise UsageError(f"{path} holds {with_article(found)}, which experiments/ can read.", f"Use {EXPERIMENTS}.")
     if kind is None:
         known = ", ".join(repr(one.header_name) for one in NETWORKS.values())
         raise FileError(f"{path} holds a network of architecture {quoted(found)}; models here are {known}.")
     if found != architecture:
         hint = f"`{kind.sampling.format(path)}` samples from it." if kind.sampling else "Give another model."
-        raise UsageError(f"{path} holds a {found}; a {architecture} is needed here.", hint)
+        raise UsageError(f"{path} holds {with_article(found)}; {with_article(architecture)} is needed here.", hint)
