@@ -12,61 +12,45 @@ import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from spherectl import registry
 from spherectl.data.datasets import ImageSet
-from spherectl.data.order import Batch, training_batches
+from spherectl.data.order import Batch
 from spherectl.data.transforms import to_float
 from spherectl.data.unreadable import Tally
 from spherectl.data.workers import lost_worker
 from spherectl.errors import SpherectlError, TrainingError
 from spherectl.model.devices import choose_device
-from spherectl.model.formats.weights import Package, fill
+from spherectl.model.formats.weights import Package
 from spherectl.processes import Processes, local, lost, whole
 from spherectl.progress import Progress
 from spherectl.recipe import Recipe
 from spherectl.settings import load_settings
-from spherectl.training import checkpoint, cuda
-from spherectl.training.checkpoint import Counts
-from spherectl.training.ema import EMA, ema_decay
-from spherectl.training.finetune import start_values, take_over
+from spherectl.training import cuda
+from spherectl.training.ema import ema_decay
 from spherectl.training.grey import tie_channels
-from spherectl.training.loggers import Logger, opened
 from spherectl.training.monitor import Monitor, effective_rank
 from spherectl.training.optimiser import (
-    FIRST_SCALE,
     adapt_scale,
-    build_optimiser,
     learning_rate,
     set_learning_rate,
-    total_steps,
 )
-from spherectl.training.parallel import shares, synchronised, wrap
-from spherectl.training.perceptual import PerceptualDistance, build_perceptual
+from spherectl.training.parallel import shares, synchronised
+from spherectl.training.perceptual import build_perceptual
 from spherectl.training.plan import is_resolved, resolve
-from spherectl.training.publish import header, publish
 from spherectl.training.run import Run
-from spherectl.training.saver import Saver
+from spherectl.training.session import DTYPES, Session
 from spherectl.training.step import LATENTS, LOSS, Part, Step, numbers_of
 
 OnStep = Callable[[dict[str, float]], None]
 
 RANK_EVERY = 10  # steps: the effective rank looks at a whole batch at once
-
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
-AUTOCAST = (torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -158,12 +142,12 @@ def train(
             if processes.is_first:
                 run.claim(recipe, dataset, parent, device, processes.world)
                 run.sweep()
-        training = _Training(recipe, dataset, run, device, processes, start, perceptual, step)
-        done = training.counts.step
-        if done >= training.steps:
-            return Outcome(run, training.counts.images_seen, finished=True, steps_now=0)
+        session = Session(recipe, dataset, run, device, processes, start, perceptual, step)
+        done = session.counts.step
+        if done >= session.steps:
+            return Outcome(run, session.counts.images_seen, finished=True, steps_now=0)
         try:
-            finished = training.loop(on_step or (lambda _: None), should_stop)
+            finished = loop(session, on_step or (lambda _: None), should_stop)
         except SpherectlError:
             raise
         except RuntimeError as error:
@@ -172,250 +156,136 @@ def train(
             if processes.world > 1 and re.search("gloo|NCCL|[Cc]onnection", str(error)):
                 raise lost(error) from None
             raise
-        return Outcome(run, training.counts.images_seen, finished, training.counts.step - done)
+        return Outcome(run, session.counts.images_seen, finished, session.counts.step - done)
 
 
-class _Training:
-    """What one training holds: networks, their loss, average, optimiser, counts."""
+def loop(session: Session, on_step: OnStep, should_stop: Callable[[], bool]) -> bool:
+    """Steps up to the end or to a stop; True at the end."""
+    recipe, counts, batch_size = session.recipe, session.counts, session.recipe.run.batch_size
+    began, earlier = time.monotonic(), counts.wall_s
+    tally = Tally(len(session.dataset), batch_size)
+    with (
+        contextlib.closing(session.batches(should_stop)) as batches,
+        cuda.tf32(session.device, recipe.run.dtype),
+        session.saver.open(),
+        session.loggers() as loggers,
+    ):
+        monitor = Monitor(recipe, session.device, DTYPES[recipe.run.dtype], session.processes.world)
+        while counts.step < session.steps:
+            # Data: this process's share of the batch.
+            step_began = time.monotonic()
+            batch = next(batches)
+            if batch is None:  # stopped while it waited
+                if counts.step:
+                    session.save()
+                break
+            waited_s = time.monotonic() - step_began
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        dataset: ImageSet,
-        run: Run,
-        device: torch.device,
-        processes: Processes,
-        start: Package | None,
-        perceptual: PerceptualDistance | None,
-        step: Step | None,
-    ) -> None:
-        self.recipe, self.dataset, self.run = recipe, dataset, run
-        self.device, self.processes = device, processes
-        self.steps = total_steps(recipe)
-        self.pieces = shares(recipe.run.batch_size, processes, recipe.run.micro_batch_size)
-        self.share = (self.pieces[0][0], self.pieces[-1][1])  # of a batch: this process's images
-        self.kind = registry.NETWORKS[recipe.model.kind]
-        self.networks = start_values(self.kind, recipe).to(device)
-        if start is not None:
-            take_over(self.networks, start.weights)
-        tie_channels(self.networks, recipe)
-        if recipe.run.dtype == "float64":
-            self.networks.double()
-        self.step = step or self.kind.step(recipe, perceptual)
-        self.loss = wrap(self.networks, self.step, recipe, device, processes)  # first: it may shard the networks
-        self.ema = EMA(self.networks)
-        self.optimiser = build_optimiser(self.networks, recipe.optim)
-        self.counts = Counts(loss_scale=FIRST_SCALE if recipe.run.dtype == "float16" else 1.0)
-        self.saver = Saver(run.checkpoints, processes, self.publish)
-        found = checkpoint.checkpoints(run.checkpoints)
-        if found:
-            self.counts = checkpoint.load(found[-1], self.networks, self.ema, self.optimiser)
-        processes.wait()  # until all have read what the first may prune
-        if processes.is_first:
-            run.rewind_metrics(self.counts.step)
-            if found:
-                self.publish(found[-1], self.counts)
-        self.settle_buckets()
+            # Noise, loss, backward, clip; then all processes add up their shares of the numbers.
+            share = gradient(session, batch)
+            told = together(session, share, should_stop(), len(batch.unreadable))
+            session.run.note_unreadable(batch.unreadable)
+            tally.add(batch.first_image, batch.unreadable, told.unreadable)
+            session.saver.proceed(told.all_written)
 
-    def loop(self, on_step: OnStep, should_stop: Callable[[], bool]) -> bool:
-        """Steps up to the end or to a stop; True at the end."""
-        recipe, counts, batch_size = self.recipe, self.counts, self.recipe.run.batch_size
-        began, earlier = time.monotonic(), counts.wall_s
-        tally = Tally(len(self.dataset), batch_size)
-        with (
-            contextlib.closing(self.batches(should_stop)) as batches,
-            cuda.tf32(self.device, recipe.run.dtype),
-            self.saver.open(),
-            self.loggers() as loggers,
-        ):
-            monitor = Monitor(recipe, self.device, DTYPES[recipe.run.dtype], self.processes.world)
-            while counts.step < self.steps:
-                # Data: this process's share of the batch.
-                step_began = time.monotonic()
-                batch = next(batches)
-                if batch is None:  # stopped while it waited
-                    if counts.step:
-                        self.save()
-                    break
-                waited_s = time.monotonic() - step_began
+            # Step, EMA.
+            values = update(session, told.losses, told.norm)
+            before, now = counts.images_seen, time.monotonic()
+            counts.step, counts.images_seen = counts.step + 1, before + batch_size
+            counts.wall_s = earlier + now - began
 
-                # Noise, loss, backward, clip; then all processes add up their shares of the numbers.
-                share = self.gradient(batch)
-                told = self.together(share, should_stop(), len(batch.unreadable))
-                self.run.note_unreadable(batch.unreadable)
-                tally.add(batch.first_image, batch.unreadable, told.unreadable)
-                self.saver.proceed(told.all_written)
-
-                # Step, EMA.
-                values = self.update(told.losses, told.norm)
-                before, now = counts.images_seen, time.monotonic()
-                counts.step, counts.images_seen = counts.step + 1, before + batch_size
-                counts.wall_s = earlier + now - began
-
-                # Log.
-                line = {"step": counts.step, "images_seen": counts.images_seen, **values}
-                if counts.step % RANK_EVERY == 0 and share.latents is not None:
-                    every = self.processes.together(share.latents, self.share[0], batch_size)  # (B, N, d)
-                    line["effective_rank"] = effective_rank(every)
-                if told.unreadable:
-                    line["unreadable"] = told.unreadable
-                line |= monitor.read(batch_size, now - step_began, waited_s) | {"wall_s": round(counts.wall_s, 3)}
-                for logger in loggers:
-                    logger.scalars(line)
-                on_step(line)
-                ending = counts.step == self.steps
-                if ending or _crossed(recipe.run.sample_images, before, counts.images_seen):
-                    self.preview(loggers)
-
-                # Save.
-                if ending or told.stopping or _crossed(recipe.run.checkpoint_images, before, counts.images_seen):
-                    self.save()
-                if told.stopping:
-                    break
-            self.saver.finish()
-        return counts.step == self.steps
-
-    def batches(self, should_stop: Callable[[], bool]) -> Any:
-        """This process's share of every batch, on the device; None where it was stopped while it waited."""
-        recipe = self.recipe
-        found = training_batches(
-            self.dataset,
-            seed=recipe.run.seed,
-            batch_size=recipe.run.batch_size,
-            start_image=self.counts.images_seen,
-            flip=recipe.data.flip,
-            workers=recipe.data.workers,
-            share=self.share,
-            # Of several processes each is waited for in every step, so that one alone cannot leave it out.
-            should_stop=should_stop if self.processes.world == 1 else lambda: False,
-        )
-        return cuda.sent(found, self.device)
-
-    def gradient(self, batch: Batch) -> _Share:
-        """Leave the whole batch's gradient, clipped, in the parameters; returns this process's share of the numbers."""
-        recipe, counts, first = self.recipe, self.counts, self.share[0]
-        parameters = [p for p in self.networks.parameters() if p.requires_grad]
-        self.optimiser.zero_grad()
-        sums: list[Tensor] = []
-        latents: list[Tensor] = []
-        names: list[str] = []
-        for start, stop in self.pieces:
-            inside, share = slice(start - first, stop - first), (stop - start) / recipe.run.batch_size
-            images = to_float(batch.images[inside]).to(parameters[0].dtype)  # (b, 3, H, W)
-            noise = self.step.noise(batch.labels[inside], Part(counts.images_seen, start, stop, self.device))
-            with synchronised(self.loss, now=stop == self.share[1]):
-                with self.autocast():
-                    losses = self.loss(images, noise)  # `step.loss` of the networks
-                # The processes' gradients are averaged, so each loss counts as often as there are processes.
-                (losses[LOSS] * (share * self.processes.world * counts.loss_scale)).backward()
-            names, numbers = numbers_of(losses)
-            sums.append(share * numbers)
-            latents += [losses[LATENTS].detach()] if LATENTS in losses else []
-        if counts.loss_scale != 1:
-            torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], 1 / counts.loss_scale)
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, recipe.optim.clip_norm))
-        return _Share(names, sum(sums[1:], sums[0]), norm, torch.cat(latents) if latents else None)
-
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
-        """Products in the recipe's 16-bit type, where it has one."""
-        dtype = DTYPES[self.recipe.run.dtype]
-        return torch.autocast(self.device.type, dtype) if dtype in AUTOCAST else contextlib.nullcontext()
-
-    def together(self, share: _Share, stop: bool, unreadable: int) -> _Together:
-        """One step's numbers, summed up over all processes."""
-        # Read at once: a GPU's queue runs dry at every read.
-        *parts, norm = torch.cat((share.sums, share.norm.to(share.sums.dtype)[None])).tolist()
-        own = [float(stop), float(self.saver.written), float(unreadable)]
-        *parts, stops, written, missing = self.processes.add([*parts, *own])
-        losses = dict(zip(share.names, parts, strict=True))
-        return _Together(losses, norm, stops > 0, written == self.processes.world, int(missing))
-
-    def update(self, losses: dict[str, float], norm: float) -> dict[str, float]:
-        """One optimiser step and one of the average; returns the step's numbers.
-
-        Raises:
-            TrainingError: a loss or a gradient is not finite; weights, average and moments are as before the step.
-        """
-        recipe, counts, batch_size = self.recipe, self.counts, self.recipe.run.batch_size
-        self.refuse_non_finite(losses)
-        stepping = recipe.run.dtype != "float16" or adapt_scale(counts, math.isfinite(norm))
-        if stepping:
-            self.refuse_non_finite({"gradient norm": norm})
-        lr = learning_rate(counts.step, recipe)
-        set_learning_rate(self.optimiser, lr)
-        if stepping:
-            self.optimiser.step()
-            tie_channels(self.networks, recipe)
-            counts.updates += 1
-        self.ema.update(self.networks, ema_decay(recipe.optim, counts.images_seen + batch_size, batch_size))
-        return {**losses, "lr": lr, "grad_norm": norm}
-
-    def refuse_non_finite(self, values: dict[str, float]) -> None:
-        """Save and stop if one of these is no number."""
-        bad = [name for name, value in values.items() if not math.isfinite(value)]
-        if bad:
-            self.save()
-            self.saver.finish()
-            error = TrainingError(
-                f"Step {self.counts.step + 1} has a non-finite {', '.join(bad)}; nothing was changed by it.",
-                f"The weights before it are in {self.run.path}; try a lower optim.lr with --run-dir another folder.",
-            )
-            raise self.processes.once(error)
-
-    def save(self) -> None:
-        """Begin a checkpoint; the model file follows once it is whole, then older ones are pruned."""
-        self.saver.begin(checkpoint.state(self.networks, self.ema, self.optimiser), self.counts)
-
-    def publish(self, path: Path, counts: Counts) -> None:
-        """Write the model file of a checkpoint that is whole."""
-        publish(self.run, self.recipe, self.dataset, path, counts)
-
-    @contextlib.contextmanager
-    def loggers(self) -> Iterator[list[Logger]]:
-        """The run folder's own files and what the recipe asks for; nothing but in the first process."""
-        if not self.processes.is_first:
-            yield []
-            return
-        with (
-            self.run.metrics_writer() as files,
-            opened(self.recipe, self.run.path, step=self.counts.step, last_step=self.steps) as others,
-        ):
-            yield [files, *others]
-
-    def preview(self, loggers: list[Logger]) -> None:
-        """Images of the averaged weights, from fixed noise and of fixed images; all processes call it together."""
-        if self.kind.previews is None:
-            return
-        averages = self.ema.gathered(self.networks)
-        if not self.processes.is_first:
-            return
-        with torch.device("meta"):
-            networks: Any = self.kind.build(self.recipe.model)
-        fill(networks, {name: tensor.float().clone() for name, tensor in averages.items()})
-        if self.kind.load is None:
-            model = networks.to(self.device)
-        else:
-            about = header(self.run, self.recipe, self.dataset, self.counts)
-            model = self.kind.load(networks, about, name=self.recipe.name, device=self.device)
-        for name, image in self.kind.previews(model, self.dataset).items():
+            # Log.
+            line = {"step": counts.step, "images_seen": counts.images_seen, **values}
+            if counts.step % RANK_EVERY == 0 and share.latents is not None:
+                every = session.processes.together(share.latents, session.share[0], batch_size)  # (B, N, d)
+                line["effective_rank"] = effective_rank(every)
+            if told.unreadable:
+                line["unreadable"] = told.unreadable
+            line |= monitor.read(batch_size, now - step_began, waited_s) | {"wall_s": round(counts.wall_s, 3)}
             for logger in loggers:
-                logger.images(name, image, self.counts)
+                logger.scalars(line)
+            on_step(line)
+            ending = counts.step == session.steps
+            if ending or _crossed(recipe.run.sample_images, before, counts.images_seen):
+                session.preview(loggers)
 
-    def settle_buckets(self) -> None:
-        """Let DDP order its buckets now, by a gradient of nothing, as it otherwise does after the first step.
+            # Save.
+            if ending or told.stopping or _crossed(recipe.run.checkpoint_images, before, counts.images_seen):
+                session.save()
+            if told.stopping:
+                break
+        session.saver.finish()
+    return counts.step == session.steps
 
-        Their order is that in which several processes' gradients are added up: a resumed run, which would begin with
-        the other one, would differ in its last bits.
-        """
-        if not isinstance(self.loss, nn.parallel.DistributedDataParallel):
-            return
-        dtype = next(p for p in self.networks.parameters() if p.requires_grad).dtype
-        image = torch.zeros(1, 3, *2 * (self.recipe.model.image_size,), device=self.device, dtype=dtype)
-        noise = self.step.noise(torch.zeros(1, dtype=torch.int64, device=self.device), Part(0, 0, 1, self.device))
-        with self.autocast():
-            losses = self.loss(image, noise)
-        losses[LOSS].backward()
-        self.optimiser.zero_grad()
+
+def gradient(session: Session, batch: Batch) -> _Share:
+    """Leave the whole batch's gradient, clipped, in the parameters; returns this process's share of the numbers."""
+    recipe, counts, first = session.recipe, session.counts, session.share[0]
+    parameters = [p for p in session.networks.parameters() if p.requires_grad]
+    session.optimiser.zero_grad()
+    sums: list[Tensor] = []
+    latents: list[Tensor] = []
+    names: list[str] = []
+    for start, stop in session.pieces:
+        inside, share = slice(start - first, stop - first), (stop - start) / recipe.run.batch_size
+        images = to_float(batch.images[inside]).to(parameters[0].dtype)  # (b, 3, H, W)
+        noise = session.step.noise(batch.labels[inside], Part(counts.images_seen, start, stop, session.device))
+        with synchronised(session.loss, now=stop == session.share[1]):
+            with session.autocast():
+                losses = session.loss(images, noise)  # `step.loss` of the networks
+            # The processes' gradients are averaged, so each loss counts as often as there are processes.
+            (losses[LOSS] * (share * session.processes.world * counts.loss_scale)).backward()
+        names, numbers = numbers_of(losses)
+        sums.append(share * numbers)
+        latents += [losses[LATENTS].detach()] if LATENTS in losses else []
+    if counts.loss_scale != 1:
+        torch._foreach_mul_([local(p.grad) for p in parameters if p.grad is not None], 1 / counts.loss_scale)
+    norm = whole(torch.nn.utils.clip_grad_norm_(parameters, recipe.optim.clip_norm))
+    return _Share(names, sum(sums[1:], sums[0]), norm, torch.cat(latents) if latents else None)
+
+
+def together(session: Session, share: _Share, stop: bool, unreadable: int) -> _Together:
+    """One step's numbers, summed up over all processes."""
+    # Read at once: a GPU's queue runs dry at every read.
+    *parts, norm = torch.cat((share.sums, share.norm.to(share.sums.dtype)[None])).tolist()
+    own = [float(stop), float(session.saver.written), float(unreadable)]
+    *parts, stops, written, missing = session.processes.add([*parts, *own])
+    losses = dict(zip(share.names, parts, strict=True))
+    return _Together(losses, norm, stops > 0, written == session.processes.world, int(missing))
+
+
+def update(session: Session, losses: dict[str, float], norm: float) -> dict[str, float]:
+    """One optimiser step and one of the average; returns the step's numbers.
+
+    Raises:
+        TrainingError: a loss or a gradient is not finite; weights, average and moments are as before the step.
+    """
+    recipe, counts, batch_size = session.recipe, session.counts, session.recipe.run.batch_size
+    refuse_non_finite(session, losses)
+    stepping = recipe.run.dtype != "float16" or adapt_scale(counts, math.isfinite(norm))
+    if stepping:
+        refuse_non_finite(session, {"gradient norm": norm})
+    lr = learning_rate(counts.step, recipe)
+    set_learning_rate(session.optimiser, lr)
+    if stepping:
+        session.optimiser.step()
+        tie_channels(session.networks, recipe)
+        counts.updates += 1
+    session.ema.update(session.networks, ema_decay(recipe.optim, counts.images_seen + batch_size, batch_size))
+    return {**losses, "lr": lr, "grad_norm": norm}
+
+
+def refuse_non_finite(session: Session, values: dict[str, float]) -> None:
+    """Save and stop if one of these is no number."""
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        session.save()
+        session.saver.finish()
+        error = TrainingError(
+            f"Step {session.counts.step + 1} has a non-finite {', '.join(bad)}; nothing was changed by it.",
+            f"The weights before it are in {session.run.path}; try a lower optim.lr with --run-dir another folder.",
+        )
+        raise session.processes.once(error)
 
 
 class _Share(NamedTuple):

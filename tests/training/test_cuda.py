@@ -31,6 +31,7 @@ from spherectl.training.ema import EMA
 from spherectl.training.optimiser import FUSED, build_optimiser
 from spherectl.training.plan import resolve
 from spherectl.training.saver import Saver
+from spherectl.training.session import Session
 from spherectl.training.step import LossOf, sphere_step
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -207,7 +208,7 @@ def test_a_step_is_read_once_and_sends_nothing(dataset, pixel_head, monkeypatch,
         model = build(recipe.model).train()
         images = torch.empty(8, 3, 32, 32, dtype=torch.uint8)
         labels = torch.zeros(8, dtype=torch.int64)
-    training = object.__new__(loop._Training)
+    training = object.__new__(Session)
     training.recipe, training.processes, training.counts = recipe, Processes(), Counts()
     training.step, training.device = sphere_step(recipe, None), torch.device("meta")
     training.networks, training.loss, training.ema = model, LossOf(model, training.step), EMA(model)
@@ -217,8 +218,8 @@ def test_a_step_is_read_once_and_sends_nothing(dataset, pixel_head, monkeypatch,
     training.optimiser = nothing  # it needs a real device
     for recorder in (Recorder(), Recorder()):  # the first step makes the rotary table, which is kept
         with recorder:
-            told = training.together(training.gradient(Batch(images, labels, 0)), stop=False, unreadable=0)
-            training.update(told.losses, told.norm)
+            told = loop.together(training, loop.gradient(training, Batch(images, labels, 0)), stop=False, unreadable=0)
+            loop.update(training, told.losses, told.norm)
     assert reads == [(8,), (8,)]
     assert recorder.on_cpu == []
 
