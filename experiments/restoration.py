@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.scoring import SCORER, frechet, reference_of
 from benchmarks.speed import ROOT, command_line
-from benchmarks.tables import Columns, Row, counted, put_between, table
+from benchmarks.tables import Columns, Row, put_between, table
 from benchmarks.timing import machine, rounded, tell
 from experiments.restoration_cases import CASES, ROUNDS, Case
 from spherectl import api
@@ -49,9 +49,6 @@ RESULTS: Columns = {
     "worse": "made worse",
 }
 CHOSEN: Columns = {"task": "task", "lambda": "lambda", "noise_deg": "noise, degrees", "rounds": "rounds"}
-SWEEP: Columns = {"task": "task", "noise_deg": "noise, degrees", "lambda": "lambda"} | {
-    str(count): counted(count, "round") for count in ROUNDS
-}
 
 
 @dataclass(frozen=True)
@@ -221,7 +218,7 @@ def compare(model: api.Model, final: Subject, found: dict[str, Any]) -> list[Row
 
 def with_tables(text: str, results: dict[str, Any]) -> str:
     """A page's text with all models' tables between its marks, "<!-- NAME: command -->" and "<!-- end of NAME -->"."""
-    for name, told in (("results", _results), ("settings", _settings), ("sweep", _sweep)):
+    for name, told in (("results", _results), ("settings", _settings)):
         begin, end = f"<!-- {name}: python -m experiments.restoration -->\n", f"<!-- end of {name} -->"
         body = "\n\n".join(f"`{model}`, {told(found)}" for model, found in results.items())
         text = put_between(text, begin, end, f"\n{body}\n\n")
@@ -239,21 +236,6 @@ def _results(found: dict[str, Any]) -> str:
 def _settings(found: dict[str, Any]) -> str:
     rows = [{"task": task} | one["chosen"] for task, one in found["tasks"].items()]
     return f"chosen on {found['count']} training images:\n\n{table(rows, CHOSEN)}"
-
-
-def _sweep(found: dict[str, Any]) -> str:
-    """PSNR and Frechet distance after each number of rounds in one cell."""
-    rows: dict[tuple[str, float, float], Row] = {}
-    for one in (row for task in found["tasks"].values() for row in task["sweep"]):
-        line = rows.setdefault(
-            (one["task"], one["noise_deg"], one["lambda"]), {key: one[key] for key in ("task", "noise_deg", "lambda")}
-        )
-        line[str(one["rounds"])] = f"{one['psnr_db']:g} / {one['frechet']:g}"
-    best = ", ".join(
-        f"{task} {max(row['psnr_db'] for row in one['baselines']):g} dB" for task, one in found["tasks"].items()
-    )
-    head = f"{found['count']} training images, PSNR in dB / Frechet distance; the baselines' best PSNR there: {best}:"
-    return f"{head}\n\n{table(list(rows.values()), SWEEP)}"
 
 
 if __name__ == "__main__":
