@@ -136,31 +136,34 @@ INSIDE: Columns = {
 PAGE = """\
 # Short trials
 
-Trainings of the recipe [{recipe}](../recipes/{recipe}.toml) cut to {images:,} images each, with one change each, on
-{date} by
+Each row is one training of the recipe [{recipe}](../recipes/{recipe}.toml), cut to {images:,} images, with one change.
+{before}This command ran on {date}, on {processor}, {threads} of its threads; it writes this page from
+[trials.json](trials.json):
 
     {command}
 
-on {processor}, {threads} of its threads. That command writes this page from [trials.json](trials.json), which has the
-same numbers. {before}A run of {images:,} images is short: the table says what helps
-early, and differences of a few percent are noise.
-
 {scores}
 
-Scores are by {scorer}, unguided, of {count:,} class-balanced samples with shared noise and averaged weights. Its
-accuracy on the real test images is {right_real} %. FD ratio is the Frechet distance to the test images over the
-distance of as many training images, {floor}, whose recall is {recall_real}. "Noised" is of training images that are
-turned by the largest usual angle of training and decoded with their own classes: what is lost there no first step
-has, and what a single step lacks beside it is lost between that angle and the 90 degrees at which samples begin. PSNR
-is of reconstructions of the test images; spread is the largest difference between the channels of a one-step sample,
-of 255 levels.
+Scores are of {count:,} unguided, class-balanced samples, with shared noise and averaged weights.
+
+- FD ratio: Frechet distance to the test images, over the distance of as many training images ({floor}).
+- Accuracy: of {scorer}, which has {right_real} % on real test images. The recall of training images is {recall_real}.
+- Noised: training images, turned by the largest usual angle of training and decoded with their own classes. A first
+  step loses what these lose; the rest is lost between that angle and the 90 degrees where sampling begins.
+- PSNR: of reconstructions of the test images.
+- Spread: the largest difference between the channels of a one-step sample, of 255 levels.
 
 {inside}
 
-Rank is the effective rank of the latents of {latents:,} test images: exp of the entropy of the normalised eigenvalues
-of the second-moment matrix of their unit vectors, at most L. "Shared" is the length of the mean unit latent of a class,
-averaged over the classes: 0 for points all over the sphere, 1 for one point. Images a second are the median on a
-machine that does other work too; CPU minutes are those of the training alone.
+- Rank: effective rank of the latents of {latents:,} test images, at most L: exp of the entropy of the normalised
+  eigenvalues of the second-moment matrix of their unit vectors.
+- Shared: length of the mean unit latent of a class, averaged over the classes: 0 for points all over the sphere, 1 for
+  one point.
+- Images/s: median, on a machine that does other work too. CPU minutes are of the training alone.
+
+## Limits
+
+A run of {images:,} images is short: the tables say what helps early. Differences of a few percent are noise.
 """
 
 
@@ -353,7 +356,7 @@ def page(results: dict[str, Any]) -> str:
         **{key: results[key] for key in ("date", "command", "count", "scorer", "floor", "recall_real", "latents")},
         **{key: show(results["machine"][key]) for key in ("processor", "threads")},
         recipe=name,
-        before=f"The base is the recipe before what they brought to it,\n`{undone}`.\n" if undone else "",
+        before=f"The base is the recipe before these trials changed it:\n`{undone}`.\n" if undone else "",
         images=results["base"]["run"]["length_images"],
         right_real=show(results["right_real"]),
         scores=table(rows, SCORES),
