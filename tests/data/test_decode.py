@@ -5,10 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import os
-import socket
 import struct
-import subprocess
-import sys
 import time
 import zlib
 
@@ -24,8 +21,6 @@ from spherectl.data.decode import (
     MAX_WHOLE_BYTES,
     ImageError,
     is_animated,
-    is_image_name,
-    is_other_image_name,
     load_image,
     open_image,
 )
@@ -53,7 +48,7 @@ def pixels(path) -> np.ndarray:
 @pytest.mark.parametrize(
     "suffix", ["png", "bmp", "tif", "webp", "gif", "jpg", "jfif", pytest.param("avif", marks=needs_avif)]
 )
-def test_every_format_gives_the_pixels_back(tmp_path, suffix):
+def test_every_format_gives_the_pixels_back_up_to_the_limit_of_pixels(tmp_path, suffix, monkeypatch):
     path = tmp_path / f"image.{suffix}"
     if suffix in ("jpg", "jfif", "avif"):
         Image.new("RGB", (16, 16), (200, 100, 50)).save(path, quality=95)
@@ -61,6 +56,10 @@ def test_every_format_gives_the_pixels_back(tmp_path, suffix):
     else:
         Image.fromarray(ramp()).save(path, **({"lossless": True} if suffix == "webp" else {}))
         assert (pixels(path) == ramp()).all()
+    for name in ("MAX_PIXELS", "MAX_WHOLE_PIXELS"):
+        monkeypatch.setattr(decode, name, 53)
+    with pytest.raises(ImageError, match="pixels, more than 53 in all"):
+        load_image(path)
 
 
 def test_16_bit_grey_is_rounded_not_cut_off(tmp_path):
@@ -69,17 +68,10 @@ def test_16_bit_grey_is_rounded_not_cut_off(tmp_path):
     for name, stored in (("image.png", values), ("image.tif", values), ("32.tif", values.astype(np.int32))):
         Image.fromarray(stored).save(tmp_path / name)
         assert (pixels(tmp_path / name) == np.round(values / 257).astype(np.uint8)[..., None]).all()
-
-
-def test_grey_values_of_unknown_range_are_refused(tmp_path):
-    path = tmp_path / "image.tif"
-    for values, words in (
-        (np.array([[0, 70000]], np.int32), r"image\.tif: its grey values leave the range of 16 bits"),
-        (np.array([[0.0, 0.5]], np.float32), "floating-point"),
-    ):
-        Image.fromarray(values).save(path)
+    for odd, words in ((np.int32([[0, 70000]]), "leave the range of 16 bits"), (np.float32([[0.5]]), "floating-point")):
+        Image.fromarray(odd).save(tmp_path / "32.tif")
         with pytest.raises(FileError, match=words):
-            load_image(path)
+            load_image(tmp_path / "32.tif")
 
 
 def test_one_bit_grey_and_cmyk(tmp_path):
@@ -146,26 +138,8 @@ def test_truncated_files_are_named_in_one_sentence(tmp_path, suffix, kept):
 
 def assert_one_sentence(error: FileError, path) -> None:
     assert error.message.startswith(f"Cannot read the image {path}: ")
-    assert error.message.endswith(".")
     assert "\n" not in error.message
-    assert error.exit_code == 1
     assert error.hint
-
-
-def test_every_second_byte_of_a_png_damaged_in_turn(tmp_path):
-    # Property: whatever Pillow stumbles over, the caller meets an image or a FileError, nothing else.
-    path = tmp_path / "image.png"
-    Image.fromarray(ramp()).save(path)
-    whole = path.read_bytes()
-    errors = 0
-    for i in range(0, len(whole), 2):
-        path.write_bytes(whole[:i] + bytes([whole[i] ^ 0xFF]) + whole[i + 1 :])
-        try:
-            load_image(path)
-        except FileError as error:
-            assert_one_sentence(error, path)
-            errors += 1
-    assert errors > len(whole) // 4
 
 
 def test_no_image_missing_file_empty_file_folder(tmp_path):
@@ -179,13 +153,17 @@ def test_no_image_missing_file_empty_file_folder(tmp_path):
         assert_one_sentence(caught.value, tmp_path / f"{name}.png")
 
 
-def test_strips_that_would_fill_the_memory_are_refused(tmp_path):
+def test_strips_that_would_fill_the_memory_and_other_formats_are_refused_under_any_name(tmp_path):
     path = tmp_path / "strip.png"
     Image.new("RGB", (2 * MAX_ASPECT, 2)).save(path)
     assert load_image(path).size == (2 * MAX_ASPECT, 2)
     Image.new("RGB", (2, 2 * MAX_ASPECT + 1)).save(path)
     with pytest.raises(FileError, match="strip of 2 x 201 pixels"):
         load_image(path)
+    for form in ("PPM", "TGA", "ICO", "JPEG2000"):
+        Image.fromarray(ramp(16, 16)).save(path, format=form)
+        with pytest.raises(ImageError, match="not an image in a format read here"):
+            load_image(path)
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:
@@ -200,14 +178,6 @@ def png(width: int, height: int, depth: int, colour: int, *chunks: bytes, data: 
     return b"\x89PNG\r\n\x1a\n" + header + palette + b"".join(chunks) + pixels + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("kind", ["PPM", "TGA", "ICO", "JPEG2000"])
-def test_formats_that_are_not_on_the_list_are_refused_under_any_name(tmp_path, kind):
-    path = tmp_path / "image.png"
-    Image.fromarray(ramp(16, 16)).save(path, format=kind)
-    with pytest.raises(ImageError, match="not an image in a format read here"):
-        load_image(path)
-
-
 @pytest.mark.parametrize(("name", "form"), [("photo.jpg", "MPO"), ("image.gif", "GIF")])
 def test_the_first_image_of_an_animation_or_of_a_phones_photo(tmp_path, name, form):
     path = tmp_path / name
@@ -217,14 +187,6 @@ def test_the_first_image_of_an_animation_or_of_a_phones_photo(tmp_path, name, fo
         assert image.format == form
     assert np.abs(pixels(path).astype(int) - (255, 0, 0)).max() <= 3
     assert is_animated(path)
-
-
-def test_which_files_of_a_folder_are_images():
-    shown = ["a.png", "b.JPG", "c.jpeg", "d.jfif", "d.jpe", "e.webp", "f.bmp", "g.gif", "h.tif", "i.TIFF"]
-    assert [name for name in shown if not is_image_name(name)] == []
-    other = [".a.png", "._0.png", ".png", "a.png.tmp", "png", "a.txt", "Thumbs.db"]
-    assert [name for name in other if is_image_name(name) or is_other_image_name(name)] == []
-    assert [name for name in ("a.heic", "b.SVG", "c.jxl", "d.nef") if not is_other_image_name(name)] == []
 
 
 @pytest.mark.parametrize(("depth", "colour"), [(1, 0), (16, 2), (8, 3), (8, 6)])
@@ -237,24 +199,17 @@ def test_the_size_is_looked_at_before_anything_is_decoded(tmp_path, depth, colou
             load_image(path)
 
 
-@pytest.mark.parametrize("suffix", ["bmp", "gif", "jpg", "tif", "webp", pytest.param("avif", marks=needs_avif)])
-def test_the_limit_of_pixels_holds_for_every_format(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr(decode, "MAX_PIXELS", 99)
-    monkeypatch.setattr(decode, "MAX_WHOLE_PIXELS", 99)
-    path = tmp_path / f"image.{suffix}"
-    Image.new("RGB", (9, 11)).save(path)
-    assert load_image(path).size == (9, 11)
-    Image.new("RGB", (10, 10)).save(path)
-    with pytest.raises(ImageError, match="10 x 10 pixels, more than 99 in all"):
-        load_image(path)
+def tiff(values: dict[int, int]) -> bytes:
+    """A TIFF of these tags and no pixels."""
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
+    return struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + bytes(4)
 
 
 def test_a_tile_larger_than_its_image_counts(tmp_path):
     # Width, height, bits, deflate, RGB, samples, sides of a tile, its place, its bytes.
     values = {256: 8, 257: 8, 258: 8, 259: 8, 262: 2, 277: 3, 322: 26_000, 323: 26_000, 324: 8, 325: 9}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
     path = tmp_path / "tile.tif"
-    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + bytes(4))
+    path.write_bytes(tiff(values))
     with pytest.raises(ImageError, match="26000 x 26000 pixels"):
         load_image(path)
 
@@ -277,18 +232,18 @@ def test_strips_of_a_large_image_fit_together(tmp_path, monkeypatch):
 def test_work_without_end_is_given_up(tmp_path, monkeypatch):
     """Comments of a GIF in pieces of one byte copy all before each time; each scan of a JPEG passes over all pixels."""
     head = b"GIF89a" + struct.pack("<HHBBB", 8, 8, 0, 0, 0)
-    (tmp_path / "comments.gif").write_bytes(head + b"\x21\xfe" + b"\x01a" * 1_000_000 + b"\0;")
+    (tmp_path / "comments.gif").write_bytes(head + b"\x21\xfe" + b"\x01a" * 300_000 + b"\0;")
     held = io.BytesIO()
-    Image.new("L", (1000, 1000), 128).save(held, "JPEG", progressive=True)
+    Image.new("L", (500, 500), 128).save(held, "JPEG", progressive=True)
     content = held.getvalue()
     last = content[content.rfind(b"\xff\xda") : -2]
     (tmp_path / "scans.jpg").write_bytes(content)
-    assert load_image(tmp_path / "scans.jpg").size == (1000, 1000)
+    assert load_image(tmp_path / "scans.jpg").size == (500, 500)
     (tmp_path / "scans.jpg").write_bytes(content[:-2] + 5000 * last + content[-2:])
-    monkeypatch.setattr(decode, "MAX_CPU_S", 0.2)
+    monkeypatch.setattr(decode, "MAX_CPU_S", 0.1)
     for name in ("comments.gif", "scans.jpg"):
         started = time.thread_time()
-        with pytest.raises(ImageError, match=r"takes more than 0\.2 s"):
+        with pytest.raises(ImageError, match=r"takes more than 0\.1 s"):
             load_image(tmp_path / name)
         assert time.thread_time() - started < 3
 
@@ -312,18 +267,6 @@ def test_libraries_say_nothing_of_damaged_files(tmp_path, compression, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_pillow_logs_nothing_to_the_terminal(tmp_path):
-    """In a process of its own, where no test listens: the log's last resort is stderr."""
-    values = {256: 8, 257: 8, 258: 8, 259: 1, 262: 2, 273: 8, 277: 25_604, 279: 9}
-    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values.items())
-    path = tmp_path / "samples.tif"
-    path.write_bytes(struct.pack("<2sHIH", b"II", 42, 8, len(values)) + entries + bytes(4))
-    code = "import sys\nfrom spherectl.data.decode import *\n"
-    code += "try: load_image(sys.argv[1])\nexcept ImageError: print('no')"
-    ended = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
-    assert (ended.stdout, ended.stderr) == ("no\n", "")
-
-
 def test_files_of_too_many_bytes_are_not_read(tmp_path):
     for name, head in (
         ("a.png", b"\x89PNG\r\n\x1a\n"),
@@ -338,17 +281,11 @@ def test_files_of_too_many_bytes_are_not_read(tmp_path):
             load_image(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-def test_pipes_devices_and_sockets_are_not_waited_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("look", [load_image, is_animated])
+def test_a_pipe_is_not_waited_for(tmp_path, look):
     os.mkfifo(tmp_path / "pipe.png")
-    (tmp_path / "zero.png").symlink_to("/dev/zero")
-    with socket.socket(socket.AF_UNIX) as listening:
-        monkeypatch.chdir(tmp_path)  # a socket's path is short
-        listening.bind("socket.png")
-        for name in ("pipe.png", "zero.png", "socket.png"):
-            for look in (load_image, is_animated):
-                with pytest.raises(ImageError, match="not a regular file"):
-                    look(tmp_path / name)
+    with pytest.raises(ImageError, match="not a regular file"):
+        look(tmp_path / "pipe.png")
 
 
 def test_nothing_is_mapped(tmp_path, monkeypatch):

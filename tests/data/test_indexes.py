@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -14,9 +13,9 @@ import torch
 
 from spherectl.data import folders, indexes
 from spherectl.data.folders import holds_images, list_images
-from spherectl.data.indexes import Index, is_settled, load_index, save_index
-from spherectl.data.listings import kept
+from spherectl.data.indexes import Index, load_index, save_index
 from spherectl.settings import load_settings
+from tests.data.bounded import bounded
 
 pytestmark = pytest.mark.fast
 
@@ -36,8 +35,7 @@ def test_what_is_kept_comes_back_under_its_key_and_format_alone(monkeypatch):
     save_index("key", INDEX)
     found = load("key")
     assert found is not None
-    assert found.facts == INDEX.facts
-    assert found.arrays.keys() == INDEX.arrays.keys()
+    assert (found.facts, found.arrays.keys()) == (INDEX.facts, INDEX.arrays.keys())
     assert all((found.arrays[name] == INDEX.arrays[name]).all() for name in INDEX.arrays)
     assert load_index("key", {"a": np.int32, "b": np.bytes_}, lambda index: index) is None, "of another type"
     assert load_index("key", {"a": np.int64, "b": np.bytes_}, lambda index: index.facts["unknown"]) is None
@@ -49,6 +47,9 @@ def test_what_is_kept_comes_back_under_its_key_and_format_alone(monkeypatch):
     assert load("other") is not None
     monkeypatch.setattr(indexes, "FORMAT", indexes.FORMAT + 1)
     assert load("other") is None
+    monkeypatch.setenv("SPHERECTL_CACHE", str(file / "below"))  # a cache that not even a superuser can write
+    save_index("key", INDEX)
+    assert load("key") is None
 
 
 def test_a_damaged_file_is_none_wherever_the_damage_is():
@@ -67,8 +68,6 @@ def test_a_damaged_file_is_none_wherever_the_damage_is():
 def test_nothing_is_unpickled(tmp_path):
     save_index("key", INDEX)
     (file,) = stored()
-    with pytest.raises(ValueError, match="allow_pickle"):
-        save_index("bad", Index({}, {"o": np.array([{}], dtype=object)}))
 
     class Trap:
         def __reduce__(self):
@@ -77,23 +76,7 @@ def test_nothing_is_unpickled(tmp_path):
     np.savez(file.with_suffix(".2.npz"), facts=np.array([Trap()], dtype=object))
     file.with_suffix(".2.npz").rename(file)
     assert load("key") is None
-    file.unlink()
-    os.mkfifo(file)
-    assert load("key") is None
     assert not (tmp_path / "sprung").exists()
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path / "file" / "below"))  # refuses a superuser too
-    save_index("key", INDEX)
-    assert load("key") is None
-
-
-def test_what_changed_just_now_may_change_again_within_the_same_tick():
-    assert is_settled([9, 0, 0, 7], 2_000_000_001)
-    assert not is_settled([9, 0, 1, 7], 2_000_000_001)
-    assert not is_settled([9, 10, 10, 7], 0), "a clock of the future"
 
 
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["promise", "packed"])
@@ -104,12 +87,8 @@ def test_an_index_of_other_making_is_none_and_fills_no_memory(packing):
     with zipfile.ZipFile(stored()[0], "w", packing) as archive, archive.open("a.npy", "w") as member:
         np.lib.format.write_array_header_1_0(member, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
         member.write(bytes(0 if packing == zipfile.ZIP_STORED else 8 << 20))
-    tracemalloc.start()
-    try:
+    with bounded(20):
         assert load("key") is None
-        assert tracemalloc.get_traced_memory()[1] < 20 << 20
-    finally:
-        tracemalloc.stop()
 
 
 # Folders
@@ -180,17 +159,6 @@ def test_any_change_is_seen(root, change, expected):
     time.sleep(TICK_S)
     change(root)
     assert listed(list_images(root)) == expected
-
-
-def test_kept_facts_of_another_kind_are_made_again(root):
-    key = folders._key(root, "train")
-    for facts in ({"places": None}, {"states": "x"}, {"class_names": [1, 2]}, {"class_names": ["cat"]}):
-        list_images(root)
-        index = load_index(key, {"names": np.bytes_, "labels": np.int64}, lambda index: index)
-        assert index is not None
-        save_index(key, Index({**index.facts, **facts}, index.arrays))
-        assert kept(key, root) is None
-        assert list_images(root).class_names == ("cat", "dog")
 
 
 def test_a_folder_changed_a_moment_ago_is_not_kept(root, scans, monkeypatch):

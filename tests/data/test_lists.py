@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spherectl.data import indexes, lists, names
+from spherectl.data import names
 from spherectl.data.datasets import open_dataset
 from spherectl.data.lists import read_lists
 from spherectl.data.transforms import fit_crop
@@ -21,8 +19,6 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
-
-TICK_S = 0.02  # longer than a file system's clock takes to its next step
 
 
 def entry(number: int, name: str, path: str, *, absolute: bool = False) -> dict[str, Any]:
@@ -95,15 +91,12 @@ GOOD = entry(0, "cat", "1.png")
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('"' + "x" * 100 + '"', r"got '\"x{39}\.\.\.'"),
         (b"\xff\xfe".decode("latin1"), "expected a JSON object"),
         ({"class_id": 0, "class_name": "cat"}, "expected image_path, the path of an image, and there is none"),
         (GOOD | {"image_path": "\ud800"}, "cannot be the name of a file"),
         (GOOD | {"image_path": "/1.png"}, "is_absolute_path does not say so: False"),
         (GOOD | {"class_id": True}, "expected class_id, a number from 0, got True"),
         (GOOD | {"class_name": "\ud800"}, "class_name: .* is not UTF-8"),
-        (GOOD | {"image_path": "x" * 5_000}, "image_path has 5,000 bytes; a path has at most 4,096"),
-        ({"class_id": 0, "image_path": "1.png"}, "expected class_name, a name, and there is none"),
         ({"image_path": "1.png"}, "expected a class_id in every line or in none"),
         (entry(0, "dog", "1.png"), "class 0 is called 'dog' here and 'cat' in line 1"),
     ],
@@ -135,8 +128,6 @@ def test_missing_lists_and_those_that_do_not_fit(tmp_path):
         write(tmp_path / "set" / "val.jsonl", *test)
         with pytest.raises(UsageError, match=words):
             read_lists(tmp_path / "set", "test")
-    with pytest.raises(UsageError, match="there is nothing of that name"):
-        read_lists(tmp_path / "absent.jsonl", "train")
     with pytest.raises(UsageError, match=r"holds no train\.jsonl"):
         read_lists(tmp_path, "train")
     for name in ("train", "training"):
@@ -146,29 +137,6 @@ def test_missing_lists_and_those_that_do_not_fit(tmp_path):
     made = write(tmp_path / "gap.jsonl", entry(0, "cat", "1.png"), entry(2, "eel", "2.png"))
     with pytest.raises(FileError, match="its class numbers reach 2, and no image is of class 1"):
         read_lists(made, "train")
-    made = write(tmp_path / "test.jsonl", GOOD)
-    with pytest.raises(UsageError, match="There are no test images beside"):
-        read_lists(made, "test")
-    with pytest.raises(UsageError, match=r'data\.kind = "jsonl" needs a place'):
-        open_dataset(DataSpec(kind="jsonl"), 32)
     with pytest.raises(SpherectlError, match="Expected a folder of images, got the file") as caught:
         open_dataset(DataSpec(), 32, root=made)
     assert "--set data.kind=jsonl" in caught.value.hint
-
-
-def test_a_list_is_parsed_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    parsed = []
-    real = lists._parse
-    monkeypatch.setattr(lists, "_parse", lambda file, path: parsed.append(path) or real(file, path))
-    monkeypatch.setattr(indexes, "SETTLED_NS", 0)
-    made = write(tmp_path / "train.jsonl", entry(0, "cat", "1.png"), entry(1, "dog", "ö.png"))
-    time.sleep(TICK_S)
-    first, again = (read_lists(made, "train") for _ in range(2))
-    assert len(parsed) == 1
-    assert (paths(again), again.class_names) == (paths(first), first.class_names)
-    assert torch.equal(again.labels, first.labels)
-    before = made.stat()
-    write(made, entry(0, "cat", "1.png"), entry(1, "dog", "ü.png"))  # of the same length
-    os.utime(made, ns=(before.st_atime_ns, before.st_mtime_ns))  # and under the same time
-    assert paths(read_lists(made, "train"))[1].endswith("ü.png")
-    assert len(parsed) == 2

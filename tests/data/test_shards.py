@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import os
 import tarfile
 import time
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -17,11 +15,11 @@ import torch
 from spherectl.data import indexes, shards, tars
 from spherectl.data.datasets import open_dataset
 from spherectl.data.decode import ImageError
-from spherectl.data.order import image_numbers, training_batches
 from spherectl.data.shards import expand_braces, open_shards
 from spherectl.data.tars import read_member, read_shard
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.recipe import DataSpec
+from tests.data.bounded import bounded
 
 pytestmark = pytest.mark.fast
 
@@ -72,7 +70,8 @@ def test_every_form_of_tar(tmp_path, form):
         tar.addfile(tarfile.TarInfo("ö"), None)
         for name in ("ö/1.png", "d/" * 40 + "2.png"):
             info = tarfile.TarInfo(name)
-            info.size = 3
+            info.size, info.mtime = 3, 1_700_000_000.25
+            info.pax_headers = {"SCHILY.xattr.user.x": "\0\n=1 2"}  # as GNU tar and macOS write them
             tar.addfile(info, io.BytesIO(b"abc"))
         link = tarfile.TarInfo("3.png")
         link.type, link.linkname = tarfile.SYMTYPE, "ö/1.png"
@@ -107,15 +106,6 @@ def test_a_set_by_folder_and_by_pattern(three, given):
             opened(three / given, "test")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_order_is_exact_as_of_any_set(three, workers):
-    dataset = opened(three)
-    batches = training_batches(dataset, seed=3, batch_size=4, start_image=7, flip=False, workers=workers)
-    seen = torch.cat([batch.images[:, 0, 0, 0] for batch in itertools.islice(batches, 3)]).tolist()
-    batches.close()
-    assert seen == image_numbers(3, 7, 12, 10).tolist()
-
-
 @pytest.mark.parametrize(
     ("file", "text"), [("classes.txt", "\ufeffcat\r\ndog\r\neel\r\nfox\r\n"), ("class_names.json", None)]
 )
@@ -124,14 +114,13 @@ def test_class_names_beside_the_shards(three, file, text, place):
     names = ("cat", "dog", "eel", "fox")
     (three / place / file).write_text(text or json.dumps(names), newline="")
     assert opened(three).class_names == names
+    (three / place / file).write_text(json.dumps(names[:2]) if text is None else "cat\ndog")
+    with pytest.raises(FileError, match="is of class 2; the class file has 2 names"):
+        opened(three)
 
 
 def test_split_folders_and_split_names(tmp_path, write_tar, labelled, image_bytes):
-    for root, train, test in (
-        ("a", "Train/0.tar", "Valid/0.tar"),
-        ("b", "x-train-0.tar", "x-validation-0.tar"),
-        ("d", "training/0.tar", "TESTING/0.tar"),
-    ):
+    for root, train, test in (("a", "Train/0.tar", "Valid/0.tar"), ("b", "x-train-0.tar", "x-validation-0.tar")):
         write_tar(tmp_path / root / train, labelled(0, [0, 1, 2]))
         write_tar(tmp_path / root / test, labelled(10, [1]))
         assert greys(opened(tmp_path / root), range(3)) == [0, 1, 2]
@@ -143,9 +132,6 @@ def test_split_folders_and_split_names(tmp_path, write_tar, labelled, image_byte
     assert (greys(dataset, [0]), dataset.class_names, dataset.labels.tolist()) == ([1], (), [0]), "without labels"
     with pytest.raises(UsageError, match="has no test images"):
         opened(tmp_path / "c", "test")
-    write_tar(tmp_path / "only" / "test-0.tar", labelled(0, [0]))
-    with pytest.raises(UsageError, match=r"No training shards in .*only: the names of all 1 have one of the words"):
-        opened(tmp_path / "only")
 
 
 def test_a_broken_image_is_named_by_shard_and_member(tmp_path, write_tar, labelled):
@@ -175,19 +161,6 @@ def test_wrong_members_are_one_sentence(tmp_path, write_tar, members, words):
     with pytest.raises(SpherectlError, match=words) as caught:
         open_shards(tmp_path, "train")
     assert str(tmp_path) in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("file", "text", "words"),
-    [
-        ("classes.txt", "cat\ndog", "is of class 2; the class file has 2 names"),
-        ("class_names.json", '["cat", "\\ud800", "eel"]', "class 1: .* is not UTF-8"),
-    ],
-)
-def test_wrong_class_files(three, file, text, words):
-    (three / file).write_text(text)
-    with pytest.raises(FileError, match=words):
-        opened(three)
 
 
 @pytest.mark.parametrize(("name", "mode"), [("0.tar.gz", "w:gz"), ("0.tar", "w:bz2")], ids=["name", "first bytes"])
@@ -220,53 +193,29 @@ def header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
     return bytes(block)
 
 
-def attributes(*records: bytes, size: int | None = None, kind: bytes = b"x") -> bytes:
-    content = b"".join(records)
-    padded = content.ljust(-(-len(content) // 512) * 512, b"\0")
-    return header("attributes", b"%011o" % (len(content) if size is None else size), kind) + padded
-
-
-def record(key: bytes, value: bytes) -> bytes:
-    rest = b" %s=%s\n" % (key, value)
-    return next(b"%d%s" % (n, rest) for n in range(len(rest), len(rest) + 9) if n == len(b"%d%s" % (n, rest)))
+def attributes(content: bytes) -> bytes:
+    return header("x", b"%011o" % len(content), b"x") + content.ljust(-(-len(content) // 512) * 512, b"\0")
 
 
 GOOD_MEMBER = header("1.png", b"00000000003") + b"one".ljust(512, b"\0")
 MADE = {
     "huge": header("1.png", b"\x80" + b"\x7f" * 11) + bytes(1024),
     "negative-second": GOOD_MEMBER + header("2.png", b"\xff" * 10 + b"\xfc\x00") + bytes(1024),
-    "attributes-of-5-gigabytes": attributes(b"", size=5 << 30) + bytes(1024),
+    "attributes-of-5-gigabytes": header("x", b"%011o" % (5 << 30), b"x") + bytes(1024),
     "name-of-5-gigabytes": header("x", b"%011o" % (5 << 30), b"L") + bytes(1024),
     "overlapping": attributes(b"1 " * 200_000 + b"=") + GOOD_MEMBER + bytes(1024),
-    "endless": attributes(record(b"comment", b"x")) * 5_000 + GOOD_MEMBER + bytes(1024),
-    "sparse": attributes(record(b"GNU.sparse.map", b"0,1," * 9)) + GOOD_MEMBER + bytes(1024),
+    "endless": attributes(b"13 comment=x\n") * 5_000 + GOOD_MEMBER + bytes(1024),
 }
 
 
 @pytest.mark.parametrize("content", MADE.values(), ids=MADE)
 def test_made_headers_are_one_sentence_and_cost_nothing(tmp_path, content):
     (tmp_path / "0.tar").write_bytes(content)
-    tracemalloc.start()
     started = time.monotonic()
-    try:
-        with pytest.raises(FileError, match=r"0\.tar(:? is not a whole tar file| is damaged)|Cannot read the shard"):
-            read_shard(tmp_path / "0.tar")
-        assert tracemalloc.get_traced_memory()[1] < 100 << 20
-    finally:
-        tracemalloc.stop()
+    words = r"0\.tar(:? is not a whole tar file| is damaged)|Cannot read the shard"
+    with bounded(100), pytest.raises(FileError, match=words):
+        read_shard(tmp_path / "0.tar")
     assert time.monotonic() - started < 10
-
-
-def test_attributes_that_systems_write_are_taken(tmp_path):
-    """A time with a fraction, rights and a long name, as GNU tar and macOS write them."""
-    long = b"d/" * 120 + b"1.png"
-    made = attributes(
-        record(b"mtime", b"1700000000.123456789"), record(b"SCHILY.xattr.user.x", b"\0\n=1 2"), record(b"path", long)
-    )
-    (tmp_path / "0.tar").write_bytes(made + GOOD_MEMBER + bytes(1024))
-    shard = read_shard(tmp_path / "0.tar")
-    assert bytes(shard.names[0]) == long
-    assert read_member(tmp_path / "0.tar", int(shard.offsets[0]), int(shard.sizes[0])) == b"one"
 
 
 def test_more_or_larger_members_than_any_set_has(tmp_path, write_tar, monkeypatch):
@@ -276,8 +225,6 @@ def test_more_or_larger_members_than_any_set_has(tmp_path, write_tar, monkeypatc
     monkeypatch.setattr(tars, "MAX_MEMBERS", 3)
     with pytest.raises(FileError, match="it has more than 3 members"):
         read_shard(path)
-    with path.open("wb") as file:
-        file.truncate(5 << 30)  # nothing of it is on the disk
     with pytest.raises(OSError, match="it has more than"):
         read_member(path, 0, 5 << 30)
 
@@ -288,8 +235,6 @@ def test_missing_shards(tmp_path, three):
     for name in ("absent", "a**", "["):
         with pytest.raises(UsageError, match="there is nothing of that name"):
             opened(tmp_path / name)
-    with pytest.raises(UsageError, match="needs a place"):
-        open_dataset(DataSpec(kind="shards"), 8)
     with pytest.raises(UsageError, match="No images found in") as caught:
         open_dataset(DataSpec(), 8, root=three)
     assert "--set data.kind=shards" in caught.value.hint
@@ -300,13 +245,8 @@ def test_braces_as_a_shell_expands_them():
     assert expand_braces("{a,b}{0..1}.tar") == ["a0.tar", "a1.tar", "b0.tar", "b1.tar"]
     assert expand_braces("plain.tar") == ["plain.tar"]
     for wrong in ("{5..1}.tar", "{x}.tar", "{0..999}{0..999}{0..999}.tar", "{" + "," * 2_000_000 + "}"):
-        tracemalloc.start()
-        try:
-            with pytest.raises(UsageError, match="expected") as caught:
-                expand_braces(wrong)
-            assert tracemalloc.get_traced_memory()[1] < 200 << 20, "counted before they are made"
-        finally:
-            tracemalloc.stop()
+        with bounded(200), pytest.raises(UsageError, match="expected") as caught:
+            expand_braces(wrong)
         assert len(str(caught.value)) < 700
 
 
@@ -324,15 +264,11 @@ def test_the_index_is_made_once_and_again_when_a_shard_changes(three, monkeypatc
     assert len(made) == 3
     assert torch.equal(again.gather(range(10)), first.gather(range(10)))
     assert torch.equal(again.labels, first.labels)
-    assert again.class_names == first.class_names
     before = (three / "000001.tar").stat()
     write_tar(three / "000001.tar", labelled(4, [2, 2]))
     os.utime(three / "000001.tar", ns=(before.st_atime_ns, before.st_mtime_ns))
     assert opened(three).labels.tolist()[4:6] == [2, 2], "told in spite of its size and time, which are as before"
-    write_tar(three / "000001.tar", labelled(40, [1] * 20))
-    os.utime(three / "000001.tar", (1e9, 1e9))
-    assert greys(opened(three), [3, 4, 23, 24]) == [3, 40, 59, 6], "told by its size, with the same time"
     (three / "000002.tar").unlink()
-    assert len(opened(three)) == 24
+    assert len(opened(three)) == 6
     (three / "classes.txt").write_text("a\nb\nc")
     assert opened(three).class_names == ("a", "b", "c")

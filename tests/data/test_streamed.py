@@ -89,7 +89,7 @@ def test_a_pattern_may_take_a_part_and_another_index_is_another_cache(serve, ser
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_images_and_labels_are_those_of_the_order(serve, workers):
+def test_images_and_labels_are_those_of_the_order_and_each_shard_is_fetched_once(serve, server, workers):
     counts = (7, 4, 9, 6)
     dataset = opened(serve(*counts))
     for start in (0, 31):
@@ -99,13 +99,7 @@ def test_images_and_labels_are_those_of_the_order(serve, workers):
         assert torch.equal(torch.cat([batch.labels for batch in batches]), expected % 3)
     parts = [take(dataset, 6, batch_size=10, start_image=31, workers=0, share=share) for share in ((0, 3), (3, 10))]
     assert [grey for pair in zip(*parts, strict=True) for grey in greys(list(pair))] == greys(batches)
-
-
-def test_each_shard_is_fetched_once_whatever_reads(serve, server):
-    dataset = opened(serve(*(3,) * 10))
-    take(dataset, 12, batch_size=5, workers=2)
-    take(opened(server.url + "set/"), 12, batch_size=5, workers=0)
-    assert sorted(path for path in server.asked if path.endswith(".tar")) == [f"/set/{i:06d}.tar" for i in range(10)]
+    assert sorted(path for path in server.asked if path.endswith(".tar")) == [f"/set/{i:06d}.tar" for i in range(4)]
 
 
 def test_what_is_next_is_fetched_ahead_and_no_more(serve, server, monkeypatch):
@@ -148,26 +142,18 @@ def test_few_shards_are_kept_and_a_lost_one_is_fetched_again(serve, server, monk
     assert dataset.gather([int(n) for n in expected[:4]])[:, 0, 0, 0].tolist() == expected[:4].tolist()
 
 
-@pytest.mark.parametrize("lost", [1, streamed.ATTEMPTS])
-def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(serve, server, monkeypatch, lost):
+def test_a_shard_that_goes_between_its_fetch_and_its_reading_is_fetched_again(serve, server, monkeypatch):
     dataset = opened(serve(2, 2))
-    fetched = []
 
     def fetch_and_lose(index, number):
-        fetched.append(number)
         path = fetch_shard(index, number)
-        if len(fetched) <= lost:
+        if server.count(".tar") == 1:
             path.unlink()
         return path
 
     monkeypatch.setattr(streamed, "fetch_shard", fetch_and_lose)
-    if lost == streamed.ATTEMPTS:
-        with pytest.raises(FileError, match=r"Cannot read the shard .*000001\.tar: No such file"):
-            dataset.gather([3, 2])
-        assert server.count(".tar") == lost
-        return
     assert dataset.gather([3, 2])[:, 0, 0, 0].tolist() == [3, 2]
-    assert server.count(".tar") == lost + 1
+    assert server.count(".tar") == 2
 
 
 def test_offline_what_is_kept_is_enough(serve, server, monkeypatch):
@@ -182,7 +168,13 @@ def test_offline_what_is_kept_is_enough(serve, server, monkeypatch):
         dataset.gather([2])
     with pytest.raises(SpherectlError, match=r"other\.json is not in the cache"):
         opened(server.url + "other.json")
+    (kept,) = load_settings().cache.rglob("index.json")
+    kept.write_text("{")
+    with pytest.raises(SpherectlError, match="is not JSON"):
+        opened(url)
     assert len(server.asked) == asked
+    monkeypatch.delenv("SPHERECTL_OFFLINE")
+    assert len(opened(url)) == 4, "a damaged index comes anew"
 
 
 def test_without_class_names_there_are_no_classes(serve, server):
@@ -192,45 +184,16 @@ def test_without_class_names_there_are_no_classes(serve, server):
     (server.folder / "set" / "class_names.json").write_text('["a", "b", "c"]')
     assert opened(server.url + "set/").class_names == ("a", "b", "c")
     (server.folder / "set" / "class_names.json").unlink()
-    server.answers["/set/classes.txt"] = [451]  # a store says 403 or 404 where there are none; all else is an error
+    server.answers["/set/classes.txt"] = 451  # a store says 403 or 404 where there are none; all else is an error
     with pytest.raises(SpherectlError, match="the server says 451"):
         opened(server.url + "set/")
-    server.answers.clear()
-    (server.folder / "set" / "classes.txt").write_text("cat\n")
-    with pytest.raises(FileError, match="is of class 1; the class file has 1 names"):
-        opened(server.url + "set/").read([1])
 
 
-def test_a_broken_image_is_replaced_and_named(server, write_tar, labelled):
-    members = labelled(0, [0] * 150) | {"000007.png": b"no image"}
-    write_tar(server.folder / "0.tar", members)
-    document = {"wids_version": 1, "shardlist": [{"url": "0.tar", "nsamples": 150}]}
-    (server.folder / "index.json").write_text(json.dumps(document))
-    dataset = opened(server.url + "index.json")
-    assert dataset.name == "shards", "not the host: models carry the name"
-    read = dataset.read([7, 9])
-    assert read.images[:, 0, 0, 0].tolist() == [8, 9]
-    assert read.unreadable == (f"{server.url}0.tar/000007.png",)
-
-
-def test_a_busy_server_and_a_cut_connection_are_tried_again(serve, server, waits):
-    dataset = opened(serve(2))
-    server.answers["/set/000000.tar"] = [503, "cut", 200]
-    assert dataset.gather([1])[0, 0, 0, 0] == 1
-    assert waits == [1, 2]
-
-
-@pytest.mark.parametrize(
-    ("answer", "workers", "words"),
-    [
-        (404, 1, r"Cannot fetch 000000\.tar from .*set/000000\.tar: the server says 404"),
-        ("cut", 0, "the connection broke off"),
-    ],
-)
-def test_a_shard_that_does_not_come_is_one_sentence(serve, server, answer, words, workers):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_shard_that_does_not_come_is_one_sentence(serve, server, workers):
     dataset = opened(serve(20))
-    server.answers["/set/000000.tar"] = [answer]
-    with pytest.raises(SpherectlError, match=words):
+    server.answers["/set/000000.tar"] = 404
+    with pytest.raises(SpherectlError, match=r"Cannot fetch 000000\.tar from .*set/000000\.tar: the server says 404"):
         take(dataset, 1, batch_size=4, workers=workers)
     assert not list(dataset.index.folder.glob("*.tar"))
 
@@ -255,9 +218,7 @@ LISTING = '{"wids_version": 1, "shardlist": [%s]}'
     ("document", "words"),
     [
         ("[" * 5000, "is not JSON: it is nested deeper than 64"),
-        ('{"shardlist": [{"url": "0.tar", "nsamples": 1}]}', "wids_version is missing"),
         (LISTING % '{"url": 3, "nsamples": 1}', 'shardlist.0.url: expected text in "quotes", got 3'),
-        (LISTING % '{"url": "0.tar", "nsamples": -1}', "shardlist.0.nsamples: expected 0 to 1,000,000, got -1"),
         (LISTING % ",".join(['{"url": "0.tar", "nsamples": 1000000}'] * 68), "lists 68,000,000 images; at most"),
         (LISTING % '{"url": "https://a:b@x/0.tar", "nsamples": 1}', "url: expected an address of 'x' without"),
         (LISTING % '{"url": "file:///etc/passwd", "nsamples": 1}', "expected an https address"),
@@ -269,8 +230,6 @@ def test_a_wrong_index_is_one_sentence(server, document, words):
     with pytest.raises(SpherectlError, match=re.escape(words)) as caught:
         opened(server.url + "index.json")
     assert server.url in caught.value.message
-    if "images" not in words:  # a valid index, of which a pattern may take a part
-        assert not list(load_settings().cache.rglob("*.json"))
 
 
 def test_an_address_is_for_training_on_shards_and_needs_a_cache(serve, monkeypatch):
@@ -288,21 +247,8 @@ def test_an_address_is_for_training_on_shards_and_needs_a_cache(serve, monkeypat
         opened(url)
 
 
-def test_a_damaged_index_in_the_cache_is_a_sentence_offline_and_comes_anew_online(serve, monkeypatch):
-    url = serve(2)
-    opened(url)
-    (kept,) = load_settings().cache.rglob("index.json")
-    kept.write_text("{")
-    monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
-    with pytest.raises(SpherectlError, match="is not JSON"):
-        opened(url)
-    monkeypatch.delenv("SPHERECTL_OFFLINE")
-    assert len(opened(url)) == 2
-
-
 @pytest.mark.parametrize("name", ["index.json", "classes.txt", "000000.tar"])
 def test_an_endless_answer_is_a_sentence(monkeypatch, name):
-    """Each of the three kinds of files has a limit of its own kind."""
     monkeypatch.setattr(downloader, "MAX_FILE", 1 << 20)
     listing = (LISTING % '{"url": "000000.tar", "nsamples": 2}').encode()
 
@@ -314,4 +260,3 @@ def test_an_endless_answer_is_a_sentence(monkeypatch, name):
 
     with speaking(say) as speaker, pytest.raises(SpherectlError, match=r"bytes, which .* may have at most"):
         opened(f"{speaker.url}index.json").gather([0])
-    assert not list(load_settings().cache.rglob(f"*{name}*[!k]"))

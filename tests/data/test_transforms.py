@@ -36,16 +36,8 @@ def test_levels_change_exactly_at_the_half_or_at_the_whole():
     assert to_uint8(noise).tolist() == [0, 255]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize(("rule", "offset"), [("round", 0.5), ("floor", 0.0)])
-def test_both_rules_agree_with_numpy(dtype, rule, offset):
-    images = torch.linspace(0, 1, 100_001, dtype=dtype)
-    expected = np.floor(images.numpy() * images.numpy().dtype.type(255) + images.numpy().dtype.type(offset))
-    assert (to_uint8(images, rule).numpy() == expected).all()
-
-
 def test_bfloat16_is_computed_in_float32():
-    # Every bfloat16 in [0, 1]; in their own precision 255 x keeps 8 bits and most of them would miss their level.
+    # In their own precision 255 x keeps 8 bits, and most bfloat16 in [0, 1] would miss their level.
     images = torch.linspace(0, 1, 10_001).bfloat16()
     assert torch.equal(to_uint8(images), to_uint8(images.double()))
     assert (to_uint8(images) != (255 * images + 0.5).floor().to(torch.uint8)).any()

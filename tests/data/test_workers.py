@@ -18,7 +18,6 @@ from PIL import Image
 from spherectl.data import workers
 from spherectl.data.decoded import DecodedImages
 from spherectl.data.order import training_batches
-from spherectl.errors import SpherectlError
 
 N, SIZE = 50, 64
 
@@ -73,19 +72,6 @@ def test_images_are_the_same_with_and_without_shared_memory(memory, monkeypatch)
     assert_as_without()
 
 
-@pytest.mark.fast
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="shared memory has no folder here")
-def test_a_containers_shared_memory_is_measured(monkeypatch):
-    """64 MB hold what 2 workers have on their way at 256 px, but not what 8 have, or 2 in each of 8 processes."""
-    found = os.statvfs("/dev/shm")
-    free = os.statvfs_result((*found[:1], 4096, *found[2:4], (64 << 20) // 4096, *found[5:]))
-    monkeypatch.setattr(os, "statvfs", lambda _: free)
-    assert workers._shared_memory_holds(2 * 2 * 32 + 128, 256)
-    assert not workers._shared_memory_holds(2 * 8 * 32 + 256, 256)
-    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    assert not workers._shared_memory_holds(2 * 2 * 32 + 128, 256)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a file system of its own needs Linux")
 def test_a_container_with_little_shared_memory_reads_on_and_leaves_nothing_there(tmp_path):
@@ -124,21 +110,3 @@ def test_a_stop_is_heard_while_images_do_not_come_and_the_hanging_worker_ends():
     (worker,) = ours
     worker.join(timeout=10)
     assert not worker.is_alive()
-
-
-@pytest.mark.fast
-def test_the_end_of_a_worker_is_told_from_other_errors():
-    killed = workers.lost_worker(RuntimeError("DataLoader worker (pid 77) is killed by signal: Killed. "))
-    assert isinstance(killed, SpherectlError)
-    assert workers.lost_worker(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
-
-
-@pytest.mark.fast
-def test_workers_that_cannot_be_started_are_a_sentence(monkeypatch):
-    def refuse(*_):
-        raise OSError(28, "No space left on device")  # semaphores are in shared memory too
-
-    monkeypatch.setattr(workers, "_started", refuse)
-    with pytest.raises(SpherectlError, match=r"Cannot start processes that read images .*No space left") as caught:
-        take(1, workers=1)
-    assert "data.workers=0" in caught.value.hint

