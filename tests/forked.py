@@ -26,18 +26,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 # What Python, OpenMP, typer and rich read once, when they are loaded.
 READ_ONCE = (
-    "PYTHON",
-    "OMP_",
-    "MKL_",
-    "LD_",
-    "LC_",
-    "LANG",
-    "CUDA_",
-    "COLUMNS",
-    "TERMINAL_",
-    "NO_COLOR",
-    "FORCE_",
-    "_TY",
+    *("PYTHON", "OMP_", "MKL_", "LD_", "LC_", "LANG", "CUDA_"),
+    *("COLUMNS", "TERMINAL_", "NO_COLOR", "FORCE_", "_TY"),
 )
 # Libraries whose folders follow HOME when they are loaded: each fork loads its own.
 NEVER_SHARED = ("huggingface_hub", "matplotlib", "pooch", "tensorboard", "torch._inductor")

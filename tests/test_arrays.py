@@ -34,9 +34,7 @@ def archive(path: Path, content: bytes, name: str = "mu.npy", compression: int =
     return path
 
 
-@pytest.mark.parametrize(
-    ("save", "dtype"), [(np.savez, np.float16), (np.savez_compressed, np.float64), (np.savez, ">f8")]
-)
+@pytest.mark.parametrize(("save", "dtype"), [(np.savez_compressed, np.float16), (np.savez, ">f8")])
 def test_arrays_come_back_as_numpy_wrote_them(save, dtype, tmp_path):
     mu = np.arange(64).astype(dtype)
     sigma = np.asfortranarray(np.arange(64 * 63).reshape(64, 63).astype(dtype))
@@ -52,20 +50,15 @@ def test_arrays_come_back_as_numpy_wrote_them(save, dtype, tmp_path):
     ("content", "said"),
     [
         (described("'<f8'", "(65,)"), r"mu has the shape \(65,\), at most \(64,\) is read"),
-        (described("'<f8'", "(8, 8)"), "mu has the shape"),
         (described("'<f8'", "(4294967296, 4294967296)"), "mu has the shape"),
         (described("'<f8'", "(-1,)"), "the shape"),
-        (described("'<f8'", "(True,)"), ""),
-        (described("'<f8'", "(8,)") + bytes(63), "not as many bytes"),
         (described("'<f8'", "(8,)") + bytes(1 << 20), "not as many bytes"),
         (described("'|O'", "(8,)") + bytes(64), r"an array of object"),
         (described("'<U9999999'", "(8,)"), "an array of <U9999999"),
         (described("[('a', '<f8')]", "(8,)") + bytes(64), "an array of"),
-        (described("'<V0'", "(1000000000000,)"), ""),
         (header("(" * 9000), ""),
         (header("{}", (3, 0)), r"a header of version \(3, 0\)"),
         (b"\x93NUMPY\x01\x00\xff\xff", ""),
-        (b"", ""),
     ],
 )
 def test_what_is_not_such_an_array_is_a_sentence_before_it_is_read(content, said, tmp_path):

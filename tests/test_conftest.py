@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -23,7 +20,7 @@ def suite(pytester: pytest.Pytester) -> pytest.Pytester:
     return pytester
 
 
-@pytest.mark.parametrize("marks", ["", "@pytest.mark.fast\n@pytest.mark.slow\n", "@pytest.mark.skip\n"])
+@pytest.mark.parametrize("marks", ["@pytest.mark.fast\n@pytest.mark.slow\n", "@pytest.mark.skip\n"])
 def test_a_test_without_exactly_one_speed_stops_the_collection(suite: pytest.Pytester, marks: str) -> None:
     suite.makepyfile(
         f"import pytest\n@pytest.mark.fast\ndef test_right():\n    pass\n{marks}def test_wrong():\n    pass\n"
@@ -50,35 +47,3 @@ def test_a_missing_package_skips_at_home_and_fails_in_ci(
     result = suite.runpytest("--continue-on-collection-errors")
     result.assert_outcomes(**({"failed": 1, "errors": 2, "skipped": 1} if ci else {"skipped": 4}))
     assert ("CI must have this package" in result.stdout.str()) is bool(ci)
-
-
-@pytest.mark.parametrize("device", [False, True])
-def test_gpu_tests_run_only_where_there_is_a_device(
-    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, device: bool
-) -> None:
-    """In CI too, and a package that only they need may be missing there."""
-    monkeypatch.setenv("CI", "true")
-    # A stand-in: pytester forgets the modules that its suites import, and torch cannot be imported twice.
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: device)))
-    suite.makepyfile(
-        "import pytest\npytestmark = pytest.mark.gpu\n"
-        "def test_one():\n    pass\n"
-        "def test_two():\n    pytest.importorskip('no_such_package_here')\n"
-    )
-    suite.runpytest().assert_outcomes(passed=int(device), skipped=2 - int(device))
-
-
-def test_the_command_line_sees_none_of_this_machines_settings(
-    make_cli: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SPHERECTL_MODEL", "somebody's")
-    monkeypatch.setenv("SPHERECTL_KERNELS", "0")  # the one that a run of the tests may be told
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    environment = make_cli(tmp_path).environment({"SPHERECTL_DATA": "given"})
-    assert {name: value for name, value in environment.items() if name.startswith("SPHERECTL_")} == {
-        "SPHERECTL_DATA": "given",
-        "SPHERECTL_KERNELS": "0",
-    }
-    assert "FORCE_COLOR" not in environment
-    homes = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "TORCH_HOME")
-    assert all(Path(environment[name]).is_relative_to(tmp_path) for name in homes)

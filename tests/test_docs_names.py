@@ -143,7 +143,7 @@ def wrong_command(line: str) -> Iterator[str]:
         if "spherectl" in words and (words[0] == "spherectl" or "-m" in words):
             yield from wrong_options(words[words.index("spherectl") + 1 :], part)
         elif words[:1] == ["make"]:
-            yield from (word for word in words[1:] if "=" not in word and not is_target(word))
+            yield from (word for word in words[1:] if "=" not in word and f"\n{word}:" not in makefile())
         elif words and Path(words[0]).name == "python" and len(words) > 2:
             module = words[2].replace(".", "/") if words[1] == "-m" else words[1]
             if module.split("/")[0] in SOURCES and not any(
@@ -153,7 +153,7 @@ def wrong_command(line: str) -> Iterator[str]:
 
 
 def wrong_options(words: list[str], line: str) -> Iterator[str]:
-    """Options, commands, keys of --set and recipes' names in --run-dir that do not exist."""
+    """Options, commands and keys of --set that do not exist."""
     command = ""
     while words and f"{command} {words[0]}".strip() in commands():
         command = f"{command} {words.pop(0)}".strip()
@@ -164,22 +164,11 @@ def wrong_options(words: list[str], line: str) -> Iterator[str]:
             yield f"{line}: {command} has no {word}"
         if word == "--set" and (key := value.partition("=")[0]) not in recipe_keys():
             yield f"{line}: no key {key}"
-        if word.startswith("runs/") and word.removeprefix("runs/").rstrip("/") not in run_names():
-            yield f"{line}: nothing makes {word}"
 
 
 @functools.cache
-def run_names() -> set[str]:
-    """Those of recipes, those that a command of some page makes, and a few that stand for any."""
-    made = re.findall(r"--run-dir runs/(\S+)", "\n".join(map(text_of, PAGES)))
-    recipes = [path.stem for path in (ROOT / "recipes").glob("*.toml")]
-    recipes += [f"evidence/{path.stem}" for path in (ROOT / "experiments" / "recipes").glob("*.toml")]
-    return {*made, *recipes, "x", "a", "b", "vae", "mine", "birds", "NAME", ""}
-
-
-@functools.cache
-def is_target(word: str) -> bool:
-    return bool(re.search(rf"^{re.escape(word)}:", (ROOT / "Makefile").read_text(), re.MULTILINE))
+def makefile() -> str:
+    return (ROOT / "Makefile").read_text()
 
 
 def unknown_variable(name: str) -> Iterator[str]:
@@ -225,12 +214,7 @@ def test_what_stands_in_backticks_exists(page: Path) -> None:
 def test_what_does_not_exist_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     wrong = ["LossScale", "optim.speed", "--quickly", "sample --quickly", "spherectl draw", "make tea", "docs/no.md"]
-    wrong += [
-        "spherectl train debug --set optim.speed=1",
-        "SPHERECTL_SPEED=1",
-        "python -m tools.nothing",
-        "spherectl.nothing_such",
-    ]
+    wrong += ["spherectl train debug --set optim.speed=1", "SPHERECTL_SPEED=1", "python -m tools.nothing"]
     right = ["generate", "optim.lr", "--steps", "sample --steps 2", "spherectl zoo ls", "make test", "docs/gpu.md"]
     page.write_text(" ".join(f"`{code}`" for code in [*wrong, *right]))
     assert [code for code in inline(page) if list(unknown(code, page))] == wrong
@@ -239,16 +223,6 @@ def test_what_does_not_exist_is_found(tmp_path: Path) -> None:
 @each_page
 def test_commands_in_blocks_exist(page: Path) -> None:
     assert [fault for line in blocks(page) for fault in wrong_command(line)] == []
-
-
-@each_page
-def test_names_beside_a_file_are_defined_in_it(page: Path) -> None:
-    text, wrong = text_of(page), []
-    for name, path in re.findall(r"`(\w+)` in \[[^\]]+\]\(([^)]+\.py)\)", text):
-        wrong += [] if name in defined((page.parent / path).resolve()) else [(name, path)]
-    for path, after in re.findall(r"\[[^\]]+\]\(([^)]+\.py)\)((?:, `\w+`)+)", text):
-        wrong += [(n, path) for n in re.findall(r"\w+", after) if n not in defined((page.parent / path).resolve())]
-    assert wrong == []
 
 
 @each_page

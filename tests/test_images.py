@@ -170,10 +170,8 @@ def test_npz_has_the_bytes_that_numpy_writes(tmp_path):
 @pytest.mark.parametrize(
     ("count", "batches", "said"),
     [
-        (1, [(to_float(ramp())[None], None)], r"uint8 of shape \(n, 3, H, W\)"),
         (1, [(ramp()[None], torch.tensor([1, 2]))], "Expected 1 labels"),
         (2, [(ramp()[None], None)], "Expected 2 images, got 1"),
-        (2, [(ramp()[None], None), (ramp()[None, :, :-1], None)], "as the first"),
     ],
 )
 def test_npz_refuses_what_does_not_fit(tmp_path, count, batches, said):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import safetensors.torch
 import torch
 
 from spherectl.errors import FileError
-from spherectl.model.formats.header import Header, ModelHeader, read_header
-from spherectl.safetensors_header import MAX_HEADER, TensorInfo, safetensors_header
+from spherectl.model.formats.header import read_header
+from spherectl.safetensors_header import MAX_HEADER, safetensors_header
 from spherectl.settings import packaged
 
 pytestmark = pytest.mark.fast
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.fast
 EMBEDDED = sorted(packaged("zoo").glob("*.safetensors"))
 RECIPE = {"name": "small", "model": {"size": "nano", "num_classes": 2}, "run": {"length_images": 1}}
 MODEL = {"format": 1, "architecture": "sphere-encoder", "recipe": RECIPE, "class_names": ["a", "b"]}
-
-# Types that JSON has, empty, large and nested; tests/hostile has more.
-ANYTHING: list[Any] = [
-    None, True, -1, 10**30, 1.5, "", "x" * 100_000, "\x1b[31m", [], [None], ["x" * 300, "y"], ["a"] * 200_000, {},
-    {"x": {"y": {"z": []}}},
-]  # fmt: skip
-KEYS = [*ModelHeader.model_fields, "recipe.model", "recipe.name", "recipe.sample", "recipe.model.num_classes"]
 
 
 def write(path: Path, table: Any, data: bytes = b"", length: int | None = None) -> Path:
@@ -73,26 +65,13 @@ def test_all_types_of_the_library_are_known(tmp_path: Path) -> None:
     assert {name: info.stop - info.start for name, info in found.items()} == {n: t.nbytes for n, t in tensors.items()}
 
 
-def test_offsets_are_those_of_the_file(tmp_path: Path) -> None:
-    table = {"b": {"dtype": "U8", "shape": [2], "data_offsets": [1, 3]}}
-    table["a"] = {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}
-    start = 8 + len(json.dumps(table))
-    found = safetensors_header(write(tmp_path / "a.safetensors", table, b"123"))
-    assert list(found.tensors) == ["a", "b"]
-    assert found.tensors["b"] == TensorInfo("U8", (2,), start + 1, start + 3)
-
-
 @pytest.mark.parametrize(
     "entry",
     [
-        *ANYTHING,
+        *([], {}, "x" * 100_000, 10**30),
         {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]},
-        {"dtype": "F32", "shape": [1.0], "data_offsets": [0, 4]},
-        {"dtype": "F32", "shape": [1] * 1000, "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 4]},
         {"dtype": "F32", "shape": [1 << 40], "data_offsets": [0, 4 << 40]},
-        {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 8]},
         {"dtype": "Q7", "shape": [1], "data_offsets": [0, 4]},
     ],
     ids=lambda entry: str(entry)[:40],
@@ -110,11 +89,6 @@ def test_tensors_share_no_bytes_and_leave_none(tmp_path: Path) -> None:
     assert "the file 16" in refused(write(path, {"a": one}, bytes(16)))
 
 
-@pytest.mark.parametrize("text", [b"[]", b"{", b"\xff\xfe", b'{"a":' * 50_000])
-def test_a_header_that_is_no_table(text: bytes, tmp_path: Path) -> None:
-    refused(write(tmp_path / "a.safetensors", text))
-
-
 def test_lengths_that_the_file_does_not_have(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     for length in (3, 2**32, 2**63, 2**64 - 1):
@@ -127,53 +101,11 @@ def test_lengths_that_the_file_does_not_have(tmp_path: Path) -> None:
     assert f"at most {MAX_HEADER:,}" in refused(path)
 
 
-def test_what_is_no_regular_file(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    assert "not a regular file" in refused(tmp_path / "pipe")
-    assert "directory" in refused(tmp_path).lower()
-    assert refused(tmp_path / "absent") == f"There is no file {tmp_path / 'absent'}."
-    refused(tmp_path / "a\x00b")
-
-
-@pytest.mark.parametrize("metadata", [value for value in ANYTHING if value != {}], ids=lambda value: str(value)[:20])
-def test_metadata_are_texts(metadata: Any, tmp_path: Path) -> None:
-    refused(write(tmp_path / "a.safetensors", {"__metadata__": metadata}), read_header)
-    refused(write(tmp_path / "a.safetensors", {"__metadata__": {"spherectl": metadata}}), read_header)
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_any_json_at_any_key_is_taken_or_is_one_sentence(key: str, tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    assert read_header(with_header(path, MODEL)) == MODEL
-    taken = []
-    for value in ANYTHING:
-        header = json.loads(json.dumps(MODEL))
-        *above, last = key.split(".")
-        table = header
-        for part in above:
-            table = table[part]
-        table[last] = value
-        with_header(path, header)
-        try:
-            read_header(path)
-        except FileError:
-            refused(path, read_header)
-        else:
-            taken.append(value)
-    assert len(taken) < len(ANYTHING) / 2, taken
-
-
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"class_names": 7}, "class_names: expected a list, got 7"),
-        ({"class_names": ["a", 1]}, 'class_names.1: expected text in "quotes", got 1'),
         ({"class_names": ["a", "b", "c"]}, "class_names: 3 names for 2 classes"),
-        ({"format": True}, "format: expected a whole number, got true"),
         ({"format": 2}, "is in model format 2; this version reads 1"),
-        ({"images_seen": "many"}, "images_seen: expected a whole number, got 'many'"),
-        ({"recipe": {**RECIPE, "sample": {"steps": 10**9}}}, "sample.steps: expected 1 to 1,000, got 1000000000"),
-        ({"recipe": {**RECIPE, "speed": 1}}, "unknown key speed"),
         ({"editing": {"restore": {"denoise": {"lambda": None}}}}, "editing"),
     ],
 )
@@ -186,11 +118,3 @@ def test_keys_of_newer_versions_and_headers_of_other_kinds_are_left_alone(tmp_pa
     for header in (MODEL | {"of_the_future": {"x": [1]}}, {"format": 9, "architecture": "torus", "recipe": 3}):
         assert read_header(with_header(path, header)) == header
     assert "architecture is missing" in refused(with_header(path, {}), read_header)
-
-
-def test_another_kind_brings_its_schema(tmp_path: Path) -> None:
-    class Latents(Header):
-        files: list[str]
-
-    path = with_header(tmp_path / "a.safetensors", {"format": 1, "architecture": "latents", "files": 3})
-    assert "files: expected a list, got 3" in refused(path, lambda path: read_header(path, Latents))
