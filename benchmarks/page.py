@@ -31,21 +31,25 @@ on
 - versions: {versions}
 - compiled kernels: {kernels}
 
-That command writes this page from [performance.json](performance.json), which holds the same numbers. Everything
-timed was timed in turn in one process, {visits} visits in all, those of each case spread over the whole time; the ways
-of doing one thing follow one another. First calls do not count. Shown are the median, the lowest and the highest. A
-call of less than {turn_ms} ms is repeated for that long, and the mean counts once. Nothing on this page ran on a GPU.
+The command writes this page from [performance.json](performance.json). [speed.md](speed.md) says why it is fast.
 
-The ways, or paths:
+| path | what it is |
+| --- | --- |
+| float32 | the baseline: the plain model, eager, no autocast, no kernels |
+| bfloat16, plain | the same after `.bfloat16()`; in training, the same under autocast |
+| bfloat16, kernels | what `--dtype auto` takes where there are compiled kernels |
+| int8, kernels | `--dtype int8`: the products of the blocks in int8, the rest as above |
 
-- **float32** is the baseline: the plain model, eager, no autocast, no kernels. A ratio is its time over another's.
-- **bfloat16, plain** is the same after `.bfloat16()`; in training, the same under autocast.
-- **bfloat16, kernels** is what `spherectl` does where it has its compiled kernels (`--dtype auto`).
-- **int8, kernels** is `--dtype int8`: the products of the blocks in int8, all else as above.
+| column | what it is |
+| --- | --- |
+| ms | median of the visits, beside the lowest and the highest; first calls do not count |
+| GFLOP | the products of one call, counted on the plain float32 path |
+| % of peak | their speed, over the speed of torch's own matrix product in that precision (next table) |
+| memory | what a call needs beyond what the process held before it |
+| ratio | the baseline's time divided by the path's time |
 
-GFLOP are the products of one call, counted on the plain float32 path. "% of peak" is their speed as a share of a large
-matrix product in the same precision, by torch, in the table that follows; for float32 the product that torch computes
-by itself. Memory is what a call needs beyond what the process holds before it.
+All cases were timed in turn in one process, {visits} visits in all, each case's spread over the whole time. A call of
+less than {turn_ms} ms is repeated for that long, and the mean counts once.
 
 ## What the machine can do
 
@@ -57,8 +61,8 @@ Products of two square matrices of side {matrix_side:,}; a copy of {copied_mb:,}
 DRAW = """
 ## Sampling
 
-`spherectl.generate`, no files written; guided is guidance {guidance:g}, which is two passes of each network. Memory of
-several steps is measured at two, as further rounds repeat the second.
+`spherectl.generate`, no files written. Guided means guidance {guidance:g}, two passes of each network. Memory of
+several steps is measured at two, since later rounds repeat the second.
 """
 
 PASSES = """
@@ -70,9 +74,8 @@ PASSES = """
 TRAINING = """
 ## A training step
 
-One of `spherectl train {recipe}`, with everything that belongs to it, with the perceptual part of the loss and
-without. Here plain bfloat16 is autocast, once over torch's own attention and once over attention by plain products.
-Memory is that of the whole run.
+A whole step of `spherectl train {recipe}`, with and without the perceptual part of the loss. Plain bfloat16 is
+autocast here, once with torch's own attention and once with attention by plain products. Memory is the whole run's.
 
 {rows}
 """
@@ -80,18 +83,18 @@ Memory is that of the whole run.
 EQUAL = """
 ## The same losses
 
-The recipe `{recipe}` cut to {steps:,} steps, {length:,} images, and trained twice from the same seeds by
+The recipe `{recipe}`, cut to {steps:,} steps ({length:,} images), was trained twice from the same seeds by
 
     {command}
 
-on {date}. The loss is the mean over the last {last:,} steps; the two differ by {difference_percent} %.
+on {date}. The mean losses of the last {last:,} steps differ by {difference_percent} %.
 
 {rows}
 """
 
 QUALITY = """
-{images:,} images of {model}, the same seeds in float32 and in the fast ways. PSNR is that of each image before
-it is rounded to levels.
+{images:,} samples of {model} from the same seeds, in float32 and on the fast paths. PSNR is measured before
+images are rounded to levels.
 
 {scores}
 
@@ -104,7 +107,7 @@ width of the {covered:g} % bootstrap interval of the float32 distance ({resample
 UNSCORED = "Fashion-MNIST was not on the machine, so there are no Frechet distances."
 
 INVARIANCE = """
-Bytes of {images} images ({what}) that differ between all computed together and each alone:
+{images} images ({what}) were computed together and each alone. Bytes that differ:
 
 {rows}
 """
@@ -112,9 +115,9 @@ Bytes of {images} images ({what}) that differ between all computed together and 
 GROWN = """
 ## Growth
 
-One step without guidance unless it says more, on the path that `--dtype auto` takes (here {precision}). Few
-repetitions, and not in turn with the rest. Memory is what the first call needs beyond the weights; over resolution and
-size that is with the kernels' own copy of the decoder, over batch and steps without.
+One step without guidance unless a table says otherwise, on the path that `--dtype auto` takes (here {precision}); few
+repetitions, not in turn with the rest. Memory is what the first call needs beyond the weights. Over resolution and
+size it includes the kernels' own copy of the decoder, over batch and steps it does not.
 """
 
 OVER = {
@@ -127,10 +130,10 @@ OVER = {
 CLUSTER = """
 ## What the paper's recipes need on a cluster
 
-Arithmetic, and no measurement on a GPU: the products of one training step for each image, counted from the networks'
-shapes, times the images of the whole recipe; of the perceptual part, VGG16 and ConvNeXt-Small. Images are those of
-each training set; for Animal Faces those of AFHQ's first version. GPU-hours are those of one {gpu} at a share of its
-dense bfloat16 peak of {gpu_tflops} TFLOP/s (source: {source}).
+Computed, not measured on a GPU: the products of one training step for each image, counted from the networks' shapes
+(with VGG16 and ConvNeXt-Small for the perceptual part), times the images of the whole recipe. Animal Faces is AFHQ's
+first version. GPU-hours are for one {gpu} at a share of its dense bfloat16 peak of {gpu_tflops} TFLOP/s (source:
+{source}).
 
 {rows}{share}
 """
@@ -177,8 +180,8 @@ def _draws(results: Row) -> Iterable[str]:
             most = results["method"]["least_baseline_percent"]
             compared = "at least" if model["baseline_holds"] else "less than"
             yield (
-                f"\nThe baseline itself, {model['baseline_images']} images in one step, reaches {show(share)} % of the "
-                f"float32 peak, {compared}\n{show(most)} %: {verdict}.\n"
+                f"\nWith {model['baseline_images']} images in one step the baseline reaches {show(share)} % of the "
+                f"float32 peak, {compared} the\n{show(most)} % that it must reach: {verdict}.\n"
             )
 
 
