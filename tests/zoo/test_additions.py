@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tomllib
 from pathlib import Path
@@ -24,6 +25,7 @@ def model() -> Path:
 
 
 def test_a_model_is_copied_described_and_found(tmp_path, model):
+    """Without a name it is called after its run."""
     index = tmp_path / "zoo" / "index.toml"
     entry = add(model, index, name="garments", licence="MIT")
     assert (entry.name, entry.file, entry.licence, entry.recipe) == (
@@ -43,6 +45,11 @@ def test_a_model_is_copied_described_and_found(tmp_path, model):
     assert "sneaker" in card
     entry = add(packaged("zoo") / "fashion-scorer.safetensors", index, name="scorer")
     assert (entry.kind, entry.image_size, entry.classes) == ("features", 32, 10)
+    run = tmp_path / "Blue Birds"
+    run.mkdir()
+    (run / "recipe.toml").touch()
+    shutil.copy(model, run / "model.safetensors")
+    assert add(run / "model.safetensors", index).name == "blue-birds"
 
 
 def test_entries_are_appended_and_what_was_there_stays(tmp_path, model):
@@ -59,19 +66,10 @@ def test_entries_are_appended_and_what_was_there_stays(tmp_path, model):
     assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["one.safetensors"]
 
 
-def test_a_runs_model_is_called_after_its_run(tmp_path, model):
-    run = tmp_path / "Blue Birds"
-    run.mkdir()
-    (run / "recipe.toml").touch()
-    shutil.copy(model, run / "model.safetensors")
-    assert add(run / "model.safetensors", tmp_path / "index.toml").name == "blue-birds"
-
-
 @pytest.mark.parametrize(
     ("options", "kind", "words"),
     [
         ({"name": "one"}, UsageError, "has an entry one already"),
-        ({"name": "One"}, UsageError, "entry One, name: "),
         ({"url": "http://example.org/m.safetensors"}, UsageError, "expected an https address"),
         ({"url": "https://example.org/m.zip"}, UsageError, r"archives \(\.zip\) are never unpacked"),
     ],
@@ -85,15 +83,15 @@ def test_what_does_not_fit_changes_nothing(tmp_path, model, options, kind, words
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_what_is_no_model_is_a_sentence(tmp_path):
+def test_a_model_that_is_none_and_an_index_that_is_no_file_are_sentences(tmp_path, model):
     (tmp_path / "m.safetensors").write_bytes(b"no")
-    for path, words in (
-        (tmp_path / "m.safetensors", "is not a whole safetensors file"),
-        (tmp_path / "m.zip", "expected a"),
-    ):
-        with pytest.raises(FileError, match=words):
-            add(path, tmp_path / "index.toml")
-    assert not (tmp_path / "index.toml").exists()
+    with pytest.raises(FileError, match="is not a whole safetensors file"):
+        add(tmp_path / "m.safetensors", tmp_path / "index.toml")
+    os.mkfifo(tmp_path / "pipe")
+    for place, words in ((tmp_path / "pipe", "it is not a regular file"), (tmp_path, "Is a directory")):
+        with pytest.raises(FileError, match=f"Cannot read the zoo index {place}: {words}"):
+            add(model, place)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.safetensors", "pipe"]
 
 
 @pytest.mark.parametrize("missing", [False, True], ids=["a folder", "no folder"])

@@ -110,29 +110,15 @@ def test_what_the_entrys_recipe_says_of_sampling_and_classes_is_taken_over(host,
     assert api.load("two", device="cpu", dtype="float32").recipe.sample.guidance == 1.0
 
 
-def test_one_file_without_a_hash_takes_a_word(host, own, ours):
-    host.files["m.safetensors"] = ours
-    entry = own(urls=[f"{host.url}m.safetensors"])
-    with pytest.raises(UsageError, match="--trust"):
-        zoo.fetch(entry)
-    path = zoo.fetch(entry, trust=True)
-    assert path.read_bytes() == ours
-    assert receipts.load_receipt("zoo/one", load_settings())["files"] == {"": sha256(ours)}
-    assert zoo.verify(entry, load_settings()) == ""
-    path.write_bytes(ours[:-1] + b"?")
-    assert "and had" in zoo.verify(entry, load_settings())
-
-
-@pytest.mark.parametrize("content", [b"PK\x03\x04 an archive", b"", b"\x80\x02 a pickle"])
-def test_what_is_no_model_is_not_kept(host, own, content):
-    host.files["m.safetensors"] = content
+def test_what_is_no_model_is_not_kept(host, own):
+    host.files["m.safetensors"] = b"\x80\x02 a pickle"
     with pytest.raises(FileError, match="is not a whole safetensors file"):
         zoo.fetch(own(urls=[f"{host.url}m.safetensors"]), trust=True)
     assert not (load_settings().cache / "zoo" / "one.safetensors").exists()
 
 
-@pytest.mark.parametrize("licence", ["CC BY-NC 4.0", "unknown"])
-def test_a_licence_that_is_not_free_is_accepted_once(host, own, ours, licence):
+def test_a_licence_that_is_not_free_is_accepted_once(host, own, ours):
+    licence = "CC BY-NC 4.0"
     host.files["m.safetensors"] = ours
     entry = own(urls=[f"{host.url}m.safetensors"], sha256=sha256(ours), bytes=len(ours), licence=licence)
     with pytest.raises(UsageError, match=f"its licence is {licence}, which was not accepted yet") as caught:

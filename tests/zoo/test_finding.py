@@ -111,16 +111,11 @@ def test_the_shipped_zoo_is_whole():
     ("change", "words"),
     [
         ({"file": "../one.safetensors"}, "entry one, file: expected a path inside the folder"),
-        ({"sha256": SHA256[:63]}, "entry one, sha256: expected 64 hexadecimal digits"),
         ({"urls": ["https://example.org/w"]}, "entry one: expected one of file, urls, published, hub, page"),
-        ({"name": "One"}, "entry One, name: "),
         ({"kind": "encoder"}, "entry one, kind: expected 'model' or 'features'"),
         ({"licenze": "MIT"}, "entry one, licenze: unknown key"),
-        ({"bytes": 0}, "entry one, bytes: "),
         ({"kind": "features", "default": True}, "entry one: default: only an embedded model can be the default"),
         ({"file": "one.zip"}, "entry one, file: archives (.zip) are never unpacked here; expected the model itself"),
-        ({"file": "one.pth"}, "entry one, file: expected a .safetensors file, got 'one.pth'"),
-        ({"folder": "../x"}, "entry one, folder: expected a path inside the folder"),
     ],
 )
 def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
@@ -135,10 +130,8 @@ def test_a_mistake_in_an_index_is_named(tmp_path, change, words):
     [
         ({}, "entry far: expected one of file, urls, published, hub, page"),
         ({"urls": ["http://example.org/w"]}, "entry far, urls: expected an https address"),
-        ({"urls": ["https://example.org/w.tgz?x=1"]}, r"entry far, urls: archives \(\.tgz\) are never unpacked here"),
         ({"hub": "user/../../etc"}, "entry far, hub: "),
         ({"hub": "user/repo"}, "entry far: published and hub are for models, and sha256 and bytes for one file"),
-        ({"published": "https://example.org/x/"}, "entry far: published and files: expected both or neither"),
     ],
 )
 def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
@@ -150,11 +143,8 @@ def test_a_remote_entry_needs_a_safe_source(tmp_path, source, words):
     ("published", "files", "words"),
     [
         ("https://example.org/x", ["cfg.json", "ckpt/ep0001.pth"], "expected the address of a folder, ending in /"),
-        ("http://example.org/x/", ["cfg.json", "ckpt/ep0001.pth"], "expected an https address"),
-        ("https://example.org/x/", ["cfg.json"], r"files: expected cfg\.json and one ckpt/ep####\.pth"),
         ("https://example.org/x/", ["cfg.json", "ckpt/ep1.pth", "ckpt/ep2.pth"], "files: expected"),
         ("https://example.org/x/", ["cfg.json", "../ckpt/ep0001.pth"], "expected a path inside the folder"),
-        ("https://example.org/x/", ["cfg.json", "run.py"], r"expected cfg\.json or ckpt/ep####\.pth, got 'run\.py'"),
     ],
 )
 def test_a_published_folder_is_named_whole_and_safely(tmp_path, published, files, words):
@@ -166,14 +156,6 @@ def test_a_published_folder_is_named_whole_and_safely(tmp_path, published, files
         read_index(path)
 
 
-def test_all_mistakes_are_named_at_once(tmp_path):
-    path = write_index(tmp_path, MODEL | {"sha256": "12"}, {"name": "two", "kind": "model"})
-    with pytest.raises(FileError) as caught:
-        read_index(path)
-    for words in ("entry one, sha256", "entry two, licence", "entry two, image_size"):
-        assert words in caught.value.message
-
-
 def test_a_link_may_not_lead_out_of_the_folder(tmp_path):
     outside = write_model(tmp_path / "outside.safetensors")
     path = write_index(tmp_path / "zoo", MODEL)
@@ -182,18 +164,15 @@ def test_a_link_may_not_lead_out_of_the_folder(tmp_path):
         read_index(path)
 
 
-def test_a_name_may_occur_once_over_all_indexes(own_zoo, tmp_path):
-    more = write_index(tmp_path / "more", MODEL | {"name": "two"}, MODEL)
-    with pytest.raises(FileError, match=f"{more}: the name one occurs twice"):
-        index(Settings(zoo_index=(more,)))
-
-
-def test_further_indexes_find_their_files_beside_themselves(own_zoo, tmp_path):
+def test_further_indexes_find_their_files_beside_themselves_and_repeat_no_name(own_zoo, tmp_path):
     more = write_index(tmp_path / "more", MODEL | {"name": "two", "file": "deep/two.safetensors"})
     file = write_model(tmp_path / "more" / "deep" / "two.safetensors")
     settings = Settings(zoo_index=(more,))
     assert list(index(settings)) == ["one", "one-features", "far", "rumour", "two"]
     assert find_model("two", settings).path == file
+    write_index(tmp_path / "more", MODEL | {"name": "two"}, MODEL)
+    with pytest.raises(FileError, match=f"{more}: the name one occurs twice"):
+        index(settings)
 
 
 # Which model a name means
@@ -210,54 +189,37 @@ def test_without_a_name_the_setting_goes_first_then_the_newest_run_then_the_zoos
     assert find_model().reason == "model: one (from SPHERECTL_MODEL)"
 
 
-def test_runs_that_are_no_default_or_have_no_model_never_count(own_zoo):
-    expected = write_run("real", minutes_ago=9)
+def test_a_run_counts_if_it_has_a_model_unless_its_recipe_says_no(own_zoo):
+    assert newest_run(Path("runs")) is None
+    for minute, recipe in enumerate(["[run]\ndefault = true\n", "", "run = 3\n", "broken ["]):
+        expected = write_run(f"run{minute}", 99 - minute, recipe=recipe)
+        assert newest_run(Path("runs")) == expected
     write_run("debug", minutes_ago=1, recipe="[run]\ndefault = false\n")
     (Path("runs") / "started").mkdir()
     (Path("runs") / "stray.safetensors").touch()
     assert newest_run(Path("runs")) == expected
 
 
-@pytest.mark.parametrize("recipe", ["[run]\ndefault = true\n", "", "run = 3\n", "broken ["])
-def test_a_run_counts_unless_its_recipe_says_no(own_zoo, recipe):
-    assert newest_run(Path("runs")) is None
-    assert newest_run(write_run("a", minutes_ago=1, recipe=recipe).parent) == Path("runs/a")
-
-
-def test_a_zoo_name_goes_before_a_path(own_zoo):
+def test_a_zoo_name_goes_before_a_path_and_a_run_is_its_folder_or_its_model(own_zoo):
     write_model(Path("one") / "model.safetensors")
-    assert find_model("one").kind == "zoo"
-    assert find_model("./one").kind == "run"
-
-
-def test_a_run_is_its_folder_or_its_model(own_zoo):
+    assert (find_model("one").kind, find_model("./one").kind) == ("zoo", "run")
     run = write_run("a", minutes_ago=1)
-    by_folder, by_file = find_model(str(run)), find_model(str(run / "model.safetensors"))
-    assert by_folder == by_file == Found(run / "model.safetensors", "a", "run", f"model: {run} (as asked for)")
-
-
-def test_a_published_checkpoint_is_its_folder(own_zoo, reference):
-    found = find_model(str(reference / "published-layout"))
-    assert (found.path, found.name, found.kind) == (reference / "published-layout", "published-layout", "published")
+    for text in (str(run), str(run / "model.safetensors")):
+        assert find_model(text) == Found(run / "model.safetensors", "a", "run", f"model: {run} (as asked for)")
 
 
 @pytest.mark.parametrize(
     ("text", "kind", "words"),
     [
         ("on", UsageError, "There is no model 'on': neither the zoo nor a path has that name. Did you mean one"),
-        ("", UsageError, "There is no model ''"),
         ("xyz", UsageError, "There are: one, far, rumour, runs/a."),
-        ("runs/b", UsageError, "Did you mean runs/a?"),
         ("one-features", UsageError, "one-features is a feature network for losses and scores; it generates no images"),
         ("far", UsageError, "far is not on this machine yet. `spherectl zoo fetch far` brings it."),
         ("rumour", UsageError, "rumour is only known of: the zoo has no address to fetch it from"),
-        ("hf:user", UsageError, "Expected hf:user/repo, hf:user/repo@revision or hf:user/repo/folder, got 'hf:user'."),
         ("runs/new", UsageError, "The run runs/new has no model yet: it gets one at its first checkpoint."),
-        ("runs/new", UsageError, "`spherectl train runs/new/recipe.toml --run-dir runs/new` goes on with it."),
         ("runs", FileError, "The folder runs is no model: expected model.safetensors (a run), or cfg.json and ckpt/"),
         ("zoo.tar.gz", FileError, "zoo.tar.gz is not a model: archives (.tar.gz) are never unpacked here"),
         ("weights.pth", FileError, "expected a .safetensors file or a folder. Give the folder that holds cfg.json"),
-        ("zoo/index.toml", FileError, "zoo/index.toml is not a model: expected a .safetensors file or a folder."),
     ],
 )  # fmt: skip
 def test_what_is_no_model_is_a_sentence_with_the_next_step(own_zoo, text, kind, words):
@@ -279,12 +241,6 @@ def test_an_embedded_file_must_be_there_whole(own_zoo):
     (own_zoo / "one.safetensors").write_bytes(b"123456")
     with pytest.raises(FileError, match="has 6 bytes, the zoo's index says 7; it is damaged"):
         find_model()
-
-
-def test_a_fetched_model_is_found_in_the_cache(own_zoo, tmp_path):
-    settings = Settings(cache=tmp_path / "cache")
-    file = write_model(tmp_path / "cache" / "zoo" / "far.safetensors")
-    assert find_model("far", settings) == Found(file, "far", "zoo", "model: far (as asked for)")
 
 
 # Fetching, verifying, reading
@@ -309,35 +265,14 @@ def test_verify_compares_size_and_hash(own_zoo):
 # Recipes
 
 
-@pytest.mark.parametrize(
-    "text", ["imagenet256", "imagenet256.toml", "recipes/imagenet256.toml", "./recipes/imagenet256.toml"]
-)
-def test_a_packaged_recipe_is_found_from_anywhere(tmp_path, monkeypatch, text):
+def test_a_packaged_recipe_is_found_from_anywhere_unless_there_is_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert find_recipe(text) == packaged("recipes") / "imagenet256.toml"
-
-
-def test_a_recipe_file_goes_before_a_packaged_one(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    for text in ("imagenet256", "imagenet256.toml", "./recipes/imagenet256.toml"):
+        assert find_recipe(text) == packaged("recipes") / "imagenet256.toml"
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "imagenet256.toml").touch()
     (tmp_path / "cifar10").mkdir()  # a data set of that name is not a recipe
     assert find_recipe("recipes/imagenet256.toml") == Path("recipes/imagenet256.toml")
     assert find_recipe("cifar10") == packaged("recipes") / "cifar10.toml"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("imagnet256", "There is no recipe 'imagnet256'. Did you mean imagenet256"),
-        ("mine/imagenet256.toml", "There is no recipe 'mine/imagenet256.toml'. Did you mean imagenet256"),
-        ("../imagenet256", "There is no recipe '../imagenet256'."),
-        ("zzzz", "There are: animal-faces256, cifar10"),
-        ("", "There is no recipe ''"),
-    ],
-)
-def test_an_unknown_recipe_is_a_sentence(tmp_path, monkeypatch, text, words):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError) as caught:
-        find_recipe(text)
-    assert words in str(caught.value)
+    with pytest.raises(UsageError, match=r"There is no recipe 'imagnet256'\. Did you mean imagenet256"):
+        find_recipe("imagnet256")

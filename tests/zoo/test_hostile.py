@@ -21,7 +21,7 @@ from huggingface_hub.hf_api import ModelInfo
 from spherectl import zoo
 from spherectl.errors import FileError, SpherectlError, UsageError
 from spherectl.settings import Settings, load_settings
-from spherectl.zoo import catalogue, entries, receipts
+from spherectl.zoo import entries, receipts
 from spherectl.zoo import hub as client
 from spherectl.zoo.repositories import Listing, choose, hub_place, parse_name
 from tests.hub import COMMIT
@@ -65,12 +65,6 @@ def complaint(call: Callable[[], object]) -> str:
 def make(path: Path, what: str) -> None:
     """Something at a path that is no document."""
     match what:
-        case "pipe":
-            os.mkfifo(path)
-        case "folder":
-            path.mkdir()
-        case "link":
-            path.symlink_to(path)
         case "large":
             path.write_bytes(b"#" * (entries.MAX_INDEX + 1))
         case "bytes":
@@ -86,12 +80,12 @@ def test_an_index_of_many_mistakes_tells_the_first(tmp_path):
     path = tmp_path / "index.toml"
     path.write_text(tomli_w.dumps({"entry": [{"name": f"x{i}"} for i in range(2_000)]}))
     assert "more" in complaint(lambda: zoo.read_index(path))
-    for top in ({}, [3], [[{}]], "x" * 100_000):
+    for top in ({}, "x" * 100_000):
         path.write_text(tomli_w.dumps({"entry": top}))
         assert "index.toml is not valid: entry" in complaint(lambda: zoo.read_index(path))
 
 
-@pytest.mark.parametrize("what", ["pipe", "folder", "link", "large", "bytes", "deep"])
+@pytest.mark.parametrize("what", ["large", "bytes", "deep"])
 def test_an_index_or_a_card_that_is_none_is_one_sentence_or_not_shown(tmp_path, monkeypatch, what):
     make(tmp_path / "index.toml", what)
     monkeypatch.setenv("SPHERECTL_ZOO_INDEX", str(tmp_path / "index.toml"))
@@ -118,30 +112,19 @@ def test_a_card_outside_and_a_model_that_is_a_pipe_are_not_here(tmp_path):
         zoo.find_model(str(tmp_path / "zoo" / "one.safetensors"))
 
 
-@pytest.mark.parametrize("content", ["pipe", "[[entry]", "a = 3", "a." * 50_000])
-def test_a_damaged_copy_of_an_index_comes_anew(host, monkeypatch, content):
+def test_a_damaged_copy_of_an_index_comes_anew(host, monkeypatch):
     host.files["index.toml"] = tomli_w.dumps({"entry": [GOOD]}).encode()
     monkeypatch.setenv("SPHERECTL_ZOO_INDEX", f"{host.url}index.toml")
     assert "one" in zoo.index()
     (kept,) = load_settings().cache.rglob("index.toml")
     kept.unlink()
-    os.mkfifo(kept) if content == "pipe" else kept.write_text(content)
+    os.mkfifo(kept)
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
     with pytest.raises(SpherectlError, match=r"is not valid|Cannot read the zoo index|is not in the cache"):
         zoo.index()
     monkeypatch.delenv("SPHERECTL_OFFLINE")
     assert "one" in zoo.index()
     assert len(host.asked) == 2
-
-
-def test_names_of_many_entries_are_not_all_told(tmp_path, monkeypatch):
-    (tmp_path / "index.toml").write_text(
-        tomli_w.dumps({"entry": [{**GOOD, "name": f"{'n' * 90}{i}"} for i in range(1_000)]})
-    )
-    monkeypatch.setattr(catalogue, "packaged", lambda _: tmp_path)
-    with pytest.raises(UsageError) as caught:
-        zoo.find_entry("zzz")
-    assert "and 990 more" in caught.value.hint
 
 
 # Receipts
@@ -221,8 +204,7 @@ def test_a_repository_of_many_files_is_looked_through_once():
 
 @pytest.mark.parametrize(
     "text",
-    ["hf:", "hf:///", "hf:a", "hf:a/", "hf:../..", "hf:a/b/../c", "hf:a/b@", "hf:a/b@/x", "hf:a/b@..", "hf:a--b/c",
-     "hf:a/b\0", "hf:a/\ud800", "hf:a/b/\x1b[31m", "hf:ä/b", "hf:a/b@é", "hf:a/b/c\\d", "hf:a/" + "b" * 5000,
+    ["hf:a", "hf:a/b/../c", "hf:a/b@", "hf:a/b@..", "hf:a--b/c", "hf:a/b\0", "hf:a/b/\x1b[31m", "hf:ä/b",
      "hf:a/b/" + "c" * 199, "hf:https://a:b@x/y"],
 )  # fmt: skip
 def test_a_name_of_the_hub_that_is_none_is_refused_unasked(hub, text):
@@ -238,30 +220,3 @@ def test_names_of_the_hub_come_back_as_typed_and_never_share_a_place():
 
 
 # Names and runs
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["~nouser/x", "a\0b", "\udc80\udcff", "x" * 300, "x/" * 5000, "", "\x1b[31mred", "https://a:b@x/y", "/dev/zero",
-     "/proc/self/mem/x", "**", "x" * 1_000_000],
-    ids=lambda text: ascii(text)[:20],
-)  # fmt: skip
-def test_a_name_of_no_model_is_one_sentence(text):
-    began = time.monotonic()
-    for find in (zoo.find_model, zoo.find_recipe, zoo.find_entry):
-        assert 0 < len(complaint(lambda find=find: find(text))) < 400
-    assert time.monotonic() - began < MAX_S
-
-
-@pytest.mark.parametrize("what", ["pipe", "folder", "link", "large", "bytes", "deep"])
-def test_the_recipe_of_a_run_never_hinders(tmp_path, monkeypatch, what):
-    """Which run is taken where none is named: the newest, though its recipe cannot be read."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("old", "new"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "model.safetensors").touch()
-    os.utime(tmp_path / "runs" / "old" / "model.safetensors", (1, 1))
-    make(tmp_path / "runs" / "new" / "recipe.toml", what)
-    (tmp_path / "runs" / "pipe").mkdir()
-    os.mkfifo(tmp_path / "runs" / "pipe" / "model.safetensors")
-    assert zoo.find_model().name == "new"
