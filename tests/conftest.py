@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Mapping
@@ -183,21 +182,6 @@ class Cli:
     ) -> subprocess.CompletedProcess[str]:
         """The same for any words after `python`."""
         return python_run(*words, env=self.environment(env), cwd=cwd or self.folder, stdin=stdin, timeout=timeout)
-
-    def start(
-        self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[str]:
-        """Start it and return at once, for tests that send signals."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "spherectl", *map(str, arguments)],
-            cwd=cwd or self.folder,
-            env=self.environment(env),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            encoding="utf-8",
-        )
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
         """The process's variables: without settings but `KEPT`, plain output, 120 columns, folders of its own."""

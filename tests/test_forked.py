@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -47,11 +46,3 @@ def test_a_command_says_and_writes_what_it_does_in_a_new_python(cli: Any, tmp_pa
     wrong = cli("no-such-command")
     assert (wrong.returncode, wrong.stdout) == (2, "")
     assert "no-such-command" in wrong.stderr
-
-
-def test_a_kill_and_a_time_limit_end_a_fork(tmp_path: Path) -> None:
-    env = server_environment()
-    killed = python_run("-c", "import os; os.kill(os.getpid(), 9)", env=env, cwd=tmp_path)
-    assert killed.returncode == -signal.SIGKILL
-    with pytest.raises(subprocess.TimeoutExpired):
-        python_run("-c", "import time; time.sleep(99)", env=env, cwd=tmp_path, timeout=1)

@@ -49,15 +49,6 @@ def test_columns_of_grids_and_strips():
     assert images.grid(torch.zeros(2, 3, 4, 4), columns=9, padding=0).shape == (3, 4, 8)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [(torch.zeros(0, 3, 4, 4), r"\(B, 3, H, W\)"), (torch.full((1, 3, 4, 4), 1.5), r"\[0, 1\]")],
-)
-def test_grid_refuses_what_is_no_image(wrong, said):
-    with pytest.raises(UsageError, match=said):
-        images.grid(wrong)
-
-
 def chunks(path: Path) -> list[tuple[str, bytes]]:
     """A PNG's chunks, read by hand (PNG specification, section 5.3), every checksum verified."""
     data = path.read_bytes()

@@ -32,7 +32,7 @@ exit $CODE
 """
 
 
-@pytest.mark.parametrize(("code", "queued"), [(0, False), (75, True), (1, False), (2, False), (143, False)])
+@pytest.mark.parametrize(("code", "queued"), [(0, False), (75, True), (143, False)])
 def test_the_script_starts_a_process_a_gpu_and_goes_on_after_75_alone(code: int, queued: bool, tmp_path: Path) -> None:
     for name, body in (("srun", SRUN), ("scontrol", SCONTROL), ("spherectl", SPHERECTL)):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}")
@@ -47,14 +47,11 @@ def test_the_script_starts_a_process_a_gpu_and_goes_on_after_75_alone(code: int,
         check=False,
     )
     assert ended.returncode == code, ended.stderr
+    for option in ("--signal=USR1@120", "--requeue"):  # Slurm warns the processes, and queues a preempted job again
+        assert f"\n#SBATCH {option} " in SCRIPT.read_text()
     numbers = ["0 0 4", "1 1 4", "2 0 4", "3 1 4"]
     assert (tmp_path / "calls").read_text().splitlines() == [
         "scontrol show hostnames node-[a-b]",
         *(f"{three} node-a:20123 train imagenet256 --data my images" for three in numbers),
         *(["scontrol requeue 40123"] if queued else []),
     ]
-
-
-def test_slurm_is_told_to_warn_the_processes_and_to_queue_again() -> None:
-    options = [line.split("#")[1].split()[1] for line in SCRIPT.read_text().splitlines() if line.startswith("#SBATCH")]
-    assert {"--signal=USR1@120", "--requeue", "--ntasks-per-node=8", "--gpus-per-node=8"} <= set(options)
