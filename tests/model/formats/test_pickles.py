@@ -62,21 +62,19 @@ def test_names_of_old_torch_are_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", PICKLES)
 def test_pickles_of_other_things(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By themselves, in an archive, and behind what a file of before version 1.6 begins with."""
+    """By themselves, in an archive, and behind what a file of before version 1.6 begins with, which is read itself."""
+    (tmp_path / "w.pth").write_bytes(LEGACY_HEAD + b"\x80\x02}." + b"\x80\x02].")
+    assert read_tensors(tmp_path / "w.pth", "") == {}
     monkeypatch.setattr(pickles, "MAX_OPCODES", 250_000)  # counting the real 2,000,000 takes seconds
     if name not in ("many", "deep"):  # which are slow to count
         tracemalloc.start()
-    for content in (PICKLES[name], archive(PICKLES[name]), LEGACY_HEAD + PICKLES[name] + b"\x80\x02]."):
+    (tmp_path / "w.pth").write_bytes(PICKLES[name])
+    assert "torch did not write it" in refused(tmp_path / "w.pth")
+    for content in (archive(PICKLES[name]), LEGACY_HEAD + PICKLES[name] + b"\x80\x02]."):
         (tmp_path / "w.pth").write_bytes(content)
         assert ("is longer than any" in refused(tmp_path / "w.pth")) == (name == "many")
     assert tracemalloc.get_traced_memory()[1] < 100 << 20  # bytes at most
     tracemalloc.stop()
-
-
-def test_the_head_of_an_old_file_is_read_with_an_empty_table(tmp_path: Path) -> None:
-    """So that what is refused behind it is refused for its own sake."""
-    (tmp_path / "w.pth").write_bytes(LEGACY_HEAD + b"\x80\x02}." + b"\x80\x02].")
-    assert read_tensors(tmp_path / "w.pth", "") == {}
 
 
 def test_an_old_file_that_names_more_numbers_than_it_has(tmp_path: Path) -> None:
@@ -96,8 +94,7 @@ def test_an_old_file_that_names_more_numbers_than_it_has(tmp_path: Path) -> None
     [
         ([1, 2], "no state dict"),
         ({"a": 1}, "no state dict"),
-        ({1: torch.zeros(1)}, "no state dict"),
-        ({"a": {"b": torch.zeros(1)}}, "no state dict"),
+        ({"a": {1: torch.zeros(1)}}, "no state dict"),
         ({"a": torch.zeros(1).expand(1 << 40)}, "larger than the file"),
         ({"a": torch.tensor([1.0, torch.nan])}, "not finite numbers"),
         ({"a": torch.zeros(2, dtype=torch.complex64)}, "not a readable file of weights"),
@@ -113,11 +110,8 @@ def test_objects_that_are_no_weights(state: Any, sentence: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda path: None,
-        Path.mkdir,
         os.mkfifo,
         lambda path: path.symlink_to("/dev/zero"),
-        lambda path: path.symlink_to(path),
         lambda path: path.write_bytes(b"\x1f\x8b" + bytes(600)),
         lambda path: path.write_bytes(b"w.pth" + bytes(95) + b"0000644\0" + bytes(5000)),
     ],

@@ -27,9 +27,6 @@ from spherectl.model.formats.weights import instantiate, read_package
 
 pytestmark = pytest.mark.fast
 
-ANYTHING: list[Any] = [
-    None, -1, 10**30, 1e-300, "", "x" * 100_000, "\x1b[31m", [1] * 1000, {"a": {"b": 1}},
-]  # fmt: skip
 CFG = list(published.Cfg.model_fields)
 
 
@@ -64,35 +61,16 @@ def refused(folder: Path) -> str:
     return message
 
 
-@pytest.mark.parametrize("key", CFG)
-def test_any_json_at_any_key_of_cfg(key: str, folder: Path) -> None:
+def test_a_cfg_that_lacks_a_key_or_has_another_type_is_a_sentence(folder: Path) -> None:
     cfg = json.loads((folder / "cfg.json").read_text())
     checkpoint(folder).unlink()  # cfg.json alone is enough to refuse it
-    for value in ANYTHING:
-        (folder / "cfg.json").write_text(json.dumps({**cfg, key: value}))
-        refused(folder)
-    if key not in ("dataset_name", "epochs", "noise_sigma_max_angle"):
-        (folder / "cfg.json").write_text(json.dumps({k: v for k, v in cfg.items() if k != key}))
-        assert f"{key} is missing" in refused(folder)
-
-
-@pytest.mark.parametrize("content", [b"[]", b"\xff", b"[" * 100_000, b"x" * (2 << 20)], ids=len)
-def test_a_cfg_that_is_none(content: bytes, folder: Path) -> None:
-    (folder / "cfg.json").write_bytes(content)
-    assert "cfg.json" in refused(folder)
-
-
-def test_cfg_and_checkpoint_are_regular_files(folder: Path) -> None:
-    checkpoint(folder).unlink()
-    os.mkfifo(checkpoint(folder))
-    assert "not a regular file" in refused(folder)
-    checkpoint(folder).unlink()
-    checkpoint(folder).mkdir()
-    assert "Cannot read" in refused(folder)
-    checkpoint(folder).rmdir()
-    (folder / "cfg.json").unlink()
-    os.mkfifo(folder / "cfg.json")
-    assert "not a regular file" in refused(folder)
+    for key in CFG:
+        for value in (10**30, "x" * 100_000, {"a": {"b": 1}}):
+            (folder / "cfg.json").write_text(json.dumps({**cfg, key: value}))
+            refused(folder)
+        if key not in ("dataset_name", "epochs", "noise_sigma_max_angle"):
+            (folder / "cfg.json").write_text(json.dumps({k: v for k, v in cfg.items() if k != key}))
+            assert f"{key} is missing" in refused(folder)
 
 
 def archive(pickled: bytes, compression: int = zipfile.ZIP_STORED, **records: bytes) -> bytes:
@@ -131,13 +109,6 @@ PICKLES = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in PICKLES if name not in ("many", "deep")])  # which test_pickles has
-def test_pickles_that_are_no_checkpoint(name: str, folder: Path) -> None:
-    for content in (PICKLES[name], archive(PICKLES[name])):
-        checkpoint(folder).write_bytes(content)
-        assert "checkpoint" in refused(folder)
-
-
 def test_archives_that_promise_more_than_they_have(folder: Path) -> None:
     good = pickle.dumps({"model": {}}, protocol=2)
     checkpoint(folder).write_bytes(archive(good, zipfile.ZIP_DEFLATED, **{"data/0": bytes(20 << 20)}))
@@ -151,28 +122,11 @@ def test_archives_that_promise_more_than_they_have(folder: Path) -> None:
         assert "not a readable checkpoint" in refused(folder)
 
 
-def test_tensors_that_claim_more_than_the_file(folder: Path) -> None:
-    """A stride of 0 shows the same four bytes as many terabytes."""
-    found = state(folder)
-    name = next(iter(found["model"]))
-    for tensor in (
-        torch.zeros(1).expand(1 << 40),
-        torch.sparse_coo_tensor([[0]], [1.0], (1 << 40,), check_invariants=False),
-    ):
-        for key in ("model", "ema_model"):
-            torch.save({**found, key: {**found[key], name: tensor}}, checkpoint(folder))
-            refused(folder)
-
-
 @pytest.mark.parametrize(
     "changes",
-    [
-        {"model": None}, {"model": {1: torch.zeros(1)}}, {"model": {}, "ema_model": {}},
-        {"model": {"a": {"b": torch.zeros(1)}}}, {"ema_model": {"a": None}},
-        {"epoch": "7"}, {"epoch": -1}, {"epoch": 10**30}, {"epoch": torch.zeros(1)},
-    ],
+    [{"model": None}, {"model": {}, "ema_model": {}}, {"ema_model": {"a": None}}, {"epoch": "7"}, {"epoch": 10**30}],
     ids=str,
-)  # fmt: skip
+)
 def test_states_of_any_type(changes: dict[str, Any], folder: Path) -> None:
     torch.save({**state(folder), **changes}, checkpoint(folder))
     refused(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import pickle
@@ -17,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from spherectl.errors import FileError, UsageError
+from spherectl.errors import FileError
 from spherectl.model.formats.header import read_header
 from spherectl.model.formats.layouts import PUBLISHED
 from spherectl.model.formats.package import check_weights
@@ -57,27 +56,6 @@ def test_our_file_reads_back_bit_for_bit(tmp_path: Path, package: Package, recip
     header = read_header(tmp_path / "a.safetensors")
     assert (header["format"], header["architecture"]) == (1, "sphere-encoder")
     assert read_package(tmp_path / "a.safetensors", raw=False).raw is None
-
-
-def test_averaged_or_raw_weights(tmp_path: Path, package: Package) -> None:
-    name = "decoder.out.2.bias"
-    assert torch.equal(instantiate(package).state_dict()[name], package.weights[name])
-    assert package.raw is not None
-    assert torch.equal(instantiate(package, "raw").state_dict()[name], package.raw[name])
-    with pytest.raises(UsageError, match="averaged"):
-        instantiate(Package(package.header, package.weights), "raw")
-
-
-def test_published_layout_read_then_written_is_the_same(tmp_path: Path, reference: Path) -> None:
-    source = reference / "published-layout"
-    PUBLISHED.write(tmp_path / "out", read_package(source))
-    before = torch.load(source / "ckpt" / "ep0007.pth", weights_only=True)
-    after = torch.load(tmp_path / "out" / "ckpt" / "ep0007.pth", weights_only=True)
-    assert before.keys() == after.keys()
-    assert before["epoch"] == after["epoch"]
-    for part in ("model", "ema_model"):
-        assert same(before[part], after[part])  # shapes too: scalars occur as 0-d and as (1,)
-    assert json.loads((source / "cfg.json").read_text()) == json.loads((tmp_path / "out" / "cfg.json").read_text())
 
 
 def test_published_layout_written_then_read_is_the_same(tmp_path: Path, package: Package, recipe: Recipe) -> None:
@@ -211,11 +189,11 @@ def test_a_file_that_is_cut_afterwards_leaves_its_weights_alone(tmp_path: Path, 
             read_rows(file, info, path)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("dtype", ["complex64", "int64", "bool", "float8_e4m3fn", "float16", "bfloat16", "float64"])
+@pytest.mark.parametrize("dtype", ["complex64", "int64", "float8_e4m3fn", "float16", "float64"])
 def test_models_have_floating_point_weights(dtype: str, tmp_path: Path, package: Package) -> None:
     weights = {name: t.to(getattr(torch, dtype)) for name, t in package.weights.items()}
     write_package(tmp_path / "m.safetensors", Package(package.header, weights))
-    if dtype in ("float16", "bfloat16", "float64"):
+    if dtype in ("float16", "float64"):
         back = read_package(tmp_path / "m.safetensors").weights
         assert same(back, weights)
         assert all(back[name].dtype == t.dtype for name, t in weights.items())
@@ -233,23 +211,11 @@ def test_weights_that_are_no_numbers_are_named(number: float, tmp_path: Path, pa
         write_package(tmp_path / "m.safetensors", replace(package, **{key: tensors}))
         with pytest.raises(FileError, match=f"{name}.*not finite numbers"):
             read_package(tmp_path / "m.safetensors")
-
-
-def test_enormous_weights_are_numbers() -> None:
-    check_weights({"a": torch.full((1000,), 3e38), "b": torch.full((1000,), 6e4).half()}, "x")
+    check_weights({"a": torch.full((1000,), 3e38), "b": torch.full((1000,), 6e4).half()}, "x")  # whose sum is not
 
 
 @pytest.mark.parametrize(
-    "model",
-    [
-        {"image_size": 8192, "patch_size": 8192},
-        {"encoder_mixer_blocks": 64, "decoder_mixer_blocks": 64, "size": "giant"},
-        {"num_classes": 100_000, "size": "giant"},
-        {"token_channels": 10**18},
-        {"image_size": 2048, "patch_size": 16, "size": "giant", "token_channels": 4096},
-        {"compression_ratio": 1e-300},
-    ],
-    ids=str,
+    "model", [{"num_classes": 100_000, "size": "giant"}, {"token_channels": 10**18}, {"compression_ratio": 1e-300}]
 )
 def test_a_recipe_that_does_not_fit_the_tensors_is_found_at_once(
     model: dict[str, Any], tmp_path: Path, package: Package
@@ -265,13 +231,3 @@ def test_a_recipe_that_does_not_fit_the_tensors_is_found_at_once(
     assert len(caught.value.message) < 300 + len(str(tmp_path))
     assert time.process_time() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
-
-
-@pytest.mark.parametrize("name", ["\x1b[31mevil", "x" * 100_000, "__metadata"])
-def test_names_of_tensors_are_shown_safely(name: str, tmp_path: Path, package: Package) -> None:
-    weights = {**package.weights, name: torch.zeros(1)}
-    write_package(tmp_path / "m.safetensors", Package({**package.header, "weights": "raw"}, weights))
-    with pytest.raises(FileError) as caught:
-        instantiate(read_package(tmp_path / "m.safetensors"))
-    assert caught.value.message.isprintable()
-    assert len(caught.value.message) < 400
