@@ -103,7 +103,7 @@ TRIALS = (
 
 NAMES = tuple(trial.name for trial in TRIALS)
 
-# Sizes that recipes do not have, known while trials run. To draw with such a trial's model, put its size into `SIZES`.
+# Sizes that recipes do not have, known while trials run. To sample with such a model, put its size into `SIZES`.
 SHAPES = {
     #                  width blocks heads in-context start
     "micro-8":   Size(   128,     8,    4,  2),
