@@ -40,5 +40,3 @@ def test_refused_network_is_one_sentence_and_a_way_out(tmp_path, monkeypatch, ki
         fetch_set(SOURCES[kind], tmp_path)
     assert "--data PATH" in caught.value.hint
     assert not [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
-    with pytest.raises(SpherectlError, match="offline mode forbids"):
-        fetch_set(SOURCES[kind], tmp_path, offline=True)

@@ -18,14 +18,10 @@ from spherectl.training.loop import train
 from spherectl.training.plan import resolve
 
 NANO = {
-    "model.size": "nano",
-    "model.image_size": 16,
-    "model.patch_size": 8,
-    "run.batch_size": 4,
-    "run.length_images": 16,
-    "run.dtype": "float32",
-    "loss.perceptual": "none",
-    "data.workers": 0,
+    "model": {"size": "nano", "image_size": 16, "patch_size": 8},
+    "run": {"batch_size": 4, "length_images": 16, "dtype": "float32"},
+    "loss": {"perceptual": "none"},
+    "data": {"kind": "shards", "workers": 0},
 }
 
 
@@ -37,7 +33,7 @@ def command(tmp_path, monkeypatch):
     runner = CliRunner(env={"FORCE_COLOR": None, "NO_COLOR": "1", "COLUMNS": "200"})
 
     def run(*arguments: str | Path, **changes: object) -> Result:
-        settings = [f"--set={key}={value}" for key, value in NANO.items()]
+        settings = [f"--set={table}.{key}={value}" for table in NANO for key, value in NANO[table].items()]
         settings += [f"--set={key.replace('__', '.')}={value}" for key, value in changes.items()]
         return runner.invoke(app, ["train", "folder32", *map(str, arguments), *settings])
 
@@ -57,24 +53,20 @@ def url(server, write_tar, labelled) -> str:
 
 @pytest.mark.fast
 def test_shards_over_http_from_the_command_line(command, url):
-    dry = command("--data", url, "--dry-run", data__kind="shards")
+    dry = command("--data", url, "--dry-run")
     assert dry.exit_code == 0, dry.stderr
     assert "12 images of set, 3 classes; in shards fetched over HTTP, by which order and resume go" in dry.stdout
     assert not list(load_settings().cache.rglob("*.tar"))
-    done = command("--data", url, data__kind="shards")
+    done = command("--data", url)
     assert done.exit_code == 0, done.stderr
     assert recipes.load(Path("runs/folder32/recipe.toml")).data.root == url
-    assert "is finished" in command("--data", url, data__kind="shards").stderr
+    assert "is finished" in command("--data", url).stderr
 
 
 @pytest.mark.slow
 def test_a_stopped_run_goes_on_exactly_though_the_cache_is_gone(url, tmp_path):
     cpu = torch.device("cpu")
-    tables: dict[str, dict[str, object]] = {"data": {"kind": "shards"}}
-    for key, value in NANO.items():
-        table, _, name = key.partition(".")
-        tables.setdefault(table, {})[name] = value
-    recipe = recipes.load(packaged("recipes") / "folder32.toml", tables)
+    recipe = recipes.load(packaged("recipes") / "folder32.toml", NANO)
 
     def run(name: str, stop_after: int | None = None) -> list[float]:
         images = open_dataset(recipe.data, recipe.model.image_size, root=url)
@@ -99,14 +91,15 @@ def test_a_stopped_run_goes_on_exactly_though_the_cache_is_gone(url, tmp_path):
 
 @pytest.mark.slow
 def test_two_broken_images_in_a_hundred_stop_and_with_one_repaired_the_run_goes_on(command, tmp_path, image_bytes):
+    changes = {"data__kind": "folder", "run__length_images": 100, "run__batch_size": 25}
     folder = tmp_path / "images"
     folder.mkdir()
     for i in range(100):
         (folder / f"{i:03d}.png").write_bytes(b"no image" if i in (7, 33) else image_bytes(i))
-    stopped = command("--data", folder, run__length_images=100, run__batch_size=25)
+    stopped = command("--data", folder, **changes)
     assert stopped.exit_code == 1
     assert "2 images of one epoch of 100 cannot be read, which is over 1%" in stopped.stderr
     assert all(str(folder / name) in stopped.stderr for name in ("007.png", "033.png"))
     (folder / "033.png").write_bytes(image_bytes(33))
-    done = command("--data", folder, run__length_images=100, run__batch_size=25)
+    done = command("--data", folder, **changes)
     assert done.exit_code == 0, done.stderr

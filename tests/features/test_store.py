@@ -103,7 +103,7 @@ def test_missing_and_odd_tensors_and_a_file_cut_short_are_one_sentence(zoo: Path
     state = network.state_dict()
     for bias in (state["head.bias"].to(torch.complex64), state["head.bias"] + float("nan")):
         weights.save_file(zoo / "b.safetensors", state | {"head.bias": bias}, header)
-        with pytest.raises(FileError, match=r"b\.safetensors.*not all finite|complex64"):
+        with pytest.raises(FileError, match=r"b\.safetensors: 'head.bias' holds no weights"):
             store.load_feature_network("b")
     del state["head.bias"]
     weights.save_file(zoo / "b.safetensors", state, header)
