@@ -37,13 +37,11 @@ def test_classes_whose_names_are_no_file_names_stay_apart() -> None:
 
 
 def test_every_class_is_written_whatever_its_name(command: Command, run_here: Path, work: Path) -> None:
-    tensors, metadata = (
-        read_tensors(Path("runs/tiny/model.safetensors")),
-        read_header(Path("runs/tiny/model.safetensors")),
-    )
+    file = Path("runs/tiny/model.safetensors")
+    metadata = read_header(file)
     count = len(metadata["class_names"])
     metadata["class_names"] = ["T-shirt/top", "T-shirt\\top", *metadata["class_names"][2:]]
-    save_file(tensors, "odd.safetensors", {"spherectl": json.dumps(metadata)})
+    save_file(read_tensors(file), "odd.safetensors", {"spherectl": json.dumps(metadata)})
     Image.new("RGB", (32, 32)).save("a.png")
     result = command("edit", "a.png", "--to-class", "all", "--model", "odd.safetensors", "--steps", 1, "--out", "x.png")
     assert result.exit_code == 0, result.stderr
@@ -51,57 +49,31 @@ def test_every_class_is_written_whatever_its_name(command: Command, run_here: Pa
     assert len(list(work.glob("x*.png"))) == count + 1
 
 
-COMMANDS = [
-    ("edit", "BAD", "--reconstruct"),
-    ("encode", "BAD"),
-    ("sample", "--like", "BAD"),
-    ("edit", "a.png", "BAD", "--harmonize"),
-    ("edit", "a.png", "b.png", "--harmonize", "--mask", "BAD"),
-    ("interpolate", "a.png", "BAD"),
-    ("restore", "BAD", "--task", "denoise"),
-    ("restore", "a.png", "--task", "inpaint", "--mask", "BAD"),
-    ("restore", "a.png", "--task", "deblur", "--kernel", "BAD"),
-]
-KINDS = ("pipe", "zero", "folder", "postscript", "bomb")
-
-
 @pytest.mark.parametrize(
-    ("words", "kind"),
-    [*((words, "pipe") for words in COMMANDS), *((words, kind) for words in COMMANDS[:1] for kind in KINDS[1:])],
+    "words",
+    [
+        ("sample", "--like", "pipe.png"),
+        ("edit", "a.png", "b.png", "--harmonize", "--mask", "pipe.png"),
+        ("restore", "a.png", "--task", "deblur", "--kernel", "pipe.png"),
+    ],
 )
-def test_hostile_images_are_one_sentence_in_every_command(
+def test_a_pipe_is_no_image_whatever_it_is_given_for(
     words: tuple[str, ...],
-    kind: str,
     command: Command,
     garments: torch.Tensor,
     files: Callable[[], list[str]],
     fails: Callable[..., str],
 ) -> None:
-    path = Path("bad.png")
-    match kind:
-        case "pipe":
-            os.mkfifo(path)
-        case "zero":
-            path.symlink_to("/dev/zero")
-        case "folder":
-            path.mkdir()
-        case "postscript":
-            path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 32 32\nshowpage\n")
-        case "bomb":
-            Image.new("1", (12_000, 10_000)).save(path)
+    os.mkfifo("pipe.png")
     before = files()
-    out = "l.safetensors" if words[0] == "encode" else "x.png"
-    result = command(*("bad.png" if word == "BAD" else word for word in words), "--out", out)
-    in_folder = kind == "folder" and words[0] == "encode"
-    fails(result, 2 if in_folder else 1, "holds no images" if in_folder else "Cannot read the image bad.png: ")
-    assert "Warning" not in result.stderr
+    fails(command(*words, "--out", "x.png"), 1, "Cannot read the image pipe.png: ")
     assert files() == before
 
 
 def test_a_folder_is_encoded_as_training_reads_it(command: Command, garments: torch.Tensor, work: Path) -> None:
     """Hidden files are no images, broken ones are left out with a word, other kinds are counted."""
     folder = Path("photos")
-    for name in (".Trash", ".thumbnails", ".ipynb_checkpoints", "__MACOSX", "deep/er"):
+    for name in (".Trash", "__MACOSX", "deep/er"):
         (folder / name).mkdir(parents=True)
         shutil.copy("a.png", folder / name / "0.png")
     for name in ("1.png", "2.jfif", "3.PNG", "._0.png"):
@@ -112,21 +84,18 @@ def test_a_folder_is_encoded_as_training_reads_it(command: Command, garments: to
         (folder / name).touch()
     result = command("encode", "photos", "--out", "l.safetensors", "--json", *F32)
     assert result.exit_code == 0, result.stderr
-    assert json.loads(result.stdout)["images"] == 4
-    assert json.loads(result.stdout)["left_out"] == 2
+    told = json.loads(result.stdout)
+    assert (told["images"], told["left_out"]) == (4, 2)
     header = read_header(Path("l.safetensors"))
     assert header["files"] == ["photos/1.png", "photos/2.jfif", "photos/3.PNG", "photos/deep/er/0.png"]
     said = result.stderr
     assert "photos: 2 .heic, 1 .svg left out" in said
     assert "left out: Cannot read the image photos/1b.png" in said
     assert "2 of 6 images were left out" in said
-    together = command("encode", *header["files"], "--out", "named.safetensors", *F32)
-    assert together.exit_code == 0, together.stderr
+    assert command("encode", *header["files"], "--out", "named.safetensors", *F32).exit_code == 0
     found, named = (read_tensors(Path(f"{name}.safetensors")) for name in ("l", "named"))
     assert torch.equal(found["latents"], named["latents"])
     assert torch.equal(found["labels"], named["labels"])
-    assert command("sample", "--latents", "l.safetensors", "--out", "again", *F32).exit_code == 0
-    assert len(list(Path("again").iterdir())) == 4
 
 
 def test_a_folder_of_broken_images_and_a_broken_image_that_is_named(
@@ -149,22 +118,12 @@ def test_names_that_are_not_utf_8(command: Command, garments: torch.Tensor, work
     name = os.fsdecode(b"caf\xe9")
     Path(name).mkdir()
     shutil.copy("a.png", f"{name}/{name}.png")
-    result = command("encode", name, f"{name}/{name}.png", "--out", "l.safetensors", "--json", *F32)
+    result = command("encode", name, f"{name}/{name}.png", "--out", f"{name}.safetensors", "--json", *F32)
     assert result.exit_code == 0, result.stderr
-    assert read_header(Path("l.safetensors"))["files"] == ["caf\\xe9/caf\\xe9.png"] * 2
-    result = command("encode", name, "--out", f"{name}.safetensors", *F32)
+    assert read_header(Path(f"{name}.safetensors"))["files"] == ["caf\\xe9/caf\\xe9.png"] * 2
+    result = command("edit", f"{name}/{name}.png", "--reconstruct", "--out", f"{name}.png", "--json", *F32)
     assert result.exit_code == 0, result.stderr
-    assert Path(f"{name}.safetensors").is_file()
-    for words in (
-        ("edit", f"{name}/{name}.png", "--reconstruct", "--out", f"{name}.png", "--json"),
-        ("edit", f"{name}/{name}.png", "--reconstruct"),
-        ("restore", f"{name}/{name}.png", "--task", "denoise", "--rounds", 1),
-        ("interpolate", f"{name}/{name}.png", "a.png", "--out", f"{name}.gif"),
-    ):
-        result = command(*words, *F32)
-        assert result.exit_code == 0, result.stderr
     assert Path(f"{name}.png").is_file()
-    assert Path(f"{name}.gif").is_file()
 
 
 def test_what_is_transparent_in_a_mask_is_black(command: Command, garments: torch.Tensor, work: Path) -> None:
@@ -175,9 +134,9 @@ def test_what_is_transparent_in_a_mask_is_black(command: Command, garments: torc
     white[..., 3] = left  # painted in white on a transparent layer
     Image.fromarray(white).save("layer.png")
     for name in ("plain", "layer"):
-        words = ("edit", "a.png", "b.png", "--harmonize", "--mask", f"{name}.png", "--out", f"{name}-e.png")
-        assert command(*words, "--no-provenance", *F32).exit_code == 0
-        words = ("restore", "a.png", "--task", "inpaint", "--mask", f"{name}.png", "--out", f"{name}-r.png")
-        assert command(*words, "--no-provenance", *F32).exit_code == 0
+        words = ("edit", "a.png", "b.png", "--harmonize", "--mask", f"{name}.png", "--steps", 1)
+        assert command(*words, "--out", f"{name}-e.png", "--no-provenance", *F32).exit_code == 0
+        words = ("restore", "a.png", "--task", "inpaint", "--mask", f"{name}.png", "--rounds", 1)
+        assert command(*words, "--out", f"{name}-r.png", "--no-provenance", *F32).exit_code == 0
     for kind in ("e", "r"):
         assert Path(f"layer-{kind}.png").read_bytes() == Path(f"plain-{kind}.png").read_bytes()
