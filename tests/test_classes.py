@@ -66,17 +66,22 @@ def test_names_go_before_numbers(items, names, numbers):
         ("s", GARMENTS, "The class 's' is ambiguous: it could be sandal (5), shirt (6), sneak", "Type more of"),
         ("bird", tuple(f"bird {i}" for i in range(9)), "bird 4 (4) and 4 more.", ""),
         ("crane", ("crane", "heron", "Crane"), "it could be crane (0), Crane (2)", ""),
-        ("3", (), "m is unconditional", ""),
         ("5-2", GARMENTS, "The range 5-2 is empty", ""),
         ("retriever", (), "m has 1000 classes (0-999) without names.", "Give a number"),
     ],
 )
 def test_what_no_other_model_would_understand_better_is_refused(asked, names, words, hint):
     with pytest.raises(UsageError) as caught:
-        parse_classes([asked], names, len(names) or (0 if "unconditional" in words else 1000), "m")
+        parse_classes([asked], names, len(names) or 1000, "m")
     assert words in caught.value.message
     assert hint in caught.value.hint
     assert not isinstance(caught.value, UnknownClassError)
+
+
+def test_an_unconditional_model_has_none_alone():
+    assert parse_classes(["none"], (), 0, "faces") == [0]
+    with pytest.raises(UsageError, match="faces is unconditional"):
+        parse_classes(["3"], (), 0, "faces")
 
 
 @pytest.mark.parametrize("asked", ["10", "-1", "8-12"])
