@@ -85,6 +85,7 @@ def test_training_crop_is_torchvisions(width, height):
         (63, 200, 32, [], ((32, 102), 0, 35)),
         (20, 30, 32, [], ((32, 48), 0, 8)),
         (64, 64, 32, [(32, 32)], ((32, 32), 0, 0)),
+        (32, 32, 32, [], ((32, 32), 0, 0)),
     ],
 )
 def test_adm_crop_step_by_step(width, height, size, steps, crop):
@@ -94,10 +95,3 @@ def test_adm_crop_step_by_step(width, height, size, steps, crop):
     shape, left, top = crop
     expected = np.asarray(expected.resize(shape, Image.Resampling.BICUBIC))[top : top + size, left : left + size]
     assert torch.equal(adm_crop(image, size), torch.from_numpy(expected.copy()).permute(2, 0, 1))
-
-
-@pytest.mark.parametrize("fit", [fit_crop, adm_crop, fit_pad])
-def test_a_image_of_the_right_size_is_left_alone(fit):
-    for size in (32, 96):
-        image = noise_image(size, size)
-        assert torch.equal(fit(image, size), as_tensor(image))
