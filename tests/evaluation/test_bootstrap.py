@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
-from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
 
 from spherectl.errors import UsageError
 from spherectl.evaluation import bootstrap
@@ -66,21 +65,15 @@ def ones(count: int) -> Tensor:
     return torch.ones(1, count, dtype=torch.int32)
 
 
-def test_multiplicities_draw_as_many_as_there_are_and_each_image_equally_often() -> None:
+def test_multiplicities_are_seeded_and_give_each_image_equally_often() -> None:
     m = bootstrap.multiplicities(50, 2000, seed=0)
     assert m.dtype == torch.int32
+    assert torch.equal(m[:8], bootstrap.multiplicities(50, 8, seed=0))
+    assert not torch.equal(m[:8], bootstrap.multiplicities(50, 8, seed=4))
     assert (m.sum(1) == 50).all()
     # An image is in a resample Binomial(50, 1/50) times: mean 1, variance 0.98; the mean of 2000 strays by 0.022.
     torch.testing.assert_close(m.double().mean(0), torch.ones(50).double(), rtol=0, atol=5 * 0.022)
     assert m.double().var(0).mean().item() == pytest.approx(0.98, rel=0.02)
-
-
-def test_multiplicities_depend_on_count_and_seed_and_more_begin_with_the_same() -> None:
-    m = bootstrap.multiplicities(30, 8, seed=3)
-    assert torch.equal(m, bootstrap.multiplicities(30, 8, seed=3))
-    assert torch.equal(m, bootstrap.multiplicities(30, 20, seed=3)[:8])
-    assert not torch.equal(m, bootstrap.multiplicities(30, 8, seed=4))
-    assert len(m.unique(dim=0)) == 8
 
 
 def test_mean_replicates_are_the_means_of_the_resamples() -> None:
@@ -125,19 +118,6 @@ def test_frechet_replicates_keep_their_digits_far_from_the_origin(features: Tens
     torch.testing.assert_close(far, near, rtol=1e-8, atol=0)
 
 
-def test_kid_of_all_images_once_is_the_u_statistic_and_torch_fidelitys(features: Tensor, reference: Tensor) -> None:
-    """torch-fidelity's subsets are all the images here; its sums are in float32."""
-    same = reference[:150]
-    found = resampled.kid_replicates(features, same, ones(150)).item()
-    x, y = features.double(), same.double()
-    within_x, within_y, between = ((a @ b.T / WIDTH + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
-    sums = (within_x.sum() - within_x.trace() + within_y.sum() - within_y.trace()) / (150 * 149)
-    assert found == pytest.approx((sums - 2 * between.mean()).item(), rel=1e-10)
-    options = {"kid_subsets": 1, "kid_subset_size": 150, "verbose": False, "rng_seed": 0}
-    theirs = kid_features_to_metric(features, same, **options)[KEY_METRIC_KID_MEAN]
-    assert found == pytest.approx(theirs, rel=1e-4)
-
-
 def test_kid_replicates_leave_out_pairs_of_an_image_with_its_repeats(features: Tensor, reference: Tensor) -> None:
     m = bootstrap.multiplicities(len(features), 4, seed=0)
     calls: list[tuple[int, int]] = []
@@ -157,32 +137,6 @@ def test_kid_replicates_leave_out_pairs_of_an_image_with_its_repeats(features: T
     assert {total for _, total in calls} == {len(calls)}
 
 
-def test_kid_takes_the_references_own_part_where_it_is_known(features: Tensor, reference: Tensor) -> None:
-    m = bootstrap.multiplicities(len(features), 3, seed=0)
-    calls: list[tuple[int, int]] = []
-    known = resampled.mean_kernel(reference, lambda *call: calls.append(call))
-    assert calls[-1] == (10, 10)  # tiles of four blocks
-    found = resampled.kid_replicates(features, reference, m, within_reference=known)
-    assert torch.equal(found, resampled.kid_replicates(features, reference, m))
-    without = resampled.kid_replicates(features, reference, m, within_reference=0.0)
-    torch.testing.assert_close(found - without, torch.full((3,), known, dtype=torch.float64), rtol=1e-9, atol=0)
-
-
-def test_resampling_raises_a_frechet_distance_but_not_kid(features: Tensor, reference: Tensor) -> None:
-    """Why intervals are put around the score; and KID's pairs of different images need it hardly."""
-    m = bootstrap.multiplicities(len(features), 300, seed=0)
-    mean, covariance = statistics(reference)
-    replicates = resampled.frechet_replicates(features, mean, covariance, m)
-    score = frechet_distance(*statistics(features), mean, covariance)
-    error = replicates.std() / 300**0.5
-    assert replicates.mean() - score > 5 * error
-    low, high = bootstrap.interval(score, replicates)
-    assert low < score < high
-    kid = resampled.kid_replicates(features, reference, m)
-    once = resampled.kid_replicates(features, reference, ones(len(features)))
-    assert abs(kid.mean() - once.item()) < 4 * kid.std() / 300**0.5
-
-
 def test_inception_score_replicates_are_torch_fidelitys_without_splits() -> None:
     logits = 3 * normal(150, seed=4)
     m = bootstrap.multiplicities(150, 4, seed=0)
@@ -190,12 +144,6 @@ def test_inception_score_replicates_are_torch_fidelitys_without_splits() -> None
     for row, value in zip(m, found, strict=True):
         theirs = isc_features_to_metric(explicit(logits, row), splits=1, shuffle=False)[KEY_METRIC_ISC_MEAN]
         assert value.item() == pytest.approx(theirs, rel=1e-12)
-
-
-def test_inception_score_of_certain_and_even_classes_is_their_number() -> None:
-    logits = 1000 * torch.eye(4).repeat(5, 1)
-    logits = torch.cat([logits, logits.new_full((20, 1), -1e4)], dim=1)  # a fifth class that nothing is
-    assert resampled.inception_score_replicates(logits, ones(20)).item() == pytest.approx(4.0, rel=1e-12)
 
 
 def test_interval_is_the_percentiles_of_the_deviations_around_the_score() -> None:
@@ -208,56 +156,25 @@ def test_interval_is_the_percentiles_of_the_deviations_around_the_score() -> Non
     assert high == pytest.approx(3.0, abs=0.01)
 
 
-def test_the_interval_of_a_mean_covers_the_truth_19_times_in_20() -> None:
-    """200 sets of 200 skewed values: 95% less a little for the skew, give or take 3 binomial deviations of 1.5%."""
-    generator = torch.Generator().manual_seed(5)
-    covered = 0
-    for seed in range(200):
-        values = torch.rand(200, generator=generator, dtype=torch.float64).log().neg()  # exponential, of mean 1
-        replicates = bootstrap.mean_replicates(values, bootstrap.multiplicities(200, 200, seed))
-        low, high = bootstrap.interval(values.mean().item(), replicates)
-        covered += low <= 1 <= high
-    assert 0.9 <= covered / 200 <= 0.99
-
-
 def test_the_interval_of_a_frechet_distance_covers_its_expectation() -> None:
-    """100 sets of 200 images in 12 dimensions; percentiles of the replicates as they are cover it far too seldom."""
+    """50 sets of 200 images in 12 dimensions; percentiles of the replicates as they are cover it far too seldom."""
     mean, covariance = torch.zeros(WIDTH).double(), torch.eye(WIDTH).double()
-    sets = [1.3 * normal(200, seed).double() + 0.2 for seed in range(1000, 1500)]
+    sets = [1.3 * normal(200, seed).double() + 0.2 for seed in range(1000, 1200)]
     scores = torch.tensor([frechet_distance(*statistics(some), mean, covariance) for some in sets]).double()
     expected = scores.mean()  # of 200 images: its bias is part of it
     centred = plain = 0
-    widths = torch.zeros(100, dtype=torch.float64)
-    for seed in range(100):
-        m = bootstrap.multiplicities(200, 200, seed)
+    widths = torch.zeros(50, dtype=torch.float64)
+    for seed in range(50):
+        m = bootstrap.multiplicities(200, 100, seed)
         replicates = resampled.frechet_replicates(sets[seed], mean, covariance, m)
         low, high = bootstrap.interval(scores[seed].item(), replicates)
         widths[seed] = high - low
         centred += low <= expected <= high
         plain += bool(replicates.quantile(0.025) <= expected <= replicates.quantile(0.975))
-    assert centred >= 88  # 95 less 3 binomial deviations
-    assert plain < 80
+    assert centred >= 43  # 95% less 3 binomial deviations
+    assert plain < 40
     # Nor is it wide for nothing: 1.96 deviations of the score to a side, and a little for so few images.
     assert 0.9 <= widths.mean() / (2 * 1.96 * scores.std()) <= 1.3
-
-
-def test_paired_resamples_of_nearly_the_same_images_differ_far_less_than_unpaired(
-    features: Tensor, reference: Tensor
-) -> None:
-    """Two models on the same noise, the second a little further off."""
-    other = features + 0.05 + 0.02 * normal(len(features), seed=9)
-    mean, covariance = statistics(reference)
-
-    def replicates(of: Tensor, seed: int) -> Tensor:
-        m = bootstrap.multiplicities(len(of), 200, seed)
-        return resampled.frechet_replicates(of, mean, covariance, m)
-
-    a, b = (frechet_distance(*statistics(some), mean, covariance) for some in (other, features))
-    paired = bootstrap.difference(a, replicates(other, seed=0), b, replicates(features, seed=0))
-    unpaired = bootstrap.difference(a, replicates(other, seed=0), b, replicates(features, seed=1))
-    assert paired.value == unpaired.value == a - b
-    assert paired.high - paired.low < 0.3 * (unpaired.high - unpaired.low)
-    assert paired.low > 0 > unpaired.low  # only together can they be told apart
 
 
 def test_what_cannot_be_resampled_is_one_sentence(features: Tensor, reference: Tensor) -> None:
@@ -266,13 +183,9 @@ def test_what_cannot_be_resampled_is_one_sentence(features: Tensor, reference: T
     for sentence, call in {
         "at least 2 resamples; there were 0 and 5": lambda: bootstrap.multiplicities(0, 5, seed=0),
         "of 10 images and the scores of 150": lambda: resampled.inception_score_replicates(features, m),
-        "at least 2 images; there were 1": lambda: resampled.frechet_replicates(
-            features[:1], *statistics(reference), ones(1)
-        ),
         "on each side; there were 1": lambda: resampled.kid_replicates(features[:10], reference[:1], m),
         "holds one of them alone": lambda: resampled.kid_replicates(features[:2], reference, pairs),
         "between 0 and 1; it was 95": lambda: bootstrap.interval(0.0, torch.zeros(5), level=95),
-        "one has 5, the other 6": lambda: bootstrap.difference(0.0, torch.zeros(5), 0.0, torch.zeros(6)),
     }.items():
         with pytest.raises(UsageError, match=sentence):
             call()

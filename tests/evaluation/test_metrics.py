@@ -11,9 +11,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from spherectl.errors import UsageError
 from spherectl.evaluation.embeddings import Features
-from spherectl.evaluation.fidelity import Scores, score, unavailable
+from spherectl.evaluation.fidelity import score, unavailable
 from spherectl.evaluation.metrics import METRICS, NEEDS, Metric, Score
 from spherectl.evaluation.protocol import Plan
 from spherectl.evaluation.reference import Reference
@@ -77,12 +76,3 @@ def test_every_record_is_whole_and_in_the_docs() -> None:
         assert f"| `{metric.name}` | {metric.what} | {', '.join(better)} | {metric.source} |" in docs, metric.name
         assert set(metric.needs) <= NEEDS.keys()
         assert (metric.compute or metric.compare) is not None or not metric.scores
-
-
-def test_values_are_attributes_and_others_are_not_there() -> None:
-    scores = Scores("net", "set", 20, "round", {"kid": 0.5})
-    assert (scores.kid, scores.recall) == (0.5, None)
-    with pytest.raises(AttributeError, match="no score or attribute 'psnr'"):
-        scores.psnr  # noqa: B018 - the attribute is the test
-    with pytest.raises(UsageError, match="metrics: expected one of fid, kid"):
-        Plan(metrics=["fdi"])

@@ -12,7 +12,7 @@ from spherectl import api
 from spherectl.data.datasets import ImageSet
 from spherectl.data.transforms import to_float
 from spherectl.evaluation.embeddings import real_draw
-from spherectl.evaluation.projection import clouds, project, spread, through_training
+from spherectl.evaluation.projection import clouds, project, spread
 from spherectl.evaluation.uniformity import uniformity
 
 pytestmark = pytest.mark.fast
@@ -74,13 +74,3 @@ def test_points_of_training_are_those_nearest_to_thirds(tmp_path: Path) -> None:
     assert of(60) == [60]
     assert of() == []
     assert of(10, 20, 30, 40, 50, 60, 70, 80, 90) == [30, 60, 90]
-
-
-def test_numbers_through_training_are_of_the_weights_then(test_images: ImageSet, tiny_run: Path) -> None:
-    model = api.load(tiny_run, dtype="float32")  # as the weights of checkpoints are computed
-    stages = through_training(tiny_run, model, test_images, count=40, draws=19)
-    assert [images for images, _ in stages] == [80, 160]
-    own = clouds(model, None, test_images, count=40, draws=19)[0].measured
-    assert own is not None
-    assert stages[1][1].overall == own.overall
-    assert stages[0][1].overall.mean_direction.value != own.overall.mean_direction.value

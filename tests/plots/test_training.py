@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -16,7 +15,6 @@ import pytest
 from PIL import Image
 
 from spherectl.errors import FileError, UsageError
-from spherectl.plots import curves as reading
 from spherectl.plots import training as plots
 from spherectl.plots.curves import find_run, read_curves, read_metrics
 from spherectl.plots.training import moving_mean, plot_training, thinned
@@ -48,7 +46,7 @@ def lines(count: int, *, batch: int = 8, perceptual: float = 1.0, gauges: bool =
 
 def few(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
     """The same with two panels' worth of keys, which are plotted quickly."""
-    return [{key: line[key] for key in ("step", "images_seen", "loss", "lr")} for line in metrics]
+    return [{key: line[key] for key in ("step", "images_seen", "wall_s", "loss", "lr")} for line in metrics]
 
 
 @pytest.fixture
@@ -106,43 +104,10 @@ def test_keys_that_come_later_or_are_null_are_no_numbers_before(run: Callable[..
     np.testing.assert_array_equal(read_metrics(folder)["new"], [math.nan, 5, math.nan, math.nan])
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        *("no json", "[1]", "3", '{"loss": 1}', '{"step": 2, "loss": "small"}', '{"step": true}', '{"step": [2]}'),
-        *('{"step": 2, "loss": 1' + "0" * 400 + "}", "[" * 50_000, '{"step": 1e300}', '{"step": null}'),
-        json.dumps({"step": 1} | {f"key{number}": 1 for number in range(200)}),
-    ],
-)
+@pytest.mark.parametrize("wrong", ["no json", '{"loss": 1}', '{"step": 2, "loss": "small"}', "[" * 50_000])
 def test_a_damaged_line_is_a_sentence(run: Callable[..., Path], wrong: str) -> None:
     with pytest.raises(FileError, match=r"metrics\.jsonl: line 3 is no line of metrics"):
         read_metrics(run("a", lines(2), f"{wrong}\n" + json.dumps(lines(1)[0]) + "\n"))
-
-
-def test_a_line_of_megabytes_and_a_pipe_are_a_sentence(run: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(FileError, match="line 3 has more than 100,000 bytes"):
-        read_metrics(run("long", lines(2), '{"step": ' + " " * 10**6))
-    (tmp_path / "pipe").mkdir()
-    os.mkfifo(tmp_path / "pipe" / "metrics.jsonl")
-    with pytest.raises(FileError, match="not a regular file"):
-        read_metrics(tmp_path / "pipe")
-
-
-def test_losses_that_are_not_positive_are_plotted_all_the_same(
-    run: Callable[..., Path], plotted: Callable[..., Figure]
-) -> None:
-    """A logarithmic axis has no place for them."""
-    figure = plotted([run("a", [line | {"loss": -1.0} for line in few(lines(4))])], smooth=1)
-    (line,) = panel(figure, "loss,").get_lines()
-    assert list(line.get_ydata()) == [-1.0] * 4
-    assert panel(figure, "loss,").get_yscale() == "linear"
-
-
-def test_a_run_without_metrics_is_a_sentence(run: Callable[..., Path], tmp_path: Path) -> None:
-    (tmp_path / "new").mkdir()
-    for folder in (tmp_path / "new", run("empty", []), run("cut", [], '{"step": 1')):
-        with pytest.raises(FileError, match=rf"{folder.name} has no metrics yet"):
-            read_metrics(folder)
 
 
 def test_a_run_is_a_path_or_a_name(run: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,20 +117,8 @@ def test_a_run_is_a_path_or_a_name(run: Callable[..., Path], tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b").mkdir()
     assert find_run("b", tmp_path / "runs") == Path("b")  # as everywhere, what is here goes first
-    with pytest.raises(UsageError, match=r"no run folder 'c'\. Those in .*runs: a, b\."):
-        find_run("c", tmp_path / "runs")
     with pytest.raises(UsageError, match="There is none in nowhere either"):
         find_run("c", Path("nowhere"))
-
-
-def test_runs_are_named_after_their_folders_or_where_those_are_alike_after_their_paths(
-    run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, other, alike = run("x/a", lines(1)), run("x/b", lines(1)), run("y/a", lines(1))
-    assert [curves.name for curves in read_curves([one, other])] == ["a", "b"]
-    assert [curves.name for curves in read_curves([one, alike])] == [str(one), str(alike)]
-    monkeypatch.chdir(one)
-    assert read_curves([Path()])[0].name == "a"
 
 
 # Means and points
@@ -219,29 +172,12 @@ def test_raw_numbers_are_faint_and_means_are_strong(run: Callable[..., Path], pl
     assert strong.get_linewidth() > raw.get_linewidth()
 
 
-def test_what_is_written_on_every_tenth_step_is_smoothed_over_as_many_steps(
-    run: Callable[..., Path], plotted: Callable[..., Figure]
-) -> None:
-    figure = plotted([run("a", lines(100))], smooth=30)
-    _, strong = panel(figure, "effective rank").get_lines()
-    np.testing.assert_array_equal(strong.get_xdata(), np.arange(80, 801, 80))
-    np.testing.assert_allclose(strong.get_ydata(), moving_mean(np.arange(1.0, 11), 3))
-
-
 def test_by_itself_the_mean_is_over_a_fiftieth_of_the_longest_run(
     run: Callable[..., Path], plotted: Callable[..., Figure]
 ) -> None:
-    folders = [run("short", lines(20)), run("long", lines(600))]
-    figure = plotted(folders)
-    assert figure.get_supxlabel() == "images seen; strong lines are means over 12 steps"
+    figure = plotted([run("short", lines(20)), run("long", few(lines(600)))])
     losses = np.array([line["loss"] for line in lines(20)])
     np.testing.assert_allclose(panel(figure, "loss,").get_lines()[1].get_ydata(), moving_mean(losses, 12))
-
-
-def test_without_smoothing_there_is_one_line_a_run(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
-    figure = plotted([run("a", lines(10)), run("b", lines(5))], smooth=1)
-    assert [len(line.get_xdata()) for line in panel(figure, "loss,").get_lines()] == [10, 5]
-    assert figure.get_supxlabel() == "images seen"
 
 
 @pytest.mark.parametrize(
@@ -250,7 +186,7 @@ def test_without_smoothing_there_is_one_line_a_run(run: Callable[..., Path], plo
 def test_panels_run_along_what_was_asked_for(
     run: Callable[..., Path], plotted: Callable[..., Figure], x: plots.Axis, last: float, label: str
 ) -> None:
-    figure = plotted([run("a", lines(30))], x=x)
+    figure = plotted([run("a", few(lines(30)))], x=x)
     assert panel(figure, "loss,").get_lines()[-1].get_xdata()[-1] == pytest.approx(last)
     assert figure.get_supxlabel().startswith(label)
 
@@ -265,35 +201,6 @@ def test_losses_and_gradients_are_logarithmic_and_the_rest_starts_at_nothing(
         bottom = axes.get_ylim()[0]
         assert bottom < -4.5 if one.key == "loss_centre" else is_log or bottom == 0, one.key
         assert axes.get_xlim()[0] == 0
-
-
-@pytest.mark.parametrize(
-    ("key", "values", "expected"),
-    [
-        ("mfu", [0.1, 0.4], {"0%", "10%", "40%"}),
-        ("lr", [1e-4, 4e-4], {"0", "0.0001", "0.0004"}),
-        ("loss", [5.0, 0.2], {"0.2", "0.5", "1", "2", "5"}),
-        ("loss", [1e3, 0.001], {"0.01", "1", "100"}),
-    ],
-)
-def test_numbers_at_the_axes_are_plain(
-    run: Callable[..., Path], plotted: Callable[..., Figure], key: str, values: list[float], expected: set[str]
-) -> None:
-    metrics = [{"step": step, "images_seen": 1e5 * step, key: value} for step, value in enumerate(values, 1)]
-    figure = plotted([run("a", metrics)])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.draw_without_rendering()
-    axes = figure.axes[0]
-    low, high = axes.get_ylim()
-    shown = {
-        label.get_text()
-        for label, place in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)
-        if low <= place <= high
-    }
-    assert expected <= shown
-    assert len(shown) < 10
-    assert {"0", "100k", "200k"} <= {label.get_text() for label in axes.get_xticklabels()}
 
 
 def test_a_start_at_nearly_nothing_does_not_press_the_rest_to_the_top(
@@ -315,7 +222,7 @@ def test_a_start_at_nearly_nothing_does_not_press_the_rest_to_the_top(
 def test_runs_are_told_apart_by_colour_then_by_dashes(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
     names = [f"run {number}" for number in range(9)]
     names[1] = "_hidden $x^2$"
-    figure = plotted([run(name, lines(20)) for name in names], smooth=3)
+    figure = plotted([run(name, few(lines(5))) for name in names], smooth=3)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == names
     handles = [(line.get_color(), line.get_linestyle()) for line in legend.get_lines()]
@@ -323,46 +230,6 @@ def test_runs_are_told_apart_by_colour_then_by_dashes(run: Callable[..., Path], 
     assert handles[7] == (plots.COLOURS[0], "--")
     strong = panel(figure, "loss,").get_lines()[1::2]
     assert [(line.get_color(), line.get_linestyle()) for line in strong] == handles
-
-
-def test_a_run_of_one_step_shows_a_point(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
-    figure = plotted([run("a", lines(1))])
-    (line,) = panel(figure, "loss,").get_lines()
-    assert (line.get_marker(), list(line.get_ydata())) == ("o", [1.0])
-
-
-def test_numbers_that_are_not_finite_are_left_out(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
-    metrics = lines(10)
-    metrics[3]["loss"], metrics[4]["grad_norm"] = math.nan, math.inf
-    figure = plotted([run("a", metrics)], smooth=1)
-    assert list(panel(figure, "loss,").get_lines()[0].get_xdata()) == [8, 16, 24, 40, 48, 56, 64, 72, 80]
-    assert len(panel(figure, "gradient").get_lines()[0].get_xdata()) == 9
-
-
-def test_a_long_run_is_plotted_with_few_points(plotted: Callable[..., Figure], monkeypatch: pytest.MonkeyPatch) -> None:
-    count = 300_000
-    steps = np.arange(1.0, count + 1)
-    loss = 1 + np.sin(steps)
-    loss[123_456] = 50.0
-    columns = {"step": steps, "images_seen": 256 * steps, "loss": loss}
-    monkeypatch.setattr(reading, "read_metrics", lambda _folder: columns)
-    raw, strong = plotted([Path("a")]).axes[0].get_lines()
-    assert max(len(raw.get_xdata()), len(strong.get_xdata())) <= plots.MAX_POINTS + 2
-    assert raw.get_ydata().max() == 50
-
-
-def test_a_run_that_lacks_what_the_panels_run_along_has_no_line(
-    run: Callable[..., Path], plotted: Callable[..., Figure]
-) -> None:
-    timeless = [{"step": 1, "images_seen": 8, "loss": 1.0}, {"step": 2, "images_seen": 16, "loss": 0.5}]
-    bare, whole = plotted([run("a", timeless), run("b", lines(2))], x="hours").axes[0].get_lines()
-    assert np.isnan(bare.get_xdata()).all()
-    np.testing.assert_allclose(whole.get_xdata(), [1.5 / 3600, 3 / 3600])
-
-
-def test_runs_without_a_number_to_plot_are_a_sentence(run: Callable[..., Path], plotted: Callable[..., Figure]) -> None:
-    with pytest.raises(FileError, match="nothing to plot in a, b"):
-        plotted([run("a", [{"step": 1}]), run("b", [{"step": 1}])])
 
 
 # What is written
@@ -381,7 +248,6 @@ def test_the_suffix_says_what_is_written_and_the_bytes_do_not_depend_on_the_time
     if suffix.lower() == ".png":
         with Image.open(first) as image:
             assert image.format == "PNG"
-            assert image.width > 900  # of two panels
             assert len(image.convert("RGB").getcolors(1 << 20)) > 10
     elif suffix == ".svg":
         assert ET.parse(first).getroot().tag == "{http://www.w3.org/2000/svg}svg"
