@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from itertools import pairwise
-from typing import Annotated
 
 import pytest
 import torch
@@ -124,19 +123,13 @@ def test_classes_take_turns_and_share_evenly(model, free):
     ("wrong", "said"),
     [
         ({"count": 10**12}, "count: expected a whole number from 1 to 10000000"),
-        ({"count": True}, "count: .* got True"),
         ({"batch": 0}, "batch: expected a whole number from 1 to 8192"),
         ({"seed": 2**64}, "seed: expected a whole number from 0"),
-        ({"steps": 0}, "sample.steps: expected a whole number from 1 to 1000"),
         ({"steps": "4"}, "sample.steps: .* got '4'"),
         ({"guidance": float("nan")}, "sample.guidance: expected a finite number from 1 to 1000"),
-        ({"guidance": "2"}, "sample.guidance: .* got '2'"),
-        ({"noise": ["shared"]}, "sample.noise"),
         ({"noise_deg": 90.0}, "sample.noise_deg: expected a finite number from 0 below 90"),
-        ({"noise_deg": "60"}, "sample.noise_deg"),
         ({"guide": "dog", "strength": "great"}, r"sample\.guide.*sample\.strength"),
         ({"classes": []}, "at least one class"),
-        ({"classes": [-1]}, "there is no class -1"),
     ],
 )
 def test_generate_refuses_before_it_computes(model, wrong, said):
@@ -158,20 +151,3 @@ def test_every_setting_is_in_the_signature_the_table_the_provenance_and_the_comm
     assert [name for name in signature if name in names] == names
     assert all(f"        {name}: " in spherectl.generate.__doc__ for name in names)
     assert SampleSpec().model_dump() == {option.name: option.default for option in sampling.options()}
-
-
-def test_a_new_setting_is_one_line():
-    class More(sampling.Sampling):
-        shake: Annotated[float, sampling.Setting("How much.", ge=0, le=2)] = 0.5
-
-    *_, option = sampling.options(More)
-    assert option == ("shake", "How much.", 0.5, float, (), 0, 2, None)
-    assert option.flag == "--shake"
-    assert option.check(2) == 2
-    with pytest.raises(UsageError, match=r"sample\.shake: expected a finite number from 0 to 2, got 3"):
-        option.check(3)
-
-
-def test_the_settings_are_told_on_one_line():
-    told = sampling.described(SampleSpec(steps=2, guidance=1.4, noise_deg=60.0))
-    assert told == "steps 2, guidance 1.4, guide both, noise shared, strength constant, noise-deg 60"

@@ -92,16 +92,10 @@ def test_auto_takes_bfloat16_only_where_it_was_measured_to_be_faster(model, monk
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        *(
-            ({"dtype": dtype}, r"dtype: expected auto, float32, bfloat16, .* got ")
-            for dtype in ("fp32", 3, None, torch.complex64, np.array([1, 2]), "float" * 10_000)
-        ),
+        ({"dtype": np.array([1, 2])}, r"dtype: expected auto, float32, bfloat16, .* got "),
         ({"dtype": torch.float16}, "not in float16"),
         ({"weights": "avg"}, "weights: expected one of ema, raw, got 'avg'"),
-        ({"compile": 1}, "compile: expected one of False, True, got 1"),
-        ({"device": ["cpu"]}, r"There is no device \['cpu'\] here"),
         ({"device": "cuda:99"}, "There is no device 'cuda:99' here"),
-        ({"device": "meta"}, "There is no device 'meta' here"),
         ({"model": 3}, "model: expected a name or a path, got 3"),
         ({"model": "nothing"}, "There is no model 'nothing'"),
     ],
@@ -160,19 +154,6 @@ def test_a_model_outlives_its_file_and_is_changed_without_it(tmp_path, package, 
     assert file.read_bytes() == content
     os.truncate(file, 0)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
-
-
-def test_a_checkpoint_of_before_archives_is_read(tmp_path, package):
-    """Until 1.6 torch wrote no zip files; some still go round."""
-    PUBLISHED.write(tmp_path, package)
-    path = PUBLISHED.newest(tmp_path)
-    expected = weights.read_package(tmp_path).weights
-    state = torch.load(path, weights_only=True)
-    path.unlink()
-    torch.save(state, path, _use_new_zipfile_serialization=False)
-    read = weights.read_package(tmp_path).weights
-    assert read.keys() == expected.keys()
-    assert all(torch.equal(read[name], expected[name]) for name in expected)
 
 
 def test_the_hash_is_of_what_was_loaded(tmp_path, package):

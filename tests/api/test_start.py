@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-STARTS, FEWEST = 15, 3
+STARTS, FEWEST = 15, 3  # tests/test_architecture.py has what may be imported
 SAMPLE = ("-m", "spherectl", "sample", "--model", "fashion-mnist", "--count", "1", "--steps", "1", "--out", "x.png")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_first_image_takes_at_most_twice_the_import_of_torch(cli):
     """The quickest of several starts each, taken in turns: what else the machine does slows both, so more are taken."""
 

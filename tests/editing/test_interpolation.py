@@ -10,7 +10,6 @@ from torch import Tensor
 
 from spherectl.api import Model
 from spherectl.editing.interpolation import class_weights, line_shares, path, square, square_shares
-from spherectl.errors import UsageError
 
 pytestmark = pytest.mark.fast
 
@@ -71,11 +70,3 @@ def test_shares_of_a_square_are_bilinear() -> None:
     assert shares[4].tolist() == [0.25] * 4
     assert shares[1].tolist() == [0.5, 0.5, 0, 0]
     assert shares[[0, 2, 6, 8]].tolist() == torch.eye(4).tolist()
-
-
-def test_mistakes_are_told(garments: Model, originals: Tensor) -> None:
-    a, b = garments.encode(originals[:2])
-    with pytest.raises(UsageError, match="frames: expected a whole number from 2 to 10000, got 1"):
-        path(a, b, 1)
-    with pytest.raises(UsageError, match=r"weights of shape \(2, 11\), got \(2, 10\)"):
-        garments.decode(torch.stack((a, b)), torch.zeros(2, 10))

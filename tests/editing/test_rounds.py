@@ -67,10 +67,8 @@ def test_mistakes_are_told_before_anything_is_computed(garments: Model, original
         rounds(garments, originals, count=0)
     with pytest.raises(UsageError, match="noise_deg: expected a finite number from 0 below 90, got 90"):
         rounds(garments, originals, count=1, noise_deg=90)
-    for wrong in (float("inf"), float("nan"), 0.5, "2", True):
-        with pytest.raises(UsageError, match="guidance: expected a finite number from 1 to 1000"):
-            rounds(garments, originals, count=1, guidance=wrong)
-    for name, wrong in {"noise": "loud", "guide": "dog", "seed": -1, "first_index": 2**32, "first_round": 0}.items():
+    wrong_ones = {"guidance": float("nan"), "noise": "loud", "guide": "dog", "seed": -1, "first_index": 2**32}
+    for name, wrong in wrong_ones.items():
         with pytest.raises(UsageError, match=f"{name}: expected"):
             rounds(garments, originals, count=1, **{name: wrong})
     with pytest.raises(UsageError, match="shoes"):

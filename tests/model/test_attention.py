@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spherectl.model import attention as module
-from spherectl.model.attention import attention, choose, explain
+from spherectl.model.attention import attention, choose
 
 pytestmark = pytest.mark.fast
 
@@ -57,12 +57,6 @@ def test_choice_on_a_cpu() -> None:
     assert choose(CPU, torch.float32, 64, 32, training=True) == "sdpa"
 
 
-@pytest.mark.parametrize(("reason", "expected"), [("", "xformers"), ("no kernel", "sdpa")])
-def test_choice_on_cuda_follows_the_probe(reason: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_probe_xformers", lambda *_: reason)
-    assert choose(torch.device("cuda"), torch.bfloat16, 64, 64, training=True) == expected
-
-
 @pytest.mark.parametrize("error", [ImportError("no"), NotImplementedError("no"), RuntimeError("no")])
 def test_a_failing_probe_is_a_reason_not_an_error(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
@@ -73,7 +67,3 @@ def test_a_failing_probe_is_a_reason_not_an_error(error: Exception, monkeypatch:
     module._probe_xformers.cache_clear()
     assert module._probe_xformers("cpu", torch.float32, 8) == "no"
     module._probe_xformers.cache_clear()
-
-
-def test_doctor_says_why_xformers_is_not_used_on_a_cpu() -> None:
-    assert "CUDA" in explain(CPU)["xformers"]

@@ -229,11 +229,6 @@ def test_the_setting_switches_them_off(monkeypatch):
     assert "setting" in kernels._library.__wrapped__()
 
 
-def test_another_processor_is_a_reason(monkeypatch):
-    monkeypatch.setattr(kernels, "_processor_flags", lambda: frozenset({"avx2"}))
-    assert "lacks avx512f" in kernels._library.__wrapped__()
-
-
 def test_they_are_compiled_once(monkeypatch, tmp_path):
     monkeypatch.setenv("SPHERECTL_CACHE", str(tmp_path))
     assert isinstance(kernels._library.__wrapped__(), ctypes.CDLL)
