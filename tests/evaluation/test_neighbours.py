@@ -14,6 +14,7 @@ from torch import Tensor
 
 from spherectl.data.datasets import ImageSet, MemoryImages
 from spherectl.errors import UsageError
+from spherectl.evaluation import neighbours
 from spherectl.evaluation.neighbours import (
     BY_FEATURES,
     BY_PIXELS,
@@ -70,16 +71,15 @@ def find(
     return find_neighbours(training, len(images), gather, embed, mirrored=mirrored, tell=lambda _: None)
 
 
-@pytest.mark.parametrize("size", [12, 32])
 @pytest.mark.parametrize("levels", [0, 1, 40])
-def test_distance_of_a_brighter_image_is_the_difference(size: int, levels: int) -> None:
-    image = noise((3, size, size), 0) // 2
+def test_distance_of_a_brighter_image_is_the_difference(levels: int) -> None:
+    image = noise((3, 12, 12), 0) // 2
     distances, placements = aligned_distances(image + levels, image[None])
     assert distances.tolist() == [levels]
     assert levels > 0 or SHIFTS[placements[0]] == (0, 0)
 
 
-@pytest.mark.parametrize("shift", SHIFTS)
+@pytest.mark.parametrize("shift", [SHIFTS[0], (0, 0), SHIFTS[-1]])
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_a_moved_image_is_at_zero_whatever_came_in_at_its_edges(shift: tuple[int, int], mirrored: bool) -> None:
     scene = noise((3, 24, 24), 1)
@@ -92,14 +92,7 @@ def test_a_moved_image_is_at_zero_whatever_came_in_at_its_edges(shift: tuple[int
     assert distances[0] == 0
     assert placements[0] == SHIFTS.index(shift) + mirrored * len(SHIFTS)
     assert distances[1] > 20
-
-
-def test_images_moved_farther_and_mirrored_ones_unasked_are_not_at_zero() -> None:
-    scene = noise((3, 24, 24), 1)
-    other = scene[:, 4:, 4:][None]
-    assert aligned_distances(scene[:, 1:21, 4:], other)[0] > 20
-    assert aligned_distances(other[0].flip(-1), other)[0] > 20
-    assert aligned_distances(other[0].flip(-1), other, mirrored=True)[0] == 0
+    assert not mirrored or aligned_distances(image, other[None])[0] > 20
 
 
 def test_distances_are_those_of_plain_loops() -> None:
@@ -181,13 +174,13 @@ def test_each_search_finds_copies_without_the_other(excerpt: tuple[ImageSet, Ima
     assert not own.feature_distance.any()
 
 
-def test_numbers_do_not_depend_on_what_else_is_looked_at_nor_on_threads() -> None:
-    train, images = blobs(3000, 16, 0), blobs(140, 16, 1)  # more than one batch, more than one block
+def test_numbers_do_not_depend_on_what_else_is_looked_at_nor_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "_COLUMNS", 256)
+    train, images = blobs(600, 16, 0), blobs(140, 16, 1)  # several batches, several blocks
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         whole = find(images, train)
-        again = find(images, train)
         torch.set_num_threads(2)
         more = find(images, train)
     finally:
@@ -195,7 +188,6 @@ def test_numbers_do_not_depend_on_what_else_is_looked_at_nor_on_threads() -> Non
     order = torch.tensor([139, 5, 77])
     few = find(images[order], train)
     for name in vars(whole):
-        assert torch.equal(getattr(again, name), getattr(whole, name)), name
         assert torch.equal(getattr(more, name), getattr(whole, name)), name
         assert torch.equal(getattr(few, name), getattr(whole, name)[order]), name
 
@@ -232,7 +224,3 @@ def test_features_that_do_not_fit_are_refused() -> None:
         find(images, train, features=corners(train)[1:])
     with pytest.raises(UsageError, match="training images' width, 47, got 48"):
         find(images, train, features=corners(train)[:, 1:])
-    with pytest.raises(UsageError, match=r"got \(30, 48\), not all of them finite"):
-        find(images, train, lambda some: corners(some) / 0)
-    with pytest.raises(UsageError, match=r"got \(30,\)"):
-        find(images, train, lambda some: corners(some)[:, 0])

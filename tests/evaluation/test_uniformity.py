@@ -23,13 +23,13 @@ from spherectl.evaluation.uniformity import NullDistribution, null_distribution,
 
 pytestmark = pytest.mark.fast
 
-REPETITIONS = 200
+REPETITIONS = 60
 
 # More points than dimensions, and fewer.
 SHAPES = [(100, 32), (60, 96)]
 
-# Which measures are meant for which departure, as the module's table says; each must reject at 1% in 190 repetitions
-# of 200. The mean direction is blind to the last two, which balance about the centre.
+# Which measures are meant for which departure, as the module's table says; each must reject at 1% in 57 repetitions
+# of 60. The mean direction is blind to the last two, which balance about the centre.
 MEANT = {
     "pull": ("mean_direction", "energy_distance"),
     "two clusters at a right angle": ("mean_direction", "energy_distance", "pairwise_angles"),
@@ -88,7 +88,7 @@ def rejections(shape: tuple[int, int], depart: Callable[[Tensor], Tensor]) -> di
 @pytest.mark.parametrize("shape", SHAPES)
 def test_of_uniform_points_each_measure_rejects_about_one_in_a_hundred(shape: tuple[int, int]) -> None:
     for name, count in rejections(shape, lambda points: points).items():
-        assert count <= 7, name
+        assert count <= 4, name
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -96,34 +96,12 @@ def test_of_uniform_points_each_measure_rejects_about_one_in_a_hundred(shape: tu
 def test_the_measures_meant_for_a_departure_reject_it(departure: str, shape: tuple[int, int]) -> None:
     counts = rejections(shape, DEPARTURES[departure])
     for name in MEANT[departure]:
-        assert counts[name] >= 190, name
+        assert counts[name] >= 57, name
     if departure in BALANCED:
-        assert counts["mean_direction"] <= 20
+        assert counts["mean_direction"] <= 6
 
 
-def test_points_with_their_opposites_have_no_mean_direction_whatever_their_clusters() -> None:
-    half = normals(50, 32, seed=0)
-    half[:, 0] += 2
-    found = uniformity(torch.cat([half, -half]), null=null_distribution(100, 32, draws=999, seed=1))
-    assert found.mean_direction.value == pytest.approx(0, abs=1e-6)
-    assert found.mean_direction.p_value == 1
-    assert found.pairwise_angles.p_value == found.effective_rank.p_value == 0.001
-
-
-@pytest.mark.parametrize("shape", [(20, 6), (6, 20)])
-def test_effective_rank_does_not_see_signs(shape: tuple[int, int]) -> None:
-    points = torch.nn.functional.normalize(normals(*shape, seed=0)).float()
-    flipped = points * torch.tensor([1.0, -1.0]).repeat(shape[0] // 2)[:, None]
-    assert measure(flipped).effective_rank == pytest.approx(measure(points).effective_rank, rel=1e-5)
-    assert measure(flipped).mean_direction != pytest.approx(measure(points).mean_direction, rel=1e-2)
-
-
-@pytest.mark.parametrize(("L", "exact"), [(2, 4 / math.pi), (3, 4 / 3), (4, 64 / (15 * math.pi))])
-def test_mean_distance_on_circle_sphere_and_hypersphere(L: int, exact: float) -> None:
-    assert mean_distance(L) == pytest.approx(exact, rel=1e-14)
-
-
-@pytest.mark.parametrize("L", [5, 32, 2048])
+@pytest.mark.parametrize("L", [2, 5, 2048])
 def test_mean_distance_is_the_integral_over_angles(L: int) -> None:
     def density(angle: float) -> float:
         return math.exp((L - 2) * math.log(math.sin(angle)))
@@ -134,14 +112,14 @@ def test_mean_distance_is_the_integral_over_angles(L: int) -> None:
     assert mean_distance(L) == pytest.approx(weighted / total, rel=1e-9)
 
 
-@pytest.mark.parametrize("L", [2, 3, 4, 17, 512, 131_072])
+@pytest.mark.parametrize("L", [2, 3, 17, 131_072])
 def test_law_of_the_cosine_is_scipys_incomplete_beta_function(L: int) -> None:
     cosines = torch.cat([torch.linspace(-1, 1, 2001), torch.linspace(-8, 8, 2001) / math.sqrt(L)]).clamp(-1, 1)
     exact = scipy.special.betainc((L - 1) / 2, (L - 1) / 2, (1 + cosines.double().numpy()) / 2)
     np.testing.assert_allclose(cosine_cdf(cosines, L).numpy(), exact, atol=1.5e-6)
 
 
-@pytest.mark.parametrize("shape", [(2, 3), (12, 2), (12, 3), (30, 64)])
+@pytest.mark.parametrize("shape", [(2, 3), (12, 2), (30, 64)])
 def test_distance_of_pairwise_angles_is_scipys_kstest(shape: tuple[int, int]) -> None:
     points = torch.nn.functional.normalize(normals(*shape, seed=0))
     cosines = [float(a @ b) for a, b in itertools.combinations(points, 2)]
@@ -167,21 +145,11 @@ def test_energy_distance_of_points_whose_distances_are_known() -> None:
         ([0, 0, 0], 5, 1 / 5),  # one line
         ([0, 1, 2, 3] * 3, 4, 1),  # every axis alike
         ([0, 1, 2], 12, 3 / 12),
-        ([0, 1, 0, 1, 0, 1, 0, 1], 4, 2 / 4),
-        ([0, 0, 0, 1], 2, math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)) / 2),
         ([0, 0, 0, 1], 8, math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)) / 8),
     ],
 )
 def test_effective_rank_of_known_spectra(axes: list[int], L: int, expected: float) -> None:
     assert measure(torch.eye(L)[axes]).effective_rank == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_draws_agree_with_the_exact_expectations(shape: tuple[int, int]) -> None:
-    null = null_distribution(*shape, draws=999, seed=1)
-    draws = np.array(null.statistics)
-    for column, expected in ((draws[:, 0] ** 2, 1.0), (draws[:, 3], mean_distance(shape[1]) / shape[0])):
-        assert column.mean() == pytest.approx(expected, abs=4 * column.std() / math.sqrt(len(column)))
 
 
 def test_points_drawn_in_fewer_dimensions_have_the_angles_of_all() -> None:
@@ -240,59 +208,26 @@ def test_the_null_distribution_is_kept_and_fewer_draws_are_the_first_of_more() -
     assert null_distribution(7, 5, draws=3, seed=12) != few
 
 
-def test_of_too_many_points_a_seeded_choice_is_measured() -> None:
-    points = normals(60, 8, seed=0)
-    one = uniformity(points, max_points=20, draws=9, seed=0)
-    assert one.count == 20
-    assert uniformity(points, max_points=20, draws=9, seed=0) == one
-    assert uniformity(points, max_points=20, draws=9, seed=1).mean_direction.value != one.mean_direction.value
-
-
 def test_by_class_only_the_collapsed_class_is_far_from_uniform() -> None:
-    points, labels = normals(122, 16, seed=0), torch.arange(120) % 3
-    points[:120][labels == 1] = pull(points[:120][labels == 1] * 0.1)
-    labels = torch.cat([labels, torch.tensor([4, 5])])
-    names = ("crane", "shirt", "crane", "nobody", "one", "another")
-    told: list[tuple[int, int]] = []
-    found = uniformity_by_class(
-        points,
-        labels,
-        names,
-        draws=99,
-        max_points=90,
-        max_of_class=30,
-        progress=lambda done, total, *_: told.append((done, total)),
-    )
-    assert [name for name, _ in found.classes] == ["crane", "shirt", "crane"]
-    assert found.left_out == ("nobody", "one", "another")
+    points, labels = normals(121, 16, seed=0), torch.arange(121) % 3
+    points[labels == 1] = pull(points[labels == 1] * 0.1)
+    labels[-1] = 4
+    limits = {"draws": 99, "max_points": 90, "max_of_class": 30}
+    found = uniformity_by_class(points, labels, ("crane", "shirt", "crane", "nobody", "one"), **limits)
+    assert found.left_out == ("nobody", "one")
     assert (found.overall.count, found.overall.draws) == (90, 99)
-    assert [one.count for _, one in found.classes] == [30, 30, 30]
-    (_, first), (_, collapsed), (_, last) = found.classes
+    assert [(name, one.count) for name, one in found.classes] == [("crane", 30), ("shirt", 30), ("crane", 30)]
     for name in MEASURES:
-        assert getattr(collapsed, name).p_value == 0.01
-        assert getattr(first, name).p_value > 0.01
-        assert getattr(last, name).p_value > 0.01
+        p_values = [getattr(one, name).p_value for _, one in found.classes]
+        assert p_values[1] == 0.01 < min(p_values[0], p_values[2]), name
     assert found.overall.mean_direction.p_value == 0.01
-    assert told == [(done, 198) for done in range(1, 199)]  # two sizes: 30 of a class, 90 in all
-
-
-def test_a_class_is_measured_as_its_points_alone_would_be() -> None:
-    points, labels = normals(50, 6, seed=0), torch.arange(50) % 2
-    found = uniformity_by_class(points, labels, ("a", "b"), draws=19, seed=2)
-    assert found.overall == uniformity(points, draws=19, seed=2)
-    assert dict(found.classes) == {
-        "a": uniformity(points[labels == 0], draws=19, seed=2),
-        "b": uniformity(points[labels == 1], draws=19, seed=2),
-    }
 
 
 @pytest.mark.parametrize(
     ("points", "message"),
     [
         (torch.ones(4), r"floats of shape \(n, L\)"),
-        (torch.ones(4, 3, dtype=torch.int64), "got torch.int64"),
         (torch.ones(1, 3), "at least 2 points.*there were 1 of 3"),
-        (torch.ones(4, 1), "there were 4 of 1"),
         (torch.eye(3)[[0, 1]] - torch.eye(3)[[1, 1]], "1 of 2 have none, the first is point 1, of length 0"),
         (torch.tensor([[1.0, math.nan], [1.0, 0.0]]), "the first is point 0, of length nan"),
     ],
@@ -307,8 +242,6 @@ def test_wrong_requests_are_refused() -> None:
     spoilt = torch.cat([points, torch.zeros(1, 4)])  # refused even where it is not among the points chosen
     for sentence, call in {
         "must be of 6 points in 4 dimensions": lambda: uniformity(points, null=null_distribution(6, 5, draws=1)),
-        "and 0 draws": lambda: uniformity(points, draws=0),
-        "asked for 1": lambda: uniformity(points, max_points=1),
         "the first is point 6,": lambda: uniformity(spoilt, max_points=2, draws=1),
         r"one integer label a point, \(6,\)": lambda: uniformity_by_class(points, labels[:5], ("a",)),
         "2 classes are 0 to 1; these reach from -1 to 4": lambda: uniformity_by_class(points, labels - 1, ("a", "b")),
