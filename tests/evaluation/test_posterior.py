@@ -21,7 +21,7 @@ from spherectl.evaluation.autoencoders import PublishedVae, SphereAutoencoder
 from spherectl.evaluation.embeddings import real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.posterior import COLUMNS, Gaussian, Hole, fit, posterior_hole, rows
+from spherectl.evaluation.posterior import COLUMNS, Gaussian, fit, posterior_hole
 from spherectl.evaluation.reference import of_images
 from spherectl.model import seeding
 from spherectl.model.geometry import spherify
@@ -62,16 +62,6 @@ def test_the_gaussian_has_the_moments_of_the_posteriors() -> None:
     assert torch.equal(gaussian.draw(torch.arange(7, 9), seed=1), drawn[7:9])
 
 
-def test_it_is_fitted_to_posteriors_in_any_order_of_axes(excerpt: Excerpt) -> None:
-    train, _ = excerpt
-    gaussian = fit(Shrinking(0.25), train, max_images=60)
-    chosen = real_draw(train, 60, 0)
-    expected = torch.nn.functional.avg_pool2d(to_float(chosen.gather(torch.arange(60))), 8).flatten(1) / 10
-    torch.testing.assert_close(gaussian.mean, expected.mean(0))
-    torch.testing.assert_close(gaussian.centred, expected - expected.mean(0))
-    torch.testing.assert_close(gaussian.variance, torch.full((48,), 0.25))
-
-
 def test_columns_are_scored_as_their_images_are(excerpt: Excerpt, scorer: Extractor) -> None:
     train, test = excerpt
     reference = of_images(test, scorer)
@@ -100,17 +90,6 @@ def test_columns_are_scored_as_their_images_are(excerpt: Excerpt, scorer: Extrac
         assert torch.equal(hole.column("fitted").pixels, to_uint8(model.decode(fitted, None)))
     assert not torch.equal(holes[0].column("fitted").pixels, holes[1].column("fitted").pixels)
     assert holes[1].column("input").frechet_distance == holes[0].column("input").frechet_distance
-
-
-def test_rows_hold_the_numbers_alone() -> None:
-    from spherectl.evaluation.posterior import Column
-
-    pixels = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
-    hole = Hole("a", (Column("input", pixels, 1.5, (1.0, 2.0)), Column("prior", pixels, 3.0, None)))
-    assert rows([hole]) == [
-        {"model": "a", "images": "input", "count": 3, "frechet_distance": 1.5, "interval": [1.0, 2.0]},
-        {"model": "a", "images": "prior", "count": 3, "frechet_distance": 3.0, "interval": None},
-    ]
 
 
 def test_sphere_and_vae_have_one_face(excerpt: Excerpt, tiny_run: Path, tiny_baselines: dict[str, Path]) -> None:
@@ -177,12 +156,8 @@ def test_a_published_vae_that_does_not_fit_is_a_sentence(published: Path, tmp_pa
     "changes",
     [
         {"block_out_channels": [4096] * 8},
-        {"block_out_channels": [8, 32]},
         {"layers_per_block": 10**9},
-        {"norm_num_groups": 3},
         {"down_block_types": ["os.system"] * 2},
-        {"act_fn": "none"},
-        {"in_channels": 4},
         {"quantization_config": {"quant_method": "bitsandbytes"}},
     ],
     ids=str,
@@ -199,18 +174,15 @@ def test_a_published_vae_whose_config_is_not_of_its_weights(
 
 
 @pytest.mark.parametrize("name", ["config.json", "diffusion_pytorch_model.safetensors"])
-@pytest.mark.parametrize("what", ["missing", "pipe", "cut", "deep"])
+@pytest.mark.parametrize("what", ["pipe", "cut"])
 def test_a_published_vae_with_a_damaged_file(name: str, what: str, published: Path, tmp_path: Path) -> None:
     shutil.copytree(published / "vae", tmp_path / "vae")
     path = tmp_path / "vae" / name
     content = path.read_bytes()
     path.unlink()
-    match what:
-        case "pipe":
-            os.mkfifo(path)
-        case "cut":
-            path.write_bytes(content[:100])
-        case "deep":
-            path.write_bytes(b'{"a": ' + b"[" * 100_000)
+    if what == "pipe":
+        os.mkfifo(path)
+    else:
+        path.write_bytes(content[:100])
     with pytest.raises(FileError):
         PublishedVae(str(tmp_path / "vae"), 32, torch.device("cpu"))

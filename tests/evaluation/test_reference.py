@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,10 @@ import torch
 from spherectl.data.datasets import FolderImages, ImageSet, MemoryImages, open_dataset
 from spherectl.errors import FileError, UsageError
 from spherectl.evaluation import reference as references
-from spherectl.evaluation.embeddings import even_draw, extract, real_draw
+from spherectl.evaluation.embeddings import even_draw, extract
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
-from spherectl.evaluation.reference import Reference, of_images, read_statistics, save_statistics, statistics
+from spherectl.evaluation.reference import Reference, of_images, read_statistics, save_statistics
 from spherectl.recipe import DataSpec
 from spherectl.settings import load_settings
 from tests.evaluation.conftest import Malicious, write_pngs
@@ -35,16 +34,6 @@ def real(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> Reference:
 
 def cached() -> list[Path]:
     return sorted((load_settings().cache / "features").glob("*.npz"))
-
-
-def test_statistics_are_numpys(real: Reference) -> None:
-    assert real.features is not None
-    features = real.features.embedding.double().numpy()
-    np.testing.assert_allclose(real.mean, features.mean(0), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(real.covariance, np.cov(features.T), rtol=1e-12)
-    assert (real.name, real.count, real.image_size) == ("fashion-mnist test, 100 images", 100, 32)
-    with pytest.raises(UsageError, match="at least 2 images"):
-        statistics(torch.zeros(1, 4))
 
 
 def test_the_cache_is_used_and_every_change_misses_it(
@@ -104,17 +93,16 @@ def test_a_folders_fingerprint_is_of_its_files_contents(tmp_path: Path, excerpt:
         listed.fingerprint()
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_statistics_made_elsewhere_give_the_images_distance(
-    kind: type, excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, real: Reference, tmp_path: Path
+    excerpt: tuple[ImageSet, ImageSet], scorer: Extractor, real: Reference, tmp_path: Path
 ) -> None:
     """As the authors' scripts and the ADM suite write them, with arrays of other names beside."""
     assert real.features is not None
     features = real.features.embedding.numpy()
     np.savez(
         tmp_path / "theirs.npz",
-        mu=features.mean(0).astype(kind),
-        sigma=np.cov(features, rowvar=False).astype(kind),
+        mu=features.mean(0),
+        sigma=np.cov(features, rowvar=False).astype(np.float32),
         mu_s=np.zeros(7),
     )
     samples = excerpt[0].gather(torch.arange(60))
@@ -158,14 +146,8 @@ def test_statistics_of_another_network_or_size_are_refused(real: Reference, scor
     ("arrays", "sentence"),
     [
         ({"arr_0": np.zeros(128)}, "holds no statistics"),
-        ({"sigma": np.eye(128)[:5]}, "Expected mu of shape"),
         ({"mu": np.full(128, np.nan)}, "not all finite numbers"),
-        ({"sigma": np.eye(128) * 1e300}, "not all finite numbers"),
-        ({"mu": np.array(["a"] * 128)}, "mu is an array of <U1"),
-        ({"mu": np.zeros(5000)}, r"mu has the shape \(5000,\), at most \(4096,\) is read"),
-        ({"about": np.array('{"format": 1, "name": ' + "[" * 5000)}, "is not JSON: it is nested deeper"),
         ({"about": np.array('{"format": 2}')}, "format: expected 1"),
-        (b"PK\x03\x04 cut", "not a whole .npz"),
         ("pickle", "not a whole .npz"),
         ("pipe", "it is not a regular file"),
     ],
@@ -175,8 +157,6 @@ def test_a_file_that_holds_no_statistics_is_told(arrays: Any, sentence: str, sco
     path, whole = tmp_path / "stats.npz", {"mu": np.zeros(128), "sigma": np.eye(128)}
     if isinstance(arrays, dict):
         np.savez(path, **(arrays if "arr_0" in arrays else whole | arrays))
-    elif isinstance(arrays, bytes):
-        path.write_bytes(arrays)
     elif arrays == "pipe":
         os.mkfifo(path)
     else:
@@ -209,30 +189,6 @@ def test_an_even_draw_takes_as_many_of_each_class_without_repeating() -> None:
     assert len(drawn.unique()) == 24
     assert not torch.equal(drawn, even_draw(labels, 24, seed=4))
     assert even_draw(labels, 89, seed=3).sort().values.tolist() == list(range(89))
-
-
-def test_a_real_draw_gives_what_there_is(excerpt: tuple[ImageSet, ImageSet]) -> None:
-    assert len(real_draw(excerpt[1], 1000, 0)) == 100
-    drawn = real_draw(excerpt[1], 10, 0)
-    assert excerpt[1].labels[drawn.indices].sort().values.tolist() == list(range(10))
-    assert torch.equal(drawn.gather(torch.tensor([2])), excerpt[1].gather(drawn.indices[2:3]))
-
-
-@pytest.mark.parametrize("value", [None, True, -1, 1.5, 10**30, "x" * 5000, {}])
-@pytest.mark.parametrize("key", ["format", "name", "features", "image_size", "count", "other"])
-def test_whatever_statistics_say_of_themselves_is_used_or_refused(
-    key: str, value: Any, scorer: Extractor, tmp_path: Path
-) -> None:
-    """Each key with each type of JSON: only what has its type and range gets through."""
-    about = {"format": 1, "name": "real", "features": "fashion-scorer", "image_size": 32, "count": 100, key: value}
-    path = tmp_path / "stats.npz"
-    np.savez(path, mu=np.zeros(128), sigma=np.eye(128), about=np.array(json.dumps(about)))
-    if key == "other" or (value is None and key != "format") or (key, value) == ("name", ""):
-        assert read_statistics(path, scorer, 32).count in (None, 100)
-    else:
-        with pytest.raises((FileError, UsageError)) as caught:
-            read_statistics(path, scorer, 32)
-        assert len(caught.value.message) < 400 + len(str(path))
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(excerpt: tuple[ImageSet, ImageSet], scorer: Extractor) -> None:

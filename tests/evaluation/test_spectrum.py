@@ -42,12 +42,6 @@ def test_power_is_that_of_a_discrete_fourier_transform() -> None:
     assert line_powers(pixels, 4)[0, 0].item() == pytest.approx(2 * 32**2 * 50**2 / 4 / points)
 
 
-def test_real_images_beside_themselves_are_1(real: Tensor) -> None:
-    powers = line_powers(real, 4)
-    found = patch_lines(powers, powers)
-    assert (found.power, found.peak) == pytest.approx((1, 1))
-
-
 @pytest.mark.parametrize(("levels", "least"), [(4, 1.03), (12, 1.2)])
 def test_a_checkerboard_over_real_images_shows(real: Tensor, levels: float, least: float) -> None:
     found = patch_lines(line_powers(with_pattern(real, 4, levels), 4), line_powers(real, 4))
@@ -74,8 +68,3 @@ def test_softness_lowers_the_power_and_hides_no_pattern(real: Tensor) -> None:
     assert smooth.peak is not None
     assert shown.peak is not None
     assert shown.peak > 1.5 * smooth.peak
-
-
-def test_too_few_patches_have_no_lines_beside(real: Tensor) -> None:
-    powers = line_powers(real, 16)
-    assert patch_lines(powers, powers).peak is None
