@@ -12,7 +12,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from spherectl.cli import doctor
 from spherectl.cli.app import app
 from spherectl.model import kernels
 from spherectl.model.attention import explain
@@ -40,21 +39,17 @@ def test_it_has_all_sections_in_both_forms():
     assert [line for line in lines if not line.startswith(" ")] == sections
 
 
-def test_versions_are_those_installed():
-    versions = report()["versions"]
-    assert versions["python"] == platform.python_version()
-    assert versions["torch"] == torch.__version__
-    assert versions["typer"] == importlib.metadata.version("typer")
-
-
 def test_a_missing_package_is_told(monkeypatch):
     def version(name: str) -> str:
         if name == "xformers":
             raise importlib.metadata.PackageNotFoundError(name)
-        return "1.0"
+        return real(name)
 
+    real = importlib.metadata.version
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert (report()["versions"]["xformers"], report()["versions"]["rich"]) == ("not installed", "1.0")
+    versions = report()["versions"]
+    assert (versions["xformers"], versions["python"]) == ("not installed", platform.python_version())
+    assert (versions["torch"], versions["typer"]) == (torch.__version__, real("typer"))
 
 
 def test_settings_are_told_with_their_origin(monkeypatch, tmp_path):
@@ -71,27 +66,24 @@ def test_settings_are_told_with_their_origin(monkeypatch, tmp_path):
 
 def test_the_machine_is_told(monkeypatch):
     monkeypatch.setenv("SPHERECTL_DEVICE", "cpu")
-    machine = report()["machine"]
+    found = report()
+    machine = found["machine"]
     assert (machine["device"], machine["threads"]) == ("cpu", torch.get_num_threads())
     assert 1 <= machine["cores"] <= (os.cpu_count() or 1)
     assert machine["kernels"] == kernels.explain()
     assert machine["cache_free"].endswith(" GB")  # of the disk it would be on: the folder itself does not exist yet
+    assert found["attention"] == explain(torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
-    ("amx", "avx512", "mkldnn", "words"),
-    [
-        (True, True, True, "fast: oneDNN with AMX"),
-        (False, True, True, "fast: oneDNN with AVX512-BF16"),
-        (False, False, True, "slow: this processor has no instructions for it"),
-        (True, True, False, "slow: this torch has no oneDNN"),
-    ],
+    ("amx", "words"),
+    [(True, "fast: oneDNN with AMX"), (False, "slow: this processor has no instructions for it")],
 )
-def test_bfloat16_is_told_by_hardware(monkeypatch, amx, avx512, mkldnn, words):
+def test_bfloat16_is_told_by_hardware(monkeypatch, amx, words):
     monkeypatch.setenv("SPHERECTL_DEVICE", "cpu")
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: mkldnn)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert report()["machine"]["bfloat16"] == words
 
 
@@ -104,17 +96,6 @@ def test_what_would_compile_is_told(monkeypatch, tmp_path):
     compiler.touch(mode=0o755)
     monkeypatch.setenv("CXX", str(compiler))
     assert report()["machine"]["compile"] == str(compiler)
-
-
-@pytest.mark.parametrize(("found", "words"), [(object(), "Triton"), (None, "not possible: no Triton")])
-def test_a_gpu_compiles_with_triton(monkeypatch, found, words):
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: found)
-    assert doctor._compile("cuda") == words
-
-
-def test_attention_backends_are_explained(monkeypatch):
-    monkeypatch.setenv("SPHERECTL_DEVICE", "cpu")
-    assert report()["attention"] == explain(torch.device("cpu"))
 
 
 def test_data_sets_are_told_where_train_would_find_them(monkeypatch, tmp_path, fashion_excerpt):
@@ -140,14 +121,6 @@ def test_one_broken_thing_does_not_hide_the_others(monkeypatch):
     found = report()
     assert found["model"]["error"].startswith("There is no model 'no-such-model'")
     assert found["versions"]["torch"] == torch.__version__
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA is needed")
-def test_a_device_that_is_not_there_is_told(monkeypatch):
-    monkeypatch.setenv("SPHERECTL_DEVICE", "cuda")
-    found = report()
-    assert found["machine"]["error"].startswith("There is no device 'cuda' here.")
-    assert found["settings"]["device"] == "cuda (SPHERECTL_DEVICE)"
 
 
 def test_broken_settings_are_told_with_the_rest_of_the_report(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -18,55 +17,6 @@ from typer.testing import Result
 Command = Callable[..., Result]
 
 
-@pytest.fixture
-def run_here(run_here: Path) -> Path:
-    """The tiny run, with so few keys in its metrics that a figure is plotted quickly."""
-    path = run_here / "metrics.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    kept = ("step", "images_seen", "wall_s", "loss")
-    lines = [json.dumps({key: line[key] for key in kept}) + "\n" for line in found]
-    path.write_text("".join(lines), encoding="utf-8")
-    return run_here
-
-
-@pytest.mark.fast
-def test_a_run_becomes_an_image_of_a_name_of_its_own(
-    command: Command, run_here: Path, files: Callable[[], list[str]]
-) -> None:
-    for name in ("training.png", "training-1.png"):
-        result = command("plot", "training", "runs/tiny")
-        assert (result.exit_code, result.stdout, result.stderr) == (0, f"{name}\n", "")
-        with Image.open(name) as image:
-            image.load()
-    assert files() == ["training-1.png", "training.png"]
-
-
-@pytest.mark.fast
-def test_runs_are_named_or_pathed_and_a_named_file_is_replaced(
-    command: Command, run_here: Path, work: Path, files: Callable[[], list[str]]
-) -> None:
-    shutil.copytree(run_here, work / "runs" / "other")
-    (work / "a.svg").write_text("old")
-    result = command("plot", "training", "tiny", run_here.parent / "other", "--x", "hours", "--out", "a.svg")
-    assert (result.exit_code, result.stdout) == (0, "a.svg\n")
-    assert (work / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
-    assert files() == ["a.svg"]
-
-
-@pytest.mark.fast
-def test_options_reach_the_figure(command: Command, run_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spherectl.plots import training as plots
-
-    asked: list[Any] = []
-    monkeypatch.setattr(plots, "plot_training", lambda runs, path, **named: asked.append((len(runs), path, named)))
-    assert command("plot", "training", "tiny", "--x", "steps", "--smooth", 7, "--out", "b.pdf").exit_code == 0
-    assert command("plot", "training", "tiny", "tiny").exit_code == 0
-    assert asked == [
-        (1, Path("b.pdf"), {"x": "steps", "smooth": 7}),
-        (2, Path("training.png"), {"x": "images", "smooth": None}),
-    ]
-
-
 @pytest.mark.fast
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
@@ -75,9 +25,6 @@ def test_options_reach_the_figure(command: Command, run_here: Path, monkeypatch:
         (["tiny", "runs"], 1, ["runs has no metrics yet."]),
         (["tiny", "--out", "a.jpg"], 2, ["ends in .png, .svg or .pdf, got a.jpg."]),
         (["tiny", "--out", "file/a.png"], 2, ["Cannot write file/a.png"]),
-        (["tiny", "--x", "days"], 2, ["'days'"]),
-        (["tiny", "--smooth", "0"], 2, ["--smooth", "greater than or equal to 1"]),
-        ([], 2, ["Missing argument 'RUN...'"]),
     ],
 )
 def test_mistakes_are_a_sentence(
@@ -95,31 +42,57 @@ def test_mistakes_are_a_sentence(
     assert files() == ["file"]
 
 
-@pytest.mark.fast
-def test_without_matplotlib_nothing_is_claimed(
-    command: Command,
-    fails: Callable[..., str],
-    run_here: Path,
-    files: Callable[[], list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
-    fails(command("plot", "training", "tiny"), 2, "matplotlib, which is not installed", "'spherectl[plot]'")
-    assert files() == []
-
-
 @pytest.mark.slow
-def test_it_needs_neither_torch_nor_a_display(cli: Any) -> None:
-    folder = cli.folder / "runs" / "a"
-    folder.mkdir(parents=True)
-    lines = [{"step": step, "images_seen": 8 * step, "loss": 1 / step} for step in (1, 2, 3)]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+def test_it_needs_neither_torch_nor_a_display(cli: Any, run_here: Path) -> None:
+    """In a new process: the forks of the other tests have torch loaded."""
     code = (
         "import sys\nfrom spherectl.cli.app import app\n"
-        "try: app(['plot', 'training', 'a'])\nexcept SystemExit as ended: assert ended.code == 0\n"
+        "try: app(['plot', 'training', 'tiny'])\nexcept SystemExit as ended: assert ended.code == 0\n"
         "print(sorted({'torch', 'matplotlib.pyplot', 'tkinter', 'pooch'} & set(sys.modules)))"
     )
     environment = {key: value for key, value in cli.environment({"MPLBACKEND": "TkAgg"}).items() if key != "DISPLAY"}
     command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, env=environment, cwd=cli.folder, capture_output=True, text=True, check=True)
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert ended.stdout == "training.png\n[]\n"
+
+
+@pytest.fixture
+def run_here(work: Path) -> Path:
+    """runs/tiny, with so few keys in its metrics that a figure is plotted quickly."""
+    folder = work / "runs" / "tiny"
+    folder.mkdir(parents=True)
+    lines = [{"step": step, "images_seen": 8 * step, "wall_s": step, "loss": 1 / step} for step in (1, 2, 3)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.fast
+def test_a_run_becomes_an_image_of_a_name_of_its_own_or_replaces_a_named_file(
+    command: Command, run_here: Path, work: Path, files: Callable[[], list[str]]
+) -> None:
+    (work / "training.png").write_text("mine")
+    result = command("plot", "training", "runs/tiny")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "training-1.png\n", "")
+    with Image.open("training-1.png") as image:
+        image.load()
+    assert (work / "training.png").read_text() == "mine"
+    shutil.copytree(run_here, work / "runs" / "other")
+    (work / "a.svg").write_text("old")
+    result = command("plot", "training", "tiny", run_here.parent / "other", "--x", "hours", "--out", "a.svg")
+    assert (result.exit_code, result.stdout) == (0, "a.svg\n")
+    assert (work / "a.svg").read_text(encoding="utf-8").startswith("<?xml")
+    assert files() == ["a.svg", "training-1.png", "training.png"]
+
+
+@pytest.mark.fast
+def test_options_reach_the_figure(command: Command, run_here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from spherectl.plots import training as plots
+
+    asked: list[Any] = []
+    monkeypatch.setattr(plots, "plot_training", lambda runs, path, **named: asked.append((len(runs), path, named)))
+    assert command("plot", "training", "tiny", "--x", "steps", "--smooth", 7, "--out", "b.pdf").exit_code == 0
+    assert command("plot", "training", "tiny", "tiny").exit_code == 0
+    assert asked == [
+        (1, Path("b.pdf"), {"x": "steps", "smooth": 7}),
+        (2, Path("training.png"), {"x": "images", "smooth": None}),
+    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,53 +26,28 @@ def table(stderr: str) -> dict[str, tuple[float, int]]:
 
 @pytest.mark.fast
 @pytest.mark.parametrize("out", ["grid.png", "folder", "arrays.npz"])
-def test_the_stages_are_told_on_stderr(command, run_here, out):
-    result = command(*DRAW, "--profile", "--out", out)
-    assert (result.exit_code, result.stdout) == (0, f"{out}\n"), result.stderr
+def test_the_stages_are_told_on_stderr_and_in_json(command, run_here, out):
+    result = command(*DRAW, "--profile", "--json", "--out", out)
+    assert result.exit_code == 0, result.stderr
     told = table(result.stderr)
+    profile = json.loads(result.stdout)["profile"]
+    assert list(profile) == [*STAGES, "total"]
     assert list(told) == [*STAGES.values(), "total"]
-    total, share = told.pop("total")
-    assert share == 100
-    assert sum(seconds for seconds, _ in told.values()) == pytest.approx(total, abs=1e-3 * len(told))
+    assert list(profile.values()) == pytest.approx([seconds for seconds, _ in told.values()], abs=1e-3)
+    assert min(profile[stage] for stage in ("startup", "model", "noise", "encoder", "decoder")) > 0
+    assert min(profile.values()) >= 0
+    assert sum(profile[stage] for stage in STAGES) == pytest.approx(profile["total"], abs=1e-3)
+    assert told.pop("total")[1] == 100
     assert sum(share for _, share in told.values()) == pytest.approx(100, abs=len(told))
 
 
 @pytest.mark.fast
-def test_the_same_seconds_are_in_json(command, run_here):
-    result = command(*DRAW, "--profile", "--json", "--out", "grid.png")
-    profile = json.loads(result.stdout)["profile"]
-    told = {name: seconds for name, (seconds, _) in table(result.stderr).items()}
-    assert list(profile) == [*STAGES, "total"]
-    assert list(profile.values()) == pytest.approx(list(told.values()), abs=1e-3)
-    assert min(profile.values()) >= 0
-    assert min(profile[stage] for stage in ("startup", "model", "noise", "encoder", "decoder")) > 0
-    assert sum(profile[stage] for stage in STAGES) == pytest.approx(profile["total"], abs=1e-3)
-
-
-@pytest.mark.fast
-def test_without_it_nothing_is_told_and_the_files_are_the_same(command, run_here, work):
+def test_without_it_nothing_is_told_and_the_file_is_the_same(command, run_here, work):
     plain, profiled = (command(*DRAW, "--out", f"{n}.png", *more) for n, more in enumerate(((), ("--profile",))))
     assert table(plain.stderr) == {}
-    assert profiled.stderr.startswith(plain.stderr)
+    assert profiled.stderr.splitlines()[:2] == plain.stderr.splitlines()[:2]  # the model and its settings
     assert plain.stdout.replace("0.png", "1.png") == profiled.stdout
     assert (work / "0.png").read_bytes() == (work / "1.png").read_bytes()
-    assert "profile" not in json.loads(command(*DRAW, "--json", "--out", "2.png").stdout)
-
-
-@pytest.mark.fast
-def test_a_image_made_again_has_no_profile(command, run_here, fails):
-    command(*DRAW, "--out", "grid.png")
-    fails(command("sample", "--like", "grid.png", "--profile"), 2, "leave out --profile")
-
-
-@pytest.mark.slow
-def test_the_total_is_the_time_of_the_command(cli, tiny_run):
-    """From the process's start to its last line; what is left is the interpreter's end."""
-    began = time.perf_counter()
-    done = cli("sample", "--model", tiny_run, "--count", 1, "--out", "grid.png", "--profile", "--json")
-    elapsed = time.perf_counter() - began
-    assert done.returncode == 0, done.stderr
-    assert 0.5 * elapsed <= json.loads(done.stdout)["profile"]["total"] <= elapsed + 0.02
 
 
 class Noted(Stopwatch):
