@@ -92,7 +92,8 @@ def hole(results: dict[str, Any]) -> Claim:
         ("posterior-hole",),
         (
             f"{TRAIN} base {' '.join(row['name'] for row in swept)}",
-            f"python -m experiments plot posterior-hole runs/evidence/base --vae runs/evidence/{best['name']} --count {count}",
+            "python -m experiments plot posterior-hole runs/evidence/base "
+            f"--vae runs/evidence/{best['name']} --count {count}",
         ),
     )
 
