@@ -99,13 +99,8 @@ def damage(path: Path, how: str) -> None:
 
 
 INDEX = {"architecture": "training-state", "format": 2, "shards": 2}
-DAMAGES = ["shard", "cut", "pipe", "rows", "{", "[]", "", "[" * 10_000, json.dumps({**INDEX, "format": 1})]
-DAMAGES += [
-    json.dumps({**INDEX, key: value})
-    for key in (*INDEX, "step", "updates", "images_seen", "wall_s", "loss_scale", "good_steps", "unknown")
-    for value in (None, "x", [], {"a": 1}, -1, 10**30, True)
-    if (key, value) != ("loss_scale", 10**30)
-]
+DAMAGES = ["shard", "cut", "pipe", "rows", "{", "[" * 10_000]
+DAMAGES += [json.dumps(INDEX | one) for one in ({"format": 1}, {"step": "x"}, {"shards": 10**30}, {"loss_scale": None})]
 
 
 @pytest.mark.parametrize("how", DAMAGES)

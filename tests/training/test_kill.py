@@ -16,14 +16,16 @@ from tests.training.remains import KILLING, assert_alike, left_behind, metrics
 
 pytestmark = pytest.mark.slow
 
-# Twenty steps with checkpoints at 10 and 20: after the first, inside it, before the second, and just after the last.
-LAST = "checkpoints/000000000160"
-POINTS = {"step": 13, "save": 1, "between": 17, "rename": 2}
+# Twelve steps with checkpoints at 6 and 12: after the first, inside it, before the second, and just after the last.
+LENGTHS = {"length_images": 96, "checkpoint_images": 48, "sample_images": 48}
+LAST = "checkpoints/000000000096"
+POINTS = {"step": 8, "save": 1, "between": 10, "rename": 2}
 
 
 def arguments(data: Path, run: Path, dtype: str) -> list[str]:
-    places = ["--data", str(data), "--run-dir", str(run)]
-    return ["train", "debug", *places, "--set", f"run.dtype={dtype}", "--threads", "1"]
+    places = ["--data", str(data), "--run-dir", str(run), "--threads", "1"]
+    settings = [f"run.{key}={value}" for key, value in (LENGTHS | {"dtype": dtype}).items()]
+    return ["train", "debug", *places, *(word for one in settings for word in ("--set", one))]
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +54,12 @@ def test_killed_and_resumed_is_bit_identical(
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = cli(*command)
     assert resumed.returncode == 0, resumed.stderr
-    assert [line["step"] for line in metrics(run)] == list(range(1, 21))
+    assert [line["step"] for line in metrics(run)] == list(range(1, 13))
     assert_alike(run, left_behind(expected))
     kinds = {name.split(".")[0] for name in read_tensors(run / LAST / "shard-00000-of-00001.safetensors")}
     assert kinds == {"model", "ema", "optim"}
     left = {p.name for p in (run / "checkpoints").iterdir()}
-    assert left == {"000000000080", "000000000160"}  # nothing half-written remains
+    assert left == {"000000000048", "000000000096"}  # nothing half-written remains
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_two_processes_killed_go_on_as_two_or_as_one(
     expected, run, other = pair(parallel), tmp_path / "run", tmp_path / "other"
     command = [*arguments(fashion_excerpt, run, "float64"), "--set", f"run.parallel={parallel}"]
     surroundings = cli.environment({"KILL": victim} if victim else None)
-    nth = {"step": 13, "save": 1, "rename": 1}[point]
+    nth = {"step": 8, "save": 1, "rename": 1}[point]
     killed = together(2, KILLING, point, nth, *command, env=surroundings)
     codes = [one.returncode for one in killed]
     assert all(codes[int(rank)] == -signal.SIGKILL for rank in (victim or "01")), killed[0].stderr

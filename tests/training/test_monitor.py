@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import builtins
 import math
-import platform
 import resource
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +15,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from spherectl.evaluation.directions import measure
 from spherectl.model import kernels
 from spherectl.training import monitor
 from spherectl.training.monitor import effective_rank, latent_norm, memory_mb, peak_flops
@@ -52,13 +48,8 @@ def test_the_norm_is_that_of_whole_latents() -> None:
     assert norm.shape == ()
     assert not norm.requires_grad
     assert float(norm) == pytest.approx((5 + math.sqrt(12)) / 2)
-
-
-@pytest.mark.fast
-def test_the_norm_of_half_precision_is_summed_in_float32() -> None:
-    z = torch.full((2, 1024, 64), 0.01, dtype=torch.bfloat16)
-    assert latent_norm(z).dtype == torch.float32
-    assert float(latent_norm(z)) == pytest.approx(float(z[0, 0, 0]) * 256, rel=1e-5)
+    half = torch.full((2, 1024, 64), 0.01, dtype=torch.bfloat16)  # summed in float32
+    assert float(latent_norm(half)) == pytest.approx(float(half[0, 0, 0]) * 256, rel=1e-5)
 
 
 @pytest.mark.fast
@@ -66,13 +57,6 @@ def test_the_norm_of_half_precision_is_summed_in_float32() -> None:
 def test_the_rank_is_that_of_singular_values(shape: tuple[int, int, int]) -> None:
     z = latents(*shape)
     assert effective_rank(z) == pytest.approx(rank_by_numpy(z), rel=1e-5)
-
-
-@pytest.mark.fast
-def test_the_rank_is_what_evaluation_has() -> None:
-    z = latents(30, 4, 8)
-    unit = torch.nn.functional.normalize(z.flatten(1))
-    assert effective_rank(z) == pytest.approx(32 * measure(unit).effective_rank, rel=1e-6)
 
 
 @pytest.mark.fast
@@ -105,11 +89,6 @@ def test_what_is_timed_is_a_product_of_matrices_of_that_side_and_precision() -> 
     assert monitor._product(CPU, torch.float32, 8)().dtype == torch.float32
 
 
-@pytest.mark.fast
-def test_a_real_device_has_a_peak() -> None:
-    assert 1e8 < peak_flops(CPU, torch.float32) < 1e14
-
-
 class Device:
     """A device of constant speed on a clock of ours: a call costs its operations, and so many seconds beside them."""
 
@@ -135,14 +114,6 @@ def test_the_side_grows_as_the_time_allows(monkeypatch: pytest.MonkeyPatch, spee
     assert peak_flops(CPU, torch.float32) == pytest.approx(speed, rel=1e-6)
     assert device.sides == [128 * 2**i for i in range(sides)]
     assert device.now <= monitor.BUDGET_S or sides == 1  # the smallest is measured whatever it takes
-
-
-@pytest.mark.fast
-def test_a_busy_machine_does_not_end_it_at_small_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """12 ms a call, as two threads need on cores that others use: 128 alone would say 0.35 GFLOP/s."""
-    device = Device(monkeypatch, 7e10, beside=lambda: 0.012)
-    assert peak_flops(CPU, torch.float32) > 0.6 * 7e10
-    assert device.now <= 1.2 * monitor.BUDGET_S
 
 
 @pytest.mark.fast
@@ -191,8 +162,8 @@ def test_memory_is_what_a_process_needed_at_its_worst(cli: Any) -> None:
         "a = memory_mb(cpu); numpy.ones(25_000_000); b = memory_mb(cpu); numpy.ones(10_000_000);"
         "print(a, b, memory_mb(cpu))"
     )
-    command = [sys.executable, "-c", code]
-    ended = subprocess.run(command, env=cli.environment(), capture_output=True, text=True, check=True)
+    ended = cli.python("-c", code)
+    assert ended.returncode == 0, ended.stderr
     before, after, later = map(float, ended.stdout.split())
     assert after - before == pytest.approx(200, abs=30)  # 25 million numbers of 8 bytes, freed at once
     assert later == after
@@ -207,14 +178,6 @@ def test_without_proc_the_unit_is_the_systems(monkeypatch: pytest.MonkeyPatch, s
     usage = {resource.RUSAGE_SELF: SimpleNamespace(ru_maxrss=4_000)}
     monkeypatch.setattr(resource, "getrusage", usage.__getitem__)
     assert memory_mb(CPU) == pytest.approx(4_000 * unit / 1e6)
-
-
-@pytest.mark.fast
-@pytest.mark.skipif(platform.system() != "Linux", reason="both are there on Linux alone")
-def test_both_ways_agree_on_linux(monkeypatch: pytest.MonkeyPatch) -> None:
-    by_status = monitor.peak_resident_bytes()
-    monkeypatch.setattr(monitor, "_STATUS", Path("/nowhere/status"))
-    assert monitor.peak_resident_bytes() >= 0.99 * by_status
 
 
 @pytest.mark.fast

@@ -49,11 +49,8 @@ def test_a_rate_that_falls_late_is_the_same_before_whatever_the_length() -> None
     ]
 
 
-def test_steps_cover_the_images() -> None:
+def test_steps_cover_the_images_and_one_step_has_a_rate() -> None:
     assert total_steps(recipe(images=1000, batch=300)) == 4
-
-
-def test_a_run_of_one_step_has_a_rate() -> None:
     assert learning_rate(0, recipe(images=512, warmup=0)) == pytest.approx(2e-4)
 
 

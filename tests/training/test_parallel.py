@@ -31,11 +31,10 @@ from spherectl.training import loop
 from spherectl.training.checkpoint import Counts
 from spherectl.training.optimiser import adapt_scale
 from spherectl.training.parallel import shares
-from spherectl.training.plan import plan, resolve
+from spherectl.training.plan import resolve
 
 SEVERAL = Path(__file__).with_name("several.py")
 CPU = torch.device("cpu")
-STEPS = 200
 
 
 def tables(dtype: str, steps: int, **run: Any) -> dict[str, Any]:
@@ -83,19 +82,21 @@ def compare(found: Path, expected: Path, rel: float, floor: float = 0.0) -> None
 ROUNDING = 1e-14
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("steps", "steps32"), [pytest.param(30, 5, marks=pytest.mark.slow), pytest.param(200, 20, marks=pytest.mark.soak)]
+)
 def test_two_processes_accumulation_and_shards_learn_the_same(
-    together: Callable[..., Any], dataset: ImageSet, tmp_path: Path, fashion_excerpt: Path
+    steps: int, steps32: int, together: Callable[..., Any], dataset: ImageSet, tmp_path: Path, fashion_excerpt: Path
 ) -> None:
-    """200 steps in float64 to 1e-9, the first 20 in float32 to 1e-5."""
-    wanted = [variant(name, tables("float64", STEPS, **run)) for name, run in VARIANTS.items()]
-    wanted += [variant(f"{name}-32", tables("float32", 20, **run)) for name, run in VARIANTS.items()]
+    """Many steps in float64 to 1e-9, the first of them in float32 to 1e-5."""
+    wanted = [variant(name, tables("float64", steps, **run)) for name, run in VARIANTS.items()]
+    wanted += [variant(f"{name}-32", tables("float32", steps32, **run)) for name, run in VARIANTS.items()]
     ended = together(2, SEVERAL, tmp_path, fashion_excerpt, *wanted)
     assert [one.returncode for one in ended] == [0, 0], ended[0].stderr + ended[1].stderr
-    whole = trained(dataset, tmp_path / "whole", tables("float64", STEPS))
-    short = trained(dataset, tmp_path / "whole-32", tables("float32", 20))
+    whole = trained(dataset, tmp_path / "whole", tables("float64", steps))
+    short = trained(dataset, tmp_path / "whole-32", tables("float32", steps32))
     total = losses(whole)["loss"]
-    assert len(total) == STEPS
+    assert len(total) == steps
     assert sum(total[-20:]) / 20 < 0.5 * total[0]
     averages = read_package(whole / "model.safetensors").weights
     for name in VARIANTS:
@@ -105,7 +106,7 @@ def test_two_processes_accumulation_and_shards_learn_the_same(
         assert all(torch.allclose(weights[key], averages[key], rtol=1e-6, atol=1e-7) for key in averages)
         assert json.loads((tmp_path / name / "run.json").read_text())["processes"] == 2
         assert len(list((tmp_path / name / "samples").iterdir())) == 2
-    shards = sorted((tmp_path / "fsdp" / "checkpoints" / f"{8 * STEPS:012d}").glob("*.safetensors"))
+    shards = sorted((tmp_path / "fsdp" / "checkpoints" / f"{8 * steps:012d}").glob("*.safetensors"))
     sizes = [path.stat().st_size for path in shards]
     assert len(sizes) == 2
     assert max(sizes) < 1.2 * min(sizes)  # each wrote its half
@@ -170,12 +171,6 @@ def test_shares_cover_the_batch_once_in_equally_many_pieces(batch: int, world: i
 
 
 @pytest.mark.fast
-def test_more_processes_than_images_are_refused() -> None:
-    with pytest.raises(UsageError, match="less than one image for each of 4 processes"):
-        shares(3, Processes(0, 4), None)
-
-
-@pytest.mark.fast
 @pytest.mark.parametrize("hard_cases", ["reference", "full"])
 def test_parts_of_a_draw_are_parts_of_the_whole(hard_cases: str) -> None:
     labels = torch.arange(16) % 10
@@ -227,15 +222,6 @@ def test_activations_are_counted_again_where_blocks_are_checkpointed() -> None:
         calls.clear()
         model.encoder(images, torch.tensor([1, 2]))
     assert calls == [0, 1, 2]
-
-
-@pytest.mark.fast
-def test_a_smaller_micro_batch_and_checkpointed_blocks_take_less_memory_in_the_plan() -> None:
-    recipe = recipes.load(packaged("recipes") / "imagenet256.toml").resolve(1_281_167, 1000)
-    weights = 20 * plan(recipe).parameters
-    whole = plan(recipe).memory_bytes - weights
-    assert plan(recipe.replace(run={"micro_batch_size": 32})).memory_bytes - weights == whole / 8
-    assert plan(recipe.replace(run={"activation_checkpointing": True})).memory_bytes - weights == whole // 26
 
 
 @pytest.mark.fast

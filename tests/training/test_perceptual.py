@@ -70,27 +70,7 @@ def test_the_pooled_part_is_two_minus_two_cosines_of_means(network: nn.Module, s
     pooled = FeatureDistance(network, 3.0)(a, b) - FeatureDistance(network)(a, b)
     torch.testing.assert_close(pooled, 3 * torch.stack(stages).mean(), rtol=1e-4, atol=1e-6)
     assert FeatureDistance(network, 3.0)(a, a).item() == 0.0
-
-
-def test_another_weight_of_the_pooled_part(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
-    one, other = FeatureDistance(network, 3.0), FeatureDistance(network, 0.5)
-    assert one.with_pooled(0.5)(*shown) == other(*shown) != one(*shown)
-    assert other.with_pooled(0.0)(*shown) == FeatureDistance(network)(*shown)
-
-
-def test_the_pooled_part_does_not_ask_where() -> None:
-    a = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    moved = a.roll((2, 4), (2, 3))
-    placed, both = FeatureDistance(Given())(a, moved), FeatureDistance(Given(), 5.0)(a, moved)
-    assert placed > 0.01
-    torch.testing.assert_close(both, placed, rtol=1e-5, atol=1e-6)
-
-
-def test_it_is_the_mean_over_images(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
-    a, b = shown
-    distance = FeatureDistance(network)
-    alone = torch.stack([distance(a[i : i + 1], b[i : i + 1]) for i in range(len(a))])
-    torch.testing.assert_close(distance(a, b), alone.mean())
+    assert FeatureDistance(network, 0.5).with_pooled(3.0)(a, b) == FeatureDistance(network, 3.0)(a, b)
 
 
 def test_precomputed_targets_serve_as_the_images_do(network: nn.Module, shown: tuple[Tensor, Tensor]) -> None:
