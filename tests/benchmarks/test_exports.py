@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from benchmarks import exports
-from benchmarks.tables import check_marks
 from benchmarks.timing import Case, Group
 from spherectl.errors import UsageError
-
-PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 
 
 def case(path: str, *seconds: float) -> Case:
@@ -41,16 +36,3 @@ def test_a_table_is_written_between_the_marks() -> None:
     assert "2026-01-02, a chip (avx2), 2 cores, load 0.5 before; threads in use: 1; torch" in new
     with pytest.raises(UsageError, match="once each"):
         exports.with_table("no marks", [row], about)
-
-
-@pytest.mark.fast
-def test_the_page_has_a_row_for_every_way() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    check_marks(text, exports.BEGIN, exports.END)
-    written = text.partition(exports.BEGIN)[2].partition(exports.END)[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:5]] for line in written.splitlines() if line.startswith("| ")]
-    ways = [exports.TORCH, *map(exports.path_of, exports.PRECISIONS)]
-    for part in exports.PARTS:
-        for images in exports.IMAGES:
-            found = [row[3] for row in rows if row[:3] == ["fashion-mnist", part, str(images)]]
-            assert found == ways

@@ -20,25 +20,13 @@ from spherectl.evaluation.fidelity import fidelity
 pytestmark = pytest.mark.fast
 
 
-def test_psnr_is_of_the_middle_and_of_the_worst_images() -> None:
+def test_psnr_is_of_the_middle_and_of_the_worst_images_and_none_of_equal_ones() -> None:
     exact = torch.full((200, 3, 4, 4), 0.5)
     images = exact.clone()
     images[:150] += 0.1  # 20 dB
     images[150:153] += 0.3  # 10.46 dB: the worst three of 200, so the second lowest is one of them
     assert compared(images, exact) == {"median_psnr_db": 20, "low_psnr_db": 10.5, "largest_difference_levels": 76}
-
-
-def test_equal_images_have_no_psnr() -> None:
-    exact = torch.full((5, 3, 4, 4), 0.5)
     assert compared(exact, exact) == {"median_psnr_db": None, "low_psnr_db": None, "largest_difference_levels": 0}
-
-
-def test_levels_are_counted_after_rounding() -> None:
-    exact = torch.full((1, 3, 4, 4), 0.5)
-    images = exact.clone()
-    images[0, 0, 0, 0] += 3 / 255
-    assert compared(images, exact)["largest_difference_levels"] == 3
-    assert compared(exact + 1e-6, exact)["largest_difference_levels"] == 0
 
 
 def test_the_distance_is_that_of_the_evaluation(fashion_excerpt: Path) -> None:
@@ -59,13 +47,13 @@ def test_the_distance_is_that_of_the_evaluation(fashion_excerpt: Path) -> None:
 def test_fast_ways_are_compared_and_no_way_depends_on_the_batch() -> None:
     package = subjects.random_package("nano", spec_of("nano"))
     nano = subjects.Subject("nano", "nano", package, subjects.ways(package, "nano"), ())
-    rows = differences(nano, 12, None)
+    rows = differences(nano, 4, None)
     fast = [path for path in nano.models if path not in (BASELINE, PLAIN)]
     assert [(row["what"], row["path"]) for row in rows] == [
         (what, path) for what in ("1 step", "4 guided steps") for path in fast
     ]
     assert all(row["median_psnr_db"] > 20 for row in rows)
-    for row in invariance(nano, count=5):
+    for row in invariance(nano, count=3):
         if row["path"] != PLAIN:
             assert row["bytes_that_differ"] == row["largest_difference_levels"] == 0, row["path"]
-        assert row["bytes"] == 5 * 3 * 32 * 32
+        assert row["bytes"] == 3 * 3 * 32 * 32

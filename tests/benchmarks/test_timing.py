@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +17,6 @@ from benchmarks.timing import (
     counted_gflop,
     peak_memory_mb,
     repeated,
-    rounded,
     time_in_turns,
     visits,
 )
@@ -31,12 +29,6 @@ def test_attention_is_counted() -> None:
     """Against its own definition: q k^T and the weighted sum, 2 N N K each, in B H pairs."""
     q = torch.rand(2, 16, 3, 8)  # (B, N, H, K)
     assert counted_gflop(lambda: attention(q, q, q, "sdpa")) == 2 * (2 * 16 * 16 * 8) * (2 * 3) / 1e9
-
-
-def test_a_linear_is_counted() -> None:
-    """Two operations for each weight and row, whatever the bias adds."""
-    layer, x = torch.nn.Linear(6, 10), torch.rand(5, 7, 6)
-    assert counted_gflop(lambda: layer(x)) == 2 * 6 * 10 * 5 * 7 / 1e9
 
 
 def test_a_gradient_is_counted_as_two_products() -> None:
@@ -103,16 +95,3 @@ def test_visits_share_the_time(budget: float) -> None:
     assert counts[0] == MAX_VISITS - 1  # what costs nearly nothing is visited often, however little time there is
     if budget == 1e6:
         assert counts == [MAX_VISITS - 1] * len(costs)
-
-
-def test_visits_of_each_group_are_spread_over_the_whole_time() -> None:
-    costs = [0.1, 40.0, 1.0, 8.0]
-    order = visits(costs, 300.0)
-    for index in range(len(costs)):
-        places = [-1, *(place for place, one in enumerate(order) if one == index), len(order)]
-        count = len(places) - 2
-        assert max(b - a for a, b in pairwise(places)) <= len(order) / count + len(costs)
-
-
-def test_three_digits() -> None:
-    assert [rounded(value) for value in (12345.6, 0.0123456, 0.0)] == [12300.0, 0.0123, 0.0]

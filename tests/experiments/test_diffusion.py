@@ -65,7 +65,7 @@ def test_the_objective_asks_for_v() -> None:
 
 
 @pytest.mark.parametrize("solver", diffusion.SOLVERS)
-@pytest.mark.parametrize("steps", [1, 2, 4, 50])
+@pytest.mark.parametrize("steps", [1, 4, 50])
 def test_a_solver_finds_the_image_that_the_network_knows(solver: diffusion.Solver, steps: int) -> None:
     image = torch.rand(2, 3, 4, 4) * 1.8 - 0.9
     oracle: Any = Oracle(image)
@@ -84,18 +84,6 @@ def test_class_and_time_both_matter() -> None:
     assert not torch.allclose(out, denoiser(x, y, times - 5), atol=1e-4)
     torch.testing.assert_close(out[1:], denoiser(x[1:], y[1:], times[1:]))
     torch.testing.assert_close(denoiser(x, None, times), denoiser(x, torch.tensor([10, 10]), times))
-
-
-@torch.no_grad()
-def test_an_unconditional_network_takes_no_labels() -> None:
-    denoiser = network(num_classes=0)
-    assert denoiser(torch.randn(2, 3, 32, 32), None, torch.tensor([1, 2])).shape == (2, 3, 32, 32)
-
-
-def test_it_has_the_blocks_of_both_networks() -> None:
-    assert len(network().blocks) == 6
-    assert len(network(decoder_size="micro").blocks) == 9
-    assert len(network(halve_depth=True).blocks) == 3
 
 
 def test_what_is_drawn_for_an_image_depends_on_its_number_alone() -> None:
@@ -119,22 +107,6 @@ def test_noise_of_grey_images_is_grey_and_as_strong() -> None:
     assert torch.equal(grey, grey[:, :1].expand_as(grey))
     assert abs(float((colour[:, 0] * colour[:, 1]).mean())) < 0.05
     assert float(grey.square().mean()) == pytest.approx(float(colour.square().mean()), abs=0.05)
-
-
-@torch.no_grad()
-def test_at_its_start_the_embedding_of_times_does_not_drown_that_of_classes() -> None:
-    model = diffusion.build(SPEC.model_copy(update={"size": "micro"}))
-    initialise(model, 0)
-    assert model.denoiser.y_embedder is not None
-    classes = model.denoiser.y_embedder(torch.arange(10)).std(0).mean()
-    times = model.denoiser.t_embedder(torch.arange(0, 1000, 10)).std(0).mean()
-    assert 0.1 < float(times / classes) < 3
-
-
-def test_steps_out_of_range_are_a_sentence() -> None:
-    for steps in (0, 1001):
-        with pytest.raises(UsageError, match="samples in 1 to 1000 steps; it was asked for"):
-            diffusion.generate(network(), torch.randn(1, 3, 32, 32), None, steps=steps)
 
 
 def test_without_diffusers_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

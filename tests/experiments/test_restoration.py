@@ -17,7 +17,7 @@ from experiments.restoration_cases import CASES, Case
 from spherectl import api
 from spherectl.data.datasets import open_dataset
 from spherectl.data.transforms import to_float
-from spherectl.editing.measurements import measured, random_mask
+from spherectl.editing.measurements import measured
 from spherectl.editing.restoration import DEFAULTS, TASKS
 from spherectl.images import psnr
 from spherectl.recipe import DataSpec
@@ -43,17 +43,6 @@ def test_baselines_restore_and_treat_channels_as_they_are(case: Case, dataset: T
     tinted = dataset * torch.tensor([1.0, 0.5, 0.25]).reshape(1, 3, 1, 1)
     found = case.compared(how, how.apply(tinted), case.parameters[0], grey=False)
     assert (found.mean((0, 2, 3)).diff() < -0.03).all()  # colours stay in their order
-
-
-@pytest.mark.fast
-def test_a_filling_keeps_what_is_known_and_each_image_has_its_own_holes(dataset: Tensor) -> None:
-    case = CASES[0]
-    how = case.measurement(len(dataset), 32, seed=0)
-    y = how.apply(dataset)
-    mask = random_mask(len(dataset), 32, 0.5, seed=0)
-    found = case.compared(how, y, 0.0, grey=True)
-    assert torch.allclose(mask * found, y, atol=1e-6)
-    assert not torch.equal(mask[0], mask[1])
 
 
 @pytest.mark.fast

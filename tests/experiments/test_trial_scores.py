@@ -55,16 +55,6 @@ def test_noised_images_are_turned_by_the_angle_of_training(
     assert float(angles.std()) < 4  # 1 / sqrt(512) is 2.5 degrees
 
 
-def test_latents_are_those_of_the_images_with_their_own_classes(model: api.Model, fashion_excerpt: Path) -> None:
-    test = excerpt(model, fashion_excerpt, "test")
-    directions, labels = latent_directions(model, test, 30)
-    chosen = even_draw(test.labels, 30, 0)
-    assert torch.equal(labels, test.labels[chosen])
-    latents = model.encode(to_float(test.gather(chosen)), labels).flatten(1)
-    assert torch.allclose(directions * 512**0.5, latents, atol=1e-4)
-    assert len(latent_directions(model, test, 1000)[0]) == len(test)
-
-
 def test_scores_are_those_of_the_functions_that_make_them(fashion_excerpt: Path, tiny_run: Path) -> None:
     model = api.load(tiny_run)
     train, test = (excerpt(model, fashion_excerpt, split) for split in ("train", "test"))

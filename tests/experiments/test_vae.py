@@ -10,7 +10,6 @@ from torch.distributions import Normal, kl_divergence
 
 from experiments import vae
 from spherectl.model import seeding
-from spherectl.model.sphere import initialise
 from spherectl.recipe import ModelSpec
 
 pytestmark = pytest.mark.fast
@@ -50,18 +49,6 @@ def test_the_decoder_sees_a_sample_of_the_posterior_and_the_parts_are_weighted()
     assert float(losses.kl) == pytest.approx(float(expected))
     assert float(losses.total) == pytest.approx(float(losses.rec + losses.kl))
     torch.testing.assert_close(losses.mean, mean)
-
-
-def test_the_encoder_gives_twice_the_channels_and_starts_at_the_prior() -> None:
-    model = vae.build(SPEC)
-    initialise(model, 0)
-    assert model.latent_shape == (16, 8)
-    encoded = model.encoder(torch.rand(2, 3, 32, 32), torch.tensor([1, 10]))
-    assert encoded.shape == (2, 16, 16)
-    mean, log_variance = vae.posterior(encoded)
-    assert not mean.any()
-    assert not log_variance.any()
-    assert model.decoder(mean, torch.tensor([1, 10])).shape == (2, 3, 32, 32)
 
 
 def test_what_is_drawn_for_an_image_depends_on_its_number_alone() -> None:
