@@ -18,30 +18,15 @@ pytestmark = pytest.mark.fast
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--count", 7, "--batch", 5),
         ("--count", 7, "--batch", 5, "--dtype", "bfloat16"),
-        (
-            "--count",
-            3,
-            "--class",
-            "none,bag",
-            "--guidance",
-            1.7,
-            "--guide",
-            "decoder",
-            "--steps",
-            3,
-            "--seed",
-            2**64 - 1,
-        ),
-        ("--count", 4, "--noise", "fresh", "--strength", "decaying", "--steps", 4, "--weights", "raw"),
-        ("--count", 4, "--noise-deg", 62.5, "--steps", 2),
+        ("--count", 3, "--class", "none,bag", "--guidance", 1.7, "--guide", "decoder", "--seed", 2**64 - 1),
+        ("--count", 3, "--noise", "fresh", "--strength", "decaying", "--noise-deg", 62.5, "--weights", "raw"),
     ],
 )
 def test_like_makes_the_same_file_again(command, run_here, work, arguments):
-    command("sample", *arguments, "--out", "grid.png")
-    command("sample", *arguments, "--out", "folder")
-    for original in ("grid.png", "folder/000002.png", *(["folder/000006.png"] if 7 in arguments else [])):
+    command("sample", *arguments, "--steps", 3, "--out", "grid.png")
+    command("sample", *arguments, "--steps", 3, "--out", "folder")
+    for original in ("grid.png", "folder/000006.png" if 7 in arguments else "folder/000002.png"):
         result = command("sample", "--like", original, "--out", "again.png")
         assert (result.exit_code, result.stdout) == (0, "again.png\n"), result.stderr
         assert f"the same as {original}, pixel for pixel" in result.stderr
@@ -89,52 +74,22 @@ def test_like_finds_the_model_by_name_and_hash(command, own_zoo, run_here, tiny_
     )
 
 
-def test_like_with_another_model_is_refused(command, run_here, tiny_run, lively, work, files, fails):
+def test_like_what_is_not_ours_is_refused(command, run_here, tiny_run, lively, work, files, fails):
     package = weights.read_package(tiny_run / "model.safetensors")
     weights.write_package(work / "other.safetensors", lively(package.recipe))
-    command("sample", "--count", 1, "--out", "a.png")
-    before = files()
-    fails(command("sample", "--like", "a.png", "--model", "other.safetensors"), 2, "not by other (")
-    assert files() == before
-
-
-def test_like_a_image_that_is_not_ours_is_refused(command, run_here, work, files, fails):
     Image.new("RGB", (32, 32)).save(work / "theirs.png")
     Image.new("RGB", (32, 32)).save(work / "theirs.jpg")
-    (work / "cut.png").write_bytes((work / "theirs.png").read_bytes()[:40])
     save_png(work / "newer.png", torch.zeros(3, 8, 8, dtype=torch.uint8), {"format": 2})
-    before = files()
-    for name, code, said in (
-        ("theirs.png", 2, "theirs.png does not say how it was made"),
-        ("absent.png", 2, "There is no image absent.png"),
-        ("theirs.jpg", 2, "theirs.jpg does not say how it was made"),
-        ("cut.png", 1, "Cannot read the image cut.png"),
-        ("newer.png", 1, "provenance is of format 2; this version reads 1"),
-    ):
-        fails(command("sample", "--like", name), code, said)
-    assert files() == before
-
-
-def test_like_takes_everything_from_the_image(command, run_here, work, files, fails):
     command("sample", "--count", 1, "--out", "a.png")
-    given = (
-        "--class",
-        1,
-        "--count",
-        16,
-        "--steps",
-        2,
-        "--seed",
-        0,
-        "--batch",
-        64,
-        "--dtype",
-        "auto",
-        "--weights",
-        "ema",
-    )
-    said = fails(command("sample", "--like", "a.png", *given), 2)
-    assert said.endswith("leave out --class, --count, --steps, --seed, --batch, --dtype, --weights.")
-    fails(command("sample", "--like", "a.png", "--out", "again.npz"), 2, "expected an --out that ends in .png")
-    fails(command("sample", "--like", "a.png", "--out", "again"), 2, "expected an --out that ends in .png")
-    assert files() == ["a.png"]
+    before = files()
+    for words, code, said in (
+        (["theirs.png"], 2, "theirs.png does not say how it was made"),
+        (["theirs.jpg"], 2, "theirs.jpg does not say how it was made"),
+        (["absent.png"], 2, "There is no image absent.png"),
+        (["newer.png"], 1, "provenance is of format 2; this version reads 1"),
+        (["a.png", "--model", "other.safetensors"], 2, "not by other ("),
+        (["a.png", "--class", 1, "--steps", 2, "--weights", "ema"], 2, "leave out --class, --steps, --weights."),
+        (["a.png", "--out", "again.npz"], 2, "expected an --out that ends in .png"),
+    ):
+        fails(command("sample", "--like", *words), code, said)
+    assert files() == before
