@@ -5,14 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import spherectl
 from spherectl.data.transforms import to_uint8
 from spherectl.export.onnx import OnnxFile
-from spherectl.model import seeding
 
 pytestmark = pytest.mark.slow
 
@@ -38,11 +36,3 @@ def test_the_same_seed_is_the_same_image_within_two_levels(example: dict, model)
     assert levels.abs().max() <= 2
     other = torch.from_numpy(example["sample"]([0, 1, 2], seed=8))
     assert (to_uint8(other).int() - to_uint8(wanted).int()).abs().max() > 20
-
-
-@pytest.mark.parametrize("seed", [0, 7, 2**63 + 12345])
-def test_its_noise_is_spherectls(example: dict, seed: int) -> None:
-    images = [0, 5, 2**32 - 1]
-    made = example["noise"](seed, 1, images, (3, 7), 2)
-    wanted = seeding.noise(seed, seeding.ROUND, torch.tensor(images), (3, 7), 2).numpy()
-    np.testing.assert_allclose(made, wanted, rtol=0, atol=1e-6)

@@ -28,9 +28,16 @@ INPUTS = {
 }
 
 
-def test_three_files_with_the_inputs_they_are_documented_with(files: dict[str, OnnxFile]) -> None:
+def test_three_files_of_opset_20_with_the_inputs_they_are_documented_with(files: dict[str, OnnxFile]) -> None:
+    here = str(Path(exporting.__file__).resolve().parents[2]).encode()
     for part, names in INPUTS.items():
-        graph = onnx.load(files[part].path).graph
+        whole = onnx.load(files[part].path)
+        graph = whole.graph
+        onnx.checker.check_model(whole, full_check=True)
+        assert [(one.domain, one.version) for one in whole.opset_import] == [("", 20)]
+        assert not [node.op_type for node in graph.node if "Random" in node.op_type or "Dropout" in node.op_type]
+        content = files[part].path.read_bytes()
+        assert not [place for place in (here, b"site-packages") if place in content]  # where it was made
         assert files[part].path.name == f"{part}.onnx"
         assert tuple(one.name for one in graph.input) == files[part].inputs == names
     sizes = {
@@ -44,15 +51,7 @@ def test_three_files_with_the_inputs_they_are_documented_with(files: dict[str, O
     assert sizes["next_latent"] == sizes["latent"] == ["batch", 16, 8]
 
 
-def test_opset_20_and_nothing_random(files: dict[str, OnnxFile]) -> None:
-    for file in files.values():
-        graph = onnx.load(file.path)
-        assert [(one.domain, one.version) for one in graph.opset_import] == [("", 20)]
-        assert not [node.op_type for node in graph.graph.node if "Random" in node.op_type or "Dropout" in node.op_type]
-        onnx.checker.check_model(graph, full_check=True)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 7])
+@pytest.mark.parametrize("batch", [1, 5])
 def test_the_decoder_and_the_encoder_are_the_model_s(files: dict[str, OnnxFile], model: Model, batch: int) -> None:
     labels = torch.arange(batch) % 4
     latent = torch.linspace(-3, 3, batch * 16 * 8).sin().reshape(batch, 16, 8)
@@ -67,7 +66,7 @@ def test_the_decoder_and_the_encoder_are_the_model_s(files: dict[str, OnnxFile],
 
 @pytest.mark.parametrize(
     ("guidance", "guide", "noise", "strength"),
-    [(1.0, "both", "shared", "constant"), (1.6, "both", "fresh", "decaying"), (1.6, "encoder", "shared", "constant")],
+    [(1.6, "both", "fresh", "decaying"), (1.6, "encoder", "shared", "constant")],
 )
 def test_rounds_outside_torch_are_the_sampler(files, model, guidance, guide, noise, strength) -> None:
     """Three steps by the graphs alone against `spherectl.generate`, for each place of guidance."""
@@ -91,20 +90,6 @@ def test_rounds_outside_torch_are_the_sampler(files, model, guidance, guide, noi
         out = run(files["round"].path, [given])[0]
         latent = out["next_latent"]
     torch.testing.assert_close(out["image"], wanted.images, rtol=0, atol=1e-4)
-
-
-def test_without_noise_a_round_encodes_and_decodes(files: dict[str, OnnxFile], model: Model) -> None:
-    given = {**check.cases(model, "round")[-1], "sigma": torch.tensor(0.0)}
-    out = run(files["round"].path, [given])[0]
-    again = model.encode(out["image"], given["labels"][0])
-    torch.testing.assert_close(out["next_latent"], again, rtol=0, atol=1e-4)
-
-
-def test_a_model_without_classes_has_no_labels(unusual: Model, tmp_path: Path) -> None:
-    (file,) = export_onnx(unusual, tmp_path, ["decoder"])
-    assert file.inputs == ("latent",)
-    assert file.difference.max_difference < 1e-4
-    assert file.difference.images == 1 + 2 + 7
 
 
 def test_its_round_takes_latent_noise_and_sigma(unusual: Model) -> None:
@@ -158,13 +143,6 @@ def test_the_file_says_what_it_is(files: dict[str, OnnxFile], model: Model) -> N
         assert said["difference"]["batches"] == [1, 2, 7]
 
 
-def test_a_file_tells_nothing_of_where_it_was_made(files: dict[str, OnnxFile]) -> None:
-    here = str(Path(exporting.__file__).resolve().parents[2]).encode()
-    for file in files.values():
-        assert here not in file.path.read_bytes()
-        assert b"site-packages" not in file.path.read_bytes()
-
-
 def test_what_differs_too_much_is_refused_and_leaves_no_file(model, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(exporting, "in_precision", _spoiled)
     (tmp_path / "decoder.onnx").write_text("what was here before")
@@ -182,23 +160,17 @@ def _spoiled(graph, precision):
     return graph
 
 
-def test_only_a_model_in_float32_is_exported(model_file: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_exported_is_refused_first(model, model_file, tmp_path, monkeypatch) -> None:
     half = spherectl.load(str(model_file), device="cpu", dtype="bfloat16")
     with pytest.raises(UsageError, match=r"needs the model in float32; garments was loaded in bfloat16"):
         export_onnx(half, tmp_path)
-
-
-def test_a_missing_package_is_one_sentence(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "LARGEST_BYTES", 1000)
+    with pytest.raises(UsageError, match=r"decoder\.onnx would have .* an ONNX file holds 2 GB"):
+        export_onnx(model, tmp_path)
     monkeypatch.setattr(exporting, "PACKAGES", ("onnx", "no_such_package", "nor_this"))
     with pytest.raises(UsageError, match="ONNX needs no_such_package and nor_this, which are not installed") as found:
         export_onnx(model, tmp_path)
     assert "pip install 'spherectl[export]'" in found.value.hint
-
-
-def test_a_graph_too_large_for_one_file_is_refused_before_anything_is_computed(model, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(exporting, "LARGEST_BYTES", 1000)
-    with pytest.raises(UsageError, match=r"decoder\.onnx would have .* an ONNX file holds 2 GB"):
-        export_onnx(model, tmp_path)
 
 
 def test_the_model_is_left_as_it_was(model: Model, files: dict[str, OnnxFile]) -> None:

@@ -36,7 +36,7 @@ from tools.browser import Browser, Page, browsing, chromium, served
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from spherectl.export.web import FLOAT32_UP_TO, about, default_precision, export_web
+from spherectl.export.web import FLOAT32_UP_TO, default_precision, export_web
 
 pytestmark = pytest.mark.slow
 
@@ -170,12 +170,6 @@ def test_large_models_get_fewer_bits_and_too_large_ones_a_sentence(model, monkey
     assert FLOAT32_UP_TO < 4 * 128_000_000 / 2  # the paper's base size goes out in float16
 
 
-def test_what_was_best_for_a_model_is_its_page_s_default(model, monkeypatch):
-    assert about(model, "float32")["to_class"] == {"noise_deg": 70, "guidance": 3.0, "steps": 4}
-    monkeypatch.setitem(model.header, "editing", {"to_class": {"noise_deg": 45, "steps": 3}})
-    assert about(model, "float32")["to_class"] == {"noise_deg": 45, "guidance": 3.0, "steps": 3}
-
-
 # SPEC 11 in JavaScript
 
 
@@ -191,13 +185,6 @@ def test_randomness_agrees_with_the_known_answers(page, reference):
     assert found["philox"] == [[int(word, 16) for word in case["out"]] for case in cases["known_answers"]]
     assert found["words"] == [case["words"] for case in cases["streams"]]
     np.testing.assert_allclose(found["normals"], [case["normal"] for case in cases["streams"]], rtol=1e-13, atol=1e-15)
-
-
-def test_a_seed_of_64_bits_gives_the_noise_of_python(page):
-    seed = 2**64 - 3
-    script = f'import(new URL("noise.js", location)).then((n) => Array.from(n.noise({seed}n, n.ROUND, 5, 127, 2)))'
-    expected = seeding.noise(seed, seeding.ROUND, torch.tensor([5]), (127,), 2)[0]
-    torch.testing.assert_close(torch.tensor(page.run(script)), expected, rtol=2e-7, atol=1e-8)
 
 
 # Sampling and walking
@@ -280,16 +267,6 @@ def test_a_walk_goes_along_the_great_circle(page, model):
     assert apart(pixels(page, "#walk-end"), end) <= LEVELS
 
 
-def test_play_walks_and_stops(page):
-    fill(page, way=0.5, steps=1)
-    page.run("document.getElementById('play').click()")
-    page.wait("document.getElementById('way').value !== '0.5'")
-    click(page, "#play")
-    stood = page.run("document.getElementById('way').value")
-    page.run("new Promise((resolve) => setTimeout(resolve, 100))")
-    assert page.run("document.getElementById('way').value") == stood
-
-
 # Images
 
 
@@ -323,7 +300,7 @@ def test_a_chosen_file_is_reconstructed_as_python_does(page, model, photo):
     )
 
 
-@pytest.mark.parametrize("size", [(200, 150), (33, 32), (20, 27)])
+@pytest.mark.parametrize("size", [(200, 150), (20, 27)])
 def test_images_for_a_padded_model_are_fitted_as_for_edit(page, model, photo, size):
     path = photo(*size)
     drop(page, "#slot-first", path)
@@ -385,19 +362,6 @@ def drop(page: Page, selector: str, path: Path) -> None:
     settle(page)
 
 
-def test_a_pasted_image_is_taken(page, photo):
-    data = list(photo(30, 30).read_bytes())
-    page.run(f"""(() => {{
-        const data = new DataTransfer();
-        data.items.add(new File([new Uint8Array({data})], "pasted.png", {{type: "image/png"}}));
-        document.dispatchEvent(new ClipboardEvent("paste", {{clipboardData: data, bubbles: true}}));
-    }})()""")
-    page.wait(
-        "[...document.querySelectorAll('.slot canvas')].some((c) => c.getAttribute('aria-label') === 'pasted.png')"
-    )
-    settle(page)
-
-
 # A model without classes, in colour
 
 
@@ -420,20 +384,11 @@ def test_a_model_without_classes_samples_too(free_page, unusual):
     assert "--class" not in free_page.run("document.getElementById('command').textContent")
 
 
-@pytest.mark.parametrize("size", [(32, 32), (47, 90), (200, 150), (15, 40)])
+@pytest.mark.parametrize("size", [(47, 90), (15, 40)])
 def test_images_are_cropped_as_in_python(free_page, photo, size):
     path = photo(*size)
     drop(free_page, "#slot-first", path)
     assert torch.equal(pixels(free_page, "#slot-first canvas"), adm_crop(Image.open(path), 32))
-
-
-def test_transparent_images_lie_over_white(free_page, photo):
-    from spherectl.data.decode import load_image
-
-    path = photo(32, 32, "RGBA")
-    drop(free_page, "#slot-first", path)
-    shown, expected = pixels(free_page, "#slot-first canvas"), adm_crop(load_image(path), 32)
-    assert (shown.int() - expected.int()).abs().max() <= 1  # browsers premultiply in bytes
 
 
 # The page as a page
@@ -469,12 +424,6 @@ def test_a_narrow_phone_never_scrolls_sideways(free_page, browser, address):
             )
             < 360
         )
-
-
-def test_the_scheme_follows_the_system(page, free_page):
-    colour = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
-    assert min(page.run(colour)) > 200
-    assert max(free_page.run(colour)) < 60
 
 
 def test_the_keyboard_reaches_and_moves_everything(page):
