@@ -41,37 +41,29 @@ def test_samples_are_rows_of_steps(command: Command, run_here: Path, files: Call
 
 @pytest.mark.slow
 def test_a_posterior_hole_is_a_table_and_a_figure(command: Command, here: Path, data: tuple[str, Path]) -> None:
-    asked = ["plot", "posterior-hole", "runs/tiny", "--vae", "runs/vae", *data, "--count", 12, "--bootstrap", 5]
-    result = command(*asked, "--json", "--out", "a.png")
+    diffusers = pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1)
+    vae.save_pretrained(here / "published")
+    asked = ["plot", "posterior-hole", "runs/tiny", *data, "--count", 12, "--bootstrap"]
+    result = command(*asked, 5, "--vae", "diffusers:published", "--json", "--out", "a.png")
     assert result.exit_code == 0, result.stderr
     found = json.loads(result.stdout)
     names = [(row["model"], row["images"]) for row in found["rows"]]
     columns = ("input", "reconstruction", "prior", "fitted")
-    assert names == [(model, column) for model in ("tiny", "vae") for column in columns]
+    assert names == [(model, column) for model in ("tiny", "published") for column in columns]
     assert all(row["count"] == 12 for row in found["rows"])
     assert all(row["interval"][0] <= row["interval"][1] for row in found["rows"])
     assert found["features"] == "fashion-scorer"
     with Image.open(found["figure"]) as image:
         image.load()
-    told = command("plot", "posterior-hole", "runs/tiny", *data, "--count", 12, "--bootstrap", 0)
+    told = command(*asked, 0)
     assert told.exit_code == 0, told.stderr
     lines = told.stdout.splitlines()
     assert lines[0].split() == ["model", "images", "count", "Frechet", "distance"]
     for line, row in zip(lines[1:5], found["rows"], strict=False):
         assert line.split() == ["tiny", row["images"], "12", f"{row['frechet_distance']:.4g}"]
     assert lines[5:] == ["tiny-posterior-hole.png"]
-
-
-@pytest.mark.slow
-def test_a_published_vae_is_compared_too(command: Command, here: Path, data: tuple[str, Path]) -> None:
-    diffusers = pytest.importorskip("diffusers")
-    torch.manual_seed(0)
-    vae = diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, layers_per_block=1)
-    vae.save_pretrained(here / "published")
-    options = [*data, "--count", 8, "--bootstrap", 0, "--json"]
-    result = command("plot", "posterior-hole", "runs/tiny", "--vae", "diffusers:published", *options)
-    assert result.exit_code == 0, result.stderr
-    assert [row["model"] for row in json.loads(result.stdout)["rows"][4:]] == 4 * ["published"]
 
 
 @pytest.mark.slow
@@ -101,13 +93,9 @@ def test_uniformity_is_a_figure_a_page_and_numbers(
     [
         (["samples", "runs/none"], 2, "There is no model 'runs/none'"),
         (["samples", "runs/tiny", "--steps", "1,x"], 2, "--steps 1,x: expected numbers from 1 with commas between."),
-        (["samples", "runs/tiny", "--steps", "0"], 2, "--steps 0: expected numbers from 1"),
         (["samples", "runs/tiny", "--out", "a.jpg"], 2, "ends in .png, got a.jpg"),
         (["uniformity", "runs/vae"], 2, "holds a vae; a sphere-encoder is needed here"),
-        (["uniformity", "runs/tiny", "--vae", "runs/tiny"], 2, "holds a sphere-encoder; a vae is needed here"),
         (["uniformity", "runs/tiny", "--vae", "runs/diffusion"], 2, "holds a diffusion; a vae is needed here"),
-        (["uniformity", "runs/tiny", "--out", "a.html"], 2, "ends in .png, .svg or .pdf, got a.html."),
-        (["posterior-hole", "runs/tiny", "--vae", "runs/no"], 2, "There is no model 'runs/no'"),
         (["posterior-hole", "runs/tiny", "--vae", "diffusers:runs"], 1, "Cannot read a VAE of diffusers at runs"),
         (["posterior-hole", "runs/tiny", "--bootstrap", "1"], 2, "one resample has no spread"),
     ],
