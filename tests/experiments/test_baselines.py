@@ -56,46 +56,30 @@ def lines(run: Run) -> list[dict[str, float]]:
 def runs(dataset: ImageSet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     """A finished run of each kind, long enough to learn something."""
     folder = tmp_path_factory.mktemp("baselines")
-    length = {"length_images": 480, "checkpoint_images": 480, "sample_images": 480}
+    length = {"length_images": 240, "checkpoint_images": 240, "sample_images": 240}
     return {kind: train(debug(kind, dataset, **length), dataset, folder / kind, device=CPU).run for kind in CHANGES}
 
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_it_learns(kind: str, runs: dict[str, Run]) -> None:
-    losses = [line["loss"] for line in lines(runs[kind])]
-    assert sum(losses[-20:]) / 20 < 0.85 * losses[0]
-
-
-def test_the_metrics_have_the_parts_of_the_kind(runs: dict[str, Run]) -> None:
-    vae, diffusion = (lines(runs[kind])[-1] for kind in ("vae", "diffusion"))
-    assert {"loss", "loss_rec", "loss_rec_perc", "loss_kl", "latent_norm", "effective_rank"} <= vae.keys()
-    assert vae["loss"] == pytest.approx(vae["loss_rec"] + vae["loss_rec_perc"] + vae["loss_kl"])
-    assert [key for key in diffusion if key.startswith("loss")] == ["loss"]
-    assert "effective_rank" not in diffusion
+    told = lines(runs[kind])
+    assert sum(line["loss"] for line in told[-10:]) / 10 < 0.85 * told[0]["loss"]
+    parts = {"vae": ["loss_rec", "loss_rec_perc", "loss_kl"], "diffusion": []}[kind]
+    assert [key for key in told[0] if key.startswith("loss_")] == parts
+    assert not parts or told[-1]["loss"] == pytest.approx(sum(told[-1][part] for part in parts))
 
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(kind: str, dataset: ImageSet, tmp_path: Path) -> None:
-    recipe = debug(kind, dataset, length_images=64, checkpoint_images=64, sample_images=64)
+    recipe = debug(kind, dataset, length_images=32, checkpoint_images=32, sample_images=32)
     whole = train(recipe, dataset, tmp_path / "whole", device=CPU).run
-    steps = iter([False, False, True])
+    steps = iter([False, True])
     train(recipe, dataset, tmp_path / "parts", device=CPU, should_stop=lambda: next(steps))
     parts = train(recipe, dataset, tmp_path / "parts", device=CPU)
-    assert (parts.finished, parts.steps_now) == (True, 5)
+    assert (parts.finished, parts.steps_now) == (True, 2)
     one, other = (read_package(run.model, kind).weights for run in (whole, parts.run))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert [line["loss"] for line in lines(whole)] == [line["loss"] for line in lines(parts.run)]
-
-
-@pytest.mark.parametrize("kind", CHANGES)
-def test_micro_batches_add_up_to_the_batch(kind: str, dataset: ImageSet, tmp_path: Path) -> None:
-    short = {"length_images": 16, "checkpoint_images": 16, "sample_images": 16, "dtype": "float64"}
-    found = []
-    for size in (8, 3):
-        recipe = debug(kind, dataset, **short, micro_batch_size=size)
-        found.append(lines(train(recipe, dataset, tmp_path / str(size), device=CPU).run))
-    assert [line["loss"] for line in found[0]] == pytest.approx([line["loss"] for line in found[1]], rel=1e-9)
-    assert found[0][1]["grad_norm"] == pytest.approx(found[1][1]["grad_norm"], rel=1e-6)
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -121,7 +105,7 @@ def test_the_package_alone_says_who_reads_it(kind: str, runs: dict[str, Run], mo
         recipes.load(runs[kind].recipe)
 
 
-def test_a_vae_draws_encodes_and_decodes(runs: dict[str, Run], dataset: ImageSet) -> None:
+def test_a_vae_samples_encodes_and_decodes(runs: dict[str, Run], dataset: ImageSet) -> None:
     model = load_baseline(runs["vae"].path)
     assert isinstance(model, Vae)
     numbers = torch.arange(6)
@@ -137,7 +121,7 @@ def test_a_vae_draws_encodes_and_decodes(runs: dict[str, Run], dataset: ImageSet
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpm"])
-def test_a_diffusion_model_draws_by_number(runs: dict[str, Run], solver: Any) -> None:
+def test_a_diffusion_model_samples_by_number(runs: dict[str, Run], solver: Any) -> None:
     model = load_baseline(runs["diffusion"].path)
     assert isinstance(model, DiffusionModel)
     found = model.sample(torch.arange(4), model.spread(4), steps=3, solver=solver)
