@@ -65,31 +65,23 @@ def test_the_steps_show_how_the_result_came_about(command: Command, garments: to
     model = api.load("fashion-mnist", device="cpu", dtype="float32")
     assert torch.equal(parts[3], to_uint8(model.reconstruct(to_float(parts[2])[None]))[0])
     assert torch.equal(opened("x.png"), parts[4][:, 2:30, 2:30])  # at a.png's own size
-
-
-def test_a_mask_takes_the_place_of_a_layout(command: Command, garments: torch.Tensor, work: Path) -> None:
     Image.new("L", (32, 32), 255).save("mask.png")
-    assert command("edit", "a.png", "b.png", "--harmonize", "--mask", "mask.png", "-o", "x.png", *F32).exit_code == 0
-    assert torch.equal(opened("x-steps.png")[:, :, 68:100], garments[0])
+    assert command("edit", "a.png", "b.png", "--harmonize", "--mask", "mask.png", "-o", "y.png", *F32).exit_code == 0
+    assert torch.equal(opened("y-steps.png")[:, :, 68:100], garments[0])  # the mask takes the place of a layout
 
 
 def test_classes_are_rows_and_rounds_columns(command: Command, garments: torch.Tensor, work: Path) -> None:
-    options = ("--to-class", "sneaker,bag", "--noise-deg", 60, "--steps", 3, "--guidance", 1, "-o", "x.png", "--json")
-    result = command("edit", "a.png", *options, *F32)
+    result = command("edit", "a.png", "--to-class", "sneaker,bag", "-o", "x.png", "--json", *F32)
     assert result.exit_code == 0, result.stderr
     told = json.loads(result.stdout)
     assert told["out"] == ["x-sneaker.png", "x-bag.png", "x-steps.png"]
-    assert (told["noise_deg"], told["guidance"], told["classes"]) == (60, 1, ["sneaker", "bag"])
+    assert told["classes"] == ["sneaker", "bag"]
+    assert (told["noise_deg"], told["guidance"], told["steps"]) == (70, 3, 4)  # as the model says
     assert not Path("x.png").exists()
     sheet = opened("x-steps.png")
-    assert sheet.shape == (3, 66, 4 * 34 - 2)
+    assert sheet.shape == (3, 66, 5 * 34 - 2)
     assert torch.equal(sheet[:, 34:66, :32], garments[0])
-    assert torch.equal(opened("x-bag.png"), sheet[:, 36:64, 104:132])
-
-
-def test_by_default_classes_change_as_the_model_says(command: Command, garments: torch.Tensor, work: Path) -> None:
-    told = json.loads(command("edit", "a.png", "--to-class", "bag", "--json", *F32).stdout)
-    assert (told["noise_deg"], told["guidance"], told["steps"]) == (70, 3, 4)
+    assert torch.equal(opened("x-bag.png"), sheet[:, 36:64, 138:166])
 
 
 def test_a_reconstruction_says_its_psnr_and_goes_back_into_its_place(command: Command, work: Path) -> None:
@@ -111,29 +103,6 @@ def test_a_image_that_the_model_does_not_know_is_told(command: Command, work: Pa
     said = command("edit", "noise.png", "--reconstruct", *F32).stderr
     assert "noise.png: its reconstruction reaches only" in said
     assert "fashion-mnist has only seen 32 px grey images of" in said
-
-
-def test_images_as_people_have_them(command: Command, garments: torch.Tensor, work: Path) -> None:
-    """Palette, alpha, 16 bits, CMYK, rotated by EXIF; of an animation the first frame, with a word."""
-    with Image.open("a.png") as image:
-        grey = image.convert("L")
-    grey.convert("P").save("palette.png")
-    opaque = grey.convert("RGBA")
-    opaque.save("alpha.png")
-    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save("deep.png")
-    grey.convert("RGB").convert("CMYK").save("print.tif")
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    grey.rotate(180).save("turned.png", exif=exif)
-    grey.save("moving.gif", save_all=True, append_images=[grey.rotate(90)])
-    names = ["palette.png", "alpha.png", "deep.png", "turned.png", "print.tif", "moving.gif"]
-    result = command("encode", "a.png", *names, "--out", "l.safetensors", *F32)
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr.count("moving.gif: the first of its frames") == 1
-    latents = read_tensors(Path("l.safetensors"))["latents"]
-    for place, name in enumerate(names[:4], start=1):
-        assert torch.equal(latents[place], latents[0]), name
-    assert torch.allclose(latents[5:], latents[:1], atol=0.2)
 
 
 def test_encoding_and_decoding_is_the_reconstruction_bit_for_bit(
@@ -165,17 +134,13 @@ def test_decoding_under_another_class_and_after_rounds(command: Command, garment
 
 
 def test_latents_of_another_model_and_other_files_are_refused(
-    command: Command, garments: torch.Tensor, run_here: Path, work: Path
+    command: Command, garments: torch.Tensor, run_here: Path, work: Path, fails: Callable[..., str]
 ) -> None:
     assert command("encode", "a.png", "--out", "l.safetensors", "--model", "fashion-mnist", *F32).exit_code == 0
     result = command("sample", "--latents", "l.safetensors", "--model", "runs/tiny", *F32)
-    assert result.exit_code == 2
-    assert "l.safetensors holds latents of fashion-mnist" in result.stderr
-    assert "mean nothing to tiny" in result.stderr
-    result = command("sample", "--latents", "runs/tiny/model.safetensors", *F32)
-    assert (result.exit_code, "holds no latents" in result.stderr) == (1, True)
-    result = command("sample", "--latents", "l.safetensors", "--count", 3, *F32)
-    assert (result.exit_code, "leave out --count" in result.stderr) == (2, True)
+    fails(result, 2, "l.safetensors holds latents of fashion-mnist", "mean nothing to tiny")
+    fails(command("sample", "--latents", "runs/tiny/model.safetensors", *F32), 1, "holds no latents")
+    fails(command("sample", "--latents", "l.safetensors", "--count", 3, *F32), 2, "leave out --count")
 
 
 def test_interpolation_between_images_begins_and_ends_with_reconstructions(
@@ -212,33 +177,25 @@ def test_seeds_are_sampled_as_by_sample_and_animate(command: Command, work: Path
     [
         (("edit", "a.png"), "Expected one of --harmonize, --to-class and --reconstruct"),
         (("edit", "a.png", "--harmonize"), "Expected two images, A and B; got 1"),
-        (("edit", "a.png", "b.png", "--reconstruct"), "Expected one image; got 2"),
         (("edit", "a.png", "--reconstruct", "--swap"), "--layout, --mask and --swap are for --harmonize"),
         (("edit", "a.png", "b.png", "--harmonize", "--layout", "round"), "There is no layout 'round'"),
-        (
-            ("edit", "a.png", "--to-class", "bag", "--noise-deg", 95),
-            "noise_deg: expected a finite number from 0 below 90, got 95.0",
-        ),
         (("edit", "a.png", "--reconstruct", "-o", "x.jpg"), "ends in .png"),
         (("encode", "nothing*.png", "--out", "l.safetensors"), "There is no image nothing*.png"),
         (("encode", "a.png", "--out", "l.npz"), "written to a .safetensors file"),
         (("interpolate", "a.png"), "Expected two ends or four corners; got 1"),
-        (("interpolate", "a.png", "b.png", "--seeds", "1,2"), "images or --seeds, not both"),
         (("interpolate", "--seeds", "1,x"), "Expected seeds from 0 to 2^64 - 1 as in 3,7"),
-        (("interpolate", "--seeds", f"1,{2**64}"), "Expected seeds from 0 to 2^64 - 1"),
         (("interpolate", "--seeds", "1,2,3,4", "--frames", 9999), "99,980,001 frames of 32 px"),
-        (("encode", "~nobody-here/a.png", "--out", "l.safetensors"), "no home folder of that user"),
-        (("encode", "a**", "--out", "l.safetensors"), "a** is no pattern"),
-        (("encode", "[", "--out", "l.safetensors"), "There is no image ["),
         (("interpolate", "--class", "0,1,2"), "one for each of 2 ends; got 3"),
     ],
 )
 def test_mistakes_are_one_sentence_and_write_nothing(
-    words: tuple[str, ...], said: str, command: Command, garments: torch.Tensor, files: Callable[[], list[str]]
+    words: tuple[str, ...],
+    said: str,
+    command: Command,
+    garments: torch.Tensor,
+    files: Callable[[], list[str]],
+    fails: Callable[..., str],
 ) -> None:
     before = files()
-    result = command(*words)
-    assert result.exit_code == 2, result.stderr
-    assert said in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+    fails(command(*words), 2, said)
     assert files() == before
