@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-STARTS, FEWEST = 15, 3  # tests/test_architecture.py has what may be imported
+STARTS, FEWEST = 15, 3
 SAMPLE = ("-m", "spherectl", "sample", "--model", "fashion-mnist", "--count", "1", "--steps", "1", "--out", "x.png")
 
 
