@@ -25,8 +25,6 @@ from spherectl.editing.measurements import (
 )
 from spherectl.editing.restoration import restore, settings
 from spherectl.images import psnr, read_provenance
-from spherectl.model.formats.header import read_header
-from spherectl.model.formats.weights import read_tensors, save_file
 
 pytestmark = pytest.mark.fast
 
@@ -54,7 +52,7 @@ def model() -> api.Model:
     return api.load("fashion-mnist", device="cpu", dtype="float32")
 
 
-@pytest.mark.parametrize(("task", "before"), [("inpaint", 3), ("denoise", 2), ("upscale", 2), ("deblur", 2)])
+@pytest.mark.parametrize(("task", "before"), [("inpaint", 3), ("deblur", 2)])
 def test_a_whole_image_is_damaged_and_restored(
     task: str, before: int, command: Command, garments: torch.Tensor, files: Callable[[], list[str]], model: api.Model
 ) -> None:
@@ -72,8 +70,6 @@ def test_a_whole_image_is_damaged_and_restored(
     start, last = (float(psnr(to_float(one)[None], to_float(garments[:1]))) for one in (shown[before - 1], shown[-1]))
     assert told["psnr_start_db"] == pytest.approx(start, abs=0.05)
     assert told["psnr_db"] == pytest.approx(last, abs=0.05)
-    if task in ("upscale", "deblur"):  # of the others, these trousers are one of the few that get worse
-        assert told["psnr_db"] > told["psnr_start_db"]
     assert "is the damage another one" not in result.stderr
     assert f"{told['psnr_start_db']:.2f} dB at the start, {told['psnr_db']:.2f} dB restored" in result.stderr
     made = read_provenance(Path("a-restored.png"))
@@ -181,59 +177,22 @@ def test_a_kernel_of_one_point_blurs_nothing(command: Command, garments: torch.T
     assert "a.png: noise of 2 levels does not explain that; is the damage another one?" in result.stderr
 
 
-def test_a_noisy_image_is_left_the_less_the_noisier_it_is(command: Command, garments: torch.Tensor, work: Path) -> None:
-    moved = []
-    for sigma in (2, 50):
-        result = command("restore", "a.png", "--task", "denoise", "--sigma", sigma, "--json", "-o", "x.png", *F32)
-        assert result.exit_code == 0, result.stderr
-        moved.append(json.loads(result.stdout)["misfit_levels"])
-    assert moved[0] < 2 < moved[1]
-
-
 def test_rounds_are_kept_and_a_seed_decides_all(command: Command, garments: torch.Tensor, work: Path) -> None:
     def run(name: str, seed: int) -> bytes:
-        options = ("--task", "denoise", "--degrade", "--rounds", 2, "--seed", seed, "--keep-rounds")
+        options = ("--task", "denoise", "--degrade", "--rounds", 2, "--seed", seed, "--class", "bag", "--keep-rounds")
         assert command("restore", "b.png", *options, "-o", name, *F32).exit_code == 0
         return Path(name).read_bytes()
 
     assert run("x.png", 1) == run("y.png", 1)
-    assert torch.equal(opened("x-round-2.png"), opened("x.png"))
     first, second = tiles("x-steps.png")[2:]
     assert torch.equal(opened("x-round-1.png"), first[:, 2:30, 2:30])
     assert torch.equal(opened("x-round-2.png"), second[:, 2:30, 2:30])
-    run("z.png", 2)
-    assert not torch.equal(tiles("z-steps.png")[1], tiles("x-steps.png")[1])  # the damage
-    assert command("restore", "b.png", "--task", "denoise", "--no-provenance", "-o", "w.png", *F32).exit_code == 0
-    assert read_provenance(Path("w.png")) is None
-
-
-def test_a_model_brings_its_own_settings(command: Command, garments: torch.Tensor, run_here: Path) -> None:
-    file = Path("runs/tiny/model.safetensors")
-    header = read_header(file)
-    header["editing"] = {"restore": {"denoise": {"lambda": 4.0, "noise_deg": 10.0, "rounds": 3}}}
-    save_file(Path("own.safetensors"), read_tensors(file), header)
-
-    def told(*options: str | int) -> tuple[float, float, int]:
-        words = ("--task", "denoise", "--model", "own.safetensors", "--json", "-o", "x.png")
-        found = json.loads(command("restore", "a.png", *words, *options).stdout)
-        return found["lambda"], found["noise_deg"], found["rounds"]
-
-    assert told() == (4, 10, 3)
-    assert told("--sigma", 100) == (16, 10, 3)
-    assert told("--rounds", 1, "--lambda", 2, "--noise-deg", 0, "--sigma", 100) == (2, 0, 1)
-
-
-def test_a_class_and_a_strange_image(command: Command, garments: torch.Tensor, work: Path) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32), np.uint8)
-    Image.fromarray(noise).save("noise.png")
-    options = ("--task", "upscale", "--degrade", "--rounds", 1)
-    result = command("restore", "noise.png", *options, "--class", "bag", "-o", "x.png", *F32)
-    assert "noise.png: its reconstruction reaches only" in result.stderr
+    assert torch.equal(opened("x-round-2.png"), opened("x.png"))
     made = read_provenance(Path("x.png"))
     assert made is not None
     assert made["class"] == 8
-    assert command("restore", "noise.png", *options, "-o", "y.png", *F32).exit_code == 0
-    assert not torch.equal(opened("x.png"), opened("y.png"))
+    run("z.png", 2)
+    assert not torch.equal(tiles("z-steps.png")[1], tiles("x-steps.png")[1])  # the damage
 
 
 @pytest.mark.parametrize(
@@ -241,30 +200,24 @@ def test_a_class_and_a_strange_image(command: Command, garments: torch.Tensor, w
     [
         (("--task", "inpaint"), "Which pixels are missing? Expected --mask PNG, white where they are"),
         (("--task", "inpaint", "--mask", "a.png", "--missing", 0.3), "Expected one of --mask and --missing, not both"),
-        (("--task", "inpaint", "--mask", "none.png"), "Cannot read the image none.png"),
         (("--task", "inpaint", "--mask", "black.png"), "By the mask nothing is missing"),
         (("--task", "inpaint", "--mask", "large.png"), "The mask has 40 x 40 pixels and the image 28 x 28"),
         (("--task", "denoise", "--scale", 2), "--scale is for --task upscale, not for denoise"),
-        (
-            ("--task", "upscale"),
-            "a.png has 28 x 28 pixels; fashion-mnist makes 32 px, so --scale 4 takes images of 8",
-        ),
         (("--task", "upscale", "--scale", 5), "which --scale 5 does not divide; these do: 2, 4, 8, 16"),
-        (("--task", "deblur", "--blur", 2, "--kernel", "a.png"), "Expected one of --blur and --kernel, not both"),
-        (("--task", "deblur", "--kernel", "black.png"), "The kernel is black"),
         (("--task", "deblur", "--kernel", "large.png"), "A kernel of 40 x 40 does not fit images of 32 x 32"),
         (("--task", "denoise", "--lambda", 0), "weight: expected a finite number above 0 to 1e+06, got 0.0"),
-        (("--task", "denoise", "--noise-deg", 95), "noise_deg: expected a finite number from 0 below 90, got 95.0"),
     ],
 )
 def test_mistakes_are_one_sentence_and_write_nothing(
-    words: tuple[str, ...], said: str, command: Command, garments: torch.Tensor, files: Callable[[], list[str]]
+    words: tuple[str, ...],
+    said: str,
+    command: Command,
+    garments: torch.Tensor,
+    files: Callable[[], list[str]],
+    fails: Callable[..., str],
 ) -> None:
-    for name, level, size in (("black", 0, 28), ("white", 255, 28), ("large", 255, 40)):
+    for name, level, size in (("black", 0, 28), ("large", 255, 40)):
         Image.new("L", (size, size), level).save(f"{name}.png")
     before = files()
-    result = command("restore", "a.png", *words)
-    assert result.exit_code == (1 if "none.png" in words else 2), result.stderr
-    assert said in " ".join(result.stderr.split())
-    assert "Traceback" not in result.stderr
+    fails(command("restore", "a.png", *words), 2, said)
     assert files() == before
