@@ -12,21 +12,22 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torchvision.models import vgg16
 
 from spherectl import api
 from spherectl.data.datasets import ImageSet, MemoryImages
 from spherectl.data.transforms import to_float, to_uint8
 from spherectl.errors import SpherectlError, UsageError
 from spherectl.evaluation import reconstruction, uniformity
-from spherectl.evaluation.embeddings import Features, real_draw
+from spherectl.evaluation.embeddings import real_draw
 from spherectl.evaluation.extractors import Extractor
 from spherectl.evaluation.fidelity import fidelity
 from spherectl.evaluation.protocol import Plan, Real, Report
-from spherectl.evaluation.reference import from_features, of_images, read_statistics, save_statistics
+from spherectl.evaluation.reference import of_images, read_statistics, save_statistics
 from spherectl.evaluation.run import evaluate
 from spherectl.evaluation.spectrum import line_powers, patch_lines
 from spherectl.features import imagenet
-from spherectl.model.formats.weights import Package
+from spherectl.model.formats.weights import Package, read_tensors
 from spherectl.model.sphere import build
 from spherectl.recipe import Recipe, SampleSpec
 
@@ -131,17 +132,17 @@ def test_scores_are_those_of_the_images(
 def test_rows_are_compared_with_fewer_steps_and_with_the_first_model(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor
 ) -> None:
-    plan = Plan(steps=(1, 2, 4), guidance=(1.0, 2.0), count=60, metrics=["acc"], resamples=20)
+    plan = Plan(steps=(1, 2), guidance=(1.0, 2.0), count=40, metrics=["acc"], resamples=5)
     report = run([make_model("a"), make_model("b")], plan, real, scorer)
-    assert len(report.rows) == 12
+    assert len(report.rows) == 8
     pairs = [(one.first, one.second) for one in report.comparisons]
 
     def label(model: str, steps: int, scale: int) -> str:
         return f"{model}, {steps} step{'s' * (steps > 1)}, guidance {scale}"
 
-    expected = {(label(m, s, g), label(m, f, g)) for m in "ab" for f, s in ((1, 2), (2, 4)) for g in (1, 2)}
-    expected |= {(label("b", s, g), label("a", s, g)) for s in (1, 2, 4) for g in (1, 2)}
-    assert len(pairs) == len(set(pairs)) == 14
+    expected = {(label(m, s, g), label(m, f, g)) for m in "ab" for f, s in ((1, 2),) for g in (1, 2)}
+    expected |= {(label("b", s, g), label("a", s, g)) for s in (1, 2) for g in (1, 2)}
+    assert len(pairs) == len(set(pairs)) == 8
     assert set(pairs) == expected
     accuracy = {row.label: row.scores.accuracy for row in report.rows}
     for one in report.comparisons:
@@ -152,14 +153,8 @@ def test_rows_are_compared_with_fewer_steps_and_with_the_first_model(
 
 
 @pytest.mark.fast
-@pytest.mark.parametrize(("rule", "level"), [("round", 128), ("floor", 127)])
 def test_samples_become_bytes_by_the_asked_rule(
-    rule: Any,
-    level: int,
-    make_model: Callable[..., api.Model],
-    real: Real,
-    scorer: Extractor,
-    monkeypatch: pytest.MonkeyPatch,
+    make_model: Callable[..., api.Model], real: Real, scorer: Extractor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def sample(_: api.Model, indices: Tensor, *__: Any) -> Tensor:
         images = torch.full((len(indices), 3, 32, 32), 127.6 / 255)
@@ -167,52 +162,35 @@ def test_samples_become_bytes_by_the_asked_rule(
         return images
 
     monkeypatch.setattr(api, "sample_indices", sample)
-    report = run([make_model()], Plan(count=20, quantise=rule, metrics=["fid"], resamples=0), real, scorer)
-    assert report.rows[0].channel_spread == 255 - level
-    assert report.rows[0].scores.quantise == rule
-    assert report.rows[0].intervals == {}
-    assert report.grids[0].pixels.unique().tolist() == [level, 255]
+    for rule, level in (("round", 128), ("floor", 127)):
+        report = run([make_model()], Plan(count=20, quantise=rule, metrics=["fid"], resamples=0), real, scorer)
+        (row,) = report.rows
+        assert (row.channel_spread, row.scores.quantise, row.intervals) == (255 - level, rule, {})
+        assert report.grids[0].pixels.unique().tolist() == [level, 255]
 
 
 @pytest.mark.fast
 def test_reconstructions_are_those_of_the_model_with_the_images_own_classes(
-    make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets
-) -> None:
-    model = make_model()
-    plan = Plan(count=20, metrics=["rfid", "psnr", "ssim"], reconstructions=70, resamples=10)
-    report = run([model], plan, real, scorer)
-    (one,) = report.reconstructions
-    draw = real_draw(excerpt[1], 70, 0)
-    originals = draw.gather(torch.arange(70))
-    again = to_uint8(model.reconstruct(to_float(originals), excerpt[1].labels[draw.indices]))
-    errors = (to_float(originals) - to_float(again)).double().square().mean((1, 2, 3))
-    assert one.psnr == pytest.approx(float((-10 * errors.log10()).mean()), rel=1e-6)
-    assert one.rfid == pytest.approx(fidelity(again, originals, scorer, metrics=["fid"]).frechet_distance, rel=1e-6)
-    assert one.ssim is not None
-    assert 0 < one.ssim < 1
-    assert (one.count, one.images, one.lpips) == (70, "fashion-mnist test", None)
-    assert set(one.intervals) == {"psnr", "ssim"}
-
-
-@pytest.mark.fast
-def test_lpips_is_of_each_reconstruction(
     make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With random weights, for the real ones are not here."""
+    """LPIPS with random weights, for the real ones are not here."""
     torch.manual_seed(0)
-    from torchvision.models import vgg16
-
     heads = [torch.rand(width) for width in (64, 128, 256, 512, 512)]
     network = imagenet.LpipsFeatures(vgg16(weights=None).features, heads).eval().requires_grad_(False)
     monkeypatch.setattr(imagenet, "load_lpips", lambda: network)
     model = make_model()
-    report = run([model], Plan(count=10, metrics=["lpips"], reconstructions=6, resamples=5), real, scorer)
-    draw = real_draw(excerpt[1], 6, 0)
-    originals = draw.gather(torch.arange(6))
+    plan = Plan(count=10, metrics=["rfid", "psnr", "ssim", "lpips"], reconstructions=8, resamples=5)
+    (one,) = run([model], plan, real, scorer).reconstructions
+    draw = real_draw(excerpt[1], 8, 0)
+    originals = draw.gather(torch.arange(8))
     again = to_uint8(model.reconstruct(to_float(originals), excerpt[1].labels[draw.indices]))
-    expected = float(reconstruction.lpips(network, originals, again).mean())
-    assert report.reconstructions[0].lpips == pytest.approx(expected, rel=1e-5)
-    assert expected > 0
+    errors = (to_float(originals) - to_float(again)).double().square().mean((1, 2, 3))
+    assert one.psnr == pytest.approx(float((-10 * errors.log10()).mean()), rel=1e-6)
+    assert one.rfid == pytest.approx(fidelity(again, originals, scorer, metrics=["fid"]).frechet_distance, rel=1e-6)
+    assert one.ssim == pytest.approx(float(reconstruction.ssim(originals, again).mean()), rel=1e-6)
+    assert one.lpips == pytest.approx(float(reconstruction.lpips(network, originals, again).mean()), rel=1e-5)
+    assert one.lpips > 0
+    assert (one.count, one.images, set(one.intervals)) == (8, "fashion-mnist test", {"psnr", "ssim", "lpips"})
 
 
 @pytest.mark.fast
@@ -229,36 +207,27 @@ def test_without_real_images_statistics_give_a_distance_and_the_rest_is_told(
     assert (row.fd_ratio, row.scores.kid, row.scores.precision) == (None, None, None)
     assert (report.real_row, report.reconstructions, report.accuracy_real) == (None, [], None)
     assert sum("mean and covariance alone" in note for note in report.notes) == 2
-    assert sum("no images to reconstruct" in note for note in report.notes) == 1
-    assert sum("nothing says what a perfect model would get" in note for note in report.notes) == 1
     with pytest.raises(UsageError, match="KID compares features image by image") as caught:
         evaluate([make_model()], Plan(count=30, metrics=["fid", "kid"]), bare, scorer)
     assert caught.value.hint == "Leave kid out of --metrics."
-    with pytest.raises(UsageError, match="no images to reconstruct"):
-        evaluate([make_model()], Plan(count=30, metrics=["psnr"]), bare, scorer)
-    with pytest.raises(UsageError, match="no latents to look at"):
-        evaluate([make_model()], Plan(count=30, metrics=["uniformity"]), bare, scorer)
+    for metric, sentence in (("psnr", "no images to reconstruct"), ("uniformity", "no latents to look at")):
+        with pytest.raises(UsageError, match=sentence):
+            evaluate([make_model()], Plan(count=30, metrics=[metric]), bare, scorer)
 
 
 @pytest.mark.fast
-def test_accuracy_on_real_images_is_of_the_test_images_whichever_side_they_are_on(
-    make_model: Callable[..., api.Model], scorer: Extractor, excerpt: Sets, real: Real
+def test_accuracy_on_real_images_is_of_the_test_images_where_training_images_are_the_reference(
+    make_model: Callable[..., api.Model], scorer: Extractor, excerpt: Sets
 ) -> None:
-    other = Real(of_images(excerpt[0], scorer, what="train"), *excerpt, "train")
-    plan = Plan(count=100, metrics=["acc"], resamples=0)
-    found = [run([make_model()], plan, side, scorer).accuracy_real for side in (real, other)]
-    assert found[0] == found[1]
-    assert found[0] is not None
-    assert found[0] > 0.85
+    real = Real(of_images(excerpt[0], scorer, what="train"), *excerpt, "train")
+    found = run([make_model()], Plan(count=100, metrics=["acc"], resamples=0), real, scorer).accuracy_real
+    correct = scorer(excerpt[1].gather(torch.arange(100)))["logits"].argmax(1) == excerpt[1].labels
+    assert found == pytest.approx(float(correct.double().mean()))
 
 
 @pytest.mark.fast
 def test_uniformity_is_of_the_latents_of_training_images(
-    make_model: Callable[..., api.Model],
-    real: Real,
-    scorer: Extractor,
-    excerpt: Sets,
-    monkeypatch: pytest.MonkeyPatch,
+    make_model: Callable[..., api.Model], real: Real, scorer: Extractor, excerpt: Sets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[Tensor, Tensor]] = []
 
@@ -305,31 +274,19 @@ def test_what_could_not_be_measured_in_the_end_is_refused_first(
         raise AssertionError("nothing is sampled")
 
     monkeypatch.setattr(api, "sample_indices", never)
-    with pytest.raises(UsageError, match="no model"):
-        evaluate([], Plan(), real, scorer)
-    with pytest.raises(UsageError, match=r"several image sizes .* a 32 px, b 64 px"):
-        evaluate([make_model("a"), make_model("b", image_size=64)], Plan(), real, scorer)
-    with pytest.raises(UsageError, match="have one name"):
-        evaluate([make_model(), make_model()], Plan(), real, scorer)
-    with pytest.raises(UsageError, match="unconditional: guidance needs classes"):
-        evaluate([make_model(num_classes=0)], Plan(guidance=(1.4,)), real, scorer)
-    with pytest.raises(UsageError, match="training and the test images"):
-        evaluate([make_model()], Plan(metrics=["memorisation"]), Real(real.reference), scorer)
+    model, alone = make_model(), Real(real.reference)
+    for sentence, models, plan, known in (
+        (r"several image sizes .* a 32 px, b 64 px", [make_model("a"), make_model("b", image_size=64)], Plan(), real),
+        ("have one name", [model, model], Plan(), real),
+        ("unconditional: guidance needs classes", [make_model(num_classes=0)], Plan(guidance=(1.4,)), real),
+        ("training and the test images", [model], Plan(metrics=["memorisation"]), alone),
+        ("needs at least 198 of them", [model], Plan(metrics=["memorisation"]), real),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            evaluate(models, plan, known, scorer)
     monkeypatch.setenv("SPHERECTL_OFFLINE", "1")
     with pytest.raises(SpherectlError, match=r"vgg16-397923af\.pth is missing"):
-        evaluate([make_model()], Plan(metrics=["lpips"]), real, scorer)
-    with pytest.raises(UsageError, match="needs at least 198 of them"):
-        evaluate([make_model()], Plan(metrics=["memorisation"]), real, scorer)
-
-
-@pytest.mark.fast
-def test_a_network_that_is_the_models_own_loss_is_refused(make_model: Callable[..., api.Model], excerpt: Sets) -> None:
-    from spherectl.evaluation.extractors import open_extractor
-
-    own = open_extractor("fashion-features")
-    reference = from_features("r", Features(own(excerpt[1].gather(torch.arange(9)))["embedding"], None), own.name, 32)
-    with pytest.raises(UsageError, match="trained against the features of fashion-features"):
-        evaluate([make_model()], Plan(), Real(reference), own)
+        evaluate([model], Plan(metrics=["lpips"]), real, scorer)
 
 
 @pytest.mark.fast
@@ -388,8 +345,6 @@ def test_one_process_and_two_have_the_same_features_and_scores(
     tmp_path: Path, fashion_excerpt: Path, inception_file: Path
 ) -> None:
     """Alone with two threads, and as two processes with one thread each, as torchrun sets it."""
-    from spherectl.model.formats.weights import read_tensors
-
     (tmp_path / "script.py").write_text(SCRIPT)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     found = []
@@ -427,21 +382,3 @@ def compare(one: Any, other: Any, place: str = "") -> None:
         assert one == pytest.approx(other, rel=1e-6 if end else 1e-9, abs=1e-12), place
     else:
         assert one == other, place
-
-
-@pytest.mark.fast
-@pytest.mark.parametrize(
-    ("asked", "sentence"),
-    [
-        ({"metrics": ["fdi"]}, "metrics"),
-        ({"metrics": "fid"}, "metrics"),
-        ({"quantise": "ceil"}, "quantise"),
-        ({"count": 1}, "count: expected a whole number from 2"),
-        ({"batch": 0}, "batch"),
-        ({"reconstructions": 2.5}, "reconstructions"),
-    ],
-    ids=str,
-)
-def test_a_plan_that_nobody_can_carry_out(asked: dict[str, Any], sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
-        Plan(**asked)
