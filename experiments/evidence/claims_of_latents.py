@@ -92,8 +92,12 @@ def hole(results: dict[str, Any]) -> Claim:
         ("posterior-hole",),
         (
             f"{TRAIN} base {' '.join(row['name'] for row in swept)}",
-            "python -m experiments plot posterior-hole runs/evidence/base "
-            f"--vae runs/evidence/{best['name']} --count {count}",
+            " ".join(
+                (
+                    "python -m experiments plot posterior-hole runs/evidence/base",
+                    f"--vae runs/evidence/{best['name']} --count {count}",
+                )
+            ),
         ),
     )
 

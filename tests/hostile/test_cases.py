@@ -1,4 +1,4 @@
-"""Inputs that failed once, one of each sort: how they end, and what their sentence says."""
+"""Inputs that failed once, each for a whole kind: how they end, and what their sentence says."""
 
 from __future__ import annotations
 
@@ -83,15 +83,18 @@ def says(text: str) -> Files:
     return {"like.png": bases.png_with(text)}
 
 
-BIG = [("decoder_mixer_blocks", 10**6), ("image_size", 8192)]
-NUMBERS = [("image_size", "1" + "0" * 30), ("compression_ratio", "1e-300"), ("size", "x" * 100_000)]
+BIG = [("image_size", 10**9), ("decoder_mixer_blocks", 10**6), ("in_context_tokens", 10**9), ("image_size", 8192)]
+NUMBERS = [("image_size", "1" + "0" * 30), ("compression_ratio", "1e-300"), ("token_channels", "1" + "0" * 18)]
+NUMBERS += [("encoder_mixer_blocks", "1" + "0" * 9), ("size", "x" * 100_000)]
 ESCAPES = ["\x1b[31mred\x1b[0m", "\x1b]0;title\x07", *"cdefghij"]
 
 # The command line, its files, its exit code, and a word of its sentence.
 Case = tuple[str, Callable[[], Files], int, str]
 CASES: dict[str, Case] = {
     # Headers of model files
-    "names": (SAMPLE, lambda: changed(class_names=[1] * 10), 1, "class_names"),
+    **{f"names-{n}": (SAMPLE, lambda n=n: changed(class_names=n), 1, "class_names") for n in (7, True)},
+    "names-list-of-numbers": (SAMPLE, lambda: changed(class_names=[1] * 10), 1, "class_names"),
+    "names-nested": (SAMPLE, lambda: changed(class_names={"a": 1}), 1, "class_names"),
     "format-true": (SAMPLE, lambda: changed(format=True), 1, "format"),
     "images-seen-text": (
         *("zoo add M --index zoo/index.toml --licence MIT", lambda: changed(images_seen="many"), 1, "images_seen"),
@@ -106,8 +109,11 @@ CASES: dict[str, Case] = {
         *(SAMPLE, lambda: weighing(lambda _, t: t, **{"\x1b[31mevil": torch.zeros(1)}), 1, "\\x1b[31mevil"),
     ),
     "complex": (SAMPLE, lambda: weighing(lambda _, t: t.to(torch.complex64)), 1, "complex64"),
+    "integers": (SAMPLE, lambda: weighing(lambda _, t: t.to(torch.int64)), 1, "int64"),
     "no-numbers": (SAMPLE, lambda: weighing(unnumbered), 1, "decoder.blocks.0"),
     # Published folders
+    "pickle-stack": (PUBLISHED, lambda: checkpoint(b"\x80\x02."), 1, "p/ckpt/ep0007.pth"),
+    "pickle-memo": (PUBLISHED, lambda: checkpoint(b"\x80\x02h\xff."), 1, "p/ckpt/ep0007.pth"),
     "pickle-bytes": (PUBLISHED, lambda: checkpoint(pickled_bomb(8 << 30)), 1, "p/ckpt/ep0007.pth"),
     "configuration": (PUBLISHED, configured, 1, "cfg.json: model.encoder_mixer_blocks"),
     "checkpoint-is-a-pipe": (PUBLISHED, lambda: checkpoint(fifo), 1, "not a regular file"),
@@ -117,10 +123,7 @@ CASES: dict[str, Case] = {
     "palette": (EDIT, lambda: photo(palette_of_177_megapixels()), 1, "photo.png"),
     "provenance-deep": (LIKE, lambda: says("[" * 100_000), 1, "like.png"),
     "provenance-chunk": (
-        LIKE,
-        lambda: says(json.dumps({"format": 1, "chunk": 2**63})),
-        1,
-        "chunk: expected a list, got",
+        *(LIKE, lambda: says(json.dumps({"format": 1, "chunk": 2**63})), 1, "chunk: expected a list, got"),
     ),
     # Statistics, lists, recipes, settings
     "statistics": (
@@ -152,6 +155,11 @@ def test_every_promise_is_kept(harness: Harness, name: str) -> None:
     assert harness.run(attempt) == [], attempt
     assert harness.code == code, harness.said
     assert said in harness.said
+
+
+@pytest.mark.fast
+def test_these_are_all_that_failed() -> None:
+    assert len(CASES) == 35
 
 
 @pytest.mark.fast

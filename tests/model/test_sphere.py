@@ -37,6 +37,14 @@ def test_the_papers_parameter_counts(spec: ModelSpec, count: int) -> None:
         assert parameter_count(build(spec)) == count
 
 
+def test_the_papers_counts_of_each_network() -> None:
+    with torch.device("meta"):
+        cifar = build(CIFAR)
+        xlarge = build(ModelSpec(**LARGE, size="xlarge", num_classes=1000, compression_ratio=3))
+    assert (parameter_count(cifar.encoder), parameter_count(cifar.decoder)) == (129_827_684, 133_990_471)
+    assert (parameter_count(xlarge.encoder), parameter_count(xlarge.decoder)) == (684_529_160, 704_393_244)
+
+
 def fresh(spec: ModelSpec = NANO, seed: int = 0) -> SphereEncoder:
     model = build(spec)
     initialise(model, seed)
