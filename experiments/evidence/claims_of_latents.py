@@ -76,7 +76,7 @@ def hole(results: dict[str, Any]) -> Claim:
     columns = {"what": "model", "input": "input", "reconstruction": "reconstruction", "prior": "prior sample"}
     columns |= {"fitted": "fitted-posterior sample", "psnr": "PSNR, dB"}
     return Claim(
-        "The sphere draws better than a VAE, from its prior or from its fitted posterior",
+        "The sphere samples better than a VAE, from its prior or from its fitted posterior",
         decided(verdicts),
         f"Of {len(swept)} weights of the divergence, {_weight(best, swept)} gives the best prior samples, "
         f"{distance(theirs['prior'])}, and {_weight(best_fitted, swept)} the best fitted-posterior samples, "

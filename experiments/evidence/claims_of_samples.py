@@ -34,7 +34,7 @@ def one_step(results: dict[str, Any]) -> Claim:
         f"One pass of the decoder gives a Frechet distance of {distance(base)}; real training images get "
         f"{distance(results['real'])}, the prior of the best VAE {distance(prior)}.",
         "The VAE of the same trunk, data and images seen whose prior does best "
-        f"({vae['name']}, KL weight {vae['kl']:g}), drawn with one pass too.{left_out}",
+        f"({vae['name']}, KL weight {vae['kl']:g}), sampled with one pass too.{left_out}",
         samples_table({"real images": results["real"], "sphere, 1 step": base, f"{vae['name']}, prior": prior}),
         ("steps",),
         (f"{TRAIN} base {vae['name']}", "spherectl plot samples runs/evidence/base --steps 1,2,4 --guidance 1"),

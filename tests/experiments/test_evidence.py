@@ -119,7 +119,7 @@ def test_the_width_of_a_transition(curve: list[float], expected: float) -> None:
 @pytest.fixture
 def given(tmp_path: Path, fashion_excerpt: Path) -> Namespace:
     changes = [f"{key}={value}" for key, value in TINY.items()]
-    sizes = {"images": 24, "count": 10, "resamples": 3, "draws": 9, "device": "cpu", "threads": None}
+    sizes = {"images": 48, "count": 10, "resamples": 3, "draws": 9, "device": "cpu", "threads": None}
     places = {"data": fashion_excerpt, "work": tmp_path / "work", "out": tmp_path / "docs"}
     return Namespace(names=["base", "vae-kl-1e-2", "diffusion"], set=changes, **sizes, **places)
 
@@ -141,7 +141,7 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     first = json.loads(table.read_text(encoding="utf-8"))
     assert [row["name"] for row in first["runs"]] == ["base"]
     assert len(first["runs"][0]["samples"]) == len(STEPS) + 1 + 1
-    assert [one["images_seen"] for one in first["runs"][0]["training"]] == [8, 16, 24]
+    assert [one["images_seen"] for one in first["runs"][0]["training"]] == [16, 32, 48]
 
     # Killed after the training: nothing is trained again, and what is measured is the same.
     metrics = (given.work / "base" / "metrics.jsonl").read_bytes()
