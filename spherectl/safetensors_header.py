@@ -125,4 +125,3 @@ def _tensor_info(path: Path, name: str, entry: Any, base: int) -> TensorInfo:
 
 def _damaged(path: Path, reason: str) -> FileError:
     return FileError(f"{path} is not a whole safetensors file: {reason}.", "Fetch it or copy it again.")
-
