@@ -15,7 +15,7 @@ from experiments.evidence import __main__ as evidence
 from experiments.evidence import measures
 from experiments.evidence.claim import decided
 from experiments.evidence.claims import claims
-from experiments.evidence.measures import GUIDED, STEPS, width
+from experiments.evidence.measures import GUIDED, MODES, STEPS, width
 from experiments.evidence.page import page
 from experiments.evidence.results import against, best_vae, compare
 from spherectl.errors import TrainingError, UsageError
@@ -131,8 +131,6 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     monkeypatch.setattr(measures, "PAIRS", 3)
     solved = (("ddim", 1), ("dpm", 3))
     monkeypatch.setattr(measures, "SOLVED", solved)
-    monkeypatch.setattr(measures, "GUIDED", GUIDED[-1:])
-    monkeypatch.setattr(measures, "MODES", [PLAIN | {"steps": 2}, PLAIN | {"steps": 2, "noise": "fresh"}])
     given.names = ["base"]
     with monkeypatch.context() as patch:
         patch.setattr(evidence, "draw_images", lambda *_: {})
@@ -140,7 +138,7 @@ def test_the_command_trains_measures_and_goes_on(given: Namespace, monkeypatch: 
     table, text = given.out / "evidence.json", given.out / "evidence.md"
     first = json.loads(table.read_text(encoding="utf-8"))
     assert [row["name"] for row in first["runs"]] == ["base"]
-    assert len(first["runs"][0]["samples"]) == len(STEPS) + 1 + 1
+    assert len(first["runs"][0]["samples"]) == len(STEPS) + len(MODES) - 2 + len(GUIDED)
     assert [one["images_seen"] for one in first["runs"][0]["training"]] == [16, 32, 48]
 
     # Killed after the training: nothing is trained again, and what is measured is the same.
