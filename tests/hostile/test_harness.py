@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the worker's memory is read as Linux tells it"),
 ]
 
-# Put in the place of the command `recipes ls`, in a worker of its own.
+# Put in the place of the command `recipes show`, in a worker of its own.
 BROKEN = """
 import subprocess, sys, time
 
@@ -38,13 +38,13 @@ WAYS = {
 
 @pytest.fixture
 def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Harness:
-    """A harness whose worker has the commands above in the place of `recipes ls NAME`."""
+    """A harness whose worker has the commands above in the place of `recipes show NAME`."""
     from tests.hostile import harness as module
 
     text, made = module.WORKER.read_text(), "    command = get_command(app)"
     assert made in text
     swapped = f"{made}\n    exec({BROKEN!r}, globals())\n"
-    swapped += '    command.commands["recipes"].commands["ls"].callback = lambda folder, as_json: WAYS[str(folder)]()\n'
+    swapped += '    command.commands["recipes"].commands["show"].callback = lambda name: WAYS[name]()\n'
     worker = tmp_path / "worker.py"
     worker.write_text(text.replace(made, swapped))
     monkeypatch.setattr(module, "WORKER", worker)
@@ -60,7 +60,7 @@ def test_each_broken_promise_is_seen(broken: Harness) -> None:
     seen = {}
     with broken:
         for way in WAYS:
-            faults = broken.run(Attempt(way, ("recipes", "ls", way), wrong=way == "wrong success"))
+            faults = broken.run(Attempt(way, ("recipes", "show", way), wrong=way == "wrong success"))
             seen[way] = {fault.promise for fault in faults}
     assert [way for way in WAYS if way not in seen[way]] == [], seen
 
