@@ -83,7 +83,7 @@ ROUNDING = 1e-14
 
 
 @pytest.mark.parametrize(
-    ("steps", "steps32"), [pytest.param(12, 5, marks=pytest.mark.slow), pytest.param(200, 20, marks=pytest.mark.soak)]
+    ("steps", "steps32"), [pytest.param(30, 5, marks=pytest.mark.slow), pytest.param(200, 20, marks=pytest.mark.soak)]
 )
 def test_two_processes_accumulation_and_shards_learn_the_same(
     steps: int, steps32: int, together: Callable[..., Any], dataset: ImageSet, tmp_path: Path, fashion_excerpt: Path
