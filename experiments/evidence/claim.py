@@ -14,6 +14,7 @@ from experiments.evidence.results import Verdict
 
 Outcome = Literal["holds", "does not hold", "open"]
 TRAIN = "python -m experiments.evidence"
+PLOT = "python -m experiments plot posterior-hole"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.tables import Row, table
-from experiments.evidence.claim import TRAIN, Claim, decided
+from experiments.evidence.claim import PLOT, TRAIN, Claim, decided
 from experiments.evidence.results import (
     Verdict,
     against,
@@ -92,12 +92,7 @@ def hole(results: dict[str, Any]) -> Claim:
         ("posterior-hole",),
         (
             f"{TRAIN} base {' '.join(row['name'] for row in swept)}",
-            " ".join(
-                (
-                    "python -m experiments plot posterior-hole runs/evidence/base",
-                    f"--vae runs/evidence/{best['name']} --count {count}",
-                )
-            ),
+            f"{PLOT} runs/evidence/base --vae runs/evidence/{best['name']} --count {count}",
         ),
     )
 

@@ -45,7 +45,7 @@ from spherectl.training.parallel import shares, synchronised
 from spherectl.training.perceptual import build_perceptual
 from spherectl.training.plan import is_resolved, resolve
 from spherectl.training.run import Run
-from spherectl.training.session import DTYPES, Session
+from spherectl.training.session import Session
 from spherectl.training.step import LATENTS, LOSS, Part, Step, numbers_of
 
 OnStep = Callable[[dict[str, float]], None]
@@ -170,7 +170,7 @@ def loop(session: Session, on_step: OnStep, should_stop: Callable[[], bool]) -> 
         session.saver.open(),
         session.loggers() as loggers,
     ):
-        monitor = Monitor(recipe, session.device, DTYPES[recipe.run.dtype], session.processes.world)
+        monitor = Monitor(recipe, session.device, session.dtype, session.processes.world)
         while counts.step < session.steps:
             # Data: this process's share of the batch.
             step_began = time.monotonic()

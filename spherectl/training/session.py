@@ -30,12 +30,6 @@ from spherectl.training.run import Run
 from spherectl.training.saver import Saver
 from spherectl.training.step import LOSS, Part, Step
 
-DTYPES = {
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-}
 AUTOCAST = (torch.bfloat16, torch.float16)
 
 
@@ -81,10 +75,15 @@ class Session:
                 self.publish(found[-1], self.counts)
         self.settle_buckets()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In what it computes; a resolved recipe names a type of torch's."""
+        dtype: torch.dtype = getattr(torch, self.recipe.run.dtype)
+        return dtype
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Products in the recipe's 16-bit type, where it has one."""
-        dtype = DTYPES[self.recipe.run.dtype]
-        return torch.autocast(self.device.type, dtype) if dtype in AUTOCAST else contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype) if self.dtype in AUTOCAST else contextlib.nullcontext()
 
     def batches(self, should_stop: Callable[[], bool]) -> Any:
         """This process's share of every batch, on the device; None where it was stopped while it waited."""
